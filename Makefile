@@ -1,0 +1,45 @@
+# Two commands for a fresh Debian machine, as root or with sudo: `make run` and `make test`. Each does its own set-up.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+# Make's own file for "this is done and newer than what it was made from".
+READY := .venv/.ready
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI")
+ARGS ?=
+
+.PHONY: help build run test check format generate bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+build: $(READY)  ## the environment in .venv and the BPF objects, no more
+
+$(READY): pyproject.toml requirements-dev.txt hatch_build.py $(wildcard bpf/*.c bpf/*.h)
+	scripts/setup
+
+run: build  ## run the agent on this machine, no Kubernetes needed: http://localhost:9090/metrics
+	$(SUDO) .venv/bin/kpod-metrics run --discovery cgroup $(ARGS)
+
+check: build  ## the quick part of the tests: format, lint, types, imports, generated files, tests without a kernel
+	scripts/check
+
+test: build  ## everything to a green test run; needs root for what loads programs into the kernel
+	scripts/check --lint-only
+	$(SUDO) scripts/test $(ARGS)
+
+format: build  ## put Python and C into the project's format
+	$(PY) -m ruff check --fix-only --quiet .
+	$(PY) -m ruff format --quiet .
+	.venv/bin/clang-format -i bpf/*.[ch] bench/bpf/*.[ch] tests/live/workloads/*.c
+
+generate: build  ## write the files that are made from the declarations
+	$(PY) -m kpod_metrics.reference --write docs/metrics.md
+
+bench: build  ## measure speed and memory against the alternatives, into docs/performance.md
+	$(SUDO) $(PY) -m bench $(ARGS)
+
+clean:  ## remove all that was built
+	rm -rf .venv dist build src/kpod_metrics/bpf/*.bpf.o .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Context switches and the wait for a CPU, charged to the task that leaves it.
+ *
+ * The kernel adds up each task's wait itself, in sched_info.run_delay (what
+ * /proc/PID/schedstat shows): across migrations, preemptions and throttling.
+ * When a task leaves a CPU, what run_delay grew by since it last left one is
+ * the wait before the stint that ends now. So one program needs no timestamp
+ * of its own, no wakeup hook, and agrees with schedstat to the nanosecond; and
+ * prev is the task whose voluntary or involuntary switch the kernel counts.
+ */
+#include "kpod.bpf.h"
+
+struct cpu_key {
+	__u64 cgroup_id;
+};
+
+struct cpu_value {
+	__u64 born_ns;
+	__u64 untimed; /* switches of tasks whose earlier wait is not known */
+	struct histogram wait;
+};
+
+KPOD_METRIC_MAP(cpu_sched, struct cpu_key, struct cpu_value)
+
+/* run_delay when the task last left a CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u64);
+} task_delay SEC(".maps");
+KPOD_COUNT_FAILURES(task_delay)
+
+/*
+ * Storage is made where a task is made and, for those that are older than the
+ * agent, by an iterator, never in sched_switch: that runs with the run queue
+ * locked, and an allocation there may wake kswapd, which needs that lock.
+ */
+static __always_inline void remember(struct task_struct *task, __u64 run_delay)
+{
+	__u64 *last = bpf_task_storage_get(&task_delay, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (last)
+		*last = run_delay;
+	else
+		task_delay_failed();
+}
+
+SEC("tp_btf/task_newtask")
+int BPF_PROG(new_task, struct task_struct *task)
+{
+	remember(task, 0);
+	return 0;
+}
+
+SEC("iter/task")
+int old_tasks(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+
+	if (task)
+		remember(task, task->sched_info.run_delay);
+	return 0;
+}
+
+SEC("tp_btf/sched_switch")
+int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
+{
+	struct cpu_key key;
+	struct cpu_value *value;
+	__u64 run_delay, wait, *last;
+
+	if (!prev->pid)
+		return 0; /* the idle task */
+	key.cgroup_id = task_cgroup_id(prev);
+	value = cpu_sched_of(&key);
+	if (!value)
+		return 0;
+	last = bpf_task_storage_get(&task_delay, prev, 0, 0);
+	if (!last) {
+		__sync_fetch_and_add(&value->untimed, 1);
+		return 0;
+	}
+	run_delay = prev->sched_info.run_delay;
+	wait = run_delay - *last;
+	*last = run_delay;
+	histogram_observe(&value->wait, wait);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What all programs share: maps, counted updates, histogram slots, cgroup ids. */
+#ifndef KPOD_BPF_H
+#define KPOD_BPF_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include "kernel_types.h"
+
+/*
+ * Failed updates of a map are counted in a per-CPU array named after it; the
+ * agent finds it by that name and exports kpod_bpf_map_update_errors_total.
+ */
+#define KPOD_COUNT_FAILURES(map)                                            \
+	struct {                                                            \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                    \
+		__uint(max_entries, 1);                                     \
+		__type(key, __u32);                                         \
+		__type(value, __u64);                                       \
+	} map##_failures SEC(".maps");                                      \
+	static __always_inline void map##_failed(void)                      \
+	{                                                                   \
+		__u32 zero = 0;                                             \
+		__u64 *count = bpf_map_lookup_elem(&map##_failures, &zero); \
+		if (count)                                                  \
+			*count += 1;                                        \
+	}
+
+/*
+ * A metric map: least recently used hash of cumulative values. Every value
+ * begins with born_ns: an entry's identity is (key, born_ns), so the agent can
+ * tell an entry that was evicted and born again from one that just grew.
+ * A value with born_ns 0 is being born: readers leave it for the next read.
+ * max_entries is a default, the agent sets it before it loads the object.
+ */
+#define KPOD_METRIC_MAP(name, key_type, value_type)                               \
+	struct {                                                                  \
+		__uint(type, BPF_MAP_TYPE_LRU_HASH);                              \
+		__uint(max_entries, 10240);                                       \
+		__type(key, key_type);                                            \
+		__type(value, value_type);                                        \
+	} name SEC(".maps");                                                      \
+	KPOD_COUNT_FAILURES(name)                                                 \
+	static const value_type name##_zero;                                      \
+	static __noinline value_type *name##_born(key_type *key)                  \
+	{                                                                         \
+		value_type *value;                                                \
+		long err;                                                         \
+                                                                                  \
+		if (!key)                                                         \
+			return 0;                                                 \
+		err = bpf_map_update_elem(&name, key, &name##_zero, BPF_NOEXIST); \
+		value = bpf_map_lookup_elem(&name, key);                          \
+		if (!value)                                                       \
+			name##_failed();                                          \
+		else if (!err)                                                    \
+			value->born_ns = bpf_ktime_get_ns();                      \
+		return value;                                                     \
+	}                                                                         \
+	static __always_inline value_type *name##_of(key_type *key)               \
+	{                                                                         \
+		value_type *value = bpf_map_lookup_elem(&name, key);              \
+                                                                                  \
+		return value ? value : name##_born(key);                          \
+	}
+
+/*
+ * Histograms are exponential with four slots an octave (Prometheus schema 2),
+ * in units of seconds: the upper bound of slot i is 2^(i / 4 - 20) s, inclusive,
+ * exact to the nanosecond. Slot 0 holds all up to 2^-20 s (0.95 us), the last
+ * one all above 2^6 s. Slots are 32 bits wide: a reader takes differences
+ * modulo 2^32. The count of observations is the sum of the slots.
+ */
+#define KPOD_SLOTS_PER_OCTAVE 4
+#define KPOD_MIN_OCTAVE 10 /* 2^10 units of 2^-30 s = 2^-20 s */
+#define KPOD_MAX_OCTAVE 36 /* 2^36 units of 2^-30 s = 2^6 s */
+#define KPOD_SLOTS ((KPOD_MAX_OCTAVE - KPOD_MIN_OCTAVE) * KPOD_SLOTS_PER_OCTAVE + 2)
+
+struct histogram {
+	__u64 sum_ns;
+	__u32 slots[KPOD_SLOTS];
+};
+
+/* floor(2^(quarter / 4) * 10^9 * 2^20): a bound's mantissa, in 2^-20 ns. */
+static __always_inline __u64 bound_mantissa(__u32 quarter)
+{
+	switch (quarter) {
+	case 0:
+		return 0x46e1dc4b00b25ULL;
+	case 1:
+		return 0x544b2fba5f832ULL;
+	case 2:
+		return 0x643e1f3e81e6dULL;
+	default:
+		return 0x7735940000000ULL;
+	}
+}
+
+/* floor(log2(v)) for v >= 1. */
+static __always_inline __u32 log2_floor(__u64 v)
+{
+	__u32 bit = 0;
+
+	if (v >> 32) {
+		v >>= 32;
+		bit = 32;
+	}
+	if (v >> 16) {
+		v >>= 16;
+		bit += 16;
+	}
+	if (v >> 8) {
+		v >>= 8;
+		bit += 8;
+	}
+	if (v >> 4) {
+		v >>= 4;
+		bit += 4;
+	}
+	if (v >> 2) {
+		v >>= 2;
+		bit += 2;
+	}
+	return bit + (v >> 1);
+}
+
+/*
+ * ns * 1.0737 rounded down gives the octave in units of 2^-30 s and, by its top
+ * two mantissa bits, a quarter: linear quarters (1, 1.25, 1.5, 1.75) lie at or
+ * above the geometric ones (2^(q/4)), so the guess is right or one too low, and
+ * one comparison with its exact bound settles it.
+ */
+static __always_inline __u32 histogram_slot(__u64 ns)
+{
+	__u64 units;
+	__u32 octave, quarter, slot;
+
+	if (ns <= 953) /* floor(2^-20 s) */
+		return 0;
+	if (ns > 64000000000ULL)
+		return KPOD_SLOTS - 1;
+	units = ns * 144115188ULL >> 27; /* floor(2^57 / 10^9) */
+	octave = log2_floor(units);
+	if (octave < KPOD_MIN_OCTAVE) /* 954 ns: 1023 units by rounding */
+		return 1;
+	quarter = (units >> (octave - 2)) & 3;
+	slot = (octave - KPOD_MIN_OCTAVE) * KPOD_SLOTS_PER_OCTAVE + quarter + 1;
+	if (ns > bound_mantissa(quarter) >> (50 - octave))
+		slot++;
+	return slot;
+}
+
+static __always_inline void histogram_observe(struct histogram *histogram, __u64 ns)
+{
+	__u32 slot = histogram_slot(ns);
+
+	if (slot >= KPOD_SLOTS) /* never: for the verifier */
+		return;
+	__sync_fetch_and_add(&histogram->slots[slot], 1);
+	__sync_fetch_and_add(&histogram->sum_ns, ns);
+}
+
+/* A task's cgroup in the v2 hierarchy: what bpf_get_current_cgroup_id() gives for current. */
+static __always_inline __u64 task_cgroup_id(struct task_struct *task)
+{
+	return task->cgroups->dfl_cgrp->kn->id;
+}
+
+#endif

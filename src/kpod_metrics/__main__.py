@@ -1,0 +1,7 @@
+"""`python -m kpod_metrics`."""
+
+import sys
+
+from kpod_metrics.cli import main
+
+sys.exit(main())

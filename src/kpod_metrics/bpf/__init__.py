@@ -1,0 +1,1 @@
+"""The compiled BPF objects, put here by the build hook."""

@@ -1,0 +1,92 @@
+"""The cgroup v2 tree: where it is mounted, what directories it has, what processes are in them."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kpod_metrics.errors import RefusedError
+from kpod_metrics.files import read_bytes
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """One cgroup. `id` is the inode of its directory, which is what the kernel programs call the cgroup's id."""
+
+    id: int
+    path: str
+    """Below the mount, without a leading slash; "" is the root."""
+    pids: tuple[int, ...]
+
+
+def unescape_mount(field: str) -> str:
+    r"""Undo the octal escapes of a mountinfo field (`\\040` is a space): fs/proc_namespace.c, mangle()."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
+
+
+def find_root(proc_root: str = "/proc") -> str:
+    """Return the mount point of the whole cgroup v2 tree, from /proc/self/mountinfo.
+
+    A container with a cgroup namespace may have a mount of a subtree only: the whole tree is the mount whose root
+    directory is inode 1. Raises RefusedError where there is none.
+    """
+    partial = []
+    with open(os.path.join(proc_root, "self/mountinfo"), encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            head, _, tail = line.partition(" - ")
+            if not tail.startswith("cgroup2 "):
+                continue
+            mount = unescape_mount(head.split(" ")[4])
+            try:
+                if os.stat(mount).st_ino == 1:
+                    return mount
+            except OSError:
+                continue
+            partial.append(mount)
+    if partial:
+        raise RefusedError(
+            f"cgroup2 is mounted at {partial[0]}, but only a part of its tree is seen there (a cgroup namespace): "
+            "mount the host's /sys/fs/cgroup into the container and name it with --cgroup-root"
+        )
+    raise RefusedError("no cgroup2 mount in /proc/self/mountinfo: mount one, or name it with --cgroup-root")
+
+
+def walk(root: str) -> list[Directory]:
+    """Return every cgroup from `root` down, parents before children.
+
+    A cgroup that disappears meanwhile is left out; OSError if the root itself cannot be read.
+    """
+    found = [Directory(os.stat(root).st_ino, "", read_pids(root))]
+    found.extend(_below(root, ""))
+    return found
+
+
+def _below(directory: str, path: str) -> Iterator[Directory]:
+    try:
+        with os.scandir(directory) as entries:
+            names = [(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        if not path:
+            raise
+        return
+    for name, inode in names:
+        where = f"{directory}/{name}"
+        below = f"{path}/{name}" if path else name
+        yield Directory(inode, below, read_pids(where))
+        yield from _below(where, below)
+
+
+def read_pids(directory: str) -> tuple[int, ...]:
+    """Return the processes of one cgroup; empty where it is gone, as processes it cannot name (pid 0) are.
+
+    cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): its threads are named by cgroup.threads.
+    """
+    for name in ("cgroup.procs", "cgroup.threads"):
+        try:
+            text = read_bytes(f"{directory}/{name}")
+        except OSError:
+            continue
+        return tuple(pid for pid in map(int, text.split()) if pid)
+    return ()

@@ -1,0 +1,79 @@
+"""Whether this machine can run the agent: every collector is opened for real, and closed again."""
+
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kpod_metrics import __version__, agent
+from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.errors import KpodError
+from kpod_metrics.kernel import rights
+from kpod_metrics.settings import Settings
+
+
+@dataclass
+class Line:
+    """One finding."""
+
+    subject: str
+    ok: bool
+    detail: str
+
+
+@dataclass
+class Report:
+    """All findings; `ok` if the agent runs here with everything that was asked of it."""
+
+    version: str
+    kernel: str
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is missing."""
+        return all(line.ok for line in self.lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """For --json."""
+        return {"ok": self.ok} | asdict(self)
+
+    def as_text(self) -> str:
+        """For a person."""
+        width = max(len(line.subject) for line in self.lines)
+        body = [f"{'ok  ' if line.ok else 'FAIL'}  {line.subject:<{width}}  {line.detail}" for line in self.lines]
+        end = "this machine can run it" if self.ok else "what fails is off; the rest works"
+        return "\n".join([f"kpod-metrics {self.version} on Linux {self.kernel}", *body, end])
+
+
+def run(settings: Settings) -> Report:
+    """Try everything that `run` with these settings would do, short of serving."""
+    report = Report(__version__, platform.release())
+    add = report.lines.append
+    capabilities = rights.effective(settings.proc_root)
+    add(
+        Line(
+            "rights",
+            rights.may_use_bpf(capabilities),
+            f"uid {os.geteuid()}, "
+            + ("CAP_BPF and CAP_PERFMON" if rights.may_use_bpf(capabilities) else "without CAP_BPF and CAP_PERFMON"),
+        )
+    )
+    btf = os.path.join(settings.sys_root, "kernel/btf/vmlinux")
+    add(Line("BTF", os.path.exists(btf), btf if os.path.exists(btf) else f"{btf} is missing"))
+    try:
+        root = settings.cgroup_root or find_root(settings.proc_root)
+    except KpodError as error:
+        add(Line("cgroup2", False, str(error)))
+        return report
+    add(Line("cgroup2", True, root))
+    for collector in agent.select(settings, agent.environment_of(settings, root)):
+        try:
+            for signal in collector.open():
+                names = ", ".join(metric.name for metric in signal.metrics)
+                add(Line(collector.name, not signal.problem, f"{signal.problem or signal.hook}: {names}"))
+        except (KpodError, OSError) as error:
+            add(Line(collector.name, False, str(error)))
+        finally:
+            collector.close()
+    return report

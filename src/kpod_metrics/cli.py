@@ -1,0 +1,154 @@
+"""The command line: run, check, metrics."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from kpod_metrics import __version__, settings
+from kpod_metrics.errors import KpodError, SettingError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 1 where the machine refuses, 2 where a setting is wrong."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.command(options) or 0)
+    except KpodError as error:
+        print(f"kpod-metrics: {error}", file=sys.stderr)
+        return 2 if isinstance(error, SettingError) else 1
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with an error of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _collector_names() -> list[str]:
+    from kpod_metrics.collectors import registered  # noqa: PLC0415 - --version and --help need no libbpf
+
+    return list(registered())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="kpod-metrics", description="Per-pod kernel performance metrics for Prometheus.")
+    parser.add_argument("--version", action="version", version=f"kpod-metrics {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    names = _collector_names()
+
+    run = commands.add_parser("run", help="run the agent")
+    _add_settings(run, names)
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="say whether this machine can run the agent, and how")
+    _add_settings(check, names)
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(command=_check)
+
+    metrics = commands.add_parser("metrics", help="print the declared metrics")
+    metrics.add_argument("--format", choices=("table", "json", "markdown"), default="table")
+    metrics.set_defaults(command=_metrics)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings (KPOD_CONFIG)")
+    group = parser.add_argument_group(
+        "settings", "each is also a YAML key (poll_interval) and an environment variable (KPOD_POLL_INTERVAL)"
+    )
+    for setting in settings.catalogue(names):
+        group.add_argument(
+            setting.flag,
+            dest=setting.key,
+            default=argparse.SUPPRESS,
+            metavar=setting.key.split("_")[-1].upper(),
+            help=f"{setting.help}; {setting.accepted}".replace("%", "%%"),
+        )
+
+
+def _load(options: argparse.Namespace) -> settings.Settings:
+    names = _collector_names()
+    keys = {setting.key for setting in settings.catalogue(names)}
+    flags = {key: value for key, value in vars(options).items() if key in keys}
+    loaded, warnings = settings.load(flags, os.environ, options.config or os.environ.get("KPOD_CONFIG"), names)
+    _log(loaded)
+    for warning in warnings:
+        logging.getLogger(__name__).warning("%s", warning)
+    return loaded
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def _log(loaded: settings.Settings) -> None:
+    handler = logging.StreamHandler()
+    if loaded.log_format == "json":
+        handler.setFormatter(_JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=loaded.log_level.upper(), handlers=[handler], force=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from kpod_metrics import agent as agents  # noqa: PLC0415
+    from kpod_metrics import server  # noqa: PLC0415
+
+    loaded = _load(options)
+    agent = agents.build(loaded)
+    listener = server.bind(loaded.listen)
+    try:
+        agent.open()
+        agent.start()
+        logging.getLogger(__name__).info(
+            "kpod-metrics %s serves http://%s:%d/metrics, profile %s",
+            __version__,
+            *listener.getsockname()[:2],
+            loaded.profile,
+        )
+        server.serve(agent, listener)
+    finally:
+        agent.stop()
+        listener.close()
+    # A thread that hangs in a dead file system must not hold up the end of the process.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from kpod_metrics.check import run as check  # noqa: PLC0415
+
+    report = check(_load(options))
+    print(json.dumps(report.as_json(), indent=2) if options.json else report.as_text())
+    return 0 if report.ok else 1
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from kpod_metrics.reference import FORMATS  # noqa: PLC0415
+
+    print(FORMATS[options.format](), end="")
+    return 0

@@ -1,0 +1,13 @@
+"""One module a collector. A module here that defines a `Collector` with a name is found and registered by itself."""
+
+import importlib
+import pkgutil
+
+from kpod_metrics.collectors.base import Collector
+
+
+def registered() -> dict[str, type[Collector]]:
+    """Return every collector by name, in the order of the module names."""
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(Collector.registry)

@@ -1,0 +1,218 @@
+"""What a collector is: it declares tables of metrics, and yields rows of them once a cycle."""
+
+import abc
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from kpod_metrics.errors import UnavailableError
+from kpod_metrics.files import read_bytes
+from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
+from kpod_metrics.metrics import Metric, Row, Table
+from kpod_metrics.pods.model import Group
+
+OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
+"""Where the build hook puts the compiled objects."""
+
+MIN_MAP_ENTRIES = 10_240
+MAP_ENTRIES_PER_CPU = 256
+"""An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where this machine's files are, and the settings that collectors take."""
+
+    cgroup_root: str = "/sys/fs/cgroup"
+    proc_root: str = "/proc"
+    sys_root: str = "/sys"
+    objects: str = OBJECTS
+    map_entries: int = 0
+    """Capacity of each metric map; 0: by the number of CPUs."""
+    syscalls: tuple[str, ...] = ()
+    forced_off: frozenset[str] = frozenset()
+    """Kernel features to do without though they are there, to try what older kernels do."""
+
+
+@dataclass
+class Signal:
+    """How one signal is had on this machine, for `check`: the hook that was chosen, or why there is none."""
+
+    metrics: tuple[Metric, ...]
+    hook: str
+    problem: str = ""
+
+
+@dataclass
+class MapHealth:
+    """State of one kernel map."""
+
+    name: str
+    memory_bytes: int
+    update_errors: int | None = None
+    entries: int | None = None
+    capacity: int | None = None
+    evictions: int | None = None
+
+
+@dataclass
+class ProgramHealth:
+    """Run statistics of one kernel program."""
+
+    name: str
+    run_seconds: float
+    runs: int
+
+
+class Collector(abc.ABC):
+    """Base of all collectors. `open`, `collect` and `close` are called one at a time, not always by one thread."""
+
+    registry: ClassVar[dict[str, type["Collector"]]] = {}
+    name: ClassVar[str]
+    description: ClassVar[str]
+    """A few words for `check` and the docs."""
+    uses_bpf: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if "name" in cls.__dict__:
+            if cls.name in Collector.registry:
+                raise TypeError(f"two collectors are named {cls.name}")
+            Collector.registry[cls.name] = cls
+
+    def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
+        """`wanted` are the metrics to collect; None: all that it has."""
+        self.environment = environment
+        self.tables = self.declare(environment)
+        every = frozenset(metric for table in self.tables for metric in table.metrics)
+        self.wanted = every if wanted is None else every & wanted
+
+    @classmethod
+    @abc.abstractmethod
+    def declare(cls, environment: Environment) -> tuple[Table, ...]:
+        """Return its tables; they may depend on settings (the tracked syscalls)."""
+
+    def open(self) -> list[Signal]:
+        """Get ready, and say how each signal is had; raises UnavailableError where nothing can be collected."""
+        return [Signal(tuple(m for t in self.tables for m in t.metrics if m in self.wanted), "file")]
+
+    @abc.abstractmethod
+    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+        """Return this cycle's rows; `groups` are the cgroups whose files are to be read."""
+
+    def forget(self, gone: Callable[[int], bool]) -> None:  # noqa: B027 - nothing to do is the rule
+        """Drop what is kept of cgroup ids that are `gone`, after their last values were read."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give everything back; called also after `open` failed."""
+
+    def maps(self) -> list[MapHealth]:
+        """State of its kernel maps."""
+        return []
+
+    def programs(self) -> list[ProgramHealth]:
+        """State of its kernel programs."""
+        return []
+
+
+@dataclass
+class _Loaded:
+    object: libbpf.Object
+    links: list[libbpf.Link] = field(default_factory=list)
+    readers: dict[str, CumulativeMap] = field(default_factory=dict)
+
+
+class BpfCollector(Collector):
+    """A collector with a kernel program: `NAME.bpf.o` holds its programs and the metric maps in `metric_maps`.
+
+    A subclass says in `prepare` what to set before load and in `attach` which hooks to use; the rest is here.
+    """
+
+    uses_bpf = True
+    metric_maps: ClassVar[tuple[str, ...]]
+
+    def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
+        super().__init__(environment, wanted)
+        self._loaded: _Loaded | None = None
+
+    def prepare(self, bpf: libbpf.Object) -> None:
+        """Set read-only data, leave programs and maps out: before load."""
+
+    @abc.abstractmethod
+    def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
+        """Attach the programs, in an order in which none misses what another needs; keep every link in `links`."""
+
+    def open(self) -> list[Signal]:
+        """Load and attach."""
+        if not os.path.exists(os.path.join(self.environment.sys_root, "kernel/btf/vmlinux")):
+            raise UnavailableError(
+                f"{self.environment.sys_root}/kernel/btf/vmlinux is missing: CO-RE needs a kernel with "
+                "CONFIG_DEBUG_INFO_BTF"
+            )
+        bpf = libbpf.Object(os.path.join(self.environment.objects, f"{self.name}.bpf.o"))
+        self._loaded = loaded = _Loaded(bpf)
+        entries = self.environment.map_entries or max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * libbpf.possible_cpus())
+        for name in self.metric_maps:
+            bpf.maps[name].max_entries = entries
+        self.prepare(bpf)
+        bpf.load()
+        signals = self.attach(bpf, loaded.links)
+        for name in self.metric_maps:
+            loaded.readers[name] = CumulativeMap(
+                bpf.maps[name], bpf.maps[f"{name}_failures"], batch="batch" not in self.environment.forced_off
+            )
+        return signals
+
+    def reader(self, name: str) -> CumulativeMap:
+        """Return the reader of a metric map; after `open`."""
+        assert self._loaded is not None
+        return self._loaded.readers[name]
+
+    def forget(self, gone: Callable[[int], bool]) -> None:
+        """Delete the entries of cgroups that are gone; a key's first field is its cgroup id."""
+        for name in self.metric_maps:
+            self.reader(name).forget(lambda key: gone(key[0]))
+
+    def close(self) -> None:
+        """Detach and unload."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            for link in loaded.links:
+                link.close()
+            loaded.object.close()
+
+    def maps(self) -> list[MapHealth]:
+        """State of the metric maps, and of every other map whose failures the programs count."""
+        if self._loaded is None:
+            return []
+        found = []
+        for map_ in self._loaded.object.maps.values():
+            counter = self._loaded.object.maps.get(f"{map_.name}_failures")
+            if reader := self._loaded.readers.get(map_.name):
+                found.append(
+                    MapHealth(
+                        map_.name,
+                        map_.memory_bytes(),
+                        reader.update_errors(),
+                        reader.entries,
+                        map_.max_entries,
+                        reader.evictions,
+                    )
+                )
+            elif counter is not None and map_.created:
+                found.append(MapHealth(map_.name, map_.memory_bytes(), failed_updates(counter)))
+            elif map_.created:
+                found.append(MapHealth(map_.name, map_.memory_bytes()))
+        return found
+
+    def programs(self) -> list[ProgramHealth]:
+        """Run statistics; none while kernel.bpf_stats_enabled is off."""
+        if self._loaded is None or read_bytes(f"{self.environment.proc_root}/sys/kernel/bpf_stats_enabled")[:1] != b"1":
+            return []
+        return [
+            ProgramHealth(program.name, nanoseconds / 1e9, runs)
+            for program in self._loaded.object.programs.values()
+            if program.fd >= 0
+            for nanoseconds, runs in (program.run_statistics(),)
+        ]

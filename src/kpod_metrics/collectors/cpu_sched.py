@@ -1,0 +1,69 @@
+"""Wait for a CPU and context switches, from `bpf/cpu_sched.bpf.c`."""
+
+from collections.abc import Iterable, Sequence
+
+from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.kernel import libbpf
+from kpod_metrics.metrics import HistogramDelta, Profile, Row, Table, counter, latency
+from kpod_metrics.pods.model import Group
+
+TABLE = Table(
+    (
+        latency(
+            "kpod_cpu_runqueue_latency_seconds",
+            "Time that tasks waited for a CPU before each stint on one, throttled time included "
+            "(read it beside kpod_cpu_throttled_seconds_total). Observed when the task leaves the CPU.",
+            "sched_switch: growth of task_struct.sched_info.run_delay, as in /proc/PID/schedstat",
+            profile=Profile.MINIMAL,
+        ),
+        counter(
+            "kpod_cpu_context_switches_total",
+            "Times that a task left a CPU for another, voluntarily or not.",
+            "sched_switch, as voluntary_ctxt_switches + nonvoluntary_ctxt_switches of /proc/PID/status",
+            profile=Profile.MINIMAL,
+            events=True,
+        ),
+    )
+)
+
+
+class CpuSched(BpfCollector):
+    """Run-queue latency and context switches of each cgroup."""
+
+    name = "cpu_sched"
+    description = "run-queue latency, context switches"
+    metric_maps = ("cpu_sched",)
+
+    @classmethod
+    def declare(cls, environment: Environment) -> tuple[Table, ...]:
+        """One table."""
+        return (TABLE,)
+
+    def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
+        """First what gives every task its storage, then the hook that needs it."""
+        programs = bpf.programs
+        links.append(programs["new_task"].attach())
+        tasks = programs["old_tasks"].attach()
+        links.append(tasks)
+        tasks.run_iterator()
+        links.append(programs["task_leaves"].attach())
+        return [Signal(TABLE.metrics, programs["task_leaves"].section)]
+
+    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+        """One row a cgroup; the switches are the observations and the few whose wait was not known."""
+        reader = self.reader("cpu_sched")
+        fields = reader.layout.fields
+        untimed, sum_ns = fields["untimed"].index, fields["wait.sum_ns"].index
+        slots = reader.layout.slice("wait.slots")
+        rows = []
+        for delta in reader.read():
+            wait = delta.array32(slots)
+            rows.append(
+                Row(
+                    TABLE,
+                    delta.key[0],
+                    (),
+                    (HistogramDelta(wait, delta.number(sum_ns)), sum(wait) + delta.number(untimed)),
+                )
+            )
+        return rows

@@ -1,0 +1,17 @@
+"""The errors that the agent's parts raise on purpose, named by what the reader of one can do about it."""
+
+
+class KpodError(Exception):
+    """Anything the agent refuses or is refused; its text is one line: what, where, why."""
+
+
+class SettingError(KpodError):
+    """A setting is wrong: the line names the key, the value and what is accepted (exit status 2)."""
+
+
+class RefusedError(KpodError):
+    """The machine refuses what the agent needs: a port, a right, BTF (exit status 1)."""
+
+
+class UnavailableError(KpodError):
+    """One collector, or one of its signals, cannot work on this machine; the others go on."""

@@ -1,0 +1,1 @@
+"""From the store to the formats that a scraper may ask for."""

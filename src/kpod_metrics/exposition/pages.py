@@ -1,0 +1,55 @@
+"""The page that scrapers get: one a cycle, written in each format at most once."""
+
+import gzip
+import threading
+
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT, Page
+
+_REMEMBERED = 20
+"""Cycles for which a format that was asked for is written in advance."""
+
+
+class Published:
+    """The newest page, as bytes in any format; safe for use by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._page: Page | None = None
+        self._written: dict[tuple[str, bool], bytes] = {}
+        self._asked: dict[tuple[str, bool], int] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a page."""
+        return self._page is not None
+
+    def publish(self, page: Page) -> None:
+        """Replace the page, written already in the formats that were asked for lately."""
+        with self._lock:
+            self._asked = {variant: left - 1 for variant, left in self._asked.items() if left > 1}
+            variants = sorted(self._asked)
+        written: dict[tuple[str, bool], bytes] = {}
+        for content_type, zipped in variants:
+            self._write(page, written, content_type, zipped)
+        with self._lock:
+            self._page, self._written = page, written
+
+    def get(self, content_type: str, zipped: bool) -> bytes:
+        """Return the page in a format; the first to ask in a cycle has it written."""
+        with self._lock:
+            assert self._page is not None
+            self._asked[content_type, zipped] = _REMEMBERED
+            return self._write(self._page, self._written, content_type, zipped)
+
+    @staticmethod
+    def _write(page: Page, written: dict[tuple[str, bool], bytes], content_type: str, zipped: bool) -> bytes:
+        body = written.get((content_type, zipped))
+        if body is None:
+            plain = written.get((content_type, False))
+            if plain is None:
+                plain = {TEXT: page.text, OPENMETRICS: page.openmetrics}[content_type]()
+                written[content_type, False] = plain
+            # Level 1: on such repetitive text the higher ones cost three times as much for a few per cent.
+            body = gzip.compress(plain, 1) if zipped else plain
+            written[content_type, zipped] = body
+        return body

@@ -1,0 +1,141 @@
+"""The Prometheus text format 0.0.4 and OpenMetrics 1.0: the same samples under different headers.
+
+Specifications: prometheus.io/docs/instrumenting/exposition_formats and the OpenMetrics specification. A series' labels
+are escaped and joined once in its life and kept with it; a cycle only formats numbers.
+"""
+
+from collections.abc import Iterable
+from itertools import accumulate
+
+from kpod_metrics.histogram import Histogram, slot_of_exponent
+from kpod_metrics.metrics import Kind, Metric, Scope, Table
+from kpod_metrics.store import Series, Store
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
+_UNITS = ("seconds", "bytes", "ratio")
+
+
+def escape(value: str) -> str:
+    """Escape a label's value."""
+    return value.translate(_ESCAPES)
+
+
+def number(value: float) -> str:
+    """Format a sample's value."""
+    if isinstance(value, int):
+        return str(value)
+    if value != value:  # noqa: PLR0124 - NaN
+        return "NaN"
+    if value in {float("inf"), float("-inf")}:
+        return "+Inf" if value > 0 else "-Inf"
+    return repr(value)
+
+
+class Renderer:
+    """Renders a store; `constant` are the labels that every pod's series has (node, and cluster where set)."""
+
+    def __init__(self, constant: dict[str, str]) -> None:
+        self._constant = "".join(f',{name}="{escape(value)}"' for name, value in constant.items())
+
+    def render(self, store: Store) -> "Page":
+        """Render all families that have samples."""
+        page = Page()
+        for table, at, metric, children in store.families():
+            lines: list[str] = []
+            sample = self._histogram if metric.kind is Kind.HISTOGRAM else self._number
+            for series in children:
+                if series.values[at] is not None:
+                    sample(lines, table, at, metric, series)
+            if lines:
+                page.add(metric, lines)
+        return page
+
+    def _number(self, lines: list[str], table: Table, at: int, metric: Metric, series: Series) -> None:
+        value = series.values[at]
+        assert isinstance(value, int | float)
+        lines.append(self._prefixes(table, at, metric, series)[0] + number(value))
+
+    def _histogram(self, lines: list[str], table: Table, at: int, metric: Metric, series: Series) -> None:
+        total = series.values[at]
+        assert isinstance(total, Histogram)
+        prefixes = self._prefixes(table, at, metric, series)
+        cumulative = list(accumulate(total.slots))
+        for prefix, exponent in zip(prefixes, metric.exponents, strict=False):
+            lines.append(prefix + str(cumulative[slot_of_exponent(exponent)]))
+        lines.append(prefixes[-3] + str(cumulative[-1]))
+        lines.append(prefixes[-2] + repr(total.sum_ns / 1e9))
+        lines.append(prefixes[-1] + str(cumulative[-1]))
+
+    def _prefixes(self, table: Table, at: int, metric: Metric, series: Series) -> tuple[str, ...]:
+        """All of a series' lines up to their values, made once."""
+        cache = series.cache
+        if cache is None:
+            cache = series.cache = [None] * len(table.metrics)
+        assert isinstance(cache, list)
+        prefixes: tuple[str, ...] | None = cache[at]
+        if prefixes is None:
+            labels = self._labels(table, series)
+            if metric.kind is Kind.HISTOGRAM:
+                comma = "," if labels else ""
+                bounds = [repr(2.0**exponent) for exponent in metric.exponents] + ["+Inf"]
+                prefixes = (
+                    *(f'{metric.name}_bucket{{{labels}{comma}le="{bound}"}} ' for bound in bounds),
+                    f"{metric.name}_sum{{{labels}}} ",
+                    f"{metric.name}_count{{{labels}}} ",
+                )
+            else:
+                prefixes = (f"{metric.name}{{{labels}}} " if labels else f"{metric.name} ",)
+            cache[at] = prefixes
+        return prefixes
+
+    def _labels(self, table: Table, series: Series) -> str:
+        own = "".join(
+            f',{label.name}="{escape(value)}"' for label, value in zip(table.labels, series.labels, strict=True)
+        )
+        if table.scope is Scope.AGENT:
+            return own[1:]
+        pod = series.identity
+        return (
+            f'namespace="{escape(pod.namespace)}",pod="{escape(pod.pod)}",container="{escape(pod.container)}"'
+            f"{self._constant}{own}"
+        )
+
+
+class Page:
+    """One cycle's samples, to be written in either format."""
+
+    def __init__(self) -> None:
+        self._families: list[tuple[Metric, str]] = []
+        self.samples = 0
+
+    def add(self, metric: Metric, lines: Iterable[str]) -> None:
+        """Add a family's sample lines."""
+        lines = list(lines)
+        self.samples += len(lines)
+        self._families.append((metric, "\n".join(lines)))
+
+    def text(self) -> bytes:
+        """Write in the text format 0.0.4."""
+        parts = [
+            f"# HELP {metric.name} {metric.help.translate(_HELP_ESCAPES)}\n"
+            f"# TYPE {metric.name} {metric.kind.value}\n{body}\n"
+            for metric, body in self._families
+        ]
+        return "".join(parts).encode("utf-8", "replace")
+
+    def openmetrics(self) -> bytes:
+        """Write in OpenMetrics 1.0: a counter's family is named without _total, the unit is said, the end is marked."""
+        parts = []
+        for metric, body in self._families:
+            family = metric.name.removesuffix("_total") if metric.kind is Kind.COUNTER else metric.name
+            unit = next((unit for unit in _UNITS if family.endswith(f"_{unit}")), "")
+            parts.append(f"# TYPE {family} {metric.kind.value}\n")
+            if unit:
+                parts.append(f"# UNIT {family} {unit}\n")
+            parts.append(f"# HELP {family} {escape(metric.help)}\n{body}\n")
+        parts.append("# EOF\n")
+        return "".join(parts).encode("utf-8", "replace")

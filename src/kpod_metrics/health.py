@@ -1,0 +1,140 @@
+"""The agent's own metrics: what it collects, what it lost, what it costs."""
+
+import os
+import resource
+import time
+from collections.abc import Iterable
+
+from kpod_metrics import __version__
+from kpod_metrics.collectors.base import MapHealth, ProgramHealth
+from kpod_metrics.files import read_bytes
+from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, gauge
+
+_COLLECTOR = Label("collector", per="collector")
+_MAP = Label("map", per="kernel map")
+
+
+def _agent(*metrics: Metric, labels: tuple[Label, ...] = ()) -> Table:
+    return Table(metrics, labels, Scope.AGENT)
+
+
+def _counter(name: str, help: str) -> Metric:  # noqa: A002
+    return counter(name, help, "agent", profile=Profile.MINIMAL)
+
+
+def _gauge(name: str, help: str, source: str = "agent") -> Metric:  # noqa: A002
+    return gauge(name, help, source, profile=Profile.MINIMAL)
+
+
+COLLECTORS = _agent(
+    _gauge("kpod_collector_up", "Whether the collector's last read worked: 0 while it is off, failing or late."),
+    _gauge("kpod_collector_duration_seconds", "How long the collector's last read took."),
+    _counter("kpod_collector_errors_total", "Reads that failed or were late, attempts to start included."),
+    labels=(_COLLECTOR,),
+)
+CYCLE = _agent(
+    _gauge("kpod_collection_cycle_seconds", "How long the last cycle took."),
+    _gauge("kpod_last_cycle_timestamp_seconds", "When the last cycle ended, in Unix time."),
+    _gauge("kpod_discovered_pods", "Pods that have series."),
+)
+UNATTRIBUTED = _agent(
+    _counter(
+        "kpod_unattributed_events_total",
+        "Events of cgroups that are no pod's: host (kernel threads, kubelet, sshd), or unresolved, which alerts.",
+    ),
+    labels=(_COLLECTOR, Label("reason", ("host", "unresolved"))),
+)
+OVERFLOW = _agent(
+    _counter("kpod_series_overflow_total", "Updates folded into the overflow series, for series_limit was reached."),
+    labels=(Label("metric", per="metric"),),
+)
+SOURCE = _agent(
+    _gauge("kpod_pod_source_connected", "Whether the source of pods answers."),
+    _counter("kpod_pod_source_relists_total", "Times that all pods were listed anew after a fault."),
+    labels=(Label("source", per="source of pods"),),
+)
+MAPS = _agent(
+    _gauge("kpod_bpf_map_entries", "Entries of the map at the last read.", "bpf(BPF_MAP_LOOKUP_BATCH)"),
+    _gauge("kpod_bpf_map_capacity", "Entries that the map has room for.", "max_entries"),
+    counter(
+        "kpod_bpf_map_update_errors_total",
+        "Updates of the map that failed in the kernel: events that are not counted.",
+        "per-CPU counter beside the map",
+        profile=Profile.MINIMAL,
+    ),
+    counter(
+        "kpod_bpf_map_evictions_total",
+        "Entries that the kernel evicted to make room: what they counted after the last read is lost.",
+        "born_ns of the map's values",
+        profile=Profile.MINIMAL,
+    ),
+    _gauge("kpod_bpf_map_memory_bytes", "Kernel memory of the map.", "memlock in /proc/self/fdinfo"),
+    labels=(_MAP,),
+)
+PROGRAMS = _agent(
+    counter(
+        "kpod_bpf_program_run_seconds_total",
+        "Time that the program ran; there while kernel.bpf_stats_enabled is on.",
+        "run_time_ns in /proc/self/fdinfo",
+        profile=Profile.MINIMAL,
+    ),
+    counter(
+        "kpod_bpf_program_runs_total",
+        "Times that the program ran; there while kernel.bpf_stats_enabled is on.",
+        "run_cnt in /proc/self/fdinfo",
+        profile=Profile.MINIMAL,
+    ),
+    labels=(Label("program", per="kernel program"),),
+)
+BUILD = _agent(
+    _gauge("kpod_build_info", "1, with the version."),
+    labels=(Label("version", per="version"),),
+)
+PROCESS = _agent(
+    counter("process_cpu_seconds_total", "CPU time of the agent.", "getrusage", profile=Profile.MINIMAL),
+    _gauge("process_resident_memory_bytes", "Resident memory of the agent.", "/proc/self/statm"),
+    _gauge("process_virtual_memory_bytes", "Virtual memory of the agent.", "/proc/self/statm"),
+    _gauge("process_open_fds", "Open file descriptors of the agent.", "/proc/self/fd"),
+    _gauge("process_max_fds", "File descriptors that the agent may open.", "RLIMIT_NOFILE"),
+    _gauge("process_start_time_seconds", "When the agent started, in Unix time.", "time at import"),
+)
+
+TABLES = (COLLECTORS, CYCLE, UNATTRIBUTED, OVERFLOW, SOURCE, MAPS, PROGRAMS, BUILD, PROCESS)
+METRICS = frozenset(metric for table in TABLES for metric in table.metrics)
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_STARTED = time.time()
+
+Rows = Iterable[tuple[Table, tuple[str, ...], tuple[float | int | None, ...]]]
+
+
+def process() -> Rows:
+    """Rows about this process and build."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    virtual, resident = read_bytes("/proc/self/statm").split()[:2]
+    yield (
+        PROCESS,
+        (),
+        (
+            usage.ru_utime + usage.ru_stime,
+            int(resident) * _PAGE,
+            int(virtual) * _PAGE,
+            len(os.listdir("/proc/self/fd")) - 1,  # without the one that listed them
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            _STARTED,
+        ),
+    )
+    yield BUILD, (__version__,), (1,)
+
+
+def kernel(maps: Iterable[MapHealth], programs: Iterable[ProgramHealth]) -> Rows:
+    """Rows about kernel maps and, while their statistics are on, programs."""
+    for map_ in maps:
+        yield (
+            MAPS,
+            (map_.name,),
+            (map_.entries, map_.capacity, map_.update_errors, map_.evictions, map_.memory_bytes),
+        )
+    for program in programs:
+        if program.runs:
+            yield PROGRAMS, (program.name,), (program.run_seconds, program.runs)

@@ -1,0 +1,429 @@
+"""libbpf by ctypes: open an object, set it up, load it, attach its programs, read its maps.
+
+Only what the agent calls is declared (libbpf 1.0 API: errors are returned as -errno, pointers are NULL with errno
+set). Every error carries the kernel's own words: libbpf's messages, which hold the end of the verifier's log.
+"""
+
+import ctypes
+import errno as errno_names
+import os
+import re
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from kpod_metrics.errors import UnavailableError
+from kpod_metrics.kernel import btf
+
+BPF_MAP_TYPE_PERCPU_ARRAY = 6
+BPF_MAP_TYPE_TASK_STORAGE = 29
+
+_LOG_LINES = 6
+"""How many of libbpf's last lines an error carries; the verifier says at its end what it refused."""
+
+_PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+_P, _I, _S, _Z, _U32, _U64 = (
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+    ctypes.c_uint32,
+    ctypes.c_uint64,
+)
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "bpf_object__open_file": (_P, (_S, _P)),
+    "bpf_object__load": (_I, (_P,)),
+    "bpf_object__close": (None, (_P,)),
+    "bpf_object__btf": (_P, (_P,)),
+    "bpf_object__next_map": (_P, (_P, _P)),
+    "bpf_object__next_program": (_P, (_P, _P)),
+    "btf__raw_data": (_P, (_P, ctypes.POINTER(_U32))),
+    "bpf_map__name": (_S, (_P,)),
+    "bpf_map__fd": (_I, (_P,)),
+    "bpf_map__type": (_I, (_P,)),
+    "bpf_map__max_entries": (_U32, (_P,)),
+    "bpf_map__set_max_entries": (_I, (_P, _U32)),
+    "bpf_map__key_size": (_U32, (_P,)),
+    "bpf_map__value_size": (_U32, (_P,)),
+    "bpf_map__set_autocreate": (_I, (_P, ctypes.c_bool)),
+    "bpf_map__initial_value": (_P, (_P, ctypes.POINTER(_Z))),
+    "bpf_map__btf_key_type_id": (_U32, (_P,)),
+    "bpf_map__btf_value_type_id": (_U32, (_P,)),
+    "bpf_map_lookup_elem": (_I, (_I, _P, _P)),
+    "bpf_map_update_elem": (_I, (_I, _P, _P, _U64)),
+    "bpf_map_delete_elem": (_I, (_I, _P)),
+    "bpf_map_get_next_key": (_I, (_I, _P, _P)),
+    "bpf_map_lookup_batch": (_I, (_I, _P, _P, _P, _P, ctypes.POINTER(_U32), _P)),
+    "bpf_program__name": (_S, (_P,)),
+    "bpf_program__section_name": (_S, (_P,)),
+    "bpf_program__fd": (_I, (_P,)),
+    "bpf_program__set_autoload": (_I, (_P, ctypes.c_bool)),
+    "bpf_program__attach": (_P, (_P,)),
+    "bpf_program__attach_perf_event": (_P, (_P, _I)),
+    "bpf_link__destroy": (_I, (_P,)),
+    "bpf_link__fd": (_I, (_P,)),
+    "bpf_iter_create": (_I, (_I,)),
+    "libbpf_probe_bpf_map_type": (_I, (_I, _P)),
+    "libbpf_num_possible_cpus": (_I, ()),
+    "libbpf_set_print": (_P, (_PRINT,)),
+}
+
+
+class KernelError(UnavailableError):
+    """The kernel, or libbpf, refused; `errno` is its number and `log` libbpf's last lines."""
+
+    def __init__(self, what: str, errno: int, log: list[str]) -> None:
+        name = errno_names.errorcode.get(errno, str(errno))
+        self.errno = errno
+        self.log = log
+        said = " | ".join(line.strip() for line in log if line.strip())
+        super().__init__(f"{what}: {name} ({os.strerror(errno)})" + (f": {said}" if said else ""))
+
+
+class _Library:
+    """The loaded library, and what it printed on the calling thread since `forget`."""
+
+    def __init__(self) -> None:
+        try:
+            self.so = ctypes.CDLL("libbpf.so.1", use_errno=True)
+            self._libc = ctypes.CDLL(None)
+        except OSError as error:
+            raise UnavailableError(f"libbpf.so.1 cannot be loaded ({error}); Debian: apt-get install libbpf1") from None
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(self.so, name)
+            function.restype, function.argtypes = result, list(arguments)
+        self._local = threading.local()
+        self._callback = _PRINT(self._print)
+        self.so.libbpf_set_print(self._callback)
+
+    def _print(self, level: int, template: bytes, arguments: int) -> int:
+        """Libbpf's printer: keeps warnings (level 0) and information (1), drops debugging (2)."""
+        if level > 1:
+            return 0
+        buffer = ctypes.create_string_buffer(1 << 16)
+        # A va_list is handed on as the pointer that it is in the calling conventions of x86-64 and arm64.
+        self._libc.vsnprintf(buffer, ctypes.c_size_t(len(buffer)), template, ctypes.c_void_p(arguments))
+        self.printed.extend(buffer.value.decode("utf-8", "replace").splitlines())
+        return 0
+
+    @property
+    def printed(self) -> list[str]:
+        lines: list[str] | None = getattr(self._local, "lines", None)
+        if lines is None:
+            lines = self._local.lines = []
+        return lines
+
+    def error(self, what: str, result: int = 0) -> KernelError:
+        """Return the error of the call that just failed; `result` is its -errno, or 0 where errno says it."""
+        lines = [line for line in self.printed if not _NOISE.search(line)]
+        self.printed.clear()
+        return KernelError(what, -result or ctypes.get_errno(), lines[-_LOG_LINES:])
+
+
+_NOISE = re.compile(r"-- (BEGIN|END) PROG LOAD LOG --|^processed \d+ insns|failed to load object|^$")
+
+_library: _Library | None = None
+_library_lock = threading.Lock()
+
+
+def library() -> _Library:
+    """Load libbpf once; raises UnavailableError with what to install."""
+    global _library  # noqa: PLW0603 - one shared library a process, like ctypes' own
+    with _library_lock:
+        if _library is None:
+            _library = _Library()
+        return _library
+
+
+def possible_cpus() -> int:
+    """CPUs that may ever come up: the number of copies a per-CPU value has."""
+    lib = library()
+    count: int = lib.so.libbpf_num_possible_cpus()
+    if count < 0:
+        raise lib.error("possible CPUs", count)
+    return count
+
+
+def has_map_type(map_type: int) -> bool:
+    """Whether a map of this type can be made (libbpf makes one and throws it away)."""
+    result: int = library().so.libbpf_probe_bpf_map_type(map_type, None)
+    return result == 1
+
+
+class Map:
+    """A map of an object; the descriptor is there once the object is loaded."""
+
+    def __init__(self, lib: _Library, pointer: int, types: btf.Types) -> None:
+        self._lib, self._pointer, self._types = lib, pointer, types
+        so = lib.so
+        self.name: str = so.bpf_map__name(pointer).decode()
+        self.type: int = so.bpf_map__type(pointer)
+        self.key_size: int = so.bpf_map__key_size(pointer)
+        self.value_size: int = so.bpf_map__value_size(pointer)
+
+    @property
+    def max_entries(self) -> int:
+        """Capacity, as set."""
+        entries: int = self._lib.so.bpf_map__max_entries(self._pointer)
+        return entries
+
+    @max_entries.setter
+    def max_entries(self, entries: int) -> None:
+        self._check(self._lib.so.bpf_map__set_max_entries(self._pointer, entries), f"map {self.name}: size {entries}")
+
+    def dont_create(self) -> None:
+        """Leave this map out at load; programs that use it must be dead code or left out too."""
+        self._check(self._lib.so.bpf_map__set_autocreate(self._pointer, False), f"map {self.name}")
+
+    @property
+    def key_layout(self) -> btf.Layout:
+        """The key's fields, from the object's BTF."""
+        return self._types.layout(self._lib.so.bpf_map__btf_key_type_id(self._pointer), unnamed_holes=False)
+
+    @property
+    def value_layout(self) -> btf.Layout:
+        """The value's fields, from the object's BTF."""
+        return self._types.layout(self._lib.so.bpf_map__btf_value_type_id(self._pointer))
+
+    @property
+    def fd(self) -> int:
+        """Descriptor; raises KernelError before load."""
+        descriptor: int = self._lib.so.bpf_map__fd(self._pointer)
+        if descriptor < 0:
+            raise self._lib.error(f"map {self.name}: not created", descriptor)
+        return descriptor
+
+    @property
+    def created(self) -> bool:
+        """Whether the loaded object has this map."""
+        return bool(self._lib.so.bpf_map__fd(self._pointer) >= 0)
+
+    def memory_bytes(self) -> int:
+        """Kernel memory of the map, as its fdinfo says (exact since 6.4, an estimate from its sizes before)."""
+        with open(f"/proc/self/fdinfo/{self.fd}", encoding="ascii") as info:
+            for line in info:
+                if line.startswith("memlock:"):
+                    return int(line.split()[1])
+        return 0
+
+    def initial_value(self) -> "ctypes.Array[ctypes.c_char]":
+        """The memory that becomes the map's value at load (.rodata), to be written before."""
+        size = ctypes.c_size_t()
+        address = self._lib.so.bpf_map__initial_value(self._pointer, ctypes.byref(size))
+        if not address:
+            raise self._lib.error(f"map {self.name}: initial value")
+        return (ctypes.c_char * size.value).from_address(address)
+
+    def lookup(self, key: bytes, size: int | None = None) -> bytes | None:
+        """Return the value of a key, `size` bytes of it (per-CPU values are longer), None where there is none."""
+        buffer = ctypes.create_string_buffer(size or self.value_size)
+        result = self._lib.so.bpf_map_lookup_elem(self.fd, key, buffer)
+        if result == -errno_names.ENOENT:
+            return None
+        self._check(result, f"map {self.name}: lookup")
+        return buffer.raw
+
+    def lookup_per_cpu(self, key: bytes) -> list[bytes]:
+        """Return one value for each possible CPU; their stride is the value's size rounded up to 8."""
+        stride = (self.value_size + 7) & ~7
+        raw = self.lookup(key, stride * possible_cpus()) or b""
+        return [raw[at : at + self.value_size] for at in range(0, len(raw), stride)]
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Set a key's value."""
+        self._check(self._lib.so.bpf_map_update_elem(self.fd, key, value, 0), f"map {self.name}: update")
+
+    def delete(self, key: bytes) -> bool:
+        """Delete a key; false where it was not there."""
+        result = self._lib.so.bpf_map_delete_elem(self.fd, key)
+        if result == -errno_names.ENOENT:
+            return False
+        self._check(result, f"map {self.name}: delete")
+        return True
+
+    def iterate(self) -> Iterator[bytes]:
+        """Iterate over the keys one by one, for kernels without batch operations (before 5.6)."""
+        buffer = ctypes.create_string_buffer(self.key_size)
+        before = None
+        while (result := self._lib.so.bpf_map_get_next_key(self.fd, before, buffer)) == 0:
+            before = buffer.raw
+            yield before
+        if result != -errno_names.ENOENT:
+            self._check(result, f"map {self.name}: next key")
+
+    def lookup_batch(self, room: int) -> tuple[int, memoryview, memoryview]:
+        """Read all entries with one call, without disturbing them: their number, keys, values.
+
+        `room` is how many entries to make room for at first. Facts of the kernel's side: the last call answers
+        ENOENT with a valid count; ENOSPC says that one hash bucket did not fit, and the same place is tried again
+        with twice the room. Raises KernelError, with EINVAL or ENOTSUPP where the map has no batch operations.
+        """
+        so, fd = self._lib.so, self.fd
+        keys = bytearray()
+        values = bytearray()
+        place = ctypes.create_string_buffer(max(self.key_size, 4))
+        first, total = True, 0
+        while True:
+            key_room = ctypes.create_string_buffer(self.key_size * room)
+            value_room = ctypes.create_string_buffer(self.value_size * room)
+            count = ctypes.c_uint32(room)
+            result = so.bpf_map_lookup_batch(
+                fd, None if first else place, place, key_room, value_room, ctypes.byref(count), None
+            )
+            if result == -errno_names.ENOSPC:
+                room *= 2
+                continue
+            if result not in {0, -errno_names.ENOENT}:
+                raise self._lib.error(f"map {self.name}: batch lookup", result)
+            total += count.value
+            done = result == -errno_names.ENOENT
+            if first and done:
+                return (
+                    total,
+                    memoryview(key_room)[: self.key_size * total],
+                    memoryview(value_room)[: self.value_size * total],
+                )
+            keys += memoryview(key_room)[: self.key_size * count.value]
+            values += memoryview(value_room)[: self.value_size * count.value]
+            if done:
+                return total, memoryview(keys), memoryview(values)
+            first = False
+
+    def _check(self, result: int, what: str) -> None:
+        if result < 0:
+            raise self._lib.error(what, result)
+
+
+class Program:
+    """A program of an object."""
+
+    def __init__(self, lib: _Library, pointer: int) -> None:
+        self._lib, self._pointer = lib, pointer
+        self.name: str = lib.so.bpf_program__name(pointer).decode()
+        self.section: str = lib.so.bpf_program__section_name(pointer).decode()
+
+    def dont_load(self) -> None:
+        """Leave this program out at load."""
+        self._lib.so.bpf_program__set_autoload(self._pointer, False)
+
+    @property
+    def fd(self) -> int:
+        """Descriptor of the loaded program."""
+        descriptor: int = self._lib.so.bpf_program__fd(self._pointer)
+        return descriptor
+
+    def attach(self) -> "Link":
+        """Attach to the hook that the section names; raises KernelError with that name."""
+        return self._link(self._lib.so.bpf_program__attach(self._pointer), self.section)
+
+    def attach_perf_event(self, perf_fd: int, what: str) -> "Link":
+        """Attach to a perf event; the link owns the event's descriptor from then on."""
+        return self._link(self._lib.so.bpf_program__attach_perf_event(self._pointer, perf_fd), what)
+
+    def _link(self, pointer: int | None, what: str) -> "Link":
+        if not pointer:
+            raise self._lib.error(f"{what}: attach {self.name}")
+        return Link(self._lib, pointer)
+
+    def run_statistics(self) -> tuple[int, int]:
+        """Nanoseconds and runs since load; both stay 0 while kernel.bpf_stats_enabled is off."""
+        nanoseconds = runs = 0
+        with open(f"/proc/self/fdinfo/{self.fd}", encoding="ascii") as info:
+            for line in info:
+                if line.startswith("run_time_ns:"):
+                    nanoseconds = int(line.split()[1])
+                elif line.startswith("run_cnt:"):
+                    runs = int(line.split()[1])
+        return nanoseconds, runs
+
+
+class Link:
+    """An attachment; it ends with `close`, or with the process: nothing is pinned."""
+
+    def __init__(self, lib: _Library, pointer: int) -> None:
+        self._lib = lib
+        self._pointer: int | None = pointer
+
+    def run_iterator(self) -> None:
+        """Run an iterator program to its end (the link is to one)."""
+        fd = self._lib.so.bpf_iter_create(self._lib.so.bpf_link__fd(self._pointer))
+        if fd < 0:
+            raise self._lib.error("iterator", fd)
+        try:
+            while os.read(fd, 4096):
+                pass
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Detach; a second call does nothing."""
+        if self._pointer is not None:
+            self._lib.so.bpf_link__destroy(self._pointer)
+            self._pointer = None
+
+
+class Object:
+    """A compiled object: opened by the constructor, loaded by `load`, gone with `close`."""
+
+    def __init__(self, path: str) -> None:
+        """Open the object file; raises UnavailableError where it cannot be read, KernelError where it is no object."""
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise UnavailableError(f"{path}: {error.strerror}") from None
+        self._lib = lib = library()
+        lib.printed.clear()
+        self._pointer: int | None = lib.so.bpf_object__open_file(os.fsencode(path), None)
+        if not self._pointer:
+            raise lib.error(f"{path}: not a BPF object")
+        self._name = os.path.basename(path)
+        self.types = btf.Types(self._raw_btf())
+        self.maps = {item.name: item for item in map(self._map, self._each(lib.so.bpf_object__next_map))}
+        self.programs = {
+            item.name: item for item in (Program(lib, at) for at in self._each(lib.so.bpf_object__next_program))
+        }
+
+    def _map(self, pointer: int) -> Map:
+        return Map(self._lib, pointer, self.types)
+
+    def _each(self, following: Any) -> Iterator[int]:
+        at = None
+        while at := following(self._pointer, at):
+            yield at
+
+    def _raw_btf(self) -> bytes:
+        size = ctypes.c_uint32()
+        address = self._lib.so.btf__raw_data(self._lib.so.bpf_object__btf(self._pointer), ctypes.byref(size))
+        if not address:
+            raise self._lib.error("object without BTF")
+        return ctypes.string_at(address, size.value)
+
+    def set_rodata(self, variable: str, value: bytes) -> None:
+        """Set a `const volatile` variable before load; raises KeyError for one that is not there."""
+        offset, size = self.types.variable(".rodata", variable)
+        if len(value) != size:
+            raise ValueError(f"{variable} has {size} bytes, not {len(value)}")
+        name = next(name for name in self.maps if name.endswith(".rodata"))
+        ctypes.memmove(ctypes.addressof(self.maps[name].initial_value()) + offset, value, size)
+
+    def load(self) -> None:
+        """Have the kernel verify the programs and make the maps; raises KernelError with the verifier's last words."""
+        self._lib.printed.clear()
+        result = self._lib.so.bpf_object__load(self._pointer)
+        if result:
+            raise self._lib.error(f"{self._name}: load", result)
+
+    def close(self) -> None:
+        """Free programs and maps; a second call does nothing."""
+        if self._pointer is not None:
+            self._lib.so.bpf_object__close(self._pointer)
+            self._pointer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

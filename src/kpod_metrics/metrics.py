@@ -1,0 +1,180 @@
+"""How a metric is declared: once, beside the code that fills it.
+
+From a declaration come its HELP and TYPE lines, its place in a profile, `docs/metrics.md`, and the number of series
+that a pod costs. Metrics that share labels and are filled together form a `Table`; a collector yields rows of one.
+"""
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kpod_metrics import histogram
+
+PREFIX = "kpod_"
+
+
+class Profile(enum.IntEnum):
+    """How much is collected; each profile has all that the ones below it have."""
+
+    MINIMAL = 1
+    STANDARD = 2
+    COMPREHENSIVE = 3
+
+
+class Kind(enum.Enum):
+    """Prometheus metric types."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Scope(enum.Enum):
+    """Whom a series is about, and so which labels it has before its own."""
+
+    CONTAINER = ("namespace", "pod", "container", "node")
+    POD = ("namespace", "pod", "container", "node")
+    """Of the pod as a whole: `container` is there, and empty."""
+    AGENT = ()
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label of a metric's own, with the bound of its values: cardinality is part of a declaration.
+
+    `values` are all there can be (they are exported at 0 before the first event); without them `per` says in a word
+    what makes one more ("block device").
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    per: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """One metric.
+
+    `name` is whole, as exported. `source` says where the number comes from, in the kernel's own names.
+    `events` marks the counter whose increments are counted in kpod_unattributed_events_total when they belong to no
+    pod. `exponents` are the classic buckets: upper bounds of `2**e` seconds.
+    """
+
+    name: str
+    help: str
+    kind: Kind
+    source: str
+    profile: Profile = Profile.STANDARD
+    events: bool = False
+    optional: str = ""
+    """When the series is there at all, for one that most containers lack ("with a CPU limit")."""
+    exponents: tuple[int, ...] = ()
+
+    def series(self, *, native: bool = False) -> int:
+        """Time series of one child: a classic histogram has its buckets, +Inf, sum and count."""
+        if self.kind is Kind.HISTOGRAM and not native:
+            return len(self.exponents) + 3
+        return 1
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Metrics that share their labels and are filled by the same rows.
+
+    `totals`: rows carry the kernel's running totals and the store takes the differences; else rows carry differences.
+    """
+
+    metrics: tuple[Metric, ...]
+    labels: tuple[Label, ...] = ()
+    scope: Scope = Scope.CONTAINER
+    totals: bool = False
+
+    def children(self) -> int:
+        """How many label combinations one container has; a label without fixed values counts as one."""
+        product = 1
+        for label in self.labels:
+            product *= len(label.values) or 1
+        return product
+
+
+class Row(NamedTuple):
+    """What a collector saw: values in the order of the table's metrics.
+
+    `owner` is the cgroup id that the row is charged to. `source` tells running totals with the same labels apart when
+    they come from more than one place (a network namespace); it need not be hashable across runs. A value is a
+    number, a `HistogramDelta`, or None where the kernel has none.
+    """
+
+    table: Table
+    owner: int
+    labels: tuple[str, ...]
+    values: Sequence["Value"]
+    source: int = 0
+
+
+class HistogramDelta(NamedTuple):
+    """Observations since the last read: counts by slot, their sum in nanoseconds."""
+
+    slots: Sequence[int]
+    sum_ns: int
+
+
+Value = int | float | HistogramDelta | None
+
+
+LATENCY_EXPONENTS = tuple(range(histogram.MIN_EXPONENT, histogram.MAX_EXPONENT + 1, 2))
+"""Classic buckets of a latency: every second octave from 0.95 us to 64 s, fourteen of them."""
+
+
+def counter(
+    name: str,
+    help: str,  # noqa: A002 - Prometheus calls it that
+    source: str,
+    *,
+    profile: Profile = Profile.STANDARD,
+    events: bool = False,
+    optional: str = "",
+) -> Metric:
+    """Declare a counter; its name ends in _total."""
+    return Metric(name, help, Kind.COUNTER, source, profile, events, optional)
+
+
+def gauge(
+    name: str,
+    help: str,  # noqa: A002
+    source: str,
+    *,
+    profile: Profile = Profile.STANDARD,
+    optional: str = "",
+) -> Metric:
+    """Declare a gauge."""
+    return Metric(name, help, Kind.GAUGE, source, profile, optional=optional)
+
+
+def latency(
+    name: str,
+    help: str,  # noqa: A002
+    source: str,
+    *,
+    profile: Profile = Profile.STANDARD,
+    exponents: tuple[int, ...] = LATENCY_EXPONENTS,
+) -> Metric:
+    """Declare a histogram in seconds."""
+    return Metric(name, help, Kind.HISTOGRAM, source, profile, exponents=exponents)
+
+
+def series_per_container(
+    tables: Iterable[Table], wanted: "frozenset[Metric]", *, native: bool = False, optional: bool = False
+) -> int:
+    """Series that a pod of one container, with one device, interface and mount, has.
+
+    `native` counts a histogram as one series; `optional` adds those that not every container has.
+    """
+    return sum(
+        metric.series(native=native) * table.children()
+        for table in tables
+        if table.scope is not Scope.AGENT
+        for metric in table.metrics
+        if metric in wanted and (optional or not metric.optional)
+    )

@@ -1,0 +1,43 @@
+"""What a cgroup's path says about who made it: Kubernetes, systemd, or somebody else.
+
+Path forms: the kubelet's cgroup drivers (pkg/kubelet/cm/cgroup_manager_linux.go: `kubepods.slice/...-pod<uid>.slice`
+with the uid's dashes as underscores, or `kubepods/<qos>/pod<uid>`), and the runtimes' leaf directories
+(`cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, or the bare id).
+"""
+
+import re
+
+from kpod_metrics.pods.model import Identity
+
+_POD = re.compile(
+    r"(?:^|-)pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$"
+)
+_CONTAINER = re.compile(r"^(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?$")
+_UNIT = re.compile(r"\.(?:service|scope|slice|socket|mount|swap)$")
+_SHORT = 12
+"""Digits of a container's short id, as the runtimes print it."""
+
+
+def kubernetes_ids(path: str) -> tuple[str, str] | None:
+    """Return the pod UID and container id of a path that Kubernetes made, None for any other path.
+
+    A path nested in a container has the container's ids; the container id of the pod's own cgroup is "".
+    """
+    parts = path.split("/")
+    for at, part in enumerate(parts):
+        if match := _POD.search(part):
+            uid = match[1].replace("_", "-")
+            container = next((found[1] for name in parts[at + 1 :] if (found := _CONTAINER.match(name))), "")
+            return uid, container
+    return None
+
+
+def identity_of_path(path: str) -> Identity:
+    """Name a cgroup by its path alone (`--discovery cgroup`)."""
+    if ids := kubernetes_ids(path):
+        uid, container = ids
+        return Identity("", uid, container[:_SHORT])
+    for part in reversed(path.split("/")):
+        if _UNIT.search(part):
+            return Identity("system", part, "")
+    return Identity("cgroup", path or "/", "")

@@ -1,0 +1,129 @@
+"""The declared metrics as a table, JSON, or the generated page `docs/metrics.md`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kpod_metrics import health
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.metrics import Kind, Metric, Profile, Scope, Table, series_per_container
+from kpod_metrics.settings import DEFAULT_SYSCALLS
+
+_ENVIRONMENT = Environment(syscalls=DEFAULT_SYSCALLS)
+
+
+def declared() -> Iterator[tuple[str, Table, Metric]]:
+    """Every metric with its collector ("agent" for the agent's own) and table."""
+    for name, kind in registered().items():
+        for table in kind.declare(_ENVIRONMENT):
+            for metric in table.metrics:
+                yield name, table, metric
+    for table in health.TABLES:
+        for metric in table.metrics:
+            yield "agent", table, metric
+
+
+def _labels(table: Table) -> list[str]:
+    return [*table.scope.value, *(label.name for label in table.labels)]
+
+
+def as_json() -> str:
+    """For programs."""
+    entries = [
+        {
+            "name": metric.name,
+            "type": metric.kind.value,
+            "help": metric.help,
+            "labels": _labels(table),
+            "profile": metric.profile.name.lower(),
+            "collector": collector,
+            "source": metric.source,
+        }
+        for collector, table, metric in declared()
+    ]
+    return json.dumps(entries, indent=2) + "\n"
+
+
+def as_table() -> str:
+    """For a terminal."""
+    rows = [("NAME", "TYPE", "PROFILE", "COLLECTOR", "LABELS")]
+    rows += [
+        (metric.name, metric.kind.value, metric.profile.name.lower(), collector, ",".join(_labels(table)))
+        for collector, table, metric in declared()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) + "\n"
+        for row in rows
+    )
+
+
+def profile_series(profile: Profile, *, native: bool, optional: bool = False) -> int:
+    """Series of a pod of one container with one device, interface and mount."""
+    pairs = [(table, metric) for _, table, metric in declared() if table.scope is not Scope.AGENT]
+    wanted = frozenset(metric for _, metric in pairs if metric.profile <= profile)
+    return series_per_container(dict.fromkeys(table for table, _ in pairs), wanted, native=native, optional=optional)
+
+
+def as_markdown() -> str:
+    """`docs/metrics.md`."""
+    parts = [
+        "# Metrics\n\n"
+        "Generated from the declarations by `make generate`; `kpod-metrics metrics` prints the same.\n\n"
+        "Every series of a pod has the labels `namespace`, `pod`, `container`, `node` (and `cluster` where set).\n"
+        "Series of the pod as a whole have an empty `container`. Counters of kernel events are there, at 0, from a\n"
+        "container's discovery on.\n\n"
+        "## Series per pod\n\n"
+        "For a pod of one container with one block device, network interface and mount, and ten tracked syscalls. A\n"
+        "further device adds 4, an interface 8, a mount 3, a syscall 12. A classic histogram counts its buckets, sum\n"
+        "and count; a native one is a single series.\n\n"
+        "| profile | classic histograms | histograms as one series | with what not every container has |\n"
+        "|---|---:|---:|---:|\n"
+    ]
+    parts += [
+        f"| {profile.name.lower()} | {profile_series(profile, native=False)} "
+        f"| {profile_series(profile, native=True)} | {profile_series(profile, native=False, optional=True)} |\n"
+        for profile in Profile
+    ]
+    optional = [metric for _, _, metric in declared() if metric.optional]
+    if optional:
+        parts.append("\nNot every container has: " + ", ".join(f"`{m.name}` ({m.optional})" for m in optional) + ".\n")
+    collector = ""
+    for name, table, metric in declared():
+        if name != collector:
+            collector = name
+            description = "the agent itself" if name == "agent" else registered()[name].description
+            parts.append(f"\n## {name}: {description}\n\n| metric | type | labels | profile | meaning | source |\n")
+            parts.append("|---|---|---|---|---|---|\n")
+        own = ", ".join(f"`{label.name}`" for label in table.labels) or "-"
+        kind = metric.kind.value
+        if metric.kind is Kind.HISTOGRAM:
+            kind += f", {len(metric.exponents)} buckets"
+        parts.append(
+            f"| `{metric.name}` | {kind} | {own} | {metric.profile.name.lower()} | {metric.help} | {metric.source} |\n"
+        )
+    return "".join(parts)
+
+
+FORMATS: dict[str, Callable[[], str]] = {"table": as_table, "json": as_json, "markdown": as_markdown}
+
+
+def main() -> int:
+    """`python -m kpod_metrics.reference --write|--check FILE`: for the build."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--check", type=Path)
+    options = parser.parse_args()
+    if options.write:
+        options.write.write_text(as_markdown())
+    if options.check and (not options.check.exists() or options.check.read_text() != as_markdown()):
+        print(f"{options.check} is not what the declarations say: run `make generate`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The HTTP endpoint: plain ASGI under uvicorn; it reads what the agent published and never waits for a cycle."""
+
+import asyncio
+import contextlib
+import html
+import logging
+import re
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+from kpod_metrics import __version__
+from kpod_metrics.agent import Agent
+from kpod_metrics.errors import RefusedError
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+_QUALITY = re.compile(r";\s*q=([0-9.]+)")
+_PLAIN = "text/plain; charset=utf-8"
+_HTML = "text/html; charset=utf-8"
+
+
+def bind(address: tuple[str, int]) -> socket.socket:
+    """Bind the endpoint's socket; raises RefusedError with the address."""
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise RefusedError(f"cannot listen on {host}:{port}: {reason}") from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def negotiate(accept: str) -> str:
+    """Choose the format for an Accept header: the one with the highest quality, the text format by default."""
+    best, chosen = 0.0, TEXT
+    for part in accept.split(","):
+        media = part.split(";")[0].strip().lower()
+        match = _QUALITY.search(part)
+        try:
+            quality = float(match[1]) if match else 1.0
+        except ValueError:
+            continue
+        kind = {"application/openmetrics-text": OPENMETRICS, "text/plain": TEXT}.get(media)
+        if kind and quality > best:
+            best, chosen = quality, kind
+    return chosen
+
+
+def accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding header allows gzip."""
+    for part in header.split(","):
+        coding = part.split(";")[0].strip().lower()
+        match = _QUALITY.search(part)
+        if coding in {"gzip", "*"} and not (match and re.fullmatch(r"0(\.0*)?", match[1])):
+            return True
+    return False
+
+
+class Application:
+    """The ASGI application."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._routes: dict[str, Callable[[dict[str, str]], Awaitable[tuple[int, str, bytes, bool]]]] = {
+            "/metrics": self._metrics,
+            "/actuator/prometheus": self._metrics,
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/": self._landing,
+        }
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        route = self._routes.get(scope["path"])
+        extra: list[tuple[bytes, bytes]] = []
+        if route is None:
+            status, kind, body, zipped = 404, _PLAIN, b"not found\n", False
+        elif scope["method"] not in {"GET", "HEAD"}:
+            status, kind, body, zipped = 405, _PLAIN, b"method not allowed: GET, HEAD\n", False
+            extra.append((b"allow", b"GET, HEAD"))
+        else:
+            status, kind, body, zipped = await route(headers)
+        if zipped:
+            extra.append((b"content-encoding", b"gzip"))
+        if route == self._metrics:
+            extra.append((b"vary", b"accept, accept-encoding"))
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", kind.encode()),
+                    (b"content-length", str(len(body)).encode()),
+                    *extra,
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _metrics(self, headers: dict[str, str]) -> tuple[int, str, bytes, bool]:
+        if not self._agent.published.ready:
+            return 503, _PLAIN, b"the first cycle is not over yet\n", False
+        kind = negotiate(headers.get("accept", ""))
+        zipped = accepts_gzip(headers.get("accept-encoding", ""))
+        body = await asyncio.to_thread(self._agent.published.get, kind, zipped)
+        return 200, kind, body, zipped
+
+    async def _healthz(self, headers: dict[str, str]) -> tuple[int, str, bytes, bool]:
+        if self._agent.missed_cycles():
+            return 503, _PLAIN, b"three cycles were missed\n", False
+        return 200, _PLAIN, b"ok\n", False
+
+    async def _readyz(self, headers: dict[str, str]) -> tuple[int, str, bytes, bool]:
+        ready = self._agent.published.ready
+        lines = ["ready" if ready else "the first cycle is not over yet", *self._agent.problems()]
+        return 200 if ready else 503, _PLAIN, ("\n".join(lines) + "\n").encode("utf-8", "replace"), False
+
+    async def _landing(self, headers: dict[str, str]) -> tuple[int, str, bytes, bool]:
+        problems = "".join(f"<li>{html.escape(line)}</li>" for line in self._agent.problems())
+        page = (
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>kpod-metrics</title>"
+            f"<h1>kpod-metrics {__version__}</h1><p>What the pods of this node really did, at the kernel level.</p>"
+            f'<ul><li><a href="metrics">metrics</a></li><li><a href="readyz">readiness</a></li>'
+            f'<li><a href="healthz">health</a></li></ul>'
+            + (f"<h2>Not working</h2><ul>{problems}</ul>" if problems else "<p>All collectors work.</p>")
+        )
+        return 200, _HTML, page.encode("utf-8", "replace"), False
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which is the process's own business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(agent: Agent, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT."""
+
+    async def main() -> None:
+        config = uvicorn.Config(
+            Application(agent),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+        server = _Server(config)
+
+        def end() -> None:
+            server.should_exit = True
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end)
+        await server.serve(sockets=[listener])
+
+    asyncio.run(main())

@@ -1,0 +1,325 @@
+"""Every setting, once: its key, type, default and meaning; read from flags, environment and a YAML file.
+
+A setting has one name in three spellings: the key `poll_interval`, the environment variable `KPOD_POLL_INTERVAL`, the
+flag `--poll-interval`. Keys of a group nest in YAML (`collectors: {disk: {interval: 60s}}`) and are joined with
+underscores or dashes elsewhere (`KPOD_COLLECTORS_DISK_INTERVAL`). A flag wins over the environment, that over the file.
+"""
+
+import difflib
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from kpod_metrics.errors import SettingError
+
+ENVIRONMENT_PREFIX = "KPOD_"
+
+DEFAULT_SYSCALLS = (
+    "read",
+    "write",
+    "openat",
+    "fsync",
+    "connect",
+    "accept4",
+    "sendto",
+    "recvfrom",
+    "epoll_wait",
+    "futex",
+)
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?$")
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+
+
+@dataclass
+class CollectorSettings:
+    """The switch and the pace of one collector."""
+
+    enabled: bool | None = None
+    """None: as the profile has it."""
+    interval: float = 0.0
+    """Seconds between two reads; 0: every cycle."""
+
+
+@dataclass
+class Settings:
+    """All settings, with their values."""
+
+    profile: str = "standard"
+    discovery: str = "cgroup"
+    listen: tuple[str, int] = ("0.0.0.0", 9090)
+    poll_interval: float = 30.0
+    """Seconds."""
+    collector_deadline: float = 0.0
+    """Seconds; 0: half the poll interval, at most 5 s."""
+    node_name: str = ""
+    cluster: str = ""
+    cgroup_root: str = ""
+    proc_root: str = "/proc"
+    sys_root: str = "/sys"
+    syscalls: tuple[str, ...] = DEFAULT_SYSCALLS
+    grace_period: float = 5.0
+    """Seconds."""
+    series_limit: int = 100_000
+    bpf_map_entries: int = 0
+    log_level: str = "info"
+    log_format: str = "text"
+    collectors: dict[str, CollectorSettings] = field(default_factory=dict)
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a cycle waits for a collector."""
+        return self.collector_deadline or min(self.poll_interval / 2, 5.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as the outside sees it. `parse` takes a string or a YAML value and raises ValueError."""
+
+    key: str
+    help: str
+    accepted: str
+    parse: Callable[[Any], Any]
+    path: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """Its spelling as a flag."""
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Its spelling as an environment variable."""
+        return ENVIRONMENT_PREFIX + self.key.upper()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _choice(*choices: str) -> tuple[str, Callable[[Any], str]]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError
+        return str(value)
+
+    return ", ".join(choices), parse
+
+
+def _duration(low: float, high: float, accepted: str) -> tuple[str, Callable[[Any], float]]:
+    def parse(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError
+        match = _DURATION.match(str(value).strip())
+        if not match:
+            raise ValueError
+        seconds = float(match[1]) * _SECONDS[match[2]]
+        if not low <= seconds <= high:
+            raise ValueError
+        return seconds
+
+    return accepted, parse
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _boolean(value: Any) -> bool:
+    try:
+        return {"true": True, "false": False, "on": True, "off": False, "1": True, "0": False}[str(value).lower()]
+    except KeyError:
+        raise ValueError from None
+
+
+def _address(value: Any) -> tuple[str, int]:
+    host, colon, port = _text(value).rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError
+    if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
+        raise ValueError
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError
+    return tuple(dict.fromkeys(name.strip() for name in map(_text, parts) if name.strip()))
+
+
+def _directory(value: Any) -> str:
+    if not os.path.isdir(_text(value)):
+        raise ValueError
+    return str(value)
+
+
+def _cgroup_root(value: Any) -> str:
+    if not any(os.path.exists(os.path.join(_text(value), name)) for name in ("cgroup.controllers", "cgroup.procs")):
+        raise ValueError
+    return str(value).rstrip("/")
+
+
+def catalogue(collectors: Iterable[str]) -> list[Setting]:
+    """Every setting of an agent that has these collectors."""
+    settings = [
+        Setting("profile", "how much is collected", *_choice("minimal", "standard", "comprehensive", "custom")),
+        Setting("discovery", "where the names of pods come from", *_choice("cgroup")),
+        Setting("listen", "address of the HTTP endpoint", "HOST:PORT, like 0.0.0.0:9090 or [::]:9090", _address),
+        Setting("poll_interval", "time between two cycles", *_duration(0.01, 3600, "10ms to 1h, like 30s")),
+        Setting(
+            "collector_deadline",
+            "how long a cycle waits for a collector (0: half the poll interval, at most 5s)",
+            *_duration(0, 3600, "0 to 1h, like 5s"),
+        ),
+        Setting("node_name", "value of the node label (default: the host's name)", "text", _text),
+        Setting("cluster", "value of the cluster label; none when empty", "text", _text),
+        Setting(
+            "cgroup_root",
+            "mount of the whole cgroup v2 tree (default: found in /proc/self/mountinfo)",
+            "a cgroup v2 directory",
+            _cgroup_root,
+        ),
+        Setting("proc_root", "the host's /proc", "a directory", _directory),
+        Setting("sys_root", "the host's /sys", "a directory", _directory),
+        Setting("syscalls", "names of the tracked syscalls, in profile comprehensive", "a list of names", _names),
+        Setting(
+            "grace_period",
+            "how long a removed cgroup's events are still its own",
+            *_duration(0, 3600, "0 to 1h, like 5s"),
+        ),
+        Setting(
+            "series_limit",
+            "series of one metric, above which they are folded together",
+            "1 to 10000000",
+            _integer(1, 10**7),
+        ),
+        Setting(
+            "bpf_map_entries",
+            "capacity of each kernel map of metrics (0: 10240, or 256 a CPU where that is more)",
+            "0 to 1000000",
+            _integer(0, 10**6),
+        ),
+        Setting("log_level", "least severity that is logged", *_choice("debug", "info", "warning", "error")),
+        Setting("log_format", "form of log lines", *_choice("text", "json")),
+    ]
+    for name in collectors:
+        settings.append(
+            Setting(
+                f"collectors_{name}_enabled",
+                f"switch of collector {name} (default: as the profile has it)",
+                "true, false",
+                _boolean,
+                ("collectors", name, "enabled"),
+            )
+        )
+        settings.append(
+            Setting(
+                f"collectors_{name}_interval",
+                f"time between two reads of collector {name} (0: every cycle)",
+                *_duration(0, 86400, "0 to 24h, like 60s"),
+                ("collectors", name, "interval"),
+            )
+        )
+    return settings
+
+
+def load(
+    flags: Mapping[str, str],
+    environment: Mapping[str, str],
+    file: str | None,
+    collectors: Sequence[str],
+) -> tuple[Settings, list[str]]:
+    """Read all settings; return them and warnings (an environment variable that is no setting).
+
+    `flags` are those given, by key. Raises SettingError: one line with the key, the value and what is accepted.
+    """
+    known = {setting.key: setting for setting in catalogue(collectors)}
+    values: dict[str, tuple[Any, str]] = {}
+    if file is not None:
+        values.update(_from_file(file, known))
+    variables = {setting.variable: setting for setting in known.values()}
+    warnings = []
+    for name, value in environment.items():
+        if setting := variables.get(name):
+            values[setting.key] = (value, name)
+        elif name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(("KPOD_METRICS_", "KPOD_CONFIG")):
+            # KPOD_METRICS_SERVICE_HOST and its like are Kubernetes' own, for a Service of that name.
+            warnings.append(f"{name} is no setting{_nearest(name, variables)}")
+    for key, value in flags.items():
+        values[key] = (value, known[key].flag)
+    settings = Settings(collectors={name: CollectorSettings() for name in collectors})
+    for key, (value, origin) in values.items():
+        setting = known[key]
+        try:
+            parsed = setting.parse(value)
+        except (ValueError, TypeError):
+            name = ".".join(setting.path) or key
+            raise SettingError(
+                f"{name}: {value!r} (from {origin}) is not accepted; accepted: {setting.accepted}"
+            ) from None
+        if setting.path:
+            _, collector, name = setting.path
+            setattr(settings.collectors[collector], name, parsed)
+        else:
+            setattr(settings, key, parsed)
+    settings.node_name = settings.node_name or socket.gethostname()
+    return settings, warnings
+
+
+def _from_file(path: str, known: Mapping[str, Setting]) -> dict[str, tuple[Any, str]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.safe_load(file)
+    except OSError as error:
+        raise SettingError(f"--config: {path!r} cannot be read ({error.strerror}): a YAML file is accepted") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise SettingError(f"--config: {path!r}{line} is not YAML: {getattr(error, 'problem', error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingError(f"--config: {path!r} holds a {type(tree).__name__}: keys and values are accepted")
+    values: dict[str, tuple[Any, str]] = {}
+    _flatten(tree, (), path, known, values)
+    return values
+
+
+def _flatten(
+    tree: Mapping[Any, Any],
+    above: tuple[str, ...],
+    path: str,
+    known: Mapping[str, Setting],
+    values: dict[str, tuple[Any, str]],
+) -> None:
+    for name, value in tree.items():
+        here = (*above, str(name))
+        key = "_".join(here)
+        if key in known:
+            values[key] = (value, path)
+        elif isinstance(value, dict) and any(other.startswith(f"{key}_") for other in known):
+            _flatten(value, here, path, known, values)
+        else:
+            dotted = {".".join(setting.path) or setting.key: setting for setting in known.values()}
+            raise SettingError(f"{path}: {'.'.join(here)} is no setting{_nearest('.'.join(here), dotted)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, 3, 0.6)
+    return f" (nearest: {', '.join(near)})" if near else ""

@@ -1,0 +1,168 @@
+"""The only mutable metric state: a total for each series, that never goes down.
+
+Rows come in by cgroup owner; the store attaches the pod's labels (through the identity it is given), adds differences
+up, and takes differences of running totals. Two things bound it: series end with their pod, and what is over the
+cardinality limit is added up in one overflow series and counted.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import product
+
+from kpod_metrics.histogram import Histogram
+from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value
+from kpod_metrics.pods.model import Identity
+
+OVERFLOW = Identity("kpod-overflow", "kpod-overflow", "")
+"""Owner of the series that take what is over the cardinality limit."""
+
+_NOBODY = Identity("", "", "")
+"""Identity of the agent's own series."""
+
+
+class Series:
+    """The children of one table's metrics with the same labels."""
+
+    __slots__ = ("cache", "identity", "labels", "values")
+
+    def __init__(self, identity: Identity, labels: tuple[str, ...], metrics: Sequence[Metric]) -> None:
+        self.identity, self.labels = identity, labels
+        self.values: list[int | float | Histogram | None] = [
+            Histogram() if metric.kind is Kind.HISTOGRAM else None for metric in metrics
+        ]
+        self.cache: object = None
+        """What the exposition keeps with it: its rendered labels."""
+
+
+class Store:
+    """Totals by table, identity and labels. One thread writes and renders; nobody else touches it."""
+
+    def __init__(self, tables: Iterable[Table], wanted: frozenset[Metric], max_series: int = 1_000_000) -> None:
+        """`wanted` are the metrics that are kept at all; `max_series` bounds the series of each metric."""
+        self._max = max_series
+        self._wanted = wanted
+        self._tables: dict[Table, dict[tuple[Identity, tuple[str, ...]], Series]] = {
+            table: {} for table in tables if any(metric in wanted for metric in table.metrics)
+        }
+        self._totals: dict[Table, dict[tuple[int, int, tuple[str, ...]], Sequence[Value]]] = {
+            table: {} for table in self._tables if table.totals
+        }
+        self.overflow: dict[str, int] = {}
+        """Updates folded into an overflow series, by metric."""
+
+    def begin_cycle(self, table: Table) -> None:
+        """Start a cycle's rows of a table: gauges of several cgroups of one pod are summed within a cycle."""
+        if any(metric.kind is Kind.GAUGE for metric in table.metrics):
+            for series in self._tables.get(table, {}).values():
+                for at, metric in enumerate(table.metrics):
+                    if metric.kind is Kind.GAUGE:
+                        series.values[at] = None
+
+    def discover(self, identities: Collection[Identity]) -> None:
+        """Have every counter of these containers at 0, so that increase() sees the first event.
+
+        Only tables filled by kernel events: those filled from files appear, with their running totals, when first read.
+        """
+        for table, children in self._tables.items():
+            if table.totals or table.scope is not Scope.CONTAINER or any(not label.values for label in table.labels):
+                continue
+            if all(metric.kind is Kind.GAUGE for metric in table.metrics):
+                continue
+            combinations = list(product(*(label.values for label in table.labels)))
+            for identity in identities:
+                if (identity, combinations[0]) not in children:
+                    for labels in combinations:
+                        series = self._child(table, identity, labels)
+                        for at, value in enumerate(series.values):
+                            if value is None:
+                                series.values[at] = 0
+
+    def put(
+        self,
+        table: Table,
+        identity: Identity,
+        labels: tuple[str, ...],
+        values: Sequence[Value],
+        origin: tuple[int, int],
+    ) -> None:
+        """Take a row. `origin` is (owner, source): where running totals come from."""
+        if table not in self._tables:
+            return
+        if table.totals:
+            values = self._differences(table, (*origin, labels), values)
+        if table.scope is Scope.POD:
+            identity = identity.of_pod
+        mine = self._child(table, identity, labels).values
+        for at, value in enumerate(values):
+            if value is None:
+                continue
+            total = mine[at]
+            if isinstance(value, HistogramDelta):
+                assert isinstance(total, Histogram)
+                total.add(value.slots, value.sum_ns)
+            else:
+                assert not isinstance(total, Histogram)
+                mine[at] = value if total is None else total + value
+
+    def set(self, table: Table, labels: tuple[str, ...], values: Sequence[Value]) -> None:
+        """Set the agent's own series to these values."""
+        mine = self._child(table, _NOBODY, labels).values
+        for at, value in enumerate(values):
+            assert not isinstance(value, HistogramDelta)
+            mine[at] = value
+
+    def _differences(
+        self, table: Table, origin: tuple[int, int, tuple[str, ...]], totals: Sequence[Value]
+    ) -> list[Value]:
+        """What running totals grew by; one that went down began anew. Gauges pass as they are."""
+        before = self._totals[table].get(origin)
+        grown: list[Value] = []
+        for at, (metric, total) in enumerate(zip(table.metrics, totals, strict=True)):
+            previous = before[at] if before else None
+            if total is None or previous is None or metric.kind is Kind.GAUGE:
+                grown.append(total)
+            else:
+                assert not isinstance(total, HistogramDelta)
+                assert not isinstance(previous, HistogramDelta)
+                grown.append(total - previous if total >= previous else total)
+        # A total that is not there this time keeps its last value: it may be back.
+        self._totals[table][origin] = [
+            total if total is not None or before is None else before[at] for at, total in enumerate(totals)
+        ]
+        return grown
+
+    def _child(self, table: Table, identity: Identity, labels: tuple[str, ...]) -> Series:
+        children = self._tables[table]
+        series = children.get((identity, labels))
+        if series is None:
+            if len(children) >= self._max and table.scope is not Scope.AGENT:
+                for metric in table.metrics:
+                    if metric in self._wanted:
+                        self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
+                identity, labels = (
+                    OVERFLOW,
+                    tuple(label.values[0] if label.values else "" for label in table.labels),
+                )
+                series = children.get((identity, labels))
+            if series is None:
+                series = children[identity, labels] = Series(identity, labels, table.metrics)
+        return series
+
+    def retain(self, identities: Collection[Identity]) -> None:
+        """Drop the series of everybody who is not among `identities`."""
+        keep = {OVERFLOW, _NOBODY, *identities, *(identity.of_pod for identity in identities)}
+        for children in self._tables.values():
+            for key in [key for key in children if key[0] not in keep]:
+                del children[key]
+
+    def forget_owners(self, gone: Callable[[int], bool]) -> None:
+        """Drop the running totals last read from cgroups that are `gone`."""
+        for totals in self._totals.values():
+            for origin in [origin for origin in totals if gone(origin[0])]:
+                del totals[origin]
+
+    def families(self) -> Iterator[tuple[Table, int, Metric, Iterable[Series]]]:
+        """Each metric that is kept, with its place in the table and all its series."""
+        for table, children in self._tables.items():
+            for at, metric in enumerate(table.metrics):
+                if metric in self._wanted:
+                    yield table, at, metric, children.values()

@@ -1,0 +1,85 @@
+"""What live tests share: cgroups of their own, small C workloads run in them, collectors opened on this kernel."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.errors import RefusedError
+from tests.live.harness import Cgroup, compile_workload
+
+IN_CI = os.environ.get("CI") == "true"
+
+
+def _missing() -> str:
+    """Why live tests cannot run here; empty where they can."""
+    if os.geteuid():
+        return "needs root"
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        return "needs a kernel with BTF"
+    try:
+        find_root()
+    except RefusedError as error:
+        return str(error)
+    return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = _missing()
+    for item in items:
+        if "tests/live" in str(item.path):
+            item.add_marker(pytest.mark.live)
+            if reason and not IN_CI:  # where CI runs, a live test that cannot run has failed
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def cgroup_root() -> str:
+    return find_root()
+
+
+@pytest.fixture
+def cgroup(cgroup_root: str, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Cgroup]]:
+    """Make cgroups below one of this test's own; all are emptied and removed at its end."""
+    parent = Path(cgroup_root) / f"kpod-test-{os.getpid()}-{time.monotonic_ns()}"
+    parent.mkdir()
+
+    def make(name: str) -> Cgroup:
+        path = parent / name
+        path.mkdir(parents=True)
+        return Cgroup(path)
+
+    yield make
+    for directory, _, _ in os.walk(parent, topdown=False):
+        Cgroup(Path(directory)).destroy()
+
+
+@pytest.fixture(scope="session")
+def workload(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Compile `workloads/NAME.c` once and return the program's path."""
+    into = tmp_path_factory.mktemp("workloads")
+    return lambda name: compile_workload(name, into)
+
+
+@pytest.fixture
+def bpf_statistics() -> Iterator[None]:
+    """Have the kernel measure BPF programs for the length of a test."""
+    knob = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = knob.read_text()
+    knob.write_text("1")
+    yield
+    knob.write_text(before)
+
+
+@pytest.fixture
+def children() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that a test appends are killed at its end."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()

@@ -1,0 +1,120 @@
+"""Real cgroups with real processes, and collectors opened on this kernel."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kpod_metrics.collectors.base import Collector
+from kpod_metrics.histogram import Histogram
+from kpod_metrics.metrics import HistogramDelta, Kind, Row
+from kpod_metrics.pods.model import Group
+
+WORKLOADS = Path(__file__).parent / "workloads"
+
+
+def compile_workload(name: str, into: Path) -> str:
+    """Compile `workloads/NAME.c` unless it is there already."""
+    target = into / name
+    if not target.exists():
+        command = ["clang", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(target)]
+        subprocess.run([*command, str(WORKLOADS / f"{name}.c")], check=True)
+    return str(target)
+
+
+class Cgroup:
+    """A cgroup v2 directory; `id` is what the kernel programs charge events to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.stat().st_ino
+
+    def enter(self) -> None:
+        """Move the calling process into it."""
+        (self.path / "cgroup.procs").write_text(str(os.getpid()))
+
+    def start(self, *command: str, **options: object) -> "subprocess.Popen[bytes]":
+        """Start a process that is in this cgroup before it executes the command."""
+        return subprocess.Popen(command, preexec_fn=self.enter, **options)  # type: ignore[call-overload,no-any-return] # noqa: PLW1509
+
+    def run(self, *command: str, **options: object) -> bytes:
+        """Run a command in it to its successful end and return its standard output."""
+        process = self.start(*command, stdout=subprocess.PIPE, **options)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, f"{command} ended with {process.returncode}"
+        return output
+
+    def destroy(self) -> None:
+        """Kill what is in it and remove it."""
+        for _ in range(200):
+            for pid in (self.path / "cgroup.procs").read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            try:
+                self.path.rmdir()
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return
+        raise AssertionError(f"{self.path} cannot be removed")
+
+
+@contextmanager
+def opened(collector: Collector) -> Iterator[Collector]:
+    """Open a collector, close it at the end."""
+    try:
+        collector.open()
+        yield collector
+    finally:
+        collector.close()
+
+
+class Totals:
+    """Adds up what a collector's rows say: `totals[cgroup id, metric name, labels]`, histograms as `Histogram`.
+
+    Rows of tables of running totals replace, as the kernel's file has the sum already.
+    """
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self.numbers: dict[tuple[int, str, tuple[str, ...]], float] = defaultdict(int)
+        self.histograms: dict[tuple[int, str, tuple[str, ...]], Histogram] = defaultdict(Histogram)
+
+    def read(self, groups: Sequence[Group] = ()) -> "Totals":
+        """Run one cycle of the collector."""
+        self.add(self._collector.collect(groups))
+        return self
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take rows."""
+        for row in rows:
+            for metric, value in zip(row.table.metrics, row.values, strict=True):
+                key = (row.owner, metric.name, row.labels)
+                if isinstance(value, HistogramDelta):
+                    self.histograms[key].add(value.slots, value.sum_ns)
+                elif value is not None:
+                    running = row.table.totals or metric.kind is Kind.GAUGE
+                    self.numbers[key] = value if running else self.numbers[key] + value
+
+    def number(self, cgroup: Cgroup, name: str, *labels: str) -> float:
+        """A counter's total; 0 where nothing was seen."""
+        return self.numbers.get((cgroup.id, name, labels), 0)
+
+    def histogram(self, cgroup: Cgroup, name: str, *labels: str) -> Histogram:
+        """A histogram's total; empty where nothing was seen."""
+        return self.histograms.get((cgroup.id, name, labels), Histogram())
+
+
+def stop_point(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a workload has stopped itself (raise(SIGSTOP)): a phase is over, and it makes no event until `go`."""
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), f"the workload ended with status {status:#x} instead of stopping"
+
+
+def go(process: "subprocess.Popen[bytes]") -> None:
+    """Let a stopped workload go on."""
+    process.send_signal(signal.SIGCONT)
