@@ -23,28 +23,24 @@ struct cpu_value {
 
 KPOD_METRIC_MAP(cpu_sched, struct cpu_key, struct cpu_value)
 
-/* run_delay when the task last left a CPU. */
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, __u64);
-} task_delay SEC(".maps");
-KPOD_COUNT_FAILURES(task_delay)
+struct delay {
+	__u64 run_delay; /* when the task last left a CPU */
+};
+
+KPOD_TASK_STATE(task_delay, struct delay)
+KPOD_TASK_FREED(task_delay)
 
 /*
- * Storage is made where a task is made and, for those that are older than the
+ * State is made where a task is made and, for those that are older than the
  * agent, by an iterator, never in sched_switch: that runs with the run queue
  * locked, and an allocation there may wake kswapd, which needs that lock.
  */
 static __always_inline void remember(struct task_struct *task, __u64 run_delay)
 {
-	__u64 *last = bpf_task_storage_get(&task_delay, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct delay *last = task_delay_make(task);
 
 	if (last)
-		*last = run_delay;
-	else
-		task_delay_failed();
+		last->run_delay = run_delay;
 }
 
 SEC("tp_btf/task_newtask")
@@ -69,7 +65,8 @@ int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
 {
 	struct cpu_key key;
 	struct cpu_value *value;
-	__u64 run_delay, wait, *last;
+	struct delay *last;
+	__u64 run_delay, wait;
 
 	if (!prev->pid)
 		return 0; /* the idle task */
@@ -77,14 +74,14 @@ int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
 	value = cpu_sched_of(&key);
 	if (!value)
 		return 0;
-	last = bpf_task_storage_get(&task_delay, prev, 0, 0);
+	last = task_delay_get(prev);
 	if (!last) {
 		__sync_fetch_and_add(&value->untimed, 1);
 		return 0;
 	}
 	run_delay = prev->sched_info.run_delay;
-	wait = run_delay - *last;
-	*last = run_delay;
+	wait = run_delay - last->run_delay;
+	last->run_delay = run_delay;
 	histogram_observe(&value->wait, wait);
 	return 0;
 }

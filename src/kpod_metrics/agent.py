@@ -118,9 +118,7 @@ class Agent:
         self.source = CgroupSource(cgroup_root)
         self._resolver = Resolver(settings.grace_period)
         self.states = [State(c, settings.collectors[c.name].interval) for c in chosen]
-        tables = [*health.TABLES, *(table for c in chosen for table in c.tables)]
-        self.wanted: frozenset[Metric] = health.METRICS.union(*(c.wanted for c in chosen))
-        self._store = Store(tables, self.wanted, settings.series_limit)
+        self._store = Store((), frozenset())
         constant = {"node": settings.node_name} | ({"cluster": settings.cluster} if settings.cluster else {})
         self._renderer = Renderer(constant)
         self.published = Published()
@@ -136,6 +134,12 @@ class Agent:
         """Open the collectors; raises RefusedError if none of them can work."""
         for state in self.states:
             self._open(state)
+        # What cannot be had is not exported at all: a 0 would say that nothing happened.
+        had: frozenset[Metric] = health.METRICS.union(
+            *(signal.metrics for state in self.states for signal in state.signals if not signal.problem)
+        )
+        tables = [*health.TABLES, *(table for state in self.states for table in state.collector.tables)]
+        self._store = Store(tables, had, self.settings.series_limit)
         if not any(state.opened for state in self.states):
             self.close()
             reasons = dict.fromkeys(state.problem for state in self.states)

@@ -24,17 +24,19 @@ def waited_ns(pid: int) -> int:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
 
 
+@pytest.mark.parametrize("forced_off", [(), ("task_storage", "batch")], ids=["newest", "oldest"])
 @pytest.mark.parametrize("pause", [None, "2000"], ids=["hogs", "sleepers"])
 def test_wait_and_switches_equal_schedstat(
     cgroup: Callable[[str], Cgroup],
     workload: Callable[[str], str],
     children: list[subprocess.Popen[bytes]],
     pause: str | None,
+    forced_off: tuple[str, ...],
 ) -> None:
     """Three in A and one in B compete for one CPU; C has none."""
     a, b, c = cgroup("a"), cgroup("b"), cgroup("c")
     program = workload("hog")
-    with opened(CpuSched(Environment())) as collector:
+    with opened(CpuSched(Environment(forced_off=frozenset(forced_off)))) as collector:
         totals = Totals(collector)
         groups = {a: [], b: []}  # type: dict[Cgroup, list[subprocess.Popen[bytes]]]
         for owner in (a, a, a, b):

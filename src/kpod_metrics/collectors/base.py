@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.files import read_bytes
-from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel import libbpf, rights
 from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
@@ -17,6 +17,8 @@ OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 """Where the build hook puts the compiled objects."""
 
 MIN_MAP_ENTRIES = 10_240
+BY_PID = "_by_pid"
+"""How the hash is named that stands in for task storage (KPOD_TASK_STATE of bpf/kpod.bpf.h)."""
 MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 
@@ -150,11 +152,14 @@ class BpfCollector(Collector):
                 f"{self.environment.sys_root}/kernel/btf/vmlinux is missing: CO-RE needs a kernel with "
                 "CONFIG_DEBUG_INFO_BTF"
             )
+        if not rights.may_use_bpf(rights.effective(self.environment.proc_root)):
+            raise UnavailableError("EPERM: this process has neither CAP_BPF and CAP_PERFMON nor CAP_SYS_ADMIN")
         bpf = libbpf.Object(os.path.join(self.environment.objects, f"{self.name}.bpf.o"))
         self._loaded = loaded = _Loaded(bpf)
         entries = self.environment.map_entries or max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * libbpf.possible_cpus())
         for name in self.metric_maps:
             bpf.maps[name].max_entries = entries
+        self._choose_task_state(bpf, entries)
         self.prepare(bpf)
         bpf.load()
         signals = self.attach(bpf, loaded.links)
@@ -163,6 +168,30 @@ class BpfCollector(Collector):
                 bpf.maps[name], bpf.maps[f"{name}_failures"], batch="batch" not in self.environment.forced_off
             )
         return signals
+
+    def _choose_task_state(self, bpf: libbpf.Object, entries: int) -> None:
+        """Keep the state of tasks in task storage or, where the kernel has none, in a hash by pid."""
+        by_pid = [name for name in bpf.maps if name.endswith(BY_PID)]
+        if not by_pid:
+            return
+        storage = "task_storage" not in self.environment.forced_off and libbpf.has_map_type(
+            libbpf.BPF_MAP_TYPE_TASK_STORAGE
+        )
+        bpf.set_rodata("kpod_no_task_storage", bytes([not storage]))
+        for name in by_pid:
+            state = name.removesuffix(BY_PID)
+            if storage:
+                bpf.maps[name].dont_create()
+                bpf.programs[f"{state}_freed"].dont_load()
+            else:
+                bpf.maps[state].dont_create()
+                if self.environment.map_entries:
+                    bpf.maps[name].max_entries = entries
+
+    def attach_task_state(self, bpf: libbpf.Object, links: list[libbpf.Link], name: str) -> None:
+        """Where state `name` is a hash, have it emptied of tasks that are gone."""
+        if bpf.programs[f"{name}_freed"].loaded:
+            links.append(bpf.programs[f"{name}_freed"].attach())
 
     def reader(self, name: str) -> CumulativeMap:
         """Return the reader of a metric map; after `open`."""
@@ -188,7 +217,7 @@ class BpfCollector(Collector):
             return []
         found = []
         for map_ in self._loaded.object.maps.values():
-            counter = self._loaded.object.maps.get(f"{map_.name}_failures")
+            counter = self._loaded.object.maps.get(f"{map_.name.removesuffix(BY_PID)}_failures")
             if reader := self._loaded.readers.get(map_.name):
                 found.append(
                     MapHealth(
@@ -213,6 +242,6 @@ class BpfCollector(Collector):
         return [
             ProgramHealth(program.name, nanoseconds / 1e9, runs)
             for program in self._loaded.object.programs.values()
-            if program.fd >= 0
+            if program.loaded
             for nanoseconds, runs in (program.run_statistics(),)
         ]

@@ -42,6 +42,7 @@ class CpuSched(BpfCollector):
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """First what gives every task its storage, then the hook that needs it."""
         programs = bpf.programs
+        self.attach_task_state(bpf, links, "task_delay")
         links.append(programs["new_task"].attach())
         tasks = programs["old_tasks"].attach()
         links.append(tasks)

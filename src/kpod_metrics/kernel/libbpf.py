@@ -71,15 +71,25 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
+_LIBBPF_ERRORS = dict(
+    enumerate(
+        "LIBELF FORMAT KVERSION ENDIAN INTERNAL RELOC LOAD VERIFY PROG2BIG KVER PROGTYPE WRNGPID INVSEQ NLPARSE".split(),
+        4000,
+    )
+)
+"""libbpf's own error numbers: enum libbpf_errno of bpf/libbpf.h."""
+
+
 class KernelError(UnavailableError):
     """The kernel, or libbpf, refused; `errno` is its number and `log` libbpf's last lines."""
 
     def __init__(self, what: str, errno: int, log: list[str]) -> None:
-        name = errno_names.errorcode.get(errno, str(errno))
+        name = errno_names.errorcode.get(errno) or _LIBBPF_ERRORS.get(errno, str(errno))
         self.errno = errno
         self.log = log
         said = " | ".join(line.strip() for line in log if line.strip())
-        super().__init__(f"{what}: {name} ({os.strerror(errno)})" + (f": {said}" if said else ""))
+        meaning = f" ({os.strerror(errno)})" if errno in errno_names.errorcode else ""
+        super().__init__(f"{what}: {name}{meaning}" + (f": {said}" if said else ""))
 
 
 class _Library:
@@ -310,9 +320,16 @@ class Program:
 
     @property
     def fd(self) -> int:
-        """Descriptor of the loaded program."""
+        """Descriptor of the loaded program; raises KernelError where it was not loaded."""
         descriptor: int = self._lib.so.bpf_program__fd(self._pointer)
+        if descriptor < 0:
+            raise self._lib.error(f"program {self.name}: not loaded", descriptor)
         return descriptor
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the loaded object has this program."""
+        return bool(self._lib.so.bpf_program__fd(self._pointer) >= 0)
 
     def attach(self) -> "Link":
         """Attach to the hook that the section names; raises KernelError with that name."""

@@ -1,0 +1,130 @@
+"""OOM kills and major page faults, from `bpf/memory.bpf.c`."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.errors import UnavailableError
+from kpod_metrics.files import read_bytes
+from kpod_metrics.kernel import libbpf, perf
+from kpod_metrics.metrics import Metric, Profile, Row, Table, counter
+from kpod_metrics.pods.model import Group
+
+OOM_KILLS = counter(
+    "kpod_mem_oom_kills_total",
+    "Processes that the kernel killed for want of memory.",
+    "sched_process_exit: a process whose signal_struct.oom_mm is set, as oom_kill in memory.events",
+    profile=Profile.MINIMAL,
+    events=True,
+)
+MAJOR_FAULTS = counter(
+    "kpod_mem_major_page_faults_total",
+    "Page faults that had to wait for a disk.",
+    "perf event PERF_COUNT_SW_PAGE_FAULTS_MAJ, else pgmajfault in memory.stat",
+    events=True,
+)
+TABLE = Table((OOM_KILLS, MAJOR_FAULTS))
+
+
+class Memory(BpfCollector):
+    """OOM kills and major page faults of each cgroup."""
+
+    name = "memory"
+    description = "OOM kills, major page faults"
+    metric_maps = ("memory",)
+
+    def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
+        super().__init__(environment, wanted)
+        self._program: libbpf.Program | None = None
+        self._events: dict[int, libbpf.Link] = {}
+        self._files: dict[int, int] | None = None
+        """Where no perf event may be opened: pgmajfault of each cgroup at its last read."""
+
+    @classmethod
+    def declare(cls, environment: Environment) -> tuple[Table, ...]:
+        """One table."""
+        return (TABLE,)
+
+    def prepare(self, bpf: libbpf.Object) -> None:
+        """Without the metric, leave its program out."""
+        if MAJOR_FAULTS not in self.wanted:
+            bpf.programs["major_fault"].dont_load()
+
+    def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
+        """Attach to exits, and to a perf event on each CPU that is up."""
+        signals = []
+        if OOM_KILLS in self.wanted:
+            links.append(bpf.programs["process_exits"].attach())
+            signals.append(Signal((OOM_KILLS,), bpf.programs["process_exits"].section))
+        if MAJOR_FAULTS in self.wanted:
+            self._program = bpf.programs["major_fault"]
+            signals.append(self._attach_faults())
+        return signals
+
+    def _attach_faults(self) -> Signal:
+        hook = "perf_event PAGE_FAULTS_MAJ"
+        try:
+            if "perf_event" in self.environment.forced_off:
+                raise UnavailableError("perf_event_open is switched off")
+            self._follow_cpus()
+        except UnavailableError as refused:
+            self._program = None
+            controllers = read_bytes(os.path.join(self.environment.cgroup_root, "cgroup.controllers"))
+            if b"memory" not in controllers.split():
+                return Signal(
+                    (MAJOR_FAULTS,), "", f"{refused}; and there is no memory controller's memory.stat to read"
+                )
+            self._files = {}
+            hook = f"memory.stat pgmajfault ({refused})"
+        return Signal((MAJOR_FAULTS,), hook)
+
+    def _follow_cpus(self) -> None:
+        """Have one event on each CPU that is up: one that went down takes its event with it."""
+        assert self._program is not None
+        online = perf.online_cpus(self.environment.sys_root)
+        for cpu in self._events.keys() - online:
+            self._events.pop(cpu).close()
+        for cpu in online - self._events.keys():
+            fd = perf.open_software_event(perf.SW_PAGE_FAULTS_MAJ, cpu)
+            try:
+                self._events[cpu] = self._program.attach_perf_event(fd, f"perf_event on CPU {cpu}")
+            except UnavailableError:
+                os.close(fd)
+                raise
+
+    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+        """One row a cgroup; where faults come from files, they have rows of their own."""
+        if self._program is not None:
+            self._follow_cpus()
+        reader = self.reader("memory")
+        kills, faults = reader.layout.fields["oom_kills"].index, reader.layout.fields["major_faults"].index
+        rows = [Row(TABLE, d.key[0], (), (d.number(kills), d.number(faults))) for d in reader.read()]
+        if self._files is not None:
+            rows += self._from_files(groups, self._files)
+        return rows
+
+    @staticmethod
+    def _from_files(groups: Sequence[Group], before: dict[int, int]) -> Iterable[Row]:
+        for group in groups:
+            try:
+                stat = read_bytes(os.path.join(group.path, "memory.stat"))
+            except OSError:
+                continue
+            _, found, rest = stat.partition(b"\npgmajfault ")
+            if found:
+                now = int(rest.split(None, 1)[0])
+                yield Row(TABLE, group.id, (), (None, now - before.get(group.id, 0)))
+                before[group.id] = now
+
+    def forget(self, gone: Callable[[int], bool]) -> None:
+        """Delete the entries of cgroups that are gone."""
+        super().forget(gone)
+        if self._files is not None:
+            self._files = {id_: faults for id_, faults in self._files.items() if not gone(id_)}
+
+    def close(self) -> None:
+        """Detach from every CPU too."""
+        while self._events:
+            self._events.popitem()[1].close()
+        self._program = self._files = None
+        super().close()

@@ -1,0 +1,182 @@
+"""What the machine refuses is one clear line, and takes nothing else down."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hatch_build import compile_objects
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.errors import UnavailableError
+from kpod_metrics.pods.model import Group
+
+AGENT = [sys.executable, "-m", "kpod_metrics"]
+RUN = [*AGENT, "run", "--poll-interval", "100ms", "--listen", "127.0.0.1:0"]
+
+
+def outcome(command: list[str], script: str = "") -> tuple[int, list[str]]:
+    """Run to its end; `script` is run by a shell in a private mount namespace before. Status and lines of stderr."""
+    if script:
+        command = ["unshare", "--mount", "sh", "-ec", f'{script}\nexec "$@"', "sh", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return done.returncode, done.stderr.splitlines()
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., tuple[str, str]]]:
+    """Start an agent, return its /metrics and /readyz after its first cycles."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*command: str) -> tuple[str, str]:
+        agent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        started.append(agent)
+        assert agent.stderr is not None
+        port = ""
+        for line in agent.stderr:
+            if match := re.search(r"serves http://[^:]+:(\d+)/", line):
+                port = match[1]
+                break
+        assert port, "the agent ended without serving"
+        time.sleep(0.5)
+        pages = []
+        for path in ("metrics", "readyz"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as page:
+                pages.append(page.read().decode())
+        return pages[0], pages[1]
+
+    yield start
+    for agent in started:
+        agent.terminate()
+        agent.communicate(timeout=5)
+        assert agent.returncode == 0
+
+
+HIDE_BTF = "mount -t tmpfs none /sys/kernel/btf"
+HIDE_CGROUP2 = 'for at in $(findmnt -n -l -t cgroup2 -o TARGET); do umount -l "$at"; done'
+DROP = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"]
+
+
+def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callable[..., tuple[str, str]]) -> None:
+    metrics, ready = running("unshare", "--mount", "sh", "-ec", f'{HIDE_BTF}\nexec "$@"', "sh", *RUN)
+    assert 'kpod_collector_up{collector="cpu_sched"} 0' in metrics
+    assert 'kpod_collector_up{collector="cpu_cgroup"} 1' in metrics
+    assert "kpod_cpu_context_switches_total" not in metrics, "what cannot be had must not be exported as 0"
+    assert re.search(r"collector cpu_sched is off: .*/sys/kernel/btf/vmlinux is missing", ready)
+
+
+def test_without_btf_and_nothing_left_to_collect() -> None:
+    status, lines = outcome([*RUN, "--profile", "custom", "--collectors-cpu-sched-enabled", "true"], HIDE_BTF)
+    assert status == 1
+    assert re.search(r"nothing can be collected here: .*vmlinux is missing", lines[-1])
+
+
+def test_without_bpf_capabilities_files_are_read(running: Callable[..., tuple[str, str]]) -> None:
+    metrics, ready = running(*DROP, *RUN)
+    assert 'kpod_collector_up{collector="memory"} 0' in metrics
+    assert 'kpod_collector_up{collector="pressure"} 1' in metrics
+    assert re.search(r"collector memory is off: .*EPERM", ready)
+
+
+def test_check_says_what_is_missing() -> None:
+    done = subprocess.run([*DROP, *AGENT, "check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(r"^FAIL\s+rights .*without CAP_BPF and CAP_PERFMON", done.stdout, re.MULTILINE)
+    assert re.search(r"^FAIL\s+cpu_sched .*EPERM", done.stdout, re.MULTILINE)
+    assert re.search(r"^ok\s+cpu_cgroup", done.stdout, re.MULTILINE)
+
+
+def test_without_root() -> None:
+    """All is imported before the process becomes nobody: the interpreter may be where nobody can read."""
+    code = """
+        import os, sys
+        from kpod_metrics import agent, check, cli, server
+        os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+        sys.exit(cli.main(["run", "--listen", "127.0.0.1:0"]))
+    """
+    status, lines = outcome([sys.executable, "-c", textwrap.dedent(code)])
+    assert status == 1
+    assert lines == ["kpod-metrics: uid 65534 may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"]
+
+
+def test_without_cgroup2() -> None:
+    status, lines = outcome(RUN, HIDE_CGROUP2)
+    assert status == 1
+    assert lines == ["kpod-metrics: no cgroup2 mount in /proc/self/mountinfo: mount one, or name it with --cgroup-root"]
+
+
+def refusal(objects: Path) -> str:
+    collector = CpuSched(Environment(objects=str(objects)))
+    try:
+        with pytest.raises(UnavailableError) as caught:
+            collector.open()
+    finally:
+        collector.close()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", os.urandom(4096)], ids=["empty", "cut", "noise"])
+def test_object_that_is_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "cpu_sched.bpf.o"
+    path.write_bytes(content)
+    assert re.match(rf"{re.escape(str(path))}: not a BPF object: (FORMAT|LIBELF): ", refusal(tmp_path))
+
+
+def test_object_that_is_missing(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}/cpu_sched.bpf.o: No such file or directory"
+
+
+def variant(tmp_path: Path, old: str, new: str) -> Path:
+    """The shipped program with one text replaced, compiled."""
+    source = Path(__file__).parents[2] / "bpf" / "cpu_sched.bpf.c"
+    text = source.read_text()
+    assert old in text
+    (tmp_path / "cpu_sched.bpf.c").write_text(text.replace(old, new))
+    compile_objects([tmp_path / "cpu_sched.bpf.c"], tmp_path)
+    return tmp_path
+
+
+def test_hook_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
+    said = refusal(variant(tmp_path, "tp_btf/task_newtask", "tp_btf/no_such_hook"))
+    assert "no_such_hook" in said
+
+
+def test_verifier_is_quoted(tmp_path: Path) -> None:
+    said = refusal(variant(tmp_path, "if (!prev->pid)", "if (*(volatile char *)0)"))
+    assert re.search(r"E(ACCES|INVAL|PERM)", said)
+    assert re.search(r"task_leaves|R\d", said)
+
+
+def test_a_collector_that_raises_takes_nothing_down(monkeypatch: pytest.MonkeyPatch, cgroup_root: str) -> None:
+    """In process, as only a defect can do it: the others' values move on, the fault is a metric."""
+    from kpod_metrics import agent as agents
+    from kpod_metrics.collectors.pressure import Pressure
+    from kpod_metrics.settings import load
+
+    def broken(self: Pressure, groups: list[Group]) -> list[object]:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(Pressure, "collect", broken)
+    names = list(agents.collectors_package.registered())
+    settings, _ = load({"listen": "127.0.0.1:0"}, {}, None, names)
+    agent = agents.build(settings)
+    try:
+        agent.open()
+        for cycle in (1, 2):
+            agent.cycle()
+            page = agent.published.get("text/plain; version=0.0.4; charset=utf-8", False).decode()
+            assert 'kpod_collector_up{collector="pressure"} 0' in page
+            assert f'kpod_collector_errors_total{{collector="pressure"}} {cycle}' in page
+            assert 'kpod_collector_up{collector="cpu_sched"} 1' in page
+            assert 'kpod_cpu_context_switches_total{namespace="cgroup",pod="/"' in page
+        assert agent.problems() == ["collector pressure is failing: ZeroDivisionError: planted"]
+    finally:
+        agent.stop()

@@ -1,0 +1,106 @@
+"""Every path on which data can be lost is counted, and what was read stays."""
+
+import errno
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.kernel.libbpf import KernelError
+from tests.live.harness import Cgroup, Totals, opened
+
+SWITCHES = "kpod_cpu_context_switches_total"
+
+
+def forks() -> int:
+    """Tasks made since boot, threads included: /proc/stat, processes."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("processes "))
+
+
+def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgroup]) -> None:
+    """More cgroups than a map has room for: each entry that a read saw and that is not there any more is an eviction."""
+    with opened(CpuSched(Environment(map_entries=8))) as collector:
+        assert isinstance(collector, CpuSched)
+        reader = collector.reader("cpu_sched")
+        totals = Totals(collector)
+        born: set[tuple[bytes, bytes]] = set()
+        alive: set[tuple[bytes, bytes]] = set()
+        counted: dict[Cgroup, float] = {}
+        for number in range(40):
+            owner = cgroup(f"many{number}")
+            owner.run("sleep", "0.001")
+            totals.read()
+            # The same identities, taken from the reader's own snapshot of the map: (key, born_ns).
+            alive = {(key, value[:8]) for key, value in reader._seen.items()}
+            born |= alive
+            if totals.number(owner, SWITCHES):
+                counted[owner] = totals.number(owner, SWITCHES)
+        assert len(counted) == 40
+        assert len(alive) <= 8
+        assert reader.evictions == len(born) - len(alive)
+        assert reader.evictions >= 40 - 8
+        for owner, before in counted.items():
+            assert totals.number(owner, SWITCHES) >= before
+        [health] = [map_ for map_ in collector.maps() if map_.name == "cpu_sched"]
+        assert (health.evictions, health.capacity) == (reader.evictions, 8)
+
+
+def test_failed_updates_are_counted(cgroup: Callable[[str], Cgroup]) -> None:
+    """A full map of task states: every further task is one failure, its switches count, its waits cannot."""
+    owner = cgroup("a")
+
+    def errors(collector: CpuSched) -> int:
+        return next(map_.update_errors or 0 for map_ in collector.maps() if map_.name == "task_delay_by_pid")
+
+    with opened(CpuSched(Environment(map_entries=16, forced_off=frozenset({"task_storage"})))) as collector:
+        assert isinstance(collector, CpuSched)
+        totals = Totals(collector).read()
+        assert errors(collector) > 0  # the iterator found more tasks than 16 already
+        tasks, failures = forks(), errors(collector)
+        for _ in range(20):
+            owner.run("true")
+        assert forks() - tasks >= 20
+        assert errors(collector) - failures == forks() - tasks
+        totals.read()
+        assert totals.number(owner, SWITCHES) >= 20
+        assert totals.histogram(owner, "kpod_cpu_runqueue_latency_seconds").count < totals.number(owner, SWITCHES)
+
+
+def test_a_failed_and_a_late_read_lose_nothing(
+    cgroup: Callable[[str], Cgroup],
+    workload: Callable[[str], str],
+    children: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A read that fails in its middle takes nothing as read; the next one has it all."""
+    owner = cgroup("a")
+    with opened(CpuSched(Environment())) as collector:
+        assert isinstance(collector, CpuSched)
+        totals = Totals(collector)
+        process = owner.start(workload("hog"), "0", "1000")
+        children.append(process)
+        time.sleep(0.2)
+        totals.read()
+        time.sleep(0.2)
+        source = collector.reader("cpu_sched").map
+        with monkeypatch.context() as patch:
+
+            def broken(room: int) -> object:
+                raise KernelError("batch lookup", errno.EINTR, [])
+
+            patch.setattr(source, "lookup_batch", broken)
+            with pytest.raises(KernelError, match="EINTR"):
+                totals.read()
+        time.sleep(0.5)
+        process.send_signal(19)
+        time.sleep(0.05)
+        totals.read()
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        true = sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
+        assert true > 100
+        assert abs(totals.number(owner, SWITCHES) - true) <= 2
