@@ -50,9 +50,67 @@ struct task_struct {
 	struct task_struct *group_leader;
 };
 
+/* Where each architecture keeps what compat.bpf.h asks of a syscall. */
+struct pt_regs___x86 {
+	unsigned long orig_ax;
+};
+
+struct pt_regs___arm64 {
+	int syscallno;
+};
+
+struct thread_info___x86 {
+	__u32 status;
+};
+
 /* The context of an iterator over tasks: include/linux/bpf.h, kernel/bpf/task_iter.c. */
 struct bpf_iter__task {
 	struct task_struct *task;
+};
+
+/* Sockets: include/net/sock.h, include/linux/tcp.h. */
+struct sock_common {
+	volatile unsigned char skc_state;
+	unsigned long skc_flags;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct sock_cgroup_data___before_5_15 {
+	__u64 val;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct tcp_sock {
+	__u32 snd_una;
+	__u32 snd_nxt;
+	__u32 write_seq;
+	__u32 srtt_us; /* eight times the smoothed round-trip time */
+	__u32 total_retrans;
+	__u64 bytes_acked;
+	__u64 bytes_received;
+};
+
+enum sock_flags {
+	SOCK_DONE = 1,
+};
+
+struct socket {
+	struct sock *sk;
+};
+
+struct file;
+
+/* The context of an iterator over the open files of tasks: kernel/bpf/task_iter.c. */
+struct bpf_iter__task_file {
+	struct task_struct *task;
+	struct file *file;
 };
 
 #pragma clang attribute pop

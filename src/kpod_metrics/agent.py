@@ -54,12 +54,13 @@ def select(settings: Settings, environment: Environment) -> list[Collector]:
         switch = settings.collectors[name].enabled if name in settings.collectors else None
         if switch is False:
             continue
-        every = [metric for table in kind.declare(environment) for metric in table.metrics]
-        wanted = frozenset(metric for metric in every if ceiling is not None and metric.profile <= ceiling)
-        if switch and not wanted:
-            wanted = frozenset(every)
-        if wanted:
-            chosen.append(kind(environment, wanted))
+        collector = kind(environment)
+        every = collector.wanted
+        collector.wanted = frozenset(m for m in every if ceiling is not None and m.profile <= ceiling)
+        if switch and not collector.wanted:
+            collector.wanted = every
+        if collector.wanted:
+            chosen.append(collector)
     return chosen
 
 
@@ -127,6 +128,7 @@ class Agent:
         self._stop = threading.Event()
         self._active: set[int] = set()
         self._thread: threading.Thread | None = None
+        self._started = 0.0
         self.last_cycle = 0.0
         """time.monotonic() at the end of the last cycle; 0 before the first."""
 
@@ -162,6 +164,7 @@ class Agent:
 
     def start(self) -> None:
         """Run cycles on a thread until `stop`."""
+        self._started = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="cycle", daemon=True)
         self._thread.start()
 
@@ -276,6 +279,7 @@ class Agent:
 
     def _health(self, pods: int, duration: float) -> None:
         put = self._store.set
+        self._store.clear(health.PROGRAMS)  # their run statistics come and go
         for state in self.states:
             name = (state.collector.name,)
             up = state.opened and not state.problem
@@ -319,9 +323,8 @@ class Agent:
 
     def missed_cycles(self) -> bool:
         """Whether three cycles were missed."""
-        if not self.last_cycle:
-            return False
-        return time.monotonic() - self.last_cycle > max(3 * self.settings.poll_interval, 1.0)
+        since = self.last_cycle or self._started
+        return bool(since) and time.monotonic() - since > max(3 * self.settings.poll_interval, 1.0)
 
 
 _LATE = "late: no answer within its"

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kpod_metrics import __version__, settings
 from kpod_metrics.errors import KpodError, SettingError
@@ -18,7 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        return int(options.command(options) or 0)
+        status = int(options.command(options) or 0)
+        # Here, where a reader that is gone is caught: the interpreter's own flush at exit would complain.
+        sys.stdout.flush()
+        return status
     except KpodError as error:
         print(f"kpod-metrics: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingError) else 1
@@ -31,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with an error of one line."""
+    """argparse, with errors of one line and without abbreviations: a new setting must not change what one means."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
@@ -123,10 +129,12 @@ def _run(options: argparse.Namespace) -> int:
     try:
         agent.open()
         agent.start()
+        host, port = listener.getsockname()[:2]
         logging.getLogger(__name__).info(
             "kpod-metrics %s serves http://%s:%d/metrics, profile %s",
             __version__,
-            *listener.getsockname()[:2],
+            f"[{host}]" if ":" in host else host,
+            port,
             loaded.profile,
         )
         server.serve(agent, listener)

@@ -84,6 +84,12 @@ PROGRAMS = _agent(
         "run_cnt in /proc/self/fdinfo",
         profile=Profile.MINIMAL,
     ),
+    counter(
+        "kpod_bpf_program_missed_runs_total",
+        "Times that the kernel did not run the program, for it was running on that CPU: events that are not counted.",
+        "recursion_misses in /proc/self/fdinfo",
+        profile=Profile.MINIMAL,
+    ),
     labels=(Label("program", per="kernel program"),),
 )
 BUILD = _agent(
@@ -128,7 +134,7 @@ def process() -> Rows:
 
 
 def kernel(maps: Iterable[MapHealth], programs: Iterable[ProgramHealth]) -> Rows:
-    """Rows about kernel maps and, while their statistics are on, programs."""
+    """Rows about kernel maps and programs."""
     for map_ in maps:
         yield (
             MAPS,
@@ -136,5 +142,5 @@ def kernel(maps: Iterable[MapHealth], programs: Iterable[ProgramHealth]) -> Rows
             (map_.entries, map_.capacity, map_.update_errors, map_.evictions, map_.memory_bytes),
         )
     for program in programs:
-        if program.runs:
-            yield PROGRAMS, (program.name,), (program.run_seconds, program.runs)
+        measured = (program.run_seconds, program.runs) if program.runs else (None, None)
+        yield PROGRAMS, (program.name,), (*measured, program.missed)

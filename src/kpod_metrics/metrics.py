@@ -30,13 +30,19 @@ class Kind(enum.Enum):
     HISTOGRAM = "histogram"
 
 
+@enum.unique
 class Scope(enum.Enum):
-    """Whom a series is about, and so which labels it has before its own."""
+    """Whom a series is about."""
 
-    CONTAINER = ("namespace", "pod", "container", "node")
-    POD = ("namespace", "pod", "container", "node")
-    """Of the pod as a whole: `container` is there, and empty."""
-    AGENT = ()
+    CONTAINER = "container"
+    POD = "pod"
+    """The pod as a whole: `container` is there, and empty."""
+    AGENT = "agent"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that its series have before their own."""
+        return () if self is Scope.AGENT else ("namespace", "pod", "container", "node")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def declared() -> Iterator[tuple[str, Table, Metric]]:
 
 
 def _labels(table: Table) -> list[str]:
-    return [*table.scope.value, *(label.name for label in table.labels)]
+    return [*table.scope.labels, *(label.name for label in table.labels)]
 
 
 def as_json() -> str:

@@ -20,7 +20,8 @@ from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
-_QUALITY = re.compile(r";\s*q=([0-9.]+)")
+_QUALITY = re.compile(r";\s*q=([0-9.]+)", re.IGNORECASE)
+_MEDIA = {"application/openmetrics-text": OPENMETRICS, "text/plain": TEXT, "text/*": TEXT, "*/*": TEXT}
 _PLAIN = "text/plain; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 
@@ -29,12 +30,16 @@ def bind(address: tuple[str, int]) -> socket.socket:
     """Bind the endpoint's socket; raises RefusedError with the address."""
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener: socket.socket | None = None
     try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except (OSError, UnicodeError) as error:
-        listener.close()
+        # Not left to uvicorn: until somebody listens, SO_REUSEADDR lets a second agent bind the same address.
+        listener.listen(128)
+    except (OSError, UnicodeError, TypeError) as error:  # TypeError: what bind() makes of a UnicodeError
+        if listener is not None:
+            listener.close()
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise RefusedError(f"cannot listen on {host}:{port}: {reason}") from None
     listener.set_inheritable(True)
@@ -51,7 +56,7 @@ def negotiate(accept: str) -> str:
             quality = float(match[1]) if match else 1.0
         except ValueError:
             continue
-        kind = {"application/openmetrics-text": OPENMETRICS, "text/plain": TEXT}.get(media)
+        kind = _MEDIA.get(media)
         if kind and quality > best:
             best, chosen = quality, kind
     return chosen
@@ -59,12 +64,11 @@ def negotiate(accept: str) -> str:
 
 def accepts_gzip(header: str) -> bool:
     """Whether an Accept-Encoding header allows gzip."""
+    allowed: dict[str, bool] = {}
     for part in header.split(","):
-        coding = part.split(";")[0].strip().lower()
         match = _QUALITY.search(part)
-        if coding in {"gzip", "*"} and not (match and re.fullmatch(r"0(\.0*)?", match[1])):
-            return True
-    return False
+        allowed[part.split(";")[0].strip().lower()] = not (match and re.fullmatch(r"0*(\.0*)?", match[1]))
+    return allowed.get("gzip", allowed.get("*", False))
 
 
 class Application:

@@ -258,7 +258,7 @@ def load(
     for name, value in environment.items():
         if setting := variables.get(name):
             values[setting.key] = (value, name)
-        elif name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(("KPOD_METRICS_", "KPOD_CONFIG")):
+        elif name.startswith(ENVIRONMENT_PREFIX) and name != "KPOD_CONFIG" and not name.startswith("KPOD_METRICS_"):
             # KPOD_METRICS_SERVICE_HOST and its like are Kubernetes' own, for a Service of that name.
             warnings.append(f"{name} is no setting{_nearest(name, variables)}")
     for key, value in flags.items():
@@ -288,10 +288,12 @@ def _from_file(path: str, known: Mapping[str, Setting]) -> dict[str, tuple[Any, 
             tree = yaml.safe_load(file)
     except OSError as error:
         raise SettingError(f"--config: {path!r} cannot be read ({error.strerror}): a YAML file is accepted") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: bytes that are no UTF-8, or a date in the form of one that is none (2020-13-01).
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
-        raise SettingError(f"--config: {path!r}{line} is not YAML: {getattr(error, 'problem', error)}") from None
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise SettingError(f"--config: {path!r}{line} is not YAML: {reason}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -313,11 +315,14 @@ def _flatten(
         key = "_".join(here)
         if key in known:
             values[key] = (value, path)
-        elif isinstance(value, dict) and any(other.startswith(f"{key}_") for other in known):
-            _flatten(value, here, path, known, values)
+        elif (value is None or isinstance(value, dict)) and any(other.startswith(f"{key}_") for other in known):
+            _flatten(value or {}, here, path, known, values)
         else:
             dotted = {".".join(setting.path) or setting.key: setting for setting in known.values()}
-            raise SettingError(f"{path}: {'.'.join(here)} is no setting{_nearest('.'.join(here), dotted)}")
+            shown = ".".join(here)
+            raise SettingError(
+                f"{path}: {shown if shown.isprintable() else repr(shown)} is no setting{_nearest(shown, dotted)}"
+            )
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -71,7 +71,7 @@ class Store:
             for identity in identities:
                 if (identity, combinations[0]) not in children:
                     for labels in combinations:
-                        series = self._child(table, identity, labels)
+                        series = self._child(table, identity, labels, update=False)
                         for at, value in enumerate(series.values):
                             if value is None:
                                 series.values[at] = 0
@@ -110,6 +110,10 @@ class Store:
             assert not isinstance(value, HistogramDelta)
             mine[at] = value
 
+    def clear(self, table: Table) -> None:
+        """Drop all series of a table of the agent's own."""
+        self._tables[table].clear()
+
     def _differences(
         self, table: Table, origin: tuple[int, int, tuple[str, ...]], totals: Sequence[Value]
     ) -> list[Value]:
@@ -130,17 +134,20 @@ class Store:
         ]
         return grown
 
-    def _child(self, table: Table, identity: Identity, labels: tuple[str, ...]) -> Series:
+    def _child(self, table: Table, identity: Identity, labels: tuple[str, ...], *, update: bool = True) -> Series:
+        """Return the series of an identity, or the overflow series in its place; `update`: count that as an update."""
         children = self._tables[table]
         series = children.get((identity, labels))
         if series is None:
             if len(children) >= self._max and table.scope is not Scope.AGENT:
-                for metric in table.metrics:
-                    if metric in self._wanted:
-                        self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
+                if update:
+                    for metric in table.metrics:
+                        if metric in self._wanted:
+                            self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
+                # A label with declared values is bounded, and what it tells apart stays so.
                 identity, labels = (
                     OVERFLOW,
-                    tuple(label.values[0] if label.values else "" for label in table.labels),
+                    tuple(value if label.values else "" for label, value in zip(table.labels, labels, strict=True)),
                 )
                 series = children.get((identity, labels))
             if series is None:

@@ -10,7 +10,7 @@ import pytest
 
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import RefusedError
-from tests.live.harness import Cgroup, compile_workload
+from tests.live.harness import Cgroup, compile_workload, machine_state
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -40,6 +40,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cgroup_root() -> str:
     return find_root()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_is_left_as_found(cgroup_root: str) -> Iterator[None]:
+    """After the last live test: no program, map, link, cgroup, namespace, mount or process of ours, no knob moved.
+
+    Only where CI runs: elsewhere others may load programs and make cgroups meanwhile.
+    """
+    if not IN_CI:
+        yield
+        return
+    before = machine_state(cgroup_root)
+    yield
+    for _ in range(50):  # the kernel frees programs and maps a moment after their last user
+        left = {
+            name: (was, now)
+            for (name, was), now in zip(before.items(), machine_state(cgroup_root).values(), strict=True)
+            if was != now
+        }
+        if not left:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"left behind: {left}")
 
 
 @pytest.fixture
@@ -86,3 +109,14 @@ def children() -> Iterator[list[subprocess.Popen[bytes]]]:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A file in a file system that has a disk below it, so that its pages can be dropped from the cache."""
+    path = Path(f"/var/tmp/kpod-test-{os.getpid()}")
+    path.write_bytes(os.urandom(1 << 20) * 4)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    yield path
+    path.unlink()

@@ -1,5 +1,6 @@
 """Real cgroups with real processes, and collectors opened on this kernel."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -118,3 +119,36 @@ def stop_point(process: "subprocess.Popen[bytes]") -> None:
 def go(process: "subprocess.Popen[bytes]") -> None:
     """Let a stopped workload go on."""
     process.send_signal(signal.SIGCONT)
+
+
+def switches(pid: int) -> int:
+    """Times that a process left its CPU, as the kernel counts them."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
+
+
+def bpf_ids(kind: str) -> set[int]:
+    """Ids of all BPF programs, maps or links ("prog", "map", "link") that the kernel has."""
+    following = getattr(ctypes.CDLL("libbpf.so.1", use_errno=True), f"bpf_{kind}_get_next_id")
+    found, at = set(), ctypes.c_uint32(0)
+    while following(at, ctypes.byref(at)) == 0:
+        found.add(at.value)
+    return found
+
+
+def machine_state(cgroup_root: str) -> dict[str, object]:
+    """What a test run must leave as it found it."""
+    with open("/proc/self/mounts", encoding="utf-8") as mounts:
+        mounted = sorted(mounts)
+    trees = [cgroup_root, "/sys/fs/cgroup/memory"]
+    return {
+        "BPF programs": bpf_ids("prog"),
+        "BPF maps": bpf_ids("map"),
+        "BPF links": bpf_ids("link"),
+        "cgroups": sorted(str(path) for tree in trees for path in Path(tree).glob("kpod-*")),
+        "network namespaces": sorted(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else [],
+        "network interfaces": sorted(os.listdir("/sys/class/net")),
+        "mounts": mounted,
+        "kernel.bpf_stats_enabled": Path("/proc/sys/kernel/bpf_stats_enabled").read_text(),
+        "children": Path(f"/proc/self/task/{os.getpid()}/children").read_text().split(),
+    }

@@ -1,5 +1,6 @@
 """Run-queue wait and context switches against what the kernel tells of the same processes in /proc."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,15 +10,10 @@ import pytest
 
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
-from tests.live.harness import Cgroup, Totals, opened
+from tests.live.harness import Cgroup, Totals, go, opened, stop_point, switches
 
 WAIT = "kpod_cpu_runqueue_latency_seconds"
 SWITCHES = "kpod_cpu_context_switches_total"
-
-
-def switches(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
 
 
 def waited_ns(pid: int) -> int:
@@ -38,27 +34,38 @@ def test_wait_and_switches_equal_schedstat(
     program = workload("hog")
     with opened(CpuSched(Environment(forced_off=frozenset(forced_off)))) as collector:
         totals = Totals(collector)
-        groups = {a: [], b: []}  # type: dict[Cgroup, list[subprocess.Popen[bytes]]]
-        for owner in (a, a, a, b):
-            process = owner.start(program, "0", *([pause] if pause else []))
-            groups[owner].append(process)
-            children.append(process)
-        for _ in range(2):  # two cycles: what the first one read is not counted again
-            time.sleep(1.0)
-            for process in children:
-                process.send_signal(19)
+        owners = (a, a, a, b)
+        processes = [owner.start(program, "0", *([pause] if pause else [])) for owner in owners]
+        children += processes
+
+        def gap() -> dict[Cgroup, tuple[float, float]]:
+            """For A and B: switches and nanoseconds that /proc tells of and we do not; all processes are stopped."""
+            for process in processes:
+                stop_point(process)
+            # A process is reported as stopped a moment before it leaves its CPU for good.
             time.sleep(0.05)
             totals.read()
-            for owner, processes in groups.items():
-                true_wait = sum(waited_ns(process.pid) for process in processes)
-                true_switches = sum(switches(process.pid) for process in processes)
-                histogram = totals.histogram(owner, WAIT)
-                counted = totals.number(owner, SWITCHES)
-                assert true_wait > 100e6
-                assert abs(histogram.sum_ns - true_wait) <= 0.02 * true_wait
-                assert abs(counted - true_switches) <= max(len(processes), 0.01 * true_switches)
-                assert histogram.count == counted
-            for process in children:
-                process.send_signal(18)
+            found: dict[Cgroup, tuple[float, float]] = {
+                owner: (-totals.number(owner, SWITCHES), -totals.histogram(owner, WAIT).sum_ns) for owner in (a, b)
+            }
+            for owner, process in zip(owners, processes, strict=True):
+                counted, waited = found[owner]
+                found[owner] = (counted + switches(process.pid), waited + waited_ns(process.pid))
+            return found
+
+        # What each did before it entered its cgroup is in /proc, and is not the cgroup's.
+        start = gap()
+        waited = totals.histogram(a, WAIT).sum_ns
+        for _ in range(2):  # two cycles: what the first one read is not counted again
+            for process in processes:
+                go(process)
+            time.sleep(1.0)
+            for process in processes:
+                process.send_signal(signal.SIGSTOP)
+            assert gap() == start
+            assert totals.histogram(a, WAIT).sum_ns - waited > 100e6
+            waited = totals.histogram(a, WAIT).sum_ns
+            for owner in (a, b):
+                assert totals.histogram(owner, WAIT).count == totals.number(owner, SWITCHES)
         assert totals.number(c, SWITCHES) == 0
         assert totals.histogram(c, WAIT).count == 0

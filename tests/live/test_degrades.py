@@ -158,6 +158,7 @@ def test_verifier_is_quoted(tmp_path: Path) -> None:
 def test_a_collector_that_raises_takes_nothing_down(monkeypatch: pytest.MonkeyPatch, cgroup_root: str) -> None:
     """In process, as only a defect can do it: the others' values move on, the fault is a metric."""
     from kpod_metrics import agent as agents
+    from kpod_metrics.collectors import registered
     from kpod_metrics.collectors.pressure import Pressure
     from kpod_metrics.settings import load
 
@@ -165,7 +166,7 @@ def test_a_collector_that_raises_takes_nothing_down(monkeypatch: pytest.MonkeyPa
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(Pressure, "collect", broken)
-    names = list(agents.collectors_package.registered())
+    names = list(registered())
     settings, _ = load({"listen": "127.0.0.1:0"}, {}, None, names)
     agent = agents.build(settings)
     try:

@@ -17,17 +17,6 @@ FAULTS = MAJOR_FAULTS.name
 KILLS = OOM_KILLS.name
 
 
-@pytest.fixture
-def on_disk() -> Iterator[Path]:
-    """A file in a file system that has a disk below it, so that its pages can be dropped from the cache."""
-    path = Path(f"/var/tmp/kpod-test-{os.getpid()}")
-    path.write_bytes(os.urandom(1 << 20) * 4)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    yield path
-    path.unlink()
-
-
 def test_major_faults_equal_rusage(
     cgroup: Callable[[str], Cgroup],
     workload: Callable[[str], str],

@@ -33,18 +33,22 @@ def find_root(proc_root: str = "/proc") -> str:
     directory is inode 1. Raises RefusedError where there is none.
     """
     partial = []
-    with open(os.path.join(proc_root, "self/mountinfo"), encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            head, _, tail = line.partition(" - ")
-            if not tail.startswith("cgroup2 "):
-                continue
-            mount = unescape_mount(head.split(" ")[4])
-            try:
-                if os.stat(mount).st_ino == 1:
-                    return mount
-            except OSError:
-                continue
-            partial.append(mount)
+    path = os.path.join(proc_root, "self/mountinfo")
+    try:
+        lines = os.fsdecode(read_bytes(path)).split("\n")
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}; --proc-root names the host's /proc") from None
+    for line in lines:
+        head, _, tail = line.partition(" - ")
+        if not tail.startswith("cgroup2 "):
+            continue
+        mount = unescape_mount(head.split(" ")[4])
+        try:
+            if os.stat(mount).st_ino == 1:
+                return mount
+        except OSError:
+            continue
+        partial.append(mount)
     if partial:
         raise RefusedError(
             f"cgroup2 is mounted at {partial[0]}, but only a part of its tree is seen there (a cgroup namespace): "

@@ -7,7 +7,7 @@ from kpod_metrics.collectors.base import Collector
 
 
 def registered() -> dict[str, type[Collector]]:
-    """Return every collector by name, in the order of the module names."""
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+    """Return every collector by name, in the order of the names."""
+    for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return dict(Collector.registry)
+    return dict(sorted(Collector.registry.items()))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from kpod_metrics.errors import UnavailableError
-from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import libbpf, rights
 from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
 from kpod_metrics.metrics import Metric, Row, Table
@@ -61,11 +60,12 @@ class MapHealth:
 
 @dataclass
 class ProgramHealth:
-    """Run statistics of one kernel program."""
+    """Statistics of one kernel program; time and runs are 0 while kernel.bpf_stats_enabled is off."""
 
     name: str
     run_seconds: float
     runs: int
+    missed: int
 
 
 class Collector(abc.ABC):
@@ -236,12 +236,12 @@ class BpfCollector(Collector):
         return found
 
     def programs(self) -> list[ProgramHealth]:
-        """Run statistics; none while kernel.bpf_stats_enabled is off."""
-        if self._loaded is None or read_bytes(f"{self.environment.proc_root}/sys/kernel/bpf_stats_enabled")[:1] != b"1":
+        """Statistics of every loaded program."""
+        if self._loaded is None:
             return []
         return [
-            ProgramHealth(program.name, nanoseconds / 1e9, runs)
+            ProgramHealth(program.name, nanoseconds / 1e9, runs, missed)
             for program in self._loaded.object.programs.values()
             if program.loaded
-            for nanoseconds, runs in (program.run_statistics(),)
+            for nanoseconds, runs, missed in (program.statistics(),)
         ]

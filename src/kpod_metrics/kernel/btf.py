@@ -43,6 +43,8 @@ class Layout:
         self.fields: dict[str, Field] = {}
         formats, at, index = ["<"], 0, 0
         for name, offset, code, count in parts:
+            if offset < at or name in self.fields:
+                raise BtfError(f"{name} overlaps what is before it, or is there twice")
             if offset > at:
                 if not unnamed_holes:
                     raise BtfError(f"a hole of {offset - at} bytes before {name}: name it, a key is compared whole")
@@ -50,12 +52,17 @@ class Layout:
             formats.append(f"{count}{code}")
             self.fields[name] = Field(name, index, count)
             index += count
-            at = offset + count * struct.calcsize(code)
+            at = offset + count * struct.calcsize(f"<{code}")
+        if at > size:
+            raise BtfError(f"fields of {at} bytes in a structure of {size}")
         if at < size:
             if not unnamed_holes:
                 raise BtfError(f"a hole of {size - at} bytes at the end: name it, a key is compared whole")
             formats.append(f"{size - at}x")
-        self._struct = struct.Struct("".join(formats))
+        try:
+            self._struct = struct.Struct("".join(formats))
+        except struct.error as error:
+            raise BtfError(f"a structure of {size} bytes: {error}") from None
         self.unpack = self._struct.unpack
         self.pack = self._struct.pack
         self.unpack_from = self._struct.unpack_from
@@ -80,6 +87,8 @@ class Types:
         magic, _version, _flags, header, types_at, types_len, names_at, names_len = struct.unpack_from("<HBBIIIII", raw)
         if magic != _MAGIC:
             raise BtfError(f"not BTF: magic {magic:#x}")
+        if len(raw) < header + max(types_at + types_len, names_at + names_len):
+            raise BtfError(f"BTF ends too early: after {len(raw)} bytes")
         self._names = raw[header + names_at : header + names_at + names_len]
         body = raw[header + types_at : header + types_at + types_len]
         # Type ids begin at 1; 0 is void.
@@ -89,6 +98,8 @@ class Types:
             name, info, size = struct.unpack_from("<III", body, at)
             at += 12
             kind, members, flag = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
+            if not _INT <= kind <= _ENUM64:
+                raise BtfError(f"types of kind {kind} are not known, nor how long they are")
             words = {
                 _INT: 1,
                 _ARRAY: 3,
@@ -142,6 +153,8 @@ class Types:
         if kind == _ENUM:
             return [(path, offset, self._format(path, size, bool(flag)), 1)]
         if kind == _ARRAY:
+            if self._types[self._plain(extra[0])][0] in {_STRUCT, _UNION}:
+                raise BtfError(f"{path}: an array of structures")
             [(_, _, code, count)] = self._flatten(extra[0], path, offset)
             return [(path, offset, code, count * extra[2])]
         if kind != _STRUCT:
@@ -167,6 +180,8 @@ class Types:
         for kind, section_name, _, _, extra in self._types:
             if kind == _DATASEC and section_name == section:
                 for at in range(0, len(extra), 3):
+                    if extra[at] >= len(self._types):
+                        raise BtfError(f"broken reference among types: {section} holds type {extra[at]}")
                     if self._types[extra[at]][1] == name:
                         return extra[at + 1], extra[at + 2]
         raise KeyError(f"no variable {name} in {section}")

@@ -71,12 +71,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
-_LIBBPF_ERRORS = dict(
-    enumerate(
-        "LIBELF FORMAT KVERSION ENDIAN INTERNAL RELOC LOAD VERIFY PROG2BIG KVER PROGTYPE WRNGPID INVSEQ NLPARSE".split(),
-        4000,
-    )
-)
+_LIBBPF_ERRORS = {4000: "LIBELF", 4001: "FORMAT", 4002: "KVERSION", 4003: "ENDIAN", 4004: "INTERNAL", 4005: "RELOC"}
 """libbpf's own error numbers: enum libbpf_errno of bpf/libbpf.h."""
 
 
@@ -344,16 +339,19 @@ class Program:
             raise self._lib.error(f"{what}: attach {self.name}")
         return Link(self._lib, pointer)
 
-    def run_statistics(self) -> tuple[int, int]:
-        """Nanoseconds and runs since load; both stay 0 while kernel.bpf_stats_enabled is off."""
-        nanoseconds = runs = 0
+    def statistics(self) -> tuple[int, int, int]:
+        """Nanoseconds, runs, and runs that were missed, since load.
+
+        The first two stay 0 while kernel.bpf_stats_enabled is off. The kernel misses a run where the program is running
+        on that CPU already (recursion_misses, since 5.12; 0 before).
+        """
+        found = dict.fromkeys(("run_time_ns", "run_cnt", "recursion_misses"), 0)
         with open(f"/proc/self/fdinfo/{self.fd}", encoding="ascii") as info:
             for line in info:
-                if line.startswith("run_time_ns:"):
-                    nanoseconds = int(line.split()[1])
-                elif line.startswith("run_cnt:"):
-                    runs = int(line.split()[1])
-        return nanoseconds, runs
+                name, _, value = line.partition(":")
+                if name in found:
+                    found[name] = int(value)
+        return found["run_time_ns"], found["run_cnt"], found["recursion_misses"]
 
 
 class Link:

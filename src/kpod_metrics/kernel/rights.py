@@ -2,6 +2,7 @@
 
 import os
 
+from kpod_metrics.errors import RefusedError
 from kpod_metrics.files import read_bytes
 
 # include/uapi/linux/capability.h
@@ -12,8 +13,13 @@ CAP_BPF = 39
 
 
 def effective(proc_root: str = "/proc") -> int:
-    """Return the effective capabilities of this process, as a bit mask."""
-    for line in read_bytes(os.path.join(proc_root, "self/status")).splitlines():
+    """Return the effective capabilities of this process, as a bit mask; raises RefusedError where /proc is none."""
+    path = os.path.join(proc_root, "self/status")
+    try:
+        lines = read_bytes(path).splitlines()
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}: is --proc-root the host's /proc?") from None
+    for line in lines:
         if line.startswith(b"CapEff:"):
             return int(line.split()[1], 16)
     return 0

@@ -2,7 +2,8 @@
 
 Path forms: the kubelet's cgroup drivers (pkg/kubelet/cm/cgroup_manager_linux.go: `kubepods.slice/...-pod<uid>.slice`
 with the uid's dashes as underscores, or `kubepods/<qos>/pod<uid>`), and the runtimes' leaf directories
-(`cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, or the bare id).
+(`cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, or the bare id). Where the kubelet uses systemd
+and containerd does not, both names are one directory (`...-pod<uid>.slice:cri-containerd:<id>`).
 """
 
 import re
@@ -12,7 +13,8 @@ from kpod_metrics.pods.model import Identity
 _POD = re.compile(
     r"(?:^|-)pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$"
 )
-_CONTAINER = re.compile(r"^(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?$")
+# CRI-O keeps each container's monitor beside it (`crio-conmon-<id>.scope`): its work is the pod's, not the container's.
+_CONTAINER = re.compile(r"^(?![a-z]+-conmon-)(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?$")
 _UNIT = re.compile(r"\.(?:service|scope|slice|socket|mount|swap)$")
 _SHORT = 12
 """Digits of a container's short id, as the runtimes print it."""
@@ -23,7 +25,7 @@ def kubernetes_ids(path: str) -> tuple[str, str] | None:
 
     A path nested in a container has the container's ids; the container id of the pod's own cgroup is "".
     """
-    parts = path.split("/")
+    parts = re.split("[/:]", path)
     for at, part in enumerate(parts):
         if match := _POD.search(part):
             uid = match[1].replace("_", "-")

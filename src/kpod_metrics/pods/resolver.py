@@ -18,7 +18,7 @@ class Resolver:
         """Take a new snapshot: ids that left it stay known through the grace time."""
         now = self._clock()
         for cgroup, identity in self.snapshot.identities.items():
-            if cgroup not in snapshot.identities and cgroup not in self._gone:
+            if cgroup not in snapshot.identities:
                 self._gone[cgroup] = (identity, now)
         for cgroup in snapshot.identities:
             self._gone.pop(cgroup, None)

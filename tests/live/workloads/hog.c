@@ -3,6 +3,7 @@
  * after each of as long. */
 #define _GNU_SOURCE
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,6 +25,7 @@ int main(int argc, char **argv)
 	CPU_SET(atoi(argv[1]), &set);
 	if (sched_setaffinity(0, sizeof(set), &set))
 		return 1;
+	raise(SIGSTOP);
 	for (;;) {
 		long long end = now() + (pause ? pause : 1000);
 

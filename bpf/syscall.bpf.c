@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Tracked syscalls of each cgroup: how many ended, with an error or not, and how
+ * long each took.
+ *
+ * Every syscall of the machine runs both programs, so what is not tracked must
+ * cost next to nothing: one look into a table, by number, at each end. The clock
+ * of a tracked one is kept with its task, since it may sleep and wake elsewhere.
+ *
+ * Not counted, for the kernel tells of one end only: what never comes back (exit,
+ * sigreturn), what began before the programs were attached, a fork as the child
+ * sees it, and what seccomp refused.
+ */
+#include "kpod.bpf.h"
+#include "compat.bpf.h"
+
+struct syscall_key {
+	__u64 cgroup_id;
+	__u32 syscall; /* place in the list of tracked names, from 0 */
+	__u32 unused;
+};
+
+struct syscall_value {
+	__u64 born_ns;
+	__u64 errors;
+	struct histogram latency;
+};
+
+KPOD_METRIC_MAP(syscall, struct syscall_key, struct syscall_value)
+
+/*
+ * By number: the tracked syscall, its place in the list plus 1; 0 is none. The
+ * low byte is for native calls, the high one for those of 32-bit processes,
+ * whose numbers mean other syscalls. The agent fills both tables before load.
+ * They differ in execve: see ANY_BEGUN.
+ */
+#define SYSCALL_NUMBERS 512
+const volatile __u16 begins[SYSCALL_NUMBERS];
+const volatile __u16 ends[SYSCALL_NUMBERS];
+
+/*
+ * On x86 an execveat that succeeds ends with the number of execve, in the new
+ * image's mode (arch/x86/kernel/process_64.c, set_personality_64bit): under that
+ * number whatever was begun has ended.
+ */
+#define ANY_BEGUN 255
+
+/* The tracked syscall that a task is in; 0 is none. */
+struct begun {
+	__u64 start_ns;
+	__u32 syscall;
+	__u32 unused;
+};
+
+KPOD_TASK_STATE(task_syscall, struct begun)
+KPOD_TASK_FREED(task_syscall)
+
+/*
+ * As task_syscall_get() and _make(), of current, which 5.10 does not let a program
+ * look into. In the hash by pid a thread that executes a program loses what it began,
+ * for it takes its leader's pid: that execve is not counted.
+ */
+static __always_inline struct begun *begun_of(struct task_struct *task, bool make)
+{
+	struct begun *begun, zero = {};
+	int pid;
+
+	if (!kpod_no_task_storage)
+		return make ? task_syscall_make(task) : task_syscall_get(task);
+	pid = bpf_get_current_pid_tgid();
+	begun = bpf_map_lookup_elem(&task_syscall_by_pid, &pid);
+	if (begun || !make)
+		return begun;
+	bpf_map_update_elem(&task_syscall_by_pid, &pid, &zero, BPF_NOEXIST);
+	begun = bpf_map_lookup_elem(&task_syscall_by_pid, &pid);
+	if (!begun)
+		task_syscall_failed();
+	return begun;
+}
+
+static __always_inline __u32 tracked(__u16 pair, struct task_struct *task)
+{
+	return in_compat_syscall(task) ? pair >> 8 : pair & 0xff;
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(syscall_begins, struct pt_regs *regs, unsigned long number)
+{
+	struct task_struct *task;
+	struct begun *begun;
+	__u32 index;
+	__u16 pair;
+
+	if (number >= SYSCALL_NUMBERS)
+		return 0;
+	pair = begins[number];
+	if (!pair)
+		return 0;
+	task = current_task();
+	index = tracked(pair, task);
+	if (!index)
+		return 0;
+	begun = begun_of(task, true);
+	if (!begun)
+		return 0;
+	begun->syscall = index;
+	begun->start_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+/*
+ * A call that a signal interrupts ends with one of the kernel's own codes, which no
+ * process sees (include/linux/errno.h): -ERESTARTSYS, NOINTR, NOHAND or
+ * RESTARTBLOCK. It is made again, or shows EINTR if a handler ran: the kernel
+ * decides later. It is no error here, and counts again if it is made again.
+ */
+static __always_inline bool is_error(long ret)
+{
+	switch (-ret) {
+	case 512:
+	case 513:
+	case 514:
+	case 516:
+		return false;
+	default:
+		return ret < 0 && ret >= -4095;
+	}
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(syscall_ends, struct pt_regs *regs, long ret)
+{
+	__u32 number = syscall_number(regs), index;
+	struct syscall_key key = {};
+	struct syscall_value *value;
+	struct task_struct *task;
+	struct begun *begun;
+	__u64 now;
+	__u16 pair;
+
+	if (number >= SYSCALL_NUMBERS)
+		return 0;
+	pair = ends[number];
+	if (!pair)
+		return 0;
+	task = current_task();
+	index = tracked(pair, task);
+	if (!index)
+		return 0;
+	now = bpf_ktime_get_ns();
+	begun = begun_of(task, false);
+	if (!begun || !begun->syscall)
+		return 0;
+	if (index != begun->syscall && index != ANY_BEGUN)
+		return 0;
+	key.cgroup_id = current_cgroup_id(task);
+	key.syscall = begun->syscall - 1;
+	begun->syscall = 0;
+	value = syscall_of(&key);
+	if (!value)
+		return 0;
+	if (is_error(ret))
+		__sync_fetch_and_add(&value->errors, 1);
+	histogram_observe(&value->latency, now - begun->start_ns);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

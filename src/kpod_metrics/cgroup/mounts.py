@@ -1,0 +1,102 @@
+"""File systems that a process sees: `/proc/PID/mountinfo` (Documentation/filesystems/proc.rst, section 3.5)."""
+
+import os
+from dataclasses import dataclass
+
+from kpod_metrics.cgroup.tree import unescape_mount
+
+_NO_DATA = frozenset(
+    {
+        *("proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "bpf", "tracefs", "debugfs"),
+        *("securityfs", "selinuxfs", "nsfs", "hugetlbfs", "binfmt_misc", "configfs", "fusectl", "pstore", "efivarfs"),
+        *("rpc_pipefs", "nfsd"),
+        "autofs",  # to look at it can be to mount what it stands for
+        *("ramfs", "rootfs"),  # without a limit, and the kernel tells no usage
+        *("squashfs", "iso9660", "erofs", "cramfs"),  # images, full by construction
+    }
+)
+"""Kinds of file system that hold no data, or none whose amount says anything."""
+
+_IN_KERNEL = frozenset({"tmpfs", "overlay", "btrfs", "zfs", "bcachefs"})
+"""Kinds that no device number shows to be on this machine, though they are."""
+
+_NOT_A_CONTAINERS = ("/proc", "/sys", "/dev")
+
+
+@dataclass(slots=True)
+class FileSystem:
+    """One file system, as one process sees it."""
+
+    device: str
+    """MAJ:MIN."""
+    local: bool
+    """Whether it is on this machine: an answer that does not come is likelier of a server or a FUSE daemon."""
+    points: list[str]
+    """Where it is mounted, shortest first. Some may be single files, which mountinfo does not tell."""
+
+
+@dataclass(slots=True)
+class _Mount:
+    id: bytes
+    device: str
+    point: str
+    kind: str
+    left_out: bool
+
+
+def file_systems(mountinfo: bytes) -> list[FileSystem]:
+    """Return the file systems with data that can be reached, in the order in which they are first mounted."""
+    mounts, below = _tree(mountinfo)
+    found: dict[str, FileSystem] = {}
+    for mount in mounts:
+        if mount.left_out or _seen_at(mount.point, below) is not mount:
+            continue
+        if (known := found.get(mount.device)) is not None:
+            known.points.append(mount.point)
+        else:
+            kind, anonymous = mount.kind, mount.device.startswith("0:")
+            local = kind in _IN_KERNEL or not (anonymous or kind.startswith("fuse"))
+            found[mount.device] = FileSystem(mount.device, local, [mount.point])
+    for system in found.values():
+        system.points.sort(key=len)
+    return list(found.values())
+
+
+_Below = dict[tuple[bytes | None, str], _Mount]
+"""Mounts by the mount that they are mounted in (None: none that this process sees) and where."""
+
+
+def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
+    parents: dict[bytes, bytes] = {}
+    mounts = []
+    for line in mountinfo.split(b"\n")[:-1]:
+        head, separator, tail = line.partition(b" - ")
+        fields, super_fields = head.split(b" "), tail.split(b" ")
+        if not separator or len(fields) < 6 or len(super_fields) < 3 or fields[0] in parents:
+            continue
+        parents[fields[0]] = fields[1]
+        kind = super_fields[0].decode(errors="replace")
+        point = unescape_mount(os.fsdecode(fields[4]))
+        read_only = fields[5].split(b",")[0] == b"ro" or super_fields[2].split(b",")[0] == b"ro"
+        left_out = (
+            kind in _NO_DATA
+            # Secrets and other files that the kubelet projects: as large as what is in them.
+            or (kind == "tmpfs" and read_only)
+            or any(point == top or point.startswith(f"{top}/") for top in _NOT_A_CONTAINERS)
+        )
+        mounts.append(_Mount(fields[0], fields[2].decode(errors="replace"), point, kind, left_out))
+    below: _Below = {}
+    for mount in mounts:
+        parent = parents[mount.id]
+        # The first mount of all is its own parent.
+        below[parent if parent in parents and parent != mount.id else None, mount.point] = mount
+    return mounts, below
+
+
+def _seen_at(point: str, below: _Below) -> _Mount | None:
+    """Return the mount that the path lookup of a mount point ends in: others may be hidden below a later one."""
+    seen: _Mount | None = None
+    for prefix in ("/", *(point[:at] for at, letter in enumerate(point) if letter == "/" and at), point):
+        while (over := below.get((seen.id if seen else None, prefix))) is not None:
+            seen = over
+    return seen

@@ -1,0 +1,76 @@
+"""CPU time and throttling, from `cpu.stat`: one file a container.
+
+Without the cpu controller the file is there with its usage alone.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from kpod_metrics.cgroup.keyed import flat, read_if_there
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.metrics import Row, Table, counter
+from kpod_metrics.pods.model import Group
+
+_LIMITED = "with a CPU limit"
+
+TABLE = Table(
+    (
+        counter(
+            "kpod_cpu_usage_seconds_total",
+            "CPU time used, in user and kernel mode.",
+            "usage_usec of cpu.stat",
+        ),
+        counter(
+            "kpod_cpu_throttled_seconds_total",
+            "Time for which the CPU limit kept tasks off the CPUs, added up over CPUs.",
+            "throttled_usec of cpu.stat",
+            optional=_LIMITED,
+        ),
+        counter(
+            "kpod_cpu_throttled_periods_total",
+            "Periods of the CPU limit in which it was used up.",
+            "nr_throttled of cpu.stat",
+            optional=_LIMITED,
+        ),
+        counter(
+            "kpod_cpu_periods_total",
+            "Periods of the CPU limit in which there was something to run.",
+            "nr_periods of cpu.stat",
+            optional=_LIMITED,
+        ),
+    ),
+    totals=True,
+)
+
+
+class CpuCgroup(FileCollector):
+    """CPU time of each cgroup, and how its limit held it back."""
+
+    name = "cpu_cgroup"
+    description = "CPU time, throttling"
+
+    @classmethod
+    def declare(cls, environment: Environment) -> tuple[Table, ...]:
+        """One table."""
+        return (TABLE,)
+
+    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+        """One row a cgroup."""
+        return self.each(groups, self._read)
+
+    @staticmethod
+    def _read(group: Group) -> Iterable[Row]:
+        stat = read_if_there(f"{group.path}/cpu.stat")
+        usage, throttled, throttled_periods, periods = flat(
+            stat, b"usage_usec", b"throttled_usec", b"nr_throttled", b"nr_periods"
+        )
+        if usage is None:
+            return
+        # Periods are counted from the limit's first use on, and never without one.
+        if not periods:
+            throttled = throttled_periods = periods = None
+        yield Row(TABLE, group.id, (), (_seconds(usage), _seconds(throttled), throttled_periods, periods))
+
+
+def _seconds(microseconds: int | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e6

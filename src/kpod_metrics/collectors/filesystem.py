@@ -1,0 +1,147 @@
+"""Space of the file systems that a container sees, from mountinfo and statvfs().
+
+One file a container and mount namespace (`/proc/PID/mountinfo`), and a statvfs() for each of its devices. One series a
+device: where it is mounted several times, the shortest mount point names it. Devices that several mount namespaces of
+a container have at one path are added up there, as the gauges of its cgroups are.
+
+Left out are file systems without data (procfs, cgroups, ...), what is below /proc, /sys and /dev, read-only tmpfs
+(projected secrets), single files that are mounted (/etc/hosts), and what has no size.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from kpod_metrics.cgroup.keyed import is_absent, read_if_there
+from kpod_metrics.cgroup.mounts import FileSystem, file_systems
+from kpod_metrics.cgroup.processes import distinct
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.statvfs import LIMIT, Probe, Statvfs
+from kpod_metrics.metrics import Label, Metric, Row, Table, gauge
+from kpod_metrics.pods.model import Group, Identity
+
+log = logging.getLogger(__name__)
+
+TABLE = Table(
+    (
+        gauge(
+            "kpod_fs_capacity_bytes",
+            "Size of the file system mounted there.",
+            "statvfs: f_blocks * f_frsize",
+        ),
+        gauge(
+            "kpod_fs_usage_bytes",
+            "Bytes in use on the file system, by whomever: a container may share it with others.",
+            "statvfs: (f_blocks - f_bfree) * f_frsize",
+        ),
+        gauge(
+            "kpod_fs_available_bytes",
+            "Bytes that a process without privileges can still write to the file system.",
+            "statvfs: f_bavail * f_frsize",
+        ),
+    ),
+    labels=(Label("mountpoint", per="mounted file system"),),
+)
+
+
+class _View(NamedTuple):
+    """What one mount namespace looks like from one root directory."""
+
+    namespace: str
+    root: str
+
+
+class Filesystem(FileCollector):
+    """Capacity, usage and free space of the file systems of each container."""
+
+    name = "filesystem"
+    description = "space of mounted file systems"
+
+    def __init__(
+        self,
+        environment: Environment,
+        wanted: frozenset[Metric] | None = None,
+        *,
+        statvfs: Callable[[str], os.statvfs_result] = os.statvfs,
+        limit: float = LIMIT,
+    ) -> None:
+        """`statvfs` is asked; `limit` is how long a cycle waits for one that hangs, in seconds."""
+        super().__init__(environment, wanted)
+        self._statvfs = Statvfs(statvfs, limit)
+        self._parsed: dict[_View, tuple[bytes, list[FileSystem]]] = {}
+        """The mountinfo files of the last cycle and what they say: they rarely change."""
+        self._failing: set[str] = set()
+        """Devices whose statvfs() failed in the last cycle."""
+
+    @classmethod
+    def declare(cls, environment: Environment) -> tuple[Table, ...]:
+        """One table."""
+        return (TABLE,)
+
+    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+        """One row a container and file system."""
+        views: dict[_View, tuple[bytes, list[FileSystem]]] = {}
+        probes: dict[tuple[_View, str], Probe] = {}
+        seen: set[tuple[Identity, str]] = set()
+        proc = self.environment.proc_root
+
+        def look(group: Group) -> Iterable[tuple[int, Probe]]:
+            for namespace, pid in distinct(group.pids, lambda pid: os.readlink(f"{proc}/{pid}/ns/mnt")).items():
+                view = _View(namespace, os.readlink(f"{proc}/{pid}/root"))
+                if view not in views:
+                    views[view] = self._parse(view, read_if_there(f"{proc}/{pid}/mountinfo"))
+                for system in views[view][1]:
+                    if system.points and (group.identity, system.device) not in seen:
+                        seen.add((group.identity, system.device))
+                        key = (view, system.device)
+                        if key not in probes:
+                            probes[key] = Probe(system, f"{proc}/{pid}/root")
+                        yield group.id, probes[key]
+
+        mounted = self.each([group for group in groups if group.pids], look)
+        self._parsed = views
+        self._statvfs.ask(probes.values())
+        self._tell_failures(probes.values())
+        rows = [Row(TABLE, owner, *sized) for owner, probe in mounted if (sized := _sizes(probe)) is not None]
+        for probe in probes.values():
+            _leave_files_out(probe)
+        return rows
+
+    def _parse(self, view: _View, content: bytes) -> tuple[bytes, list[FileSystem]]:
+        known = self._parsed.get(view)
+        return known if known is not None and known[0] == content else (content, file_systems(content))
+
+    def _tell_failures(self, probes: Iterable[Probe]) -> None:
+        """Log each device that cannot be looked at, when that begins."""
+        failing = set()
+        for probe in probes:
+            error = probe.answer
+            if isinstance(error, OSError) and not is_absent(error):
+                failing.add(probe.system.device)
+                if probe.system.device not in self._failing:
+                    log.warning("file system %s at %s is left out: %s", probe.system.device, probe.path, error)
+        self._failing = failing
+
+    def close(self) -> None:
+        """End the helper thread."""
+        self._statvfs.close()
+
+
+def _sizes(probe: Probe) -> tuple[tuple[str], tuple[int, int, int]] | None:
+    """Return the label and the values of a file system; None if it did not answer, or has no size."""
+    answer = probe.answer
+    if not isinstance(answer, os.statvfs_result) or not answer.f_blocks:
+        return None
+    unit = answer.f_frsize
+    point = os.fsencode(probe.system.points[probe.at]).decode(errors="replace")
+    return (point,), (answer.f_blocks * unit, (answer.f_blocks - answer.f_bfree) * unit, answer.f_bavail * unit)
+
+
+def _leave_files_out(probe: Probe) -> None:
+    """Do not ask again of mount points that were found to be single files."""
+    if isinstance(probe.answer, NotADirectoryError):
+        probe.system.points.clear()
+    elif probe.answer is not None:
+        del probe.system.points[: probe.at]

@@ -1,0 +1,122 @@
+"""TCP bytes, retransmits, connections and round-trip times, from `bpf/net_tcp.bpf.c`."""
+
+import errno
+from collections.abc import Iterable, Sequence
+
+from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.kernel import libbpf
+from kpod_metrics.metrics import HistogramDelta, Label, Metric, Row, Table, counter, latency
+from kpod_metrics.pods.model import Group
+
+TRAFFIC = Table(
+    (
+        counter(
+            "kpod_net_tcp_bytes_sent_total",
+            "Payload bytes sent over TCP, each once: retransmitted ones are not counted again.",
+            "advance of tcp_sock.snd_nxt, without SYN and FIN",
+        ),
+        counter(
+            "kpod_net_tcp_bytes_received_total",
+            "Payload bytes received over TCP in order, each once, read by the application or not.",
+            "tcp_sock.bytes_received, without FIN",
+        ),
+        counter(
+            "kpod_net_tcp_retransmits_total",
+            "TCP segments sent again; SYNs too, and SYN-ACKs once their connection is made.",
+            "tcp_sock.total_retrans, as tcpi_total_retrans of TCP_INFO",
+            events=True,
+        ),
+        counter(
+            "kpod_net_tcp_connect_failures_total",
+            "TCP connects that ended without a connection: refused, timed out, unreachable or given up.",
+            "inet_sock_set_state: SYN_SENT to CLOSE",
+            events=True,
+        ),
+        latency(
+            "kpod_net_tcp_rtt_seconds",
+            "Smoothed TCP round-trip time, observed at each segment that an established connection receives.",
+            "tcp_probe: tcp_sock.srtt_us",
+        ),
+    )
+)
+CONNECTIONS = Table(
+    (
+        counter(
+            "kpod_net_tcp_connections_total",
+            "TCP connections established: outbound ones by connect, inbound ones on a listening socket.",
+            "inet_sock_set_state: SYN_SENT or SYN_RECV to ESTABLISHED",
+            events=True,
+        ),
+    ),
+    (Label("direction", ("outbound", "inbound")),),
+)
+
+
+class NetTcp(BpfCollector):
+    """TCP traffic of each cgroup."""
+
+    name = "net_tcp"
+    description = "TCP bytes, retransmits, connections, round-trip time"
+    metric_maps = ("net_tcp",)
+
+    def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
+        super().__init__(environment, wanted)
+        self._storage = "socket_storage" not in environment.forced_off
+
+    @classmethod
+    def declare(cls, environment: Environment) -> tuple[Table, ...]:
+        """What is counted once, and what is counted by direction."""
+        return (TRAFFIC, CONNECTIONS)
+
+    def open(self) -> list[Signal]:
+        """Load and attach; where the verifier refuses socket storage (there is no other way to ask), without it."""
+        try:
+            return super().open()
+        except libbpf.KernelError as refused:
+            if not self._storage or refused.errno != errno.EINVAL:
+                raise
+        self.close()
+        self._storage = False
+        return super().open()
+
+    def prepare(self, bpf: libbpf.Object) -> None:
+        """Keep the state of sockets with them or, where the kernel cannot, in a hash."""
+        bpf.set_rodata("kpod_no_socket_storage", bytes([not self._storage]))
+        bpf.maps["tcp_sockets_by_address" if self._storage else "tcp_sockets"].dont_create()
+        if not self._storage:
+            bpf.programs["tcp_older"].dont_load()  # kernels without the one have no bpf_sock_from_file() either
+        if self.environment.map_entries:
+            bpf.maps["tcp_sockets_by_address"].max_entries = self.environment.map_entries
+
+    def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
+        """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
+        state, retransmit, read, segment = hooks = [
+            bpf.programs[name] for name in ("tcp_state", "tcp_retransmit", "tcp_read", "tcp_segment")
+        ]
+        links.append(state.attach())
+        if self._storage:
+            older = bpf.programs["tcp_older"].attach()
+            links.append(older)
+            older.run_iterator()
+        links.extend(hook.attach() for hook in (retransmit, read, segment))
+        *totals, failures, rtt = TRAFFIC.metrics
+        return [
+            Signal(tuple(totals), ", ".join(hook.section for hook in hooks)),
+            Signal((failures, *CONNECTIONS.metrics), state.section),
+            Signal((rtt,), segment.section),
+        ]
+
+    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+        """One row a cgroup, and one for each direction."""
+        reader = self.reader("net_tcp")
+        fields = reader.layout.fields
+        counters = [fields[n].index for n in ("bytes_sent", "bytes_received", "retransmits", "connect_failures")]
+        sum_ns, slots = fields["rtt.sum_ns"].index, reader.layout.slice("rtt.slots")
+        directions = [((name,), fields[name].index) for name in CONNECTIONS.labels[0].values]
+        rows = []
+        for delta in reader.read():
+            owner = delta.key[0]
+            rtt = HistogramDelta(delta.array32(slots), delta.number(sum_ns))
+            rows.append(Row(TRAFFIC, owner, (), (*map(delta.number, counters), rtt)))
+            rows += [Row(CONNECTIONS, owner, labels, (delta.number(index),)) for labels, index in directions]
+        return rows

@@ -1,0 +1,52 @@
+"""What collectors that read files of each cgroup have in common."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from kpod_metrics.cgroup.keyed import is_absent
+from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.metrics import Metric
+from kpod_metrics.pods.model import Group
+
+log = logging.getLogger(__name__)
+
+_Found = TypeVar("_Found")
+
+
+class FileCollector(Collector):
+    """A collector that reads cgroup after cgroup: one that cannot be read does not lose the others."""
+
+    def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
+        super().__init__(environment, wanted)
+        self._refused = False
+        """Whether some cgroups could not be read in the last cycle."""
+
+    def each(self, groups: Sequence[Group], read: Callable[[Group], Iterable[_Found]]) -> list[_Found]:
+        """Return what `read` gives for all groups.
+
+        A cgroup or process that is gone is skipped. Any other failure is logged when it begins, and raised if it is
+        that of every group: only then is there nothing to export.
+        """
+        found: list[_Found] = []
+        refused: list[tuple[Group, OSError]] = []
+        for group in groups:
+            try:
+                found += read(group)
+            except OSError as error:
+                if not is_absent(error):
+                    refused.append((group, error))
+        if refused and len(refused) == len(groups):
+            raise refused[0][1]
+        if refused and not self._refused:
+            first, why = refused[0]
+            log.warning(
+                "collector %s: %d of %d cgroups cannot be read, among them %s: %s",
+                self.name,
+                len(refused),
+                len(groups),
+                first.path,
+                why,
+            )
+        self._refused = bool(refused)
+        return found

@@ -1,0 +1,58 @@
+"""Time lost waiting for CPU, memory and I/O, from pressure stall information: three files a container."""
+
+from collections.abc import Iterable, Sequence
+
+from kpod_metrics.cgroup import pressure
+from kpod_metrics.cgroup.keyed import read_if_there
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.metrics import Metric, Row, Table, counter
+from kpod_metrics.pods.model import Group
+
+_RESOURCES = {"cpu": "a CPU", "memory": "memory (reclaim, swap, refaults)", "io": "I/O"}
+
+
+def _counters(resource: str, what: str) -> tuple[Metric, Metric]:
+    return (
+        counter(
+            f"kpod_pressure_{resource}_waiting_seconds_total",
+            f"Time in which at least one task waited for {what}.",
+            f"some total of {resource}.pressure",
+        ),
+        counter(
+            f"kpod_pressure_{resource}_stalled_seconds_total",
+            f"Time in which every task that had something to do waited for {what}.",
+            f"full total of {resource}.pressure",
+        ),
+    )
+
+
+TABLE = Table(
+    tuple(metric for resource, what in _RESOURCES.items() for metric in _counters(resource, what)), totals=True
+)
+
+
+class Pressure(FileCollector):
+    """Pressure stall information of each cgroup."""
+
+    name = "pressure"
+    description = "time lost waiting for CPU, memory, I/O"
+
+    @classmethod
+    def declare(cls, environment: Environment) -> tuple[Table, ...]:
+        """One table."""
+        return (TABLE,)
+
+    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+        """One row a cgroup; a kernel without a file, or started with psi=0, has none of its values."""
+        return self.each(groups, self._read)
+
+    @staticmethod
+    def _read(group: Group) -> Iterable[Row]:
+        values = [
+            None if microseconds is None else microseconds / 1e6
+            for resource in _RESOURCES
+            for microseconds in pressure.totals(read_if_there(f"{group.path}/{resource}.pressure"))
+        ]
+        if any(value is not None for value in values):
+            yield Row(TABLE, group.id, (), values)

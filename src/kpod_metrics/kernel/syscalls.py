@@ -1,0 +1,144 @@
+"""Names and numbers of syscalls, and the tables by number that `bpf/syscall.bpf.c` looks into.
+
+The numbers are those of the kernel's headers for programs (asm/unistd*.h): they are an interface, and never change.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from kpod_metrics.errors import SettingError
+from kpod_metrics.kernel import _syscall_numbers
+
+TABLE_SIZE = 512
+"""Numbers that the kernel program's tables have; Linux 7.3 gives out 472 at most. x32's begin above 2**30."""
+
+MAX_TRACKED = 254
+"""A table's entry is a byte: 0 is none, 255 is ANY_BEGUN."""
+
+ANY_BEGUN = 255
+"""Entry of a number under which a syscall may end that began under another."""
+
+
+def _parse(text: str) -> dict[str, int]:
+    numbers: dict[str, int] = {}
+    following = 0
+    for word in text.split():
+        if word.isdigit():
+            following = int(word)
+        else:
+            numbers[word] = following
+            following += 1
+    return numbers
+
+
+X86_64 = _parse(_syscall_numbers.X86_64)
+I386 = _parse(_syscall_numbers.I386)
+ARM64 = _parse(_syscall_numbers.ARM64)
+ARM = _parse(_syscall_numbers.ARM)
+
+_ON = {"x86_64": (X86_64, I386), "aarch64": (ARM64, ARM)}
+"""Native numbers and those of 32-bit processes, by uname's word for the machine."""
+
+_INSTEAD = {"epoll_wait": "epoll_pwait", "poll": "ppoll", "select": "pselect6"}
+"""Waits that newer architectures have in one form only, with a signal mask: what a C library calls there instead.
+
+Of open, stat and the like a C library makes openat and newfstatat, which are names that can be tracked themselves.
+"""
+
+_NEVER_RETURN = frozenset({"exit", "exit_group", "rt_sigreturn"})
+
+_SECOND_FORM = re.compile(r"(\w+?)(?:_time64|64|32)$")
+_IRREGULAR = {
+    "_llseek": "lseek",
+    "_newselect": "select",
+    "arm_fadvise64_64": "fadvise64",
+    "arm_sync_file_range": "sync_file_range",
+    "fadvise64_64": "fadvise64",
+    "fstatat64": "newfstatat",
+    "mmap2": "mmap",
+    "ugetrlimit": "getrlimit",
+}
+
+
+def supported(machine: str) -> bool:
+    """Whether the numbers of this machine (uname's word) are known."""
+    return machine in _ON
+
+
+def meaning(name: str) -> str:
+    """Return the 64-bit name of a syscall in a 32-bit table.
+
+    A 32-bit program of a newer C library calls the forms with 64-bit times, offsets or ids (futex_time64, stat64,
+    getuid32): these are the same syscall. What i386 programs of older ones do through socketcall or ipc is not: its
+    number does not say what is meant, and it is never counted as connect or recvfrom.
+    """
+    if name in X86_64 or name in ARM64:
+        return name
+    match = _SECOND_FORM.match(name)
+    plain = _IRREGULAR.get(name) or (match[1] if match else name)
+    return plain if plain in X86_64 or plain in ARM64 else name
+
+
+class Tracked(NamedTuple):
+    """What to track on a machine: names, in the order of the indices, and the kernel program's two tables.
+
+    An entry is a little-endian 16-bit number: the low byte is for native calls, the high byte for 32-bit ones; each is
+    an index into `names` plus 1, or 0. `remarks` say what is not tracked, and why.
+    """
+
+    names: tuple[str, ...]
+    begins: bytes
+    ends: bytes
+    remarks: tuple[str, ...]
+
+
+def check(names: Sequence[str]) -> None:
+    """Raise SettingError for a name that no architecture has, or too many names."""
+    known = X86_64.keys() | I386.keys() | ARM64.keys() | ARM.keys()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 3, 0.6)
+            raise SettingError(
+                f"syscalls: {name!r} is no syscall of Linux"
+                + (f" (nearest: {', '.join(near)})" if near else "")
+                + "; accepted: names as in the manual's section 2, like read,openat,futex"
+            )
+    if len(set(names)) > MAX_TRACKED:
+        raise SettingError(f"syscalls: {len(set(names))} names; accepted: at most {MAX_TRACKED}")
+
+
+def track(names: Iterable[str], machine: str) -> Tracked:
+    """Return what to track of these names on this machine; raises SettingError as `check` does."""
+    wanted = tuple(dict.fromkeys(names))
+    check(wanted)
+    if not supported(machine):
+        return Tracked(wanted, bytes(2 * TABLE_SIZE), bytes(2 * TABLE_SIZE), ())
+    native, compat = _ON[machine]
+    indices: dict[str, int] = {}
+    remarks = []
+    begins = bytearray(2 * TABLE_SIZE)
+    for name in wanted:
+        number = native.get(name)
+        instead = _INSTEAD.get(name, "")
+        if number is None and instead in native and instead not in wanted:
+            number = native[instead]
+        if number is None:
+            where = f"is no syscall of {machine}" + (f", which has {instead}" if instead in native else "")
+            remarks.append(f"syscalls: {name} {where}: not counted")
+        elif name in _NEVER_RETURN:
+            remarks.append(f"syscalls: {name} never returns: not counted")
+        else:
+            indices[name] = begins[2 * number] = len(indices) + 1
+    for name, number in compat.items():
+        begins[2 * number + 1] = indices.get(meaning(name), 0)
+    return Tracked(tuple(indices), bytes(begins), _ends(begins, indices, native, compat), tuple(remarks))
+
+
+def _ends(begins: bytearray, indices: Mapping[str, int], native: Mapping[str, int], compat: Mapping[str, int]) -> bytes:
+    """The table for the ends: on x86 a successful execveat ends with the number of execve."""
+    ends = begins.copy()
+    if native is X86_64 and "execveat" in indices:
+        ends[2 * native["execve"]] = ends[2 * compat["execve"] + 1] = ANY_BEGUN
+    return bytes(ends)

@@ -1,0 +1,276 @@
+"""The whole way: the installed command, a real kernel, a real Prometheus that scrapes it."""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kpod_metrics.kernel.libbpf import library
+from tests.live.harness import Cgroup, go, stop_point, switches
+
+COMMAND = Path(sys.executable).parent / "kpod-metrics"
+INTERVAL = 0.2
+GRACE = 1.5
+SWITCHES = "kpod_cpu_context_switches_total"
+FAULTS = "kpod_mem_major_page_faults_total"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def eventually(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Try until it gives something true, and return that."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            found = what()
+        except OSError:
+            found = None
+        if found or time.monotonic() > end:
+            assert found, f"not within {seconds} s: {what}"
+            return found
+        time.sleep(0.05)
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        body: bytes = answer.read()
+        return body.decode()
+
+
+@contextmanager
+def process(command: list[str | Path], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """A process that is gone at the end, whatever happens."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KPOD_")}
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, env=clean) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@contextmanager
+def agent(log: Path) -> "Iterator[tuple[subprocess.Popen[bytes], int]]":
+    """A running agent past its first cycle, and its port."""
+    port = free_port()
+    command: list[str | Path] = [COMMAND, "run", "--listen", f"127.0.0.1:{port}", "--node-name", "test-node"]
+    command += ["--poll-interval", f"{INTERVAL}s", "--grace-period", f"{GRACE}s", "--discovery", "cgroup"]
+    # Half of such a short interval, the default, is less than a busy machine may need.
+    command += ["--collector-deadline", "5s"]
+    with process(command, log) as started:
+        try:
+            eventually(lambda: get(f"http://127.0.0.1:{port}/readyz").startswith("ready"))
+        except AssertionError as error:
+            raise AssertionError(log.read_text()) from error
+        yield started, port
+
+
+class Scraped:
+    """An agent and the Prometheus that scrapes it."""
+
+    def __init__(self, agent_port: int, prometheus_port: int, cgroup_root: str) -> None:
+        self._page = f"http://127.0.0.1:{agent_port}/metrics"
+        self._api = f"http://127.0.0.1:{prometheus_port}/api/v1/query?"
+        self._root = cgroup_root
+
+    def page(self) -> str:
+        """The agent's newest page."""
+        return get(self._page)
+
+    def pod(self, cgroup: Cgroup) -> str:
+        """A cgroup's pod label: its path below the mount."""
+        return str(cgroup.path.relative_to(self._root))
+
+    def series(self, name: str, cgroup: Cgroup) -> str:
+        """The selector of a cgroup's series."""
+        return f'{name}{{namespace="cgroup",pod="{self.pod(cgroup)}"}}'
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """The result of an instant query: labels and value."""
+        answer = json.loads(get(self._api + urllib.parse.urlencode({"query": expression})))
+        assert answer["status"] == "success"
+        return [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
+
+    def value(self, expression: str) -> float | None:
+        """The only value of a query; None where it has none."""
+        found = self.query(expression)
+        assert len(found) <= 1, found
+        return found[0][1] if found else None
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory, prometheus: Path, cgroup_root: str) -> Iterator[Scraped]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    with ExitStack() as stack:
+        _, agent_port = stack.enter_context(agent(folder / "agent.log"))
+        port = free_port()
+        config = folder / "prometheus.yml"
+        config.write_text(
+            "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\n"
+            "scrape_configs:\n"
+            f"- {{job_name: kpod, static_configs: [{{targets: ['127.0.0.1:{agent_port}']}}]}}\n"
+        )
+        command: list[str | Path] = [prometheus, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+        command.append(f"--web.listen-address=127.0.0.1:{port}")
+        stack.enter_context(process(command, folder / "prometheus.log"))
+        both = Scraped(agent_port, port, cgroup_root)
+        try:
+            eventually(lambda: both.value('up{job="kpod"}') == 1, 20)
+        except AssertionError as error:
+            raise AssertionError((folder / "prometheus.log").read_text()) from error
+        yield both
+
+
+def test_prometheus_has_the_true_number_of_switches(
+    scraped: Scraped,
+    cgroup: Callable[[str], Cgroup],
+    workload: Callable[[str], str],
+    children: list[subprocess.Popen[bytes]],
+) -> None:
+    group = cgroup("busy")
+    sleeper = group.start(workload("hog"), "0", "500")
+    children.append(sleeper)
+    stop_point(sleeper)
+    go(sleeper)
+    eventually(lambda: switches(sleeper.pid) > 1000)
+    sleeper.send_signal(signal.SIGSTOP)
+    eventually(lambda: "T (stopped)" in Path(f"/proc/{sleeper.pid}/status").read_text())
+    true = switches(sleeper.pid)
+    selector = scraped.series(SWITCHES, group)
+    eventually(lambda: (scraped.value(selector) or 0) >= 0.99 * true)
+    time.sleep(3 * INTERVAL)  # what came too much would come now
+    [(labels, counted)] = scraped.query(selector)
+    assert abs(counted - true) <= 0.01 * true
+    # Prometheus has a label with an empty value as none.
+    path = scraped.pod(group)
+    own = {name: value for name, value in labels.items() if name not in {"__name__", "job", "instance"}}
+    assert own == {"namespace": "cgroup", "pod": path, "node": "test-node"}
+    assert f'{SWITCHES}{{namespace="cgroup",pod="{path}",container="",node="test-node"}} ' in scraped.page()
+
+
+def test_increase_sees_the_first_events(
+    scraped: Scraped,
+    cgroup: Callable[[str], Cgroup],
+    workload: Callable[[str], str],
+    children: list[subprocess.Popen[bytes]],
+    on_disk: Path,
+) -> None:
+    group = cgroup("idle")
+    pages = 211
+    faulting = group.start(workload("faults"), str(on_disk), str(pages), stdout=subprocess.PIPE)
+    children.append(faulting)
+    stop_point(faulting)
+    faults, kills = (scraped.series(name, group) for name in (FAULTS, "kpod_mem_oom_kills_total"))
+    eventually(lambda: scraped.value(f"count_over_time({faults}[1m])"))
+    assert scraped.value(faults) == 0
+    assert scraped.value(kills) == 0
+    go(faulting)
+    stop_point(faulting)
+    eventually(lambda: scraped.value(faults) == pages)
+    # Extrapolated, so not the number itself; without the sample at 0 it would be 0 or nothing.
+    grown = scraped.value(f"increase({faults}[1m])")
+    assert grown is not None
+    assert 0.9 * pages <= grown <= 1.6 * pages
+    assert scraped.value(f"increase({kills}[1m])") == 0
+
+
+def test_series_end_after_the_grace_time(
+    scraped: Scraped, cgroup: Callable[[str], Cgroup], children: list[subprocess.Popen[bytes]]
+) -> None:
+    group = cgroup("short")
+    started = group.start("sleep", "60")
+    children.append(started)
+    selector = scraped.series(SWITCHES, group)
+    eventually(lambda: scraped.query(selector))
+    group.destroy()
+    removed = time.monotonic()
+    pod = f'pod="{scraped.pod(group)}"'
+    assert pod in scraped.page()
+    eventually(lambda: pod not in scraped.page())
+    assert GRACE - INTERVAL <= time.monotonic() - removed <= GRACE + 10 * INTERVAL
+    # Prometheus marks them as stale at the next scrape.
+    eventually(lambda: not scraped.query(selector))
+
+
+def test_agents_own_health(scraped: Scraped) -> None:
+    collectors = scraped.query("kpod_collector_up")
+    assert {labels["collector"] for labels, _ in collectors} >= {"cpu_sched", "memory"}
+    assert scraped.value('kpod_collector_up{collector="cpu_sched"}') == 1
+    assert scraped.value('kpod_pod_source_connected{source="cgroup"}') == 1
+    age = scraped.value("time() - kpod_last_cycle_timestamp_seconds")
+    assert age is not None
+    assert age < 5
+
+
+def kernel_ids(kind: str) -> set[int]:
+    """The ids of all programs or links in this kernel."""
+    following = getattr(library().so, f"bpf_{kind}_get_next_id")
+    found: set[int] = set()
+    at = ctypes.c_uint32(0)
+    while following(at, ctypes.byref(at)) == 0:
+        found.add(at.value)
+    return found
+
+
+def held_ids(pid: int, kind: str) -> set[int]:
+    """The ids of programs or links that a process holds descriptors of."""
+    found: set[int] = set()
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # of a file that it has closed meanwhile
+            found.update(map(int, re.findall(rf"^{kind}_id:\s+(\d+)", entry.read_text(), re.MULTILINE)))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_nothing_is_left_attached(number: signal.Signals, tmp_path: Path) -> None:
+    log = tmp_path / "agent.log"
+    with agent(log) as (started, port):
+        programs, links = held_ids(started.pid, "prog"), held_ids(started.pid, "link")
+        assert len(programs) >= 3
+        assert len(links) >= 3
+        assert programs <= kernel_ids("prog")
+        assert links <= kernel_ids("link")
+        # A scraper keeps its connection open: the end must not wait for it.
+        scraper = HTTPConnection("127.0.0.1", port, timeout=5)
+        scraper.request("GET", "/metrics")
+        assert scraper.getresponse().read()
+        began = time.monotonic()
+        started.send_signal(number)
+        status = started.wait(5)
+        scraper.close()
+        assert time.monotonic() - began < 2
+        assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    # The kernel frees a program some milliseconds after its last user has gone (RCU).
+    eventually(lambda: not programs & kernel_ids("prog"), 5)
+    eventually(lambda: not links & kernel_ids("link"), 5)
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert "ERROR" not in said
+
+
+def test_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        address = f"127.0.0.1:{owner.getsockname()[1]}"
+        result = subprocess.run(
+            [COMMAND, "run", "--listen", address], capture_output=True, text=True, check=False, timeout=20
+        )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"kpod-metrics: cannot listen on {address}: Address already in use\n"

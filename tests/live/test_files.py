@@ -1,0 +1,313 @@
+"""The file collectors against what this kernel tells of the same processes elsewhere.
+
+Its cgroup v2 tree may lack the io, cpu and memory controllers; what needs those is tried on other kernels.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics.cgroup.tree import read_pids
+from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
+from kpod_metrics.collectors.filesystem import Filesystem
+from kpod_metrics.collectors.net_iface import NetIface
+from kpod_metrics.collectors.pressure import Pressure
+from kpod_metrics.pods.model import Group, Identity
+from tests.live.harness import WORKLOADS, Cgroup, Totals, opened
+
+MakeCgroup = Callable[[str], Cgroup]
+Children = list["subprocess.Popen[bytes]"]
+SPIN = ("sh", "-c", "while :; do :; done")
+
+
+def group(cgroup: Cgroup) -> Group:
+    return Group(cgroup.id, str(cgroup.path), read_pids(str(cgroup.path)), Identity("test", cgroup.path.name, ""))
+
+
+def piped(cgroup: Cgroup, children: Children, *command: str) -> "subprocess.Popen[bytes]":
+    process = cgroup.start(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    children.append(process)
+    return process
+
+
+def answer(process: "subprocess.Popen[bytes]", line: str | None = None) -> str:
+    """Send a workload a line, and return its next one."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if line is not None:
+        process.stdin.write(line.encode() + b"\n")
+        process.stdin.flush()
+    return process.stdout.readline().decode().strip()
+
+
+def test_cpu_time_equals_schedstat(cgroup: MakeCgroup, children: Children) -> None:
+    busy, idle = cgroup("busy"), cgroup("idle")
+    children += [busy.start(*SPIN), idle.start("sleep", "1000")]
+    with opened(CpuCgroup(Environment())) as collector:
+        totals = Totals(collector)
+        for _ in range(2):
+            time.sleep(0.5)
+            children[0].send_signal(signal.SIGSTOP)
+            time.sleep(0.05)
+            ran = int(Path(f"/proc/{children[0].pid}/schedstat").read_text().split()[0]) / 1e9
+            totals.read([group(busy), group(idle)])
+            assert ran > 0.1
+            # Its start, up to its move into the cgroup, is charged elsewhere.
+            used = totals.number(busy, "kpod_cpu_usage_seconds_total")
+            assert ran - 0.05 <= used <= ran + 0.001
+            assert totals.number(idle, "kpod_cpu_usage_seconds_total") < 0.05
+            children[0].send_signal(signal.SIGCONT)
+
+
+def test_pressure_equals_the_files(cgroup: MakeCgroup, children: Children) -> None:
+    crowded = cgroup("crowded")
+    cpu = str(min(os.sched_getaffinity(0)))
+    children += [crowded.start("taskset", "-c", cpu, *SPIN) for _ in range(3)]
+    time.sleep(1)
+    # Stopped, they wait for nothing, and the totals stand still.
+    for process in children:
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(0.05)
+    with opened(Pressure(Environment())) as collector:
+        totals = Totals(collector).read([group(crowded)])
+    for resource in ("cpu", "memory", "io"):
+        for line in (crowded.path / f"{resource}.pressure").read_text().splitlines():
+            what = {"some": "waiting", "full": "stalled"}[line.split()[0]]
+            exported = totals.number(crowded, f"kpod_pressure_{resource}_{what}_seconds_total")
+            assert exported == int(line.rpartition("total=")[2]) / 1e6
+    assert totals.number(crowded, "kpod_pressure_cpu_waiting_seconds_total") > 0.5
+
+
+NETWORK = """
+import socket, subprocess, sys
+open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w").write("1")
+for command in sys.argv[1:]:
+    subprocess.run(["ip", *command.split()], check=True)
+print("ready", flush=True)
+for line in sys.stdin:
+    interface, count, size = line.split()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((interface, 0))
+        for _ in range(int(count)):
+            # To everybody, of an experimental protocol that nothing answers.
+            sender.send((b"\\xff" * 6 + b"\\x02" * 6 + b"\\x88\\xb5").ljust(int(size), b"\\0"))
+    print("sent", flush=True)
+"""
+
+
+def test_interfaces_of_a_network_namespace(cgroup: MakeCgroup, children: Children) -> None:
+    pod, host = cgroup("pod"), cgroup("host")
+    links = ("link set lo up", "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up")
+    process = piped(pod, children, "unshare", "-n", sys.executable, "-c", NETWORK, *links)
+    children.append(host.start("sleep", "1000"))
+    assert answer(process) == "ready"
+
+    def number(name: str, interface: str) -> float:
+        return totals.number(pod, f"kpod_net_iface_{name}_total", interface)
+
+    with opened(NetIface(Environment())) as collector:
+        totals = Totals(collector).read([group(pod), group(host)])
+        assert {labels for _, _, labels in totals.numbers} == {("v0",), ("v1",)}  # lo is silent
+        for count, all_ in ((23, 23), (100, 123)):
+            assert answer(process, f"v0 {count} 200") == "sent"
+            totals.read([group(pod), group(host)])
+            assert number("tx_packets", "v0") == number("rx_packets", "v1") == all_
+            assert number("tx_bytes", "v0") == number("rx_bytes", "v1") == all_ * 200
+            assert number("rx_packets", "v0") == number("tx_packets", "v1") == 0
+        assert answer(process, "lo 7 100") == "sent"
+        totals.read([group(pod), group(host)])
+        assert number("tx_packets", "lo") == number("rx_packets", "lo") == 7
+        assert {owner for owner, _, _ in totals.numbers} == {pod.id}
+
+
+def test_namespace_of_which_each_container_has_a_process(cgroup: MakeCgroup, children: Children) -> None:
+    """As the containers of a pod have: once for the pod, and still right when the first container is gone."""
+    first, second = cgroup("first"), cgroup("second")
+    process = piped(first, children, "unshare", "-n", sys.executable, "-c", NETWORK, "link set lo up")
+    assert answer(process) == "ready"
+    other = piped(second, children, "nsenter", "-t", str(process.pid), "-n", sys.executable, "-c", NETWORK)
+    assert answer(other) == "ready"
+    pod = Identity("test", "pod", "")
+    with opened(NetIface(Environment())) as collector:
+
+        def read(*cgroups: Cgroup) -> int:
+            groups = [Group(c.id, str(c.path), read_pids(str(c.path)), pod) for c in cgroups]
+            values = [row.values[1] for row in collector.collect(groups)]
+            assert all(isinstance(value, int) for value in values)
+            return sum(value for value in values if isinstance(value, int))
+
+        answer(process, "lo 10 100")
+        assert read(first, second) == 10
+        process.kill()
+        process.wait()
+        answer(other, "lo 5 100")
+        assert read(first, second) == 5
+        assert read(second) == 0
+
+
+TMPFS = """
+mount -t tmpfs -o size=8m,nr_inodes=100 none "$0" && echo mounted
+while read count; do
+    head -c "$count" /dev/zero >> "$0/file"
+    stat -f -c '%b %f %a %S' "$0"
+done
+"""
+
+
+def test_file_system_of_a_mount_namespace(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
+    inside, outside = cgroup("inside"), cgroup("outside")
+    point = tmp_path / "a disk"
+    point.mkdir()
+    process = piped(inside, children, "unshare", "-m", "sh", "-c", TMPFS, str(point))
+    children.append(outside.start("sleep", "1000"))
+    assert answer(process) == "mounted"
+    with opened(Filesystem(Environment())) as collector:
+        written = 0
+        for count in (0, 1 << 20, 2 << 20):
+            blocks, free, available, unit = map(int, answer(process, str(count)).split())
+            written += count
+            totals = Totals(collector).read([group(inside), group(outside)])
+
+            def number(name: str) -> float:
+                return totals.number(inside, f"kpod_fs_{name}_bytes", str(point))  # noqa: B023
+
+            assert number("capacity") == blocks * unit == 8 << 20
+            assert number("usage") == (blocks - free) * unit == written
+            assert number("available") == available * unit
+            assert (outside.id, "kpod_fs_usage_bytes", (str(point),)) not in totals.numbers
+        root = os.statvfs("/")
+        assert totals.number(outside, "kpod_fs_capacity_bytes", "/") == root.f_blocks * root.f_frsize
+        assert totals.number(inside, "kpod_fs_capacity_bytes", "/") == root.f_blocks * root.f_frsize
+
+
+def helpers() -> int:
+    return sum(thread.name == "statvfs" for thread in threading.enumerate())
+
+
+LIMIT = 0.2
+
+
+needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+
+
+@needs_fuse
+@pytest.mark.parametrize("end", ["answers", "is aborted"])
+def test_file_system_that_never_answers(cgroup: MakeCgroup, children: Children, tmp_path: Path, end: str) -> None:
+    inside, outside = cgroup("inside"), cgroup("outside")
+    process = start_silent_daemon(inside, children, tmp_path)
+    children.append(outside.start("sleep", "1000"))
+    silent = (inside.id, "kpod_fs_capacity_bytes", (str(tmp_path),))
+
+    def read(collector: Collector) -> tuple[float, dict[tuple[int, str, tuple[str, ...]], float]]:
+        began = time.monotonic()
+        numbers = Totals(collector).read([group(inside), group(outside)]).numbers
+        return time.monotonic() - began, numbers
+
+    with opened(Filesystem(Environment(), limit=LIMIT)) as collector:
+        for cycle in range(4):
+            took, numbers = read(collector)
+            assert (took >= LIMIT) == (cycle == 0)  # it is waited for once
+            assert took < 2 * LIMIT + 0.2
+            for there in (inside, outside):
+                assert (there.id, "kpod_fs_capacity_bytes", ("/",)) in numbers
+            assert silent not in numbers
+            assert helpers() <= 2
+        if end == "answers":
+            answer_later = process.stdin
+            assert answer_later is not None
+            answer_later.write(b"\n")
+            answer_later.flush()
+        else:
+            process.kill()
+            process.wait()
+        deadline = time.monotonic() + 5
+        while helpers() > 1:
+            assert time.monotonic() < deadline, "the thread of the stuck call is still there"
+            time.sleep(0.01)
+        if end == "answers":
+            assert read(collector)[1][silent] == 1000 * 4096
+    deadline = time.monotonic() + 5
+    while helpers():
+        assert time.monotonic() < deadline, "a thread is left"
+        time.sleep(0.01)
+
+
+HANGING_AGENT = """
+import socket, sys
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.filesystem import Filesystem
+from kpod_metrics.pods.model import Group, Identity
+server = socket.create_server(("127.0.0.1", 0))
+collector = Filesystem(Environment(), limit=0.2)
+rows = collector.collect([Group(1, "", (int(sys.argv[1]),), Identity("", "", ""))])
+print(len(rows), server.getsockname()[1], flush=True)
+"""
+
+
+def start_silent_daemon(cgroup: Cgroup, children: Children, point: Path) -> "subprocess.Popen[bytes]":
+    daemon = piped(cgroup, children, "unshare", "-m", sys.executable, str(WORKLOADS / "silent_fuse.py"), str(point))
+    assert answer(daemon) == "mounted"
+    return daemon
+
+
+@needs_fuse
+def test_agent_can_end_while_a_daemon_takes_no_request(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
+    daemon = start_silent_daemon(cgroup("inside"), children, tmp_path)
+    daemon.send_signal(signal.SIGSTOP)
+    subprocess.run([sys.executable, "-c", HANGING_AGENT, str(daemon.pid)], check=True, timeout=10)
+
+
+@needs_fuse
+def test_agent_gives_its_files_back_while_a_daemon_sits_on_a_request(
+    cgroup: MakeCgroup, children: Children, tmp_path: Path
+) -> None:
+    """Nothing ends such a process before the daemon, but its port is free and its programs are gone."""
+    daemon = start_silent_daemon(cgroup("inside"), children, tmp_path)
+    agent = piped(cgroup("agent"), [], sys.executable, "-c", HANGING_AGENT, str(daemon.pid))
+    try:
+        rows, port = map(int, answer(agent).split())
+        assert rows >= 1  # the root's, at least
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                socket.create_server(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "its port is still taken"
+                time.sleep(0.02)
+        assert agent.poll() is None
+    finally:
+        daemon.kill()
+        agent.wait(timeout=10)
+        for pipe in (agent.stdin, agent.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def test_processes_that_end_are_no_failure(cgroup: MakeCgroup, children: Children) -> None:
+    """A zombie has no namespaces, and its mountinfo cannot be read."""
+    there = cgroup("there")
+    children.append(there.start("true"))
+    os.waitid(os.P_PID, children[0].pid, os.WEXITED | os.WNOWAIT)
+    groups = [Group(there.id, str(there.path), (children[0].pid, 2**22 + 1), Identity("test", "there", ""))]
+    for collector in (NetIface(Environment()), Filesystem(Environment())):
+        with opened(collector):
+            assert list(collector.collect(groups)) == []
+
+
+def test_cgroup_that_is_removed_is_no_failure(cgroup: MakeCgroup) -> None:
+    there = cgroup("there")
+    groups = [group(there)]
+    there.path.rmdir()
+    for collector in (CpuCgroup(Environment()), Pressure(Environment())):
+        with opened(collector):
+            assert list(collector.collect(groups)) == []

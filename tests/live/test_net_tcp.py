@@ -1,0 +1,384 @@
+"""TCP counters against known numbers of bytes, TCP_INFO, and the kernel's own trace of tcp_probe."""
+
+import ctypes
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kpod_metrics import histogram
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.net_tcp import CONNECTIONS, TRAFFIC, NetTcp
+from tests.live.harness import Cgroup, Totals, go, opened, stop_point
+
+SENT, RECEIVED, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.metrics)
+[CONNECTED] = (metric.name for metric in CONNECTIONS.metrics)
+
+OLDEST = ("socket_storage", "batch")
+"""What the oldest kernels lack."""
+
+Process = subprocess.Popen[bytes]
+
+
+class Counted(NamedTuple):
+    """All counters of a cgroup."""
+
+    sent: float = 0
+    received: float = 0
+    retransmits: float = 0
+    failures: float = 0
+    outbound: float = 0
+    inbound: float = 0
+
+
+def counted(totals: Totals, cgroup: Cgroup) -> Counted:
+    return Counted(
+        *(totals.number(cgroup, name) for name in (SENT, RECEIVED, RETRANSMITS, FAILURES)),
+        *(totals.number(cgroup, CONNECTED, direction) for direction in ("outbound", "inbound")),
+    )
+
+
+def assert_counted(totals: Totals, expected: dict[Cgroup, Counted]) -> None:
+    """Read until all is there, for the last acknowledgement may be on its way; then once more: it must stay so."""
+    deadline = time.monotonic() + 10
+    while {c: counted(totals.read(), c) for c in expected} != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert {c.path.name: counted(totals.read(), c) for c in expected} == {c.path.name: expected[c] for c in expected}
+
+
+def line(process: Process) -> int:
+    """The number on the next line that a workload prints."""
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+class Network:
+    """Starts workloads in a network and keeps them for the end of the test."""
+
+    def __init__(self, workload: Callable[[str], str], children: list[Process]) -> None:
+        self._workload, self._children = workload, children
+        self._enter: tuple[str, ...] = ()
+        self.server_address = self.client_goes_to = "127.0.0.1"
+
+    def start(self, owner: Cgroup, name: str, *arguments: object) -> Process:
+        command = (*self._enter, self._workload(name), *map(str, arguments))
+        process = owner.start(*command, stdout=subprocess.PIPE)
+        self._children.append(process)
+        return process
+
+    def lay_wire(self, owner: Cgroup, delay_us: int = 0, drop_every: int = 0, syns: int = 0, syn_acks: int = 0) -> int:
+        """Have the peers talk by a wire of `tcp_wire.c`; return the process id of who forwards."""
+        wire = self.start(owner, "tcp_wire", delay_us, drop_every, syns, syn_acks)
+        assert wire.stdout is not None
+        assert wire.stdout.readline() == b"up\n"
+        self._enter = ("nsenter", f"--net=/proc/{wire.pid}/ns/net")
+        self.server_address, self.client_goes_to = "10.0.0.1", "10.0.0.2"
+        return wire.pid
+
+
+class Peers:
+    """A client and a server with known numbers of bytes: see `tcp_peer.c`."""
+
+    def __init__(
+        self,
+        network: Network,
+        client: Cgroup,
+        server: Cgroup,
+        *,
+        connections: int,
+        traffic: tuple[int, int],
+        how: str = "send",
+        end: str = "close",
+        extra: int = 0,
+        rounds: int = 2,
+    ) -> None:
+        self.owners = (client, server)
+        self.connections = connections
+        self.to_server, self.to_client = to_server, to_client = traffic
+        self.rounds, self.end, self.extra = rounds, end, extra
+        last = (rounds, how, end, extra)
+        self.server = network.start(
+            server, "tcp_peer", "server", network.server_address, 0, connections, to_client, to_server, *last
+        )
+        self.port = line(self.server)
+        self.client = network.start(
+            client, "tcp_peer", "client", network.client_goes_to, self.port, connections, to_server, to_client, *last
+        )
+        self.retransmits = (0, 0)
+
+    def round_over(self) -> None:
+        """Wait for the end of a round; both have stopped then."""
+        stop_point(self.client)
+        stop_point(self.server)
+        self.retransmits = (line(self.client), line(self.server))
+
+    def go(self) -> None:
+        go(self.server)
+        go(self.client)
+
+    def finish(self) -> None:
+        """Have the connections ended, after the last round."""
+        self.go()
+        assert self.client.wait(30) == 0
+        assert self.server.wait(30) == 0
+
+    def expected(self, rounds: int, *, ended: bool = False) -> dict[Cgroup, Counted]:
+        """What both must have after so many rounds."""
+        to_server, to_client = (self.connections * n * rounds for n in (self.to_server, self.to_client))
+        if ended:
+            to_server += self.connections * self.extra * (self.end == "reset")
+            to_client += self.connections * self.extra * (self.end == "half")
+        client, server = self.owners
+        return {
+            client: Counted(to_server, to_client, self.retransmits[0], outbound=self.connections),
+            server: Counted(to_client, to_server, self.retransmits[1], inbound=self.connections),
+        }
+
+
+@pytest.fixture
+def network(workload: Callable[[str], str], children: list[Process]) -> Network:
+    return Network(workload, children)
+
+
+def collector(*forced_off: str, map_entries: int = 0) -> NetTcp:
+    return NetTcp(Environment(forced_off=frozenset(forced_off), map_entries=map_entries))
+
+
+@pytest.mark.parametrize(
+    ("how", "end", "forced_off"),
+    [
+        ("write", "close", ()),
+        ("send", "half", ()),
+        ("sendmsg", "reset", ()),
+        ("sendfile", "close", ()),
+        ("splice", "half", ()),
+        ("send", "reset", OLDEST),
+        ("splice", "close", OLDEST),
+    ],
+)
+def test_bytes_are_exact(
+    cgroup: Callable[[str], Cgroup], network: Network, how: str, end: str, forced_off: tuple[str, ...]
+) -> None:
+    """Not a byte more or less, with the connections open and after their end; C has none."""
+    a, b, c = cgroup("a"), cgroup("b"), cgroup("c")
+    with opened(collector(*forced_off)) as net_tcp:
+        totals = Totals(net_tcp)
+        peers = Peers(network, a, b, connections=3, traffic=(1_000_003, 300_007), how=how, end=end, extra=54_321)
+        for done in (1, 2):
+            peers.round_over()
+            assert_counted(totals, peers.expected(done) | {c: Counted()})
+            if done == 1:
+                peers.go()
+        peers.finish()
+        # Nobody can ask a closed socket for its retransmits: those are another test's.
+        totals.read()
+        peers.retransmits = tuple(int(totals.number(owner, RETRANSMITS)) for owner in (a, b))  # type: ignore[assignment]
+        assert_counted(totals, peers.expected(2, ended=True) | {c: Counted()})
+
+
+@pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
+def test_retransmits_equal_tcp_info(
+    cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
+) -> None:
+    """Every 20th segment with data is lost, in both directions."""
+    a, b, c, d = cgroup("a"), cgroup("b"), cgroup("c"), cgroup("d")
+    network.lay_wire(d, delay_us=1000, drop_every=20)
+    with opened(collector(*forced_off)) as net_tcp:
+        totals = Totals(net_tcp)
+        peers = Peers(network, a, b, connections=2, traffic=(200_001, 100_003))
+        for done in (1, 2):
+            peers.round_over()
+            # Of 2 x 138 and 2 x 69 full segments a round, 20 are lost.
+            assert sum(peers.retransmits) >= 20 * done
+            assert min(peers.retransmits) > 0
+            assert_counted(totals, peers.expected(done) | {c: Counted(), d: Counted()})
+            if done == 1:
+                peers.go()
+
+
+@pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
+def test_retransmits_of_the_handshake(
+    cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
+) -> None:
+    """A lost SYN is the client's, a lost SYN-ACK the server's; E's SYNs are never answered."""
+    a, b, c, d, e = (cgroup(name) for name in "abcde")
+    network.lay_wire(d, syns=1, syn_acks=1)
+    with opened(collector(*forced_off)) as net_tcp:
+        totals = Totals(net_tcp)
+        silent = network.start(e, "tcp_peer", "silent", "10.0.0.99", 1, 1)
+        peers = Peers(network, a, b, connections=1, traffic=(1003, 1007))
+        deadline = time.monotonic() + 10
+        while not totals.read().number(e, RETRANSMITS) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # Seen as they happen, though nothing was ever received: before the connect fails.
+        assert counted(totals, e)._replace(retransmits=0) == Counted()
+        peers.round_over()
+        stop_point(silent)
+        unanswered = line(silent)
+        assert min(*peers.retransmits, unanswered) >= 1
+        nothing = {c: Counted(), d: Counted(), e: Counted(retransmits=unanswered, failures=1)}
+        assert_counted(totals, peers.expected(1) | nothing)
+        peers.go()
+        peers.round_over()
+        assert_counted(totals, peers.expected(2) | nothing)
+
+
+def test_connections_by_direction(cgroup: Callable[[str], Cgroup], network: Network) -> None:
+    """What A opens B accepts; what nobody accepts is a failure of A alone."""
+    a, b, c = cgroup("a"), cgroup("b"), cgroup("c")
+    with opened(collector()) as net_tcp, socket.socket() as deaf:
+        totals = Totals(net_tcp)
+        deaf.bind(("127.0.0.1", 0))  # and never listens
+        opened_so_far = refused = 0
+        for connections, failures in ((7, 5), (11, 3)):
+            peers = Peers(network, a, b, connections=connections, traffic=(1, 1), rounds=1)
+            peers.round_over()
+            peers.finish()
+            port = deaf.getsockname()[1]
+            stop_point(network.start(a, "tcp_peer", "refused", "127.0.0.1", port, failures))
+            opened_so_far += connections
+            refused += failures
+            assert_counted(
+                totals,
+                {
+                    a: Counted(opened_so_far, opened_so_far, 0, refused, outbound=opened_so_far),
+                    b: Counted(opened_so_far, opened_so_far, 0, 0, inbound=opened_so_far),
+                    c: Counted(),
+                },
+            )
+
+
+@pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
+def test_a_socket_has_another_connection(
+    cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
+) -> None:
+    """Its totals began again at 0. The server never accepts: its kernel takes the bytes all the same."""
+    a, b = cgroup("a"), cgroup("b")
+    with opened(collector(*forced_off)) as net_tcp, socket.create_server(("127.0.0.1", 0)) as server:
+        totals = Totals(net_tcp)
+        for done in (1, 2):
+            stop_point(network.start(a, "tcp_peer", "again", "127.0.0.1", server.getsockname()[1], 9000))
+            assert_counted(totals, {a: Counted(sent=12_000 * done, outbound=2 * done), b: Counted()})
+
+
+class Probe(NamedTuple):
+    """One event of the kernel's trace of tcp_probe."""
+
+    current: int
+    local_port: int
+    remote_port: int
+    srtt_us: int
+
+
+@contextmanager
+def traced(into: list[Probe]) -> Iterator[Callable[[], None]]:
+    """Have the kernel trace tcp_probe; what is yielded takes what was traced so far.
+
+    The tracefs is attached nowhere: it is gone with its descriptor.
+    """
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    fsopen, fsconfig, fsmount, create = 430, 431, 432, 6
+    context = syscall(fsopen, b"tracefs", 0)
+    assert context >= 0, os.strerror(ctypes.get_errno())
+    assert syscall(fsconfig, context, create, None, None, 0) == 0, os.strerror(ctypes.get_errno())
+    mount = syscall(fsmount, context, 0, 0)
+    assert mount >= 0, os.strerror(ctypes.get_errno())
+    os.close(context)
+    instance = Path(f"/proc/self/fd/{mount}/instances/kpod-test-{os.getpid()}-{time.monotonic_ns()}")
+    instance.mkdir()
+    event = re.compile(r"^.{16}-(\d+) .* tcp_probe: .*src=\S+:(\d+) dest=\S+:(\d+) .* srtt=(\d+) ", re.MULTILINE)
+
+    def take() -> None:
+        text = (instance / "trace").read_text()
+        (instance / "trace").write_text("")
+        into.extend(Probe(*map(int, found)) for found in event.findall(text))
+
+    try:
+        (instance / "events/tcp/tcp_probe/enable").write_text("1")
+        yield take
+    finally:
+        (instance / "events/tcp/tcp_probe/enable").write_text("0")
+        instance.rmdir()
+        os.close(mount)
+
+
+def test_rtt_equals_the_trace_and_is_charged_to_the_socket(cgroup: Callable[[str], Cgroup], network: Network) -> None:
+    """A known delay, and segments that arrive while D's process runs: what is charged to current is charged to D."""
+    a, b, c, d = cgroup("a"), cgroup("b"), cgroup("c"), cgroup("d")
+    one_way_us = 66_000  # the bucket of twice that is 125 to 149 ms
+    rtt = 2 * one_way_us / 1e6
+    wire = network.lay_wire(d, delay_us=one_way_us)
+    probes: list[Probe] = []
+    with opened(collector()) as net_tcp, traced(probes) as take:
+        totals = Totals(net_tcp)
+        peers = Peers(network, a, b, connections=5, traffic=(101, 203))
+        for done in (1, 2):
+            peers.round_over()
+            time.sleep(0.3)  # delayed acknowledgements
+            take()
+            assert_counted(totals, peers.expected(done) | {c: Counted(), d: Counted()})
+            of_a = [probe for probe in probes if probe.remote_port == peers.port]
+            of_b = [probe for probe in probes if probe.local_port == peers.port]
+            for owner, of_owner in ((a, of_a), (b, of_b)):
+                observed = totals.histogram(owner, RTT)
+                assert observed.count == sum(1 for probe in of_owner if probe.srtt_us)
+                assert observed.count >= 5 * done
+                assert observed.sum_ns == sum(probe.srtt_us for probe in of_owner) * 1000
+                slots = observed.cumulative()
+                median = next(slot for slot, below in enumerate(slots) if 2 * below >= observed.count)
+                assert histogram.upper_bound(median - 1) < rtt <= histogram.upper_bound(median)
+            for nobody in (c, d):
+                assert totals.histogram(nobody, RTT).count == 0
+            if done == 1:
+                peers.go()
+        current = [probe.current for probe in of_a + of_b]
+        assert current.count(wire) > 0.5 * len(current)
+
+
+@pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
+def test_older_connections_count_from_now_on(
+    cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
+) -> None:
+    """In a network namespace that the agent is not in; the connections themselves were made before."""
+    a, b, c, d = cgroup("a"), cgroup("b"), cgroup("c"), cgroup("d")
+    network.lay_wire(d, delay_us=500)
+    peers = Peers(network, a, b, connections=3, traffic=(200_003, 100_007), rounds=3)
+    peers.round_over()
+    before = peers.retransmits
+    with opened(collector(*forced_off)) as net_tcp:
+        totals = Totals(net_tcp)
+        assert_counted(totals, {a: Counted(), b: Counted(), c: Counted(), d: Counted()})
+        for done in (1, 2):
+            peers.go()
+            peers.round_over()
+            expected = {
+                owner: now._replace(retransmits=now.retransmits - was, outbound=0, inbound=0)
+                for (owner, now), was in zip(peers.expected(done).items(), before, strict=True)
+            }
+            if forced_off and done == 1:
+                # Without an iterator a connection is met at its first segment: what A sent until then is not seen.
+                unseen = {owner: now.sent - totals.read().number(owner, SENT) for owner, now in expected.items()}
+                assert 0 < unseen[a] <= 3 * 200_003
+                assert unseen[b] == 0
+            if forced_off:
+                expected = {owner: now._replace(sent=now.sent - unseen[owner]) for owner, now in expected.items()}
+            assert_counted(totals, expected | {c: Counted(), d: Counted()})
+
+
+def test_sockets_without_room_are_counted(cgroup: Callable[[str], Cgroup], network: Network) -> None:
+    """In a hash for four sockets, those that find no room are told of, and the rest is right."""
+    a, b = cgroup("a"), cgroup("b")
+    with opened(collector("socket_storage", map_entries=4)) as net_tcp:
+        errors = {health.name: health.update_errors for health in net_tcp.maps()}
+        assert errors["tcp_sockets_by_address"] == 0
+        peers = Peers(network, a, b, connections=8, traffic=(1003, 1003), rounds=1)
+        peers.round_over()
+        errors = {health.name: health.update_errors for health in net_tcp.maps()}
+        assert (errors["tcp_sockets_by_address"] or 0) >= 2 * 8 - 4

@@ -1,0 +1,132 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpod_metrics.cgroup.mounts import FileSystem, file_systems
+
+ROOT = b"27 1 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/a,upperdir=/b,workdir=/c\n"
+
+
+def points(mountinfo: bytes) -> dict[str, list[str]]:
+    return {system.device: system.points for system in file_systems(mountinfo)}
+
+
+def test_a_container() -> None:
+    mountinfo = (
+        b"500 400 0:50 / / rw,relatime master:12 - overlay overlay rw,lowerdir=/a\n"
+        b"501 500 0:51 / /proc rw,nosuid - proc proc rw\n"
+        b"502 500 0:52 / /dev rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755\n"
+        b"503 502 0:53 / /dev/pts rw - devpts devpts rw\n"
+        b"504 502 0:49 / /dev/mqueue rw - mqueue mqueue rw\n"
+        b"505 500 0:54 / /sys ro,nosuid - sysfs sysfs ro\n"
+        b"506 505 0:28 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n"
+        b"507 500 254:1 /pods/x/etc-hosts /etc/hosts rw,relatime - ext4 /dev/vda1 rw\n"
+        b"508 502 254:1 /pods/x/log /dev/termination-log rw,relatime - ext4 /dev/vda1 rw\n"
+        b"509 500 254:1 /pods/x/volumes/data /var/lib/data rw,relatime - ext4 /dev/vda1 rw\n"
+        b"510 502 0:48 / /dev/shm rw - tmpfs shm rw,size=65536k\n"
+        b"511 500 0:47 / /run/secrets/token ro,relatime - tmpfs tmpfs rw,size=100k\n"
+        b"512 500 0:46 / /run rw - tmpfs tmpfs rw,size=100k\n"
+        b"513 500 0:45 / /share rw,relatime - nfs4 server:/share rw,vers=4.2\n"
+        b"514 500 0:44 / /fuse rw - fuse.sshfs sshfs rw\n"
+    )
+    assert file_systems(mountinfo) == [
+        FileSystem("0:50", local=True, points=["/"]),
+        FileSystem("254:1", local=True, points=["/etc/hosts", "/var/lib/data"]),
+        FileSystem("0:46", local=True, points=["/run"]),
+        FileSystem("0:45", local=False, points=["/share"]),
+        FileSystem("0:44", local=False, points=["/fuse"]),
+    ]
+
+
+def test_read_only_tmpfs_by_mount_or_by_super_block() -> None:
+    mountinfo = ROOT + (
+        b"30 27 0:60 / /a ro,relatime - tmpfs tmpfs rw\n"
+        b"31 27 0:61 / /b rw,relatime - tmpfs tmpfs ro,size=4k\n"
+        b"32 27 8:1 / /c ro,relatime - ext4 /dev/sda1 ro,errors=remount-ro\n"
+        b"33 27 0:63 / /d rw,errors=ro - tmpfs tmpfs rw,ro_looks_like=it\n"
+    )
+    assert points(mountinfo) == {"0:50": ["/"], "8:1": ["/c"], "0:63": ["/d"]}
+
+
+def test_names_that_only_begin_like_proc_are_a_containers() -> None:
+    mountinfo = ROOT + b"30 27 8:1 / /process rw - ext4 /dev/sda1 rw\n31 27 8:2 / /sysroot rw - ext4 /dev/sda2 rw\n"
+    assert points(mountinfo) == {"0:50": ["/"], "8:1": ["/process"], "8:2": ["/sysroot"]}
+
+
+def test_shortest_mount_point_of_a_device_is_first() -> None:
+    mountinfo = ROOT + (
+        b"30 27 8:1 /x /var/lib/data rw - ext4 /dev/sda1 rw\n"
+        b"31 27 8:1 /y /data rw - ext4 /dev/sda1 rw\n"
+        b"32 27 8:1 /z /logs rw - ext4 /dev/sda1 rw\n"
+    )
+    assert points(mountinfo)["8:1"] == ["/data", "/logs", "/var/lib/data"]
+
+
+def test_escapes() -> None:
+    mountinfo = ROOT + rb"30 27 8:1 / /my\040disk\134\011\012 rw - ext4 /dev/sda1 rw" + b"\n"
+    assert points(mountinfo)["8:1"] == ["/my disk\\\t\n"]
+    assert points(ROOT + b"30 27 8:1 / /\xff rw - ext4 /dev/sda1 rw\n")["8:1"] == ["/\udcff"]
+
+
+def test_last_mount_at_a_point_hides_the_others() -> None:
+    mountinfo = ROOT + (
+        b"30 27 8:1 / /mnt rw - ext4 /dev/sda1 rw\n"
+        b"31 30 8:2 / /mnt rw - ext4 /dev/sda2 rw\n"
+        b"32 31 8:3 / /mnt rw - ext4 /dev/sda3 rw\n"
+    )
+    assert points(mountinfo) == {"0:50": ["/"], "8:3": ["/mnt"]}
+
+
+def test_root_that_is_mounted_over() -> None:
+    mountinfo = (
+        b"1 1 0:2 / / rw - rootfs rootfs rw\n"
+        b"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        b"21 20 8:2 / /mnt rw - ext4 /dev/sda2 rw\n"
+        b"22 1 8:3 / /lost rw - ext4 /dev/sda3 rw\n"
+    )
+    assert points(mountinfo) == {"8:1": ["/"], "8:2": ["/mnt"]}
+
+
+def test_mount_over_a_directory_hides_what_is_mounted_below_it() -> None:
+    mountinfo = ROOT + (
+        b"30 27 8:1 / /a/b rw - ext4 /dev/sda1 rw\n"
+        b"31 27 8:2 / /a rw - ext4 /dev/sda2 rw\n"
+        b"32 31 8:3 / /a/c rw - ext4 /dev/sda3 rw\n"
+        b"33 27 8:4 / /ab rw - ext4 /dev/sda4 rw\n"
+    )
+    assert points(mountinfo) == {"0:50": ["/"], "8:2": ["/a"], "8:3": ["/a/c"], "8:4": ["/ab"]}
+
+
+def test_data_hidden_below_a_file_system_without_data() -> None:
+    mountinfo = ROOT + b"30 27 8:1 / /mnt rw - ext4 /dev/sda1 rw\n31 30 0:61 / /mnt rw - autofs systemd-1 rw\n"
+    assert points(mountinfo) == {"0:50": ["/"]}
+
+
+def test_changed_root_whose_own_mount_is_not_seen() -> None:
+    """After chroot() to a directory that nothing is mounted on, there is no line for "/"."""
+    mountinfo = b"40 27 8:1 / /data rw - ext4 /dev/sda1 rw\n41 40 8:2 / /data/more rw - ext4 /dev/sda2 rw\n"
+    assert points(mountinfo) == {"8:1": ["/data"], "8:2": ["/data/more"]}
+
+
+def test_optional_fields() -> None:
+    mountinfo = b"30 27 8:1 / / rw shared:1 master:2 propagate_from:3 unbindable - ext4 /dev/sda1 rw\n"
+    assert points(mountinfo) == {"8:1": ["/"]}
+
+
+def test_malformed_lines_are_left_out() -> None:
+    whole = ROOT + b"30 27 8:1 / /mnt rw - ext4 /dev/sda1 rw\n"
+    assert points(b"") == {}
+    assert points(b"\n\n30 27\n - \n30 27 8:1 / /mnt rw ext4\n30 27 8:1 / /mnt rw - ext4\n" + ROOT) == {"0:50": ["/"]}
+    assert points(whole[:-5]) == {"0:50": ["/"]}
+
+
+def test_identities_that_make_a_circle() -> None:
+    circle = b"5 1 8:1 / / rw - ext4 a rw\n6 5 8:2 / / rw - ext4 b rw\n5 6 8:3 / / rw - ext4 c rw\n"
+    assert points(circle) == {"8:2": ["/"]}
+    assert points(b"5 6 8:1 / / rw - ext4 a rw\n6 5 8:2 / / rw - ext4 b rw\n") == {}
+
+
+@given(
+    st.lists(st.sampled_from([b"1", b"2", b"8:1", b"/", b"/a", b"/a/b", b"rw", b" ", b" - ", b"ext4", b"\n", b"\\9"]))
+)
+def test_any_content_is_read(parts: list[bytes]) -> None:
+    file_systems(b"".join(parts))

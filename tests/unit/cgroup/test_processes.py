@@ -1,0 +1,35 @@
+import errno
+
+import pytest
+
+from kpod_metrics.cgroup.processes import LOOKED_AT, distinct
+
+
+def test_first_process_of_each() -> None:
+    assert distinct((5, 6, 7, 8), {5: "a", 6: "b", 7: "a", 8: "c"}.__getitem__) == {"a": 5, "b": 6, "c": 8}
+
+
+def test_only_the_first_few_are_looked_at() -> None:
+    looked_at: list[int] = []
+    distinct(range(10_000), looked_at.append)
+    assert looked_at == list(range(LOOKED_AT))
+
+
+def _fails(failures: dict[int, int]) -> dict[str, int]:
+    def of(pid: int) -> str:
+        if pid in failures:
+            raise OSError(failures[pid], "")
+        return "a"
+
+    return distinct((1, 2), of)
+
+
+def test_processes_that_are_gone_are_left_out() -> None:
+    assert _fails({1: errno.ENOENT}) == {"a": 2}
+    assert _fails({1: errno.ENOENT, 2: errno.ESRCH}) == {}
+
+
+def test_refusal_is_raised_if_nothing_is_known() -> None:
+    assert _fails({1: errno.EACCES}) == {"a": 2}
+    with pytest.raises(PermissionError):
+        _fails({1: errno.EACCES, 2: errno.ENOENT})

@@ -1,0 +1,143 @@
+"""The cgroup tree: the mount that shows all of it, its directories, their processes."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics.cgroup import tree
+from kpod_metrics.errors import RefusedError
+
+
+def proc(folder: Path, *mounts: str) -> str:
+    """A /proc whose mountinfo has these lines."""
+    (folder / "self").mkdir(exist_ok=True)
+    lines = ["22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw", *mounts]
+    (folder / "self/mountinfo").write_bytes(b"".join(os.fsencode(line) + b"\n" for line in lines))
+    return str(folder)
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A folder that has inode 1, as the root of the cgroup tree has."""
+    folder = tmp_path / "whole tree"
+    folder.mkdir()
+    real = os.stat
+
+    def stat(path: str | int, **options: bool) -> os.stat_result:
+        found = real(path, **options)
+        return os.stat_result((found[0], 1, *found[2:])) if path == str(folder) else found
+
+    monkeypatch.setattr(os, "stat", stat)
+    return str(folder)
+
+
+def test_root_is_the_mount_of_the_whole_tree(whole: str, tmp_path: Path) -> None:
+    """Beside a v1 mount, one that is gone, and one of a subtree."""
+    escaped = whole.replace(" ", "\\040")
+    found = tree.find_root(
+        proc(
+            tmp_path,
+            f"29 22 0:25 / {escaped}/v1 rw - cgroup cgroup rw,memory",
+            "30 22 0:26 / /gone rw - cgroup2 cgroup2 rw",
+            f"31 22 0:26 /a/b {tmp_path} rw shared:4 master:2 - cgroup2 cgroup2 rw",
+            f"32 22 0:26 / {escaped} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate",
+        )
+    )
+    assert found == whole
+
+
+def test_mount_of_a_subtree_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=rf"^cgroup2 is mounted at {tmp_path}, but only a part .*--cgroup-root$"):
+        tree.find_root(proc(tmp_path, f"31 22 0:26 /../.. {tmp_path} rw - cgroup2 cgroup2 rw"))
+
+
+def test_no_mount_is_refused(tmp_path: Path) -> None:
+    v1 = "29 22 0:25 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
+    with pytest.raises(RefusedError, match=r"^no cgroup2 mount in .*--cgroup-root$"):
+        tree.find_root(proc(tmp_path, v1))
+
+
+def test_no_mountinfo_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=r"self/mountinfo: No such file or directory; --proc-root"):
+        tree.find_root(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("/sys/fs/cgroup", "/sys/fs/cgroup"),
+        (r"/a\040b\011c\012d\134e", "/a b\tc\nd\\e"),
+        (r"/\134040", r"/\040"),
+        (r"/a\04", r"/a\04"),
+        ("/ü", "/ü"),
+    ],
+)
+def test_mount_escapes(field: str, expected: str) -> None:
+    assert tree.unescape_mount(field) == expected
+
+
+def test_walk_has_parents_before_children(tmp_path: Path) -> None:
+    for path, pids in {"": "1\n2\n", "a": "", "a/b": "30\n", "a/b/c": "4\n", "d \udc80": "5\n"}.items():
+        (tmp_path / path).mkdir(exist_ok=True)
+        (tmp_path / path / "cgroup.procs").write_text(pids)
+        (tmp_path / path / "cpu.stat").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    found = tree.walk(str(tmp_path))
+    assert {directory.path: directory.pids for directory in found} == {
+        "": (1, 2),
+        "a": (),
+        "a/b": (30,),
+        "a/b/c": (4,),
+        "d \udc80": (5,),
+    }
+    assert [directory.path for directory in found if directory.path[:1] != "d"] == ["", "a", "a/b", "a/b/c"]
+    for directory in found:
+        assert directory.id == (tmp_path / directory.path).stat().st_ino
+
+
+def test_walk_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        tree.walk(str(tmp_path / "gone"))
+
+
+def test_cgroup_that_goes_during_the_walk_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name was read from its parent; then there is nothing to open."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "z").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if path.endswith("/a"):
+            raise FileNotFoundError(errno.ENOENT, "gone", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert {directory.path for directory in tree.walk(str(tmp_path))} == {"", "a", "z"}
+
+
+def test_root_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: str) -> object:
+        raise PermissionError(errno.EACCES, "no", path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError):
+        tree.walk(str(tmp_path))
+
+
+def test_processes(tmp_path: Path) -> None:
+    procs = tmp_path / "cgroup.procs"
+    assert tree.read_pids(str(tmp_path)) == ()
+    # 0 is a process of another pid namespace, that has no number here.
+    procs.write_text("10\n0\n7\n")
+    assert tree.read_pids(str(tmp_path)) == (10, 7)
+    procs.write_text("".join(f"{pid}\n" for pid in range(1, 40_000)))
+    assert tree.read_pids(str(tmp_path)) == tuple(range(1, 40_000))
+
+
+def test_processes_of_a_threaded_cgroup_are_its_threads(tmp_path: Path) -> None:
+    """Reading cgroup.procs there answers EOPNOTSUPP, as a folder in its place answers EISDIR."""
+    (tmp_path / "cgroup.procs").mkdir()
+    (tmp_path / "cgroup.threads").write_text("10\n11\n")
+    assert tree.read_pids(str(tmp_path)) == (10, 11)

@@ -1,0 +1,199 @@
+import os
+from collections.abc import Callable
+
+import pytest
+
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.filesystem import Filesystem
+from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
+
+OTHER = POD._replace(pod="cart-1")
+ROOT = "500 400 0:50 / / rw,relatime - overlay overlay rw\n"
+HOSTS = "501 500 254:1 /pods/x/hosts /etc/hosts rw - ext4 /dev/vda1 rw\n"
+NAMES = "502 500 254:1 /pods/x/hostname /etc/name rw - ext4 /dev/vda1 rw\n"
+DATA = "503 500 254:1 /pods/x/data /var/lib/data rw - ext4 /dev/vda1 rw\n"
+SHARE = "504 500 0:45 / /share rw - nfs4 server:/share rw\n"
+
+
+def size(blocks: int, free: int, available: int, unit: int = 1024) -> os.statvfs_result:
+    return os.statvfs_result((4096, unit, blocks, free, available, 0, 0, 0, 0, 255))
+
+
+class Disks:
+    """Answers statvfs() by what a path ends with, and keeps what was asked."""
+
+    def __init__(self, answers: dict[str, os.statvfs_result | OSError]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def statvfs(self, path: str) -> os.statvfs_result:
+        self.asked.append(path)
+        answer = self.answers[path.split("/root", 1)[1]]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    def took(self) -> list[str]:
+        """Return the paths asked since the last time, as /proc/PID/root has them."""
+        asked, self.asked = self.asked, []
+        return [path.split("/proc/", 1)[1] for path in asked]
+
+
+def process(tree: Tree, pid: int, mountinfo: str, namespace: int = 4026532385, root: str = "/") -> None:
+    path = tree.process(pid)
+    os.symlink(f"mnt:[{namespace}]", path / "ns/mnt")
+    os.symlink(root, path / "root")
+    (path / "mountinfo").write_bytes(mountinfo.encode(errors="surrogateescape"))
+
+
+Opened = Callable[[Environment, Disks], Filesystem]
+
+
+@pytest.fixture
+def opened(request: pytest.FixtureRequest) -> Opened:
+    def make(environment: Environment, disks: Disks) -> Filesystem:
+        collector = Filesystem(environment, statvfs=disks.statvfs)
+        request.addfinalizer(collector.close)
+        return collector
+
+    return make
+
+
+def test_sizes_in_every_cycle(tree: Tree, opened: Opened) -> None:
+    process(tree, 10, ROOT + DATA)
+    disks = Disks({"//": size(1000, 400, 300), "/var/lib/data/": size(10, 10, 9, unit=4096)})
+    group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
+    for free in (400, 350):
+        disks.answers["//"] = size(1000, free, 300)
+        assert cycles.run(group).exported() == {
+            "fs_capacity_bytes /": 1000 * 1024,
+            "fs_usage_bytes /": (1000 - free) * 1024,
+            "fs_available_bytes /": 300 * 1024,
+            "fs_capacity_bytes /var/lib/data": 10 * 4096,
+            "fs_usage_bytes /var/lib/data": 0,
+            "fs_available_bytes /var/lib/data": 9 * 4096,
+        }
+        assert sorted(disks.took()) == ["10/root//", "10/root/var/lib/data/"]
+
+
+def test_single_files_are_left_out_and_asked_about_once(tree: Tree, opened: Opened) -> None:
+    process(tree, 10, ROOT + HOSTS + NAMES + DATA)
+    file = NotADirectoryError(20, "Not a directory")
+    disks = Disks(
+        {"//": size(1, 0, 0), "/etc/hosts/": file, "/etc/name/": file, "/var/lib/data/": size(10, 5, 5)},
+    )
+    group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
+    for asked in (4, 2, 2):
+        exported = cycles.run(group).exported()
+        assert {name for name in exported if "capacity" in name} == {
+            "fs_capacity_bytes /",
+            "fs_capacity_bytes /var/lib/data",
+        }
+        assert len(disks.took()) == asked
+
+
+def test_device_of_which_only_files_are_mounted(tree: Tree, opened: Opened) -> None:
+    process(tree, 10, ROOT + HOSTS + NAMES)
+    file = NotADirectoryError(20, "Not a directory")
+    disks = Disks({"//": size(1, 0, 0), "/etc/hosts/": file, "/etc/name/": file})
+    group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
+    for asked in (3, 1):
+        assert len(cycles.run(group).exported()) == 3
+        assert len(disks.took()) == asked
+
+
+def test_new_mount_is_seen(tree: Tree, opened: Opened) -> None:
+    process(tree, 10, ROOT)
+    disks = Disks({"//": size(1, 0, 0), "/share/": size(8, 4, 4)})
+    group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
+    assert "fs_usage_bytes /share" not in cycles.run(group).exported()
+    (tree.proc / "10/mountinfo").write_text(ROOT + SHARE)
+    assert cycles.run(group).exported()["fs_usage_bytes /share"] == 4096
+    (tree.proc / "10/mountinfo").write_text(ROOT)
+    assert "fs_usage_bytes /share" not in cycles.run(group).exported()
+
+
+def test_groups_that_share_a_namespace_are_read_and_asked_once(
+    tree: Tree, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pid in (10, 11, 20):
+        process(tree, pid, ROOT)
+    refuse(monkeypatch, "/11/mountinfo")
+    refuse(monkeypatch, "/20/mountinfo")
+    disks = Disks({"//": size(10, 5, 5)})
+    cycles = Cycles(opened(tree.environment, disks))
+    cycles.run(tree.group("a", 7, pids=[10, 11]), tree.group("b", 8, OTHER, pids=[20]))
+    assert cycles.exported(POD) == cycles.exported(OTHER) != {}
+    assert len(disks.took()) == 1
+
+
+def test_cgroups_of_one_container_do_not_add_up_a_file_system(tree: Tree, opened: Opened) -> None:
+    for pid in (10, 20):
+        process(tree, pid, ROOT)
+    cycles = Cycles(opened(tree.environment, Disks({"//": size(10, 5, 5)})))
+    cycles.run(tree.group("a", 7, pids=[10]), tree.group("b", 8, pids=[20]))
+    assert cycles.exported()["fs_capacity_bytes /"] == 10 * 1024
+
+
+def test_mount_namespaces_of_one_container(tree: Tree, opened: Opened) -> None:
+    """What is mounted in either is there; a device of both is there once, as the first has it."""
+    process(tree, 10, ROOT, namespace=1)
+    process(tree, 11, ROOT.replace(" / / ", " / /elsewhere ") + SHARE.replace(" 500 ", " 400 "), namespace=2)
+    disks = Disks({"//": size(1, 0, 0), "/elsewhere/": size(1, 0, 0), "/share/": size(8, 4, 4)})
+    exported = Cycles(opened(tree.environment, disks)).run(tree.group("a", 7, pids=[10, 11])).exported()
+    assert {name for name in exported if "capacity" in name} == {"fs_capacity_bytes /", "fs_capacity_bytes /share"}
+
+
+def test_roots_of_one_namespace(tree: Tree, opened: Opened) -> None:
+    """Two pods whose processes have other root directories see other paths."""
+    process(tree, 10, ROOT)
+    process(tree, 20, SHARE.replace("/share", "/"), root="/share")
+    disks = Disks({"//": size(1, 0, 0)})
+    cycles = Cycles(opened(tree.environment, disks))
+    cycles.run(tree.group("a", 7, pids=[10]), tree.group("b", 8, OTHER, pids=[20]))
+    assert len(disks.took()) == 2
+
+
+def test_what_has_no_size_or_fails_is_left_out(tree: Tree, opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
+    process(tree, 10, ROOT + DATA + SHARE)
+    stale = OSError(116, "Stale file handle")
+    disks = Disks({"//": size(10, 5, 5), "/var/lib/data/": size(0, 0, 0), "/share/": stale})
+    group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
+    for _ in range(3):
+        assert len(cycles.run(group).exported()) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"file system 0:45 at {tree.proc}/10/root/share is left out: [Errno 116] Stale file handle"
+    ]
+    disks.answers["/share/"] = size(8, 4, 4)
+    assert cycles.run(group).exported()["fs_usage_bytes /share"] == 4096
+
+
+def test_names_that_are_no_utf8(tree: Tree, opened: Opened) -> None:
+    process(tree, 10, ROOT.replace(" / / ", " / /\udcff\\040x "))
+    disks = Disks({"/\udcff x/": size(10, 5, 5)})
+    exported = Cycles(opened(tree.environment, disks)).run(tree.group("a", 7, pids=[10])).exported()
+    assert exported["fs_capacity_bytes /� x"] == 10 * 1024
+
+
+def test_paths_that_cannot_be_one(tree: Tree) -> None:
+    process(tree, 10, ROOT + SHARE.replace("/share", "/\\000"))
+    collector = Filesystem(tree.environment)
+    try:
+        (tree.proc / "10/root").unlink()
+        (tree.proc / "10/root").symlink_to(tree.root)
+        assert [row.labels for row in collector.collect([tree.group("a", 7, pids=[10])])] == [("/",)]
+    finally:
+        collector.close()
+
+
+def test_processes_that_are_gone(tree: Tree, opened: Opened) -> None:
+    process(tree, 10, "")
+    collector = opened(tree.environment, Disks({}))
+    assert collector.collect([tree.group("a", 7, pids=[99]), tree.group("b", 8, pids=[10]), tree.group("c", 9)]) == []
+
+
+def test_collector_fails_if_it_may_look_at_nobody(tree: Tree, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    process(tree, 10, ROOT)
+    refuse(monkeypatch, "mountinfo")
+    with pytest.raises(PermissionError, match="10/mountinfo"):
+        opened(tree.environment, Disks({})).collect([tree.group("a", 7, pids=[10]), tree.group("c", 9)])

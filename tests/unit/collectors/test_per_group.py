@@ -1,0 +1,56 @@
+"""What a cgroup that cannot be read does to the others, with the simplest of the collectors."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
+from kpod_metrics.pods.model import Group
+from tests.unit.collectors.cycles import Tree, refuse, write
+
+
+@pytest.fixture
+def groups(tree: Tree) -> list[Group]:
+    found = [tree.group(name, id_) for id_, name in enumerate(["readable", "refused", "other"])]
+    for group in found:
+        write(Path(group.path), cpu__stat="usage_usec 1000000\n")
+    return found
+
+
+def test_refused_group_does_not_lose_the_others(
+    tree: Tree, groups: list[Group], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector = CpuCgroup(tree.environment)
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        refuse(patch, "/refused/")
+        for _ in range(3):
+            assert [row.owner for row in collector.collect(groups)] == [0, 2]
+        assert [record.getMessage() for record in caplog.records] == [
+            f"collector cpu_cgroup: 1 of 3 cgroups cannot be read, among them {groups[1].path}: "
+            f"[Errno 13] Permission denied: '{groups[1].path}/cpu.stat'"
+        ]
+    assert [row.owner for row in collector.collect(groups)] == [0, 1, 2]
+    refuse(monkeypatch, "/refused/")
+    collector.collect(groups)
+    assert len(caplog.records) == 2  # it began again
+
+
+def test_collector_fails_if_every_group_is_refused(
+    tree: Tree, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "cpu.stat")
+    with pytest.raises(PermissionError, match=r"readable/cpu\.stat"):
+        CpuCgroup(tree.environment).collect(groups)
+    assert CpuCgroup(tree.environment).collect([]) == []
+
+
+def test_group_that_goes_while_it_is_read_is_no_failure(
+    tree: Tree, groups: list[Group], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_device(fd: int, count: int) -> bytes:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr("kpod_metrics.files.os.read", no_device)
+    assert CpuCgroup(tree.environment).collect(groups) == []
+    assert not caplog.records

@@ -1,0 +1,120 @@
+"""The published page: whole, in each format, written at most once a cycle."""
+
+import gzip
+import threading
+from collections import Counter
+
+import pytest
+
+from kpod_metrics.exposition.pages import Published
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT, Page
+from kpod_metrics.metrics import gauge
+
+VARIANTS = [(kind, zipped) for kind in (TEXT, OPENMETRICS) for zipped in (False, True)]
+
+
+class CountedPage(Page):
+    """A page that counts how often each format is written."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__()
+        self.add(gauge("kpod_test", "Test.", "test"), [f"kpod_test {value}"] * 200)
+        self.written: Counter[str] = Counter()
+
+    def text(self) -> bytes:
+        self.written["text"] += 1
+        return super().text()
+
+    def openmetrics(self) -> bytes:
+        self.written["openmetrics"] += 1
+        return super().openmetrics()
+
+
+def expected(page: Page, kind: str) -> bytes:
+    return Page.text(page) if kind == TEXT else Page.openmetrics(page)
+
+
+def test_not_ready_before_the_first_page() -> None:
+    published = Published()
+    assert not published.ready
+    published.publish(CountedPage(1))
+    assert published.ready
+
+
+@pytest.mark.parametrize(("kind", "zipped"), VARIANTS)
+def test_every_format_is_the_newest_page(kind: str, zipped: bool) -> None:
+    published = Published()
+    for value in range(3):
+        page = CountedPage(value)
+        published.publish(page)
+        body = published.get(kind, zipped)
+        assert (gzip.decompress(body) if zipped else body) == expected(page, kind)
+
+
+def test_format_is_written_once_a_cycle() -> None:
+    published = Published()
+    page = CountedPage(1)
+    published.publish(page)
+    assert page.written == {}
+    for _ in range(3):
+        for kind, zipped in VARIANTS:
+            published.get(kind, zipped)
+    assert page.written == {"text": 1, "openmetrics": 1}
+
+
+def test_format_asked_for_lately_is_written_in_advance() -> None:
+    published = Published()
+    published.publish(CountedPage(0))
+    published.get(TEXT, True)
+    page = CountedPage(1)
+    published.publish(page)
+    assert page.written == {"text": 1}
+    published.get(TEXT, True)
+    assert page.written == {"text": 1}
+
+
+def test_format_nobody_asks_for_any_more_is_not_written() -> None:
+    published = Published()
+    published.publish(CountedPage(0))
+    published.get(OPENMETRICS, False)
+    pages = [CountedPage(value) for value in range(50)]
+    for page in pages:
+        published.publish(page)
+    written = [bool(page.written) for page in pages]
+    assert written[0]
+    assert not written[-1]
+    assert written == sorted(written, reverse=True)
+
+
+def test_page_is_never_a_mixture() -> None:
+    """Scrapes on several threads while pages are published: each gets all of one page."""
+    published = Published()
+    published.publish(CountedPage(1))
+    done = threading.Event()
+    wrong: list[bytes] = []
+    newest: list[int] = []
+
+    def scrape() -> None:
+        last, over = 0, False
+        while not over:
+            over = done.is_set()
+            for kind, zipped in VARIANTS:
+                body = published.get(kind, zipped)
+                lines = set((gzip.decompress(body) if zipped else body).splitlines())
+                samples = [line for line in lines if not line.startswith(b"#")]
+                if len(samples) != 1 or int(samples[0].split()[1]) < last:
+                    wrong.append(body)
+                    return
+                last = int(samples[0].split()[1])
+        newest.append(last)
+
+    threads = [threading.Thread(target=scrape) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for value in range(2, 200):
+        published.publish(CountedPage(value))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert newest == [199] * 3

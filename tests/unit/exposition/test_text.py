@@ -1,0 +1,251 @@
+"""The rendered pages: byte for byte, through the parsers of two other projects, and every value of them."""
+
+import math
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from prometheus_client import Metric as Family
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from kpod_metrics.exposition.text import Page, Renderer, escape, number
+from kpod_metrics.histogram import Histogram, slot_of_exponent
+from kpod_metrics.metrics import Kind, Metric, Scope, Table, counter, gauge, latency
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.store import Series, Store
+from tests.unit.exposition.fixture import CONSTANT, filled
+
+HERE = Path(__file__).parent
+UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+FORMATS: dict[str, tuple[Callable[[Page], bytes], Callable[[str], Iterable[Family]]]] = {
+    "golden.txt": (Page.text, parse_text),
+    "golden.om": (Page.openmetrics, parse_openmetrics),
+}
+
+
+@pytest.fixture(scope="module")
+def store() -> Store:
+    return filled()
+
+
+@pytest.fixture(scope="module")
+def page(store: Store) -> Page:
+    return Renderer(CONSTANT).render(store)
+
+
+def labels_of(table: Table, series: Series) -> dict[str, str]:
+    labels = dict(zip((label.name for label in table.labels), series.labels, strict=True))
+    if table.scope is not Scope.AGENT:
+        labels |= {**series.identity._asdict(), **CONSTANT}
+    return {name: value.encode("utf-8", "replace").decode() for name, value in labels.items()}
+
+
+def expected(store: Store) -> Samples:
+    """What a page of this store must say."""
+    samples: Samples = {}
+
+    def add(name: str, labels: dict[str, str], value: float) -> None:
+        key = (name, tuple(sorted(labels.items())))
+        assert key not in samples, f"twice: {key}"
+        samples[key] = value
+
+    for table, at, metric, children in store.families():
+        for series in children:
+            labels, value = labels_of(table, series), series.values[at]
+            if isinstance(value, Histogram):
+                for exponent in metric.exponents:
+                    below = sum(value.slots[: slot_of_exponent(exponent) + 1])
+                    add(f"{metric.name}_bucket", labels | {"le": repr(2.0**exponent)}, below)
+                add(f"{metric.name}_bucket", labels | {"le": "+Inf"}, value.count)
+                add(f"{metric.name}_sum", labels, value.sum_ns / 1e9)
+                add(f"{metric.name}_count", labels, value.count)
+            else:
+                assert value is not None
+                add(metric.name, labels, value)
+    return samples
+
+
+def samples_of(families: Iterable[Family]) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_golden(name: str, page: Page) -> None:
+    """After a change of declarations: `UPDATE_GOLDEN=1 pytest tests/unit/exposition`, and read the diff."""
+    written = FORMATS[name][0](page)
+    if UPDATE:
+        (HERE / name).write_bytes(written)
+    assert written == (HERE / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_parsed_values_are_the_stores(name: str, page: Page, store: Store) -> None:
+    write, parse = FORMATS[name]
+    families = list(parse(write(page).decode()))
+    assert samples_of(families) == expected(store)
+    assert sum(len(family.samples) for family in families) == page.samples
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_families_have_type_help_and_unit(name: str, page: Page, store: Store) -> None:
+    write, parse = FORMATS[name]
+    families = {family.name: family for family in parse(write(page).decode())}
+    declared = [metric for _, _, metric, _ in store.families()]
+    assert len(families) == len(declared)
+    for metric in declared:
+        family = families[metric.name.removesuffix("_total") if metric.kind is Kind.COUNTER else metric.name]
+        assert (family.type, family.documentation) == (metric.kind.value, metric.help)
+        if name == "golden.om":
+            unit = re.search(r"_(seconds|bytes|ratio)$", family.name)
+            assert family.unit == (unit[1] if unit else "")
+
+
+def test_openmetrics_ends(page: Page) -> None:
+    assert page.openmetrics().endswith(b"\n# EOF\n")
+    assert b"# EOF" not in page.text()
+
+
+def test_promtool_finds_nothing(page: Page, promtool: Path) -> None:
+    result = subprocess.run(
+        [promtool, "check", "metrics"], input=page.text(), capture_output=True, check=False, timeout=60
+    )
+    assert (result.returncode, result.stdout.decode(), result.stderr.decode()) == (0, "", "")
+
+
+def test_promtool_would_find_something(promtool: Path) -> None:
+    """Without this, a promtool that reads nothing would pass."""
+    wrong = b"# HELP kpod_a_counter_total\n# TYPE kpod_a_counter_total gauge\nkpod_a_counter_total 1\n"
+    result = subprocess.run([promtool, "check", "metrics"], input=wrong, capture_output=True, check=False, timeout=60)
+    assert result.returncode
+    assert b"kpod_a_counter_total" in result.stderr
+
+
+def buckets(page: Page) -> Iterator[tuple[list[tuple[float, float]], float]]:
+    """The buckets (bound, count) and the count of every histogram's child."""
+    for family in parse_text(page.text().decode()):
+        if family.type == "histogram":
+            found: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    rest = tuple(sorted((k, v) for k, v in sample.labels.items() if k != "le"))
+                    found.setdefault(rest, []).append((float(sample.labels["le"]), sample.value))
+                elif sample.name.endswith("_count"):
+                    yield found[tuple(sorted(sample.labels.items()))], sample.value
+
+
+def test_buckets_are_cumulative(page: Page) -> None:
+    children = list(buckets(page))
+    assert children
+    for pairs, count in children:
+        assert all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(pairs))
+        assert pairs[-1] == (math.inf, count)
+        assert pairs[0][1] < count
+
+
+TABLE = Table(
+    (
+        counter("kpod_things_total", 'Things \\ and\nsuch "quoted".', "test"),
+        gauge("kpod_level_bytes", "Level.", "test"),
+        latency("kpod_wait_seconds", "Wait.", "test", exponents=(-20, 0, 6)),
+    )
+)
+ME = Identity("n", "p", "c")
+
+
+def test_what_is_absent_is_not_written() -> None:
+    store = Store([TABLE], frozenset(TABLE.metrics))
+    page = Renderer({"node": "x"}).render(store)
+    assert (page.text(), page.openmetrics()) == (b"", b"# EOF\n")
+    store.put(TABLE, ME, (), (3, None, None), (1, 0))
+    text = Renderer({"node": "x"}).render(store).text().decode()
+    assert 'kpod_things_total{namespace="n",pod="p",container="c",node="x"} 3\n' in text
+    assert "kpod_level_bytes" not in text
+
+
+def test_only_wanted_metrics_are_written() -> None:
+    store = Store([TABLE], frozenset(TABLE.metrics[1:2]))
+    store.put(TABLE, ME, (), (3, 4, None), (1, 0))
+    assert samples_of(parse_text(Renderer({}).render(store).text().decode())) == {
+        ("kpod_level_bytes", (("container", "c"), ("namespace", "n"), ("pod", "p"))): 4
+    }
+
+
+def test_help_is_escaped() -> None:
+    store = Store([TABLE], frozenset(TABLE.metrics))
+    store.put(TABLE, ME, (), (3, 4, None), (1, 0))
+    page = Renderer({}).render(store)
+    assert b'# HELP kpod_things_total Things \\\\ and\\nsuch "quoted".\n' in page.text()
+    assert b'# HELP kpod_things Things \\\\ and\\nsuch \\"quoted\\".\n' in page.openmetrics()
+
+
+def test_second_render_has_new_numbers_under_the_same_labels() -> None:
+    """The labels are cached with the series, the numbers must not be."""
+    store, renderer = Store([TABLE], frozenset(TABLE.metrics)), Renderer({"node": "x"})
+    for expected_total in (3, 6):
+        store.put(TABLE, ME, (), (3, None, None), (1, 0))
+        [value] = [
+            value
+            for (name, _), value in samples_of(parse_text(renderer.render(store).text().decode())).items()
+            if name == "kpod_things_total"
+        ]
+        assert value == expected_total
+
+
+@given(st.floats() | st.integers(-(2**70), 2**70))
+@example(math.inf)
+@example(-math.inf)
+@example(math.nan)
+@example(-0.0)
+@example(2**64)
+def test_numbers_come_back(value: float) -> None:
+    written = number(value)
+    back = int(written) if isinstance(value, int) else float(written)
+    assert back == value or (math.isnan(back) and math.isnan(value))
+    assert math.copysign(1, back) == math.copysign(1, value) or math.isnan(value)
+    # Prometheus' own spelling of what is no number; anything else as Go's ParseFloat reads it.
+    assert re.fullmatch(r"[+-]Inf|NaN|-?\d+(\.\d+)?(e[+-]\d+)?", written)
+
+
+@given(st.text())
+def test_escaped_labels_come_back(value: str) -> None:
+    written = escape(value)
+    assert "\n" not in written
+    assert not re.search(r'(?<!\\)(\\\\)*"', written)
+    assert re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], written) == value
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@example("\r")
+@example("\x85\u2028")
+@example("trailing\\")
+def test_any_label_is_parsed_by_both_parsers(value: str) -> None:
+    store = Store([TABLE], frozenset(TABLE.metrics[:1]))
+    store.put(TABLE, Identity("n", value, ""), (), (1, None, None), (1, 0))
+    page = Renderer({}).render(store)
+    for write, parse in FORMATS.values():
+        [(_, labels)] = samples_of(parse(write(page).decode()))
+        assert dict(labels)["pod"] == value
+
+
+def test_metric_of_fixture_covers_all_kinds(store: Store) -> None:
+    kinds: set[Kind] = set()
+    metrics: list[Metric] = []
+    for _, _, metric, _ in store.families():
+        kinds.add(metric.kind)
+        metrics.append(metric)
+    assert kinds == set(Kind)
+    assert len({metric.name for metric in metrics}) == len(metrics)

@@ -1,0 +1,276 @@
+"""A stand-in for `Map` shows the logic of its reader; what the kernel does with a real one is shown by tests/live."""
+
+import errno
+import struct
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpod_metrics.kernel.btf import Layout
+from kpod_metrics.kernel.libbpf import KernelError, Map
+from kpod_metrics.kernel.maps import CumulativeMap
+
+WRAP = 2**32
+
+
+class FakeMap:
+    """What a reader uses of `Map`: two entries of numbers, and errors on demand."""
+
+    def __init__(self) -> None:
+        self.name = "fake"
+        self.key_layout = Layout(8, [("cgroup_id", 0, "Q", 1)], unnamed_holes=False)
+        self.value_layout = Layout(
+            24, [("born_ns", 0, "Q", 1), ("total", 8, "Q", 1), ("slots", 16, "I", 2)], unnamed_holes=False
+        )
+        self.key_size, self.value_size = self.key_layout.size, self.value_layout.size
+        self.max_entries = 1000
+        self.content: dict[bytes, bytes] = {}
+        self.batch_error: int | None = None
+        self.lookup_error: int | None = None
+        self.repeat = 1
+        """How many times an iteration begins anew."""
+        self.rooms: list[int] = []
+
+    def set(self, key: int, born: int, total: int, *slots: int) -> None:
+        """What the kernel's programs do."""
+        self.content[struct.pack("<Q", key)] = struct.pack("<QQII", born, total, *(slots or (0, 0)))
+
+    def lookup_batch(self, room: int) -> tuple[int, memoryview, memoryview]:
+        self.rooms.append(room)
+        if self.batch_error is not None:
+            raise KernelError("batch lookup", self.batch_error, [])
+        keys, values = b"".join(self.content), b"".join(self.content.values())
+        return len(self.content), memoryview(keys), memoryview(values)
+
+    def iterate(self) -> Iterator[bytes]:
+        for _ in range(self.repeat):
+            yield from list(self.content)
+
+    def lookup(self, key: bytes) -> bytes | None:
+        if self.lookup_error is not None:
+            raise KernelError("lookup", self.lookup_error, [])
+        return self.content.get(key)
+
+    def lookup_per_cpu(self, key: bytes) -> list[bytes]:
+        assert key == bytes(4)
+        return [(3).to_bytes(8, "little"), (4).to_bytes(8, "little")]
+
+    def delete(self, key: bytes) -> bool:
+        return self.content.pop(key, None) is not None
+
+
+@pytest.fixture
+def kernel() -> FakeMap:
+    return FakeMap()
+
+
+def reader_of(kernel: FakeMap, *, batch: bool = True) -> CumulativeMap:
+    return CumulativeMap(cast(Map, kernel), cast(Map, kernel), batch=batch)
+
+
+def read(reader: CumulativeMap) -> dict[int, tuple[int, list[int]]]:
+    """One read: key to growth of the total and of the slots."""
+    total, slots = reader.layout.fields["total"].index, reader.layout.slice("slots")
+    return {delta.key[0]: (delta.number(total), list(delta.array32(slots))) for delta in reader.read()}
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_differences(kernel: FakeMap, batch: bool) -> None:
+    reader = reader_of(kernel, batch=batch)
+    assert read(reader) == {}
+    kernel.set(1, 100, 5, 1, 2)
+    kernel.set(2, 100, 50, 0, 1)
+    assert read(reader) == {1: (5, [1, 2]), 2: (50, [0, 1])}
+    kernel.set(1, 100, 9, 1, 4)
+    assert read(reader) == {1: (4, [0, 2])}
+    assert read(reader) == {}
+    assert (reader.entries, reader.evictions) == (2, 0)
+    assert bool(kernel.rooms) == batch
+
+
+def test_entry_born_again_is_an_eviction_and_counts_whole(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 5, 1, 2)
+    read(reader)
+    kernel.set(1, 200, 7, 3, 3)
+    assert read(reader) == {1: (7, [3, 3])}
+    assert reader.evictions == 1
+    # Fewer than before shows it too late; the same number must not hide it.
+    kernel.set(1, 300, 7, 3, 3)
+    assert read(reader) == {1: (7, [3, 3])}
+    assert reader.evictions == 2
+
+
+def test_entry_that_is_gone_is_an_eviction_once(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 5)
+    kernel.set(2, 100, 6)
+    read(reader)
+    kernel.content.pop(struct.pack("<Q", 1))
+    assert read(reader) == {}
+    assert (reader.evictions, reader.entries) == (1, 1)
+    assert read(reader) == {}
+    assert reader.evictions == 1
+    kernel.set(1, 300, 2)
+    assert read(reader) == {1: (2, [0, 0])}
+    assert reader.evictions == 1
+
+
+def test_entry_being_born_waits_for_the_next_read(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.set(1, 0, 3)
+    assert read(reader) == {}
+    assert reader.entries == 0
+    kernel.set(1, 100, 4)
+    assert read(reader) == {1: (4, [0, 0])}
+    assert reader.evictions == 0
+
+
+def test_entry_being_born_again_is_one_eviction(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 50)
+    read(reader)
+    kernel.set(1, 0, 3)
+    assert read(reader) == {}
+    assert reader.evictions == 0
+    kernel.set(1, 200, 4)
+    assert read(reader) == {1: (4, [0, 0])}
+    assert reader.evictions == 1
+
+
+@given(st.lists(st.integers(0, WRAP - 1), min_size=1, max_size=20))
+def test_slots_wrap_and_nothing_is_lost(observed: list[int]) -> None:
+    kernel = FakeMap()
+    reader = reader_of(kernel)
+    total = seen = 0
+    for count in observed:
+        total += count
+        kernel.set(1, 100, total, total % WRAP, 0)
+        grown = read(reader).get(1, (0, [0, 0]))
+        seen += grown[1][0]
+        assert grown == (count, [count, 0])
+    assert seen == total
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_failing_read_takes_nothing(kernel: FakeMap, batch: bool) -> None:
+    reader = reader_of(kernel, batch=batch)
+    kernel.set(1, 100, 5)
+    kernel.set(2, 100, 6)
+    read(reader)
+    kernel.set(1, 100, 7)
+    kernel.content.pop(struct.pack("<Q", 2))
+    kernel.batch_error = kernel.lookup_error = errno.EFAULT
+    for _ in range(2):
+        with pytest.raises(KernelError, match="EFAULT"):
+            reader.read()
+    assert (reader.entries, reader.evictions) == (2, 0)
+    kernel.batch_error = kernel.lookup_error = None
+    assert read(reader) == {1: (2, [0, 0])}
+    assert (reader.entries, reader.evictions) == (1, 1)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, 524, errno.EPERM])
+def test_without_batch_it_iterates(kernel: FakeMap, number: int) -> None:
+    reader = reader_of(kernel)
+    kernel.batch_error = number
+    kernel.set(1, 100, 5)
+    assert read(reader) == {1: (5, [0, 0])}
+    kernel.set(1, 100, 6)
+    kernel.set(2, 100, 1)
+    assert read(reader) == {1: (1, [0, 0]), 2: (1, [0, 0])}
+    assert len(kernel.rooms) == 1  # asked once, and remembered
+
+
+def test_other_errors_of_the_batch_call_are_raised(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.batch_error = errno.ENOMEM
+    with pytest.raises(KernelError, match="ENOMEM"):
+        reader.read()
+    kernel.batch_error = None
+    kernel.set(1, 100, 5)
+    assert read(reader) == {1: (5, [0, 0])}
+    assert len(kernel.rooms) == 2
+
+
+def test_batch_that_worked_and_fails_is_an_error(kernel: FakeMap) -> None:
+    """EPERM after a success is a right that was taken away, no lack of the call."""
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 5)
+    read(reader)
+    kernel.batch_error = errno.EPERM
+    with pytest.raises(KernelError, match="EPERM"):
+        reader.read()
+
+
+def test_iteration_that_starts_over_takes_each_key_once(kernel: FakeMap) -> None:
+    reader = reader_of(kernel, batch=False)
+    kernel.repeat = 1000
+    for key in range(5):
+        kernel.set(key, 100, 5)
+    assert read(reader) == dict.fromkeys(range(5), (5, [0, 0]))
+    assert reader.evictions == 0
+
+
+def test_iteration_leaves_out_what_is_gone_between_key_and_value(kernel: FakeMap) -> None:
+    reader = reader_of(kernel, batch=False)
+    kernel.set(1, 100, 5)
+    kernel.set(2, 100, 5)
+    keys = list(kernel.content)
+    kernel.iterate = lambda: iter(keys)  # type: ignore[method-assign]
+    kernel.content.pop(keys[0])
+    assert read(reader) == {2: (5, [0, 0])}
+
+
+def test_room_grows_with_the_map(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    for key in range(100):
+        kernel.set(key, 100, 1)
+    read(reader)
+    read(reader)
+    assert kernel.rooms == [64, 200]
+
+
+def test_forget_deletes_and_is_no_eviction(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    for key in (1, 2, 3):
+        kernel.set(key, 100, 5)
+    read(reader)
+    assert reader.forget(lambda key: key[0] != 2) == 2
+    assert [struct.unpack("<Q", key)[0] for key in kernel.content] == [2]
+    assert read(reader) == {}
+    assert (reader.entries, reader.evictions) == (1, 0)
+    kernel.set(1, 300, 2)
+    assert read(reader) == {1: (2, [0, 0])}
+
+
+def test_forget_of_what_the_kernel_evicted_meanwhile(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 5)
+    read(reader)
+    kernel.content.clear()
+    assert reader.forget(lambda _: True) == 1
+    assert read(reader) == {}
+    assert reader.evictions == 0
+
+
+def test_forget_that_fails_forgets_nothing_undeleted(kernel: FakeMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 5)
+    read(reader)
+
+    def refuse(_: bytes) -> bool:
+        raise KernelError("delete", errno.EPERM, [])
+
+    monkeypatch.setattr(kernel, "delete", refuse)
+    with pytest.raises(KernelError):
+        reader.forget(lambda _: True)
+    assert reader.entries == 1
+    assert read(reader) == {}
+
+
+def test_failed_updates_are_summed_over_the_cpus(kernel: FakeMap) -> None:
+    assert reader_of(kernel).update_errors() == 7

@@ -1,0 +1,134 @@
+"""From a cgroup id to a pod, also after the cgroup is gone; the time is the test's."""
+
+import pytest
+
+from kpod_metrics.pods.model import Identity, Snapshot
+from kpod_metrics.pods.resolver import Resolver
+
+A, B = Identity("n", "a", "c"), Identity("n", "b", "c")
+GRACE = 5.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def resolver(clock: Clock) -> Resolver:
+    return Resolver(GRACE, clock)
+
+
+def snapshot(owners: dict[int, Identity], *, others: tuple[int, ...] = (), idle: tuple[int, ...] = ()) -> Snapshot:
+    """`others` exist without an owner, `idle` have one but are not reported."""
+    return Snapshot(
+        identities=owners,
+        reported={id_: identity for id_, identity in owners.items() if id_ not in idle},
+        present=frozenset({*owners, *others}),
+    )
+
+
+def test_nothing_is_known_at_first(resolver: Resolver) -> None:
+    assert resolver.resolve(1) is None
+    assert resolver.identities() == set()
+    assert resolver.is_gone(1)
+
+
+def test_present_cgroups_are_known(resolver: Resolver) -> None:
+    resolver.update(snapshot({1: A, 2: B}, others=(3,), idle=(2,)))
+    assert (resolver.resolve(1), resolver.resolve(2), resolver.resolve(3)) == (A, B, None)
+    assert [resolver.is_gone(id_) for id_ in (1, 2, 3, 4)] == [False, False, False, True]
+    assert resolver.identities() == {A}
+
+
+def test_gone_cgroup_is_known_through_the_grace_time(resolver: Resolver, clock: Clock) -> None:
+    resolver.update(snapshot({1: A, 2: B}))
+    resolver.update(snapshot({2: B}))
+    clock.now += GRACE - 0.1
+    resolver.expire()
+    assert resolver.resolve(1) == A
+    assert not resolver.is_gone(1)
+    assert resolver.identities() == {A, B}
+    clock.now += 0.1
+    # Its last values are on a page first: it ends with expire(), not by itself.
+    assert resolver.resolve(1) == A
+    resolver.expire()
+    assert resolver.resolve(1) is None
+    assert resolver.is_gone(1)
+    assert resolver.identities() == {B}
+    assert resolver.resolve(2) == B
+
+
+def test_grace_time_counts_from_the_first_snapshot_without_it(resolver: Resolver, clock: Clock) -> None:
+    resolver.update(snapshot({1: A}))
+    for _ in range(5):
+        resolver.update(snapshot({}))
+        clock.now += GRACE / 4
+        resolver.expire()
+    assert resolver.resolve(1) is None
+
+
+def test_cgroup_that_comes_back_is_present(resolver: Resolver, clock: Clock) -> None:
+    """As when a walk missed it, or a source was incomplete for a while."""
+    resolver.update(snapshot({1: A}))
+    resolver.update(snapshot({}))
+    resolver.update(snapshot({1: A}))
+    clock.now += 2 * GRACE
+    resolver.expire()
+    assert resolver.resolve(1) == A
+
+
+def test_cgroup_that_goes_again_has_its_whole_grace_time_again(resolver: Resolver, clock: Clock) -> None:
+    for owners in ({1: A}, {}, {1: A}):
+        resolver.update(snapshot(owners))
+    clock.now += GRACE - 1
+    resolver.update(snapshot({}))
+    clock.now += GRACE - 1
+    resolver.expire()
+    assert resolver.resolve(1) == A
+    clock.now += 1
+    resolver.expire()
+    assert resolver.resolve(1) is None
+
+
+def test_new_owner_of_a_present_cgroup_counts(resolver: Resolver) -> None:
+    resolver.update(snapshot({1: A}))
+    resolver.update(snapshot({1: B}))
+    assert resolver.resolve(1) == B
+    assert resolver.identities() == {B}
+
+
+def test_cgroup_that_lost_its_owner_but_exists_keeps_it_for_the_grace_time(resolver: Resolver, clock: Clock) -> None:
+    resolver.update(snapshot({1: A}))
+    resolver.update(snapshot({}, others=(1,)))
+    assert resolver.resolve(1) == A
+    clock.now += GRACE
+    resolver.expire()
+    assert resolver.resolve(1) is None
+    assert not resolver.is_gone(1)
+
+
+def test_restarted_container_keeps_its_series(resolver: Resolver, clock: Clock) -> None:
+    resolver.update(snapshot({1: A}))
+    resolver.update(snapshot({2: A}))
+    clock.now += GRACE
+    resolver.expire()
+    assert resolver.is_gone(1)
+    assert resolver.identities() == {A}
+
+
+def test_no_grace_time(clock: Clock) -> None:
+    resolver = Resolver(0.0, clock)
+    resolver.update(snapshot({1: A}))
+    resolver.update(snapshot({}))
+    assert resolver.resolve(1) == A
+    resolver.expire()
+    assert resolver.resolve(1) is None

@@ -1,0 +1,174 @@
+"""The command line as a user meets it: exit statuses, and one line where something is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics import __version__, cli
+from kpod_metrics.collectors import registered
+from kpod_metrics.reference import as_markdown, declared
+from kpod_metrics.settings import catalogue
+
+COMMAND = Path(sys.executable).parent / "kpod-metrics"
+COMMANDS = ("run", "check", "metrics")
+
+
+def kpod(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run the installed command."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KPOD_")}
+    return subprocess.run(
+        [COMMAND, *arguments],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def one_line(text: str) -> str:
+    assert text.count("\n") == 1
+    assert text.endswith("\n")
+    return text[:-1]
+
+
+def test_version() -> None:
+    result = kpod("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"kpod-metrics {__version__}\n", "")
+
+
+def test_module_is_the_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "kpod_metrics", "--version"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (result.returncode, result.stdout) == (0, f"kpod-metrics {__version__}\n")
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for command in COMMANDS:
+        assert f"\n    {command}" in out
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_help_has_every_setting(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    words = capsys.readouterr().out.split()
+    for setting in catalogue(registered()):
+        assert setting.flag in words
+
+
+@pytest.mark.parametrize("key", [setting.key for setting in catalogue(registered())])
+def test_every_setting_has_its_flag(key: str) -> None:
+    flag = "--" + key.replace("_", "-")
+    assert vars(cli._parser().parse_args(["run", flag, "some value"]))[key] == "some value"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "COMMAND"),
+        (("fly",), "fly"),
+        (("--unknown",), "COMMAND"),
+        (("run", "--unknown"), "--unknown"),
+        (("run", "--poll-intervall", "1s"), "--poll-intervall"),
+        # What is an abbreviation today is another flag tomorrow.
+        (("metrics", "--form", "json"), "--form"),
+        (("run", "--poll-interval"), "--poll-interval"),
+        (("metrics", "--format", "xml"), "xml"),
+    ],
+)
+def test_unknown_argument_is_one_line(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    line = one_line(err)
+    assert line.startswith("kpod-metrics")
+    assert said in line
+    assert line.endswith(" --help)")
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_wrong_setting_is_one_line(command: str) -> None:
+    result = kpod(command, "--poll-interval", "soon")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert one_line(result.stderr) == (
+        "kpod-metrics: poll_interval: 'soon' (from --poll-interval) is not accepted; accepted: 10ms to 1h, like 30s"
+    )
+
+
+def test_wrong_variable_and_file_are_one_line(tmp_path: Path) -> None:
+    result = kpod("run", KPOD_LOG_LEVEL="loud")
+    assert result.returncode == 2
+    assert "'loud' (from KPOD_LOG_LEVEL)" in one_line(result.stderr)
+    file = tmp_path / "settings.yaml"
+    file.write_text("pol_interval: 1s\n")
+    for result in (kpod("run", "--config", str(file)), kpod("run", KPOD_CONFIG=str(file))):
+        assert (result.returncode, result.stdout) == (2, "")
+        assert one_line(result.stderr) == f"kpod-metrics: {file}: pol_interval is no setting (nearest: poll_interval)"
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "said"),
+    [
+        ("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n", "no cgroup2 mount in "),
+        ("30 22 0:26 / @ rw - cgroup2 cgroup2 rw\n", "only a part of its tree"),
+        (None, "self/mountinfo: No such file or directory"),
+    ],
+)
+def test_without_a_cgroup2_mount_it_is_refused(mountinfo: str | None, said: str, tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    if mountinfo is not None:
+        (tmp_path / "self/mountinfo").write_text(mountinfo.replace("@", str(tmp_path)))
+    result = kpod("run", "--proc-root", str(tmp_path))
+    assert (result.returncode, result.stdout) == (1, "")
+    line = one_line(result.stderr)
+    assert line.startswith("kpod-metrics: ")
+    assert said in line
+
+
+def test_metrics_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["metrics", "--format", "json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    expected = {metric.name: (metric.kind.value, metric.help, name) for name, _, metric in declared()}
+    assert {e["name"]: (e["type"], e["help"], e["collector"]) for e in entries} == expected
+    [switches] = [entry for entry in entries if entry["name"] == "kpod_cpu_context_switches_total"]
+    assert switches["labels"] == ["namespace", "pod", "container", "node"]
+    assert switches["profile"] == "minimal"
+
+
+def test_metrics_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["metrics"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["NAME", "TYPE", "PROFILE", "COLLECTOR", "LABELS"]
+    assert [row.split()[0] for row in rows] == [metric.name for _, _, metric in declared()]
+
+
+def test_metrics_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["metrics", "--format", "markdown"]) == 0
+    assert capsys.readouterr().out == as_markdown()
+
+
+def test_reader_that_has_seen_enough_is_no_error() -> None:
+    """As `kpod-metrics metrics | head -1`, with the reader gone before the first byte."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [COMMAND, "metrics", "--format", "table"], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")

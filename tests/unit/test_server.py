@@ -1,0 +1,322 @@
+"""The HTTP endpoint: which format for whom, what the probes say; once over a real socket."""
+
+import asyncio
+import gzip
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpod_metrics.agent import Agent
+from kpod_metrics.errors import RefusedError
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT, Renderer
+from kpod_metrics.server import Application, accepts_gzip, bind, negotiate, serve
+from kpod_metrics.settings import Settings
+from tests.unit.exposition.fixture import CONSTANT, filled
+
+PROMETHEUS_2_42 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3_5 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (PROMETHEUS_2_42, OPENMETRICS),
+        (PROMETHEUS_3_5, OPENMETRICS),
+        (BROWSER, TEXT),
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("text/plain", TEXT),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("Application/OpenMetrics-Text ; version=1.0.0", OPENMETRICS),
+        ("text/plain;q=0.5, application/openmetrics-text;q=0.4", TEXT),
+        ("text/plain;q=0.4, application/openmetrics-text;q=0.5", OPENMETRICS),
+        ("text/plain;Q=0.4, application/openmetrics-text; q=0.5", OPENMETRICS),
+        ("application/openmetrics-text;q=0.1, */*;q=0.9", TEXT),
+        ("application/openmetrics-text;q=0.1, text/*;q=0.2", TEXT),
+        ("application/openmetrics-text;q=0", TEXT),
+        ("application/openmetrics-text;q=0, */*;q=0", TEXT),
+        ("application/openmetrics-text;q=1.2.3", TEXT),
+        ("application/openmetrics-text;q=.,text/plain;q=.1", TEXT),
+        (";;q=,,,/", TEXT),
+    ],
+)
+def test_negotiation(accept: str, expected: str) -> None:
+    assert negotiate(accept) == expected
+
+
+@given(st.text() | st.text("aplictonxe/;q=01.,* -"))
+def test_any_header_gives_a_format(header: str) -> None:
+    assert negotiate(header) in {TEXT, OPENMETRICS}
+    assert accepts_gzip(header) in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=1.0, *;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0.001", True),
+        ("gzip, *;q=0", True),
+        ("*;q=0, gzip", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("gzip;q=0, *", False),
+        ("*;q=0", False),
+        ("x-gzip, zstd", False),
+    ],
+)
+def test_gzip_negotiation(header: str, expected: bool) -> None:
+    assert accepts_gzip(header) is expected
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Agent:
+    """An agent without collectors, before its first cycle."""
+    return Agent(Settings(poll_interval=1.0), str(tmp_path), [])
+
+
+@pytest.fixture
+def running(agent: Agent) -> Agent:
+    """An agent after a cycle."""
+    agent.published.publish(Renderer(CONSTANT).render(filled()))
+    agent.source.connected = True
+    agent.last_cycle = time.monotonic()
+    return agent
+
+
+def ask(agent: Agent, path: str, method: str = "GET", **headers: str) -> Answer:
+    """Call the application as an ASGI server does."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+    }
+    asyncio.run(Application(agent)(scope, receive, send))
+    start, body = sent
+    assert (start["type"], body["type"]) == ("http.response.start", "http.response.body")
+    return Answer(
+        start["status"], {name.decode(): value.decode() for name, value in start["headers"]}, body.get("body", b"")
+    )
+
+
+def test_page_by_accept(running: Agent) -> None:
+    text = ask(running, "/metrics")
+    assert (text.status, text.headers["content-type"]) == (200, TEXT)
+    assert text.body == Renderer(CONSTANT).render(filled()).text()
+    assert text.headers["content-length"] == str(len(text.body))
+    assert text.headers["vary"] == "accept, accept-encoding"
+    assert "content-encoding" not in text.headers
+    openmetrics = ask(running, "/metrics", accept=PROMETHEUS_2_42)
+    assert (openmetrics.status, openmetrics.headers["content-type"]) == (200, OPENMETRICS)
+    assert openmetrics.body == Renderer(CONSTANT).render(filled()).openmetrics()
+
+
+@pytest.mark.parametrize("accept", ["", PROMETHEUS_3_5])
+def test_gzip(running: Agent, accept: str) -> None:
+    plain = ask(running, "/metrics", accept=accept)
+    zipped = ask(running, "/metrics", accept=accept, accept_encoding="gzip")
+    assert zipped.headers["content-encoding"] == "gzip"
+    assert zipped.headers["content-length"] == str(len(zipped.body))
+    assert len(zipped.body) < len(plain.body) / 3
+    assert gzip.decompress(zipped.body) == plain.body
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"accept": PROMETHEUS_2_42}, {"accept_encoding": "gzip"}], ids=["text", "openmetrics", "gzip"]
+)
+def test_actuator_is_the_same(running: Agent, headers: dict[str, str]) -> None:
+    assert ask(running, "/actuator/prometheus", **headers) == ask(running, "/metrics", **headers)
+
+
+def test_new_page_is_served(running: Agent) -> None:
+    for zipped in ("", "gzip"):
+        assert len(ask(running, "/metrics", accept_encoding=zipped).body) > 100
+    running.published.publish(Renderer({}).render(filled()))
+    expected = Renderer({}).render(filled()).text()
+    assert ask(running, "/metrics").body == expected
+    assert gzip.decompress(ask(running, "/metrics", accept_encoding="gzip").body) == expected
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/metrics/x", "//", ""])
+def test_not_found(running: Agent, path: str) -> None:
+    answer = ask(running, path)
+    assert (answer.status, answer.body) == (404, b"not found\n")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/metrics", "/", "/healthz"])
+def test_method_not_allowed(running: Agent, path: str, method: str) -> None:
+    answer = ask(running, path, method)
+    assert answer.status == 405
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/", "/healthz", "/readyz", "/nothing"])
+def test_head_is_get_without_body(running: Agent, path: str) -> None:
+    head, get = ask(running, path, "HEAD"), ask(running, path)
+    assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
+    assert get.body
+
+
+def test_before_the_first_cycle(agent: Agent) -> None:
+    assert ask(agent, "/metrics").status == 503
+    ready = ask(agent, "/readyz")
+    assert (ready.status, ready.body) == (503, b"the first cycle is not over yet\n")
+    assert ask(agent, "/healthz").status == 200
+
+
+def test_ready_says_what_does_not_work(running: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask(running, "/readyz")[::2] == (200, b"ready\n")
+    monkeypatch.setattr(running, "problems", lambda: ["collector x is off: EPERM", "lone \udc80"])
+    assert ask(running, "/readyz")[::2] == (200, b"ready\ncollector x is off: EPERM\nlone ?\n")
+
+
+def test_source_that_does_not_answer_is_a_problem(running: Agent) -> None:
+    running.source.connected, running.source.error = False, "gone"
+    assert ask(running, "/readyz").body == b"ready\nsource of pods: gone\n"
+
+
+@pytest.mark.parametrize(("late", "status"), [(0.0, 200), (2.9, 200), (3.1, 503)])
+def test_health_after_missed_cycles(running: Agent, late: float, status: int) -> None:
+    running.last_cycle = time.monotonic() - late
+    answer = ask(running, "/healthz")
+    assert answer.status == status
+    assert answer.body == (b"ok\n" if status == 200 else b"three cycles were missed\n")
+
+
+def test_landing_page_escapes(running: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ask(running, "/")
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"All collectors work." in page.body
+    for link in (b'href="metrics"', b'href="readyz"', b'href="healthz"'):
+        assert link in page.body
+    monkeypatch.setattr(running, "problems", lambda: ["<script>\"&'</script>\udc80"])
+    body = ask(running, "/").body
+    assert b"<script>" not in body
+    assert b"&lt;script&gt;&quot;&amp;" in body
+    assert b"All collectors work." not in body
+
+
+def test_other_protocols_are_ignored(running: Agent) -> None:
+    async def fail(*_: object) -> Any:
+        raise AssertionError
+
+    asyncio.run(Application(running)({"type": "lifespan"}, fail, fail))
+
+
+def test_address_in_use_is_refused() -> None:
+    with bind(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        # A second agent, that starts while the first one still loads its programs.
+        with pytest.raises(RefusedError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use$"):
+            bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [("203.0.113.1", "Cannot assign requested address"), ("ü..b", "not a host name"), ("2001:db8::1", "")],
+)
+def test_address_that_is_not_here_is_refused(host: str, said: str) -> None:
+    with pytest.raises(RefusedError, match=f"^cannot listen on {re.escape(host)}:0: .*{said}") as caught:
+        bind((host, 0))
+    assert str(caught.value).isprintable()
+
+
+def test_address_family_that_the_kernel_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(RefusedError, match=r"^cannot listen on ::1:0: Address family not supported by protocol$"):
+        bind(("::1", 0))
+
+
+@pytest.fixture
+def in_thread() -> Iterator[Callable[[Callable[[], None]], list[BaseException]]]:
+    """Run a function on a thread; what it raises is in the list at the end."""
+    threads: list[threading.Thread] = []
+
+    def run(function: Callable[[], None]) -> list[BaseException]:
+        raised: list[BaseException] = []
+
+        def guarded() -> None:
+            try:
+                function()
+            except BaseException as error:
+                raised.append(error)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        threads.append(threading.Thread(target=guarded))
+        threads[-1].start()
+        return raised
+
+    yield run
+    for thread in threads:
+        thread.join()
+
+
+def test_over_a_socket_until_sigterm(
+    running: Agent, in_thread: Callable[[Callable[[], None]], list[BaseException]]
+) -> None:
+    answers: list[Answer] = []
+    with bind(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def scrape() -> None:
+            # One connection for all: uvicorn must keep it open, also after an answer without a body.
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            for method, path in (("GET", "/metrics"), ("HEAD", "/metrics"), ("GET", "/nothing"), ("GET", "/healthz")):
+                connection.request(method, path, headers={"Accept": PROMETHEUS_2_42, "Accept-Encoding": "gzip"})
+                answer = connection.getresponse()
+                answers.append(Answer(answer.status, dict(answer.getheaders()), answer.read()))
+            connection.close()
+
+        raised = in_thread(scrape)
+        serve(running, listener)
+    assert raised == []
+    assert [answer.status for answer in answers] == [200, 200, 404, 200]
+    assert gzip.decompress(answers[0].body) == Renderer(CONSTANT).render(filled()).openmetrics()
+    assert answers[0].headers["content-type"] == OPENMETRICS
+    assert "server" not in answers[0].headers
+    assert answers[1].headers["content-length"] == answers[0].headers["content-length"]
+    assert answers[3].body == b"ok\n"
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass

@@ -1,0 +1,334 @@
+"""Every setting: its default, its three spellings and which of them wins, and what is said of a wrong value."""
+
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpod_metrics.errors import SettingError
+from kpod_metrics.settings import CollectorSettings, Setting, Settings, catalogue, load
+
+COLLECTORS = ("disk", "cpu_sched")
+SETTINGS = {setting.key: setting for setting in catalogue(COLLECTORS)}
+
+
+def test_defaults() -> None:
+    assert asdict(Settings()) == {
+        "profile": "standard",
+        "discovery": "cgroup",
+        "listen": ("0.0.0.0", 9090),
+        "poll_interval": 30.0,
+        "collector_deadline": 0.0,
+        "node_name": "",
+        "cluster": "",
+        "cgroup_root": "",
+        "proc_root": "/proc",
+        "sys_root": "/sys",
+        "syscalls": (
+            "read",
+            "write",
+            "openat",
+            "fsync",
+            "connect",
+            "accept4",
+            "sendto",
+            "recvfrom",
+            "epoll_wait",
+            "futex",
+        ),
+        "grace_period": 5.0,
+        "series_limit": 100_000,
+        "bpf_map_entries": 0,
+        "log_level": "info",
+        "log_format": "text",
+        "collectors": {},
+    }
+    assert asdict(CollectorSettings()) == {"enabled": None, "interval": 0.0}
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    settings, warnings = load({}, {}, None, COLLECTORS)
+    expected = Settings(collectors={name: CollectorSettings() for name in COLLECTORS}, node_name=socket.gethostname())
+    assert settings == expected
+    assert warnings == []
+
+
+@pytest.mark.parametrize(("given_", "expected"), [("", 5.0), ("4s", 2.0), ("0.5", 0.25)])
+def test_deadline_follows_the_interval(given_: str, expected: float) -> None:
+    settings, _ = load({"poll_interval": given_} if given_ else {}, {}, None, ())
+    assert settings.deadline == expected
+    settings.collector_deadline = 7.0
+    assert settings.deadline == 7.0
+
+
+# key: (as text, as YAML has it, parsed); two that differ from each other and, between them, from the default.
+GOOD: dict[str, tuple[tuple[str, Any, Any], ...]] = {
+    "profile": (("minimal", "minimal", "minimal"), ("comprehensive", "comprehensive", "comprehensive")),
+    "discovery": (("cgroup", "cgroup", "cgroup"),),
+    "listen": (("127.0.0.1:80", "127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", "[::1]:0", ("::1", 0))),
+    "poll_interval": (("10ms", "10ms", 0.01), ("1.5m", 90, 90.0)),
+    "collector_deadline": (("2s", 2.0, 2.0), ("1h", "1h", 3600.0)),
+    "node_name": (("n1", "n1", "n1"), ("nöde", "nöde", "nöde")),
+    "cluster": (("c1", "c1", "c1"), ("c 2", "c 2", "c 2")),
+    "cgroup_root": (("@a", "@a", "@a"), ("@b/", "@b/", "@b")),
+    "proc_root": (("@a", "@a", "@a"), ("@b", "@b", "@b")),
+    "sys_root": (("@a", "@a", "@a"), ("@b", "@b", "@b")),
+    "syscalls": (("read", ["read"], ("read",)), ("read, futex,read", ["read", "futex", "read"], ("read", "futex"))),
+    "grace_period": (("0", 0, 0.0), ("500 ms", "500 ms", 0.5)),
+    "series_limit": (("1", 1, 1), ("10000000", 10_000_000, 10_000_000)),
+    "bpf_map_entries": (("1000000", 1_000_000, 1_000_000), ("7", 7, 7)),
+    "log_level": (("debug", "debug", "debug"), ("error", "error", "error")),
+    "log_format": (("json", "json", "json"), ("text", "text", "text")),
+} | {
+    f"collectors_{name}_{key}": values
+    for name in COLLECTORS
+    for key, values in {
+        "enabled": (("true", True, True), ("off", False, False)),
+        "interval": (("24h", 86400, 86400.0), ("0.5", 0.5, 0.5)),
+    }.items()
+}
+
+BAD: dict[str, tuple[Any, ...]] = {
+    "profile": ("", "all", "Minimal", 1, None, ["minimal"]),
+    "discovery": ("", "magic", None),
+    "listen": ("", "9090", 9090, "a:b", "a:65536", "a:-1", "::1:80", "[::1:80", "a:²", "a:", "a:1:\n", None),
+    "poll_interval": ("", "s", "9ms", "0", "61m", "1d", "-1s", "1s\n2", "nan", "inf", "1e1", True, None, [], 0.001),
+    "collector_deadline": ("-1", "1h1m", "2h", False),
+    "node_name": (1, None, True, ["a"]),
+    "cluster": (1.5, None),
+    "cgroup_root": ("", "/dev/null", "/nonexistent", "@", None, 1),
+    "proc_root": ("", "/dev/null", "/nonexistent\n", None, 1),
+    "sys_root": ("", "/nonexistent", {}),
+    "syscalls": (1, None, [1], {"read": 1}),
+    "grace_period": ("x", "-0.1", "3601"),
+    "series_limit": ("", "0", 0, "10000001", "1.5", 1.5, True, "1k", "9" * 5000, None),
+    "bpf_map_entries": (-1, "1000001", "many"),
+    "log_level": ("warn", "INFO", None),
+    "log_format": ("xml", 0),
+} | {
+    f"collectors_{name}_{key}": values
+    for name in COLLECTORS
+    for key, values in (("enabled", ("", "maybe", 2, None, [])), ("interval", ("25h", "-1", "often")))
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[[Any], Any]:
+    """Put existing cgroup folders in place of @a and @b."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup.procs").touch()
+    return lambda value: value.replace("@", f"{tmp_path}/") if isinstance(value, str) else value
+
+
+def of(settings: Settings, setting: Setting) -> Any:
+    """The value of a setting."""
+    if setting.path:
+        return getattr(settings.collectors[setting.path[1]], setting.path[2])
+    return getattr(settings, setting.key)
+
+
+def write(path: Path, tree: object) -> str:
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True))
+    return str(path)
+
+
+def test_all_settings_are_tried_here() -> None:
+    assert GOOD.keys() == BAD.keys() == SETTINGS.keys()
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_flag_environment_and_file_in_that_order(key: str, folder: Callable[[Any], Any], tmp_path: Path) -> None:
+    setting = SETTINGS[key]
+    (low, low_native, low_parsed), *rest = [tuple(map(folder, values)) for values in GOOD[key]]
+    high, high_native, high_parsed = rest[0] if rest else (low, low_native, low_parsed)
+    file = str(tmp_path / "settings.yaml")
+
+    def loaded(flag: str | None, variable: str | None, native: object) -> Any:
+        write(Path(file), {} if native is None else {key: native})
+        flags = {} if flag is None else {key: flag}
+        environment = {} if variable is None else {setting.variable: variable}
+        settings, warnings = load(flags, environment, file, COLLECTORS)
+        assert warnings == []
+        return of(settings, setting)
+
+    assert loaded(low, None, None) == low_parsed
+    assert loaded(None, low, None) == low_parsed
+    assert loaded(None, None, low_native) == low_parsed
+    assert loaded(None, None, high_native) == high_parsed
+    assert loaded(high, low, low_native) == high_parsed
+    assert loaded(high, None, low_native) == high_parsed
+    assert loaded(None, high, low_native) == high_parsed
+    assert loaded(high, low, None) == high_parsed
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_spellings(key: str) -> None:
+    setting = SETTINGS[key]
+    assert setting.flag == "--" + key.replace("_", "-")
+    assert setting.variable == "KPOD_" + key.upper()
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BAD.items() for value in values])
+def test_wrong_value_is_one_line(key: str, value: Any, tmp_path: Path) -> None:
+    setting = SETTINGS[key]
+    if isinstance(value, str):
+        value = value.replace("@", str(tmp_path))  # a folder that is no cgroup
+    file = tmp_path / "settings.yaml"
+    attempts: list[tuple[dict[str, str], dict[str, str], str | None, str]] = [
+        ({}, {}, write(file, {key: value}), str(file))
+    ]
+    if isinstance(value, str):
+        attempts += [({key: value}, {}, None, setting.flag), ({}, {setting.variable: value}, None, setting.variable)]
+    for flags, environment, path, origin in attempts:
+        with pytest.raises(SettingError) as caught:
+            load(flags, environment, path, COLLECTORS)
+        message = str(caught.value)
+        name = key.replace("collectors_", "collectors.").replace("_enabled", ".enabled").replace("_int", ".int")
+        name = name if key.startswith("collectors_") else key
+        assert message == f"{name}: {value!r} (from {origin}) is not accepted; accepted: {setting.accepted}"
+        assert message.isprintable()
+
+
+def test_wrong_value_that_is_overridden_does_no_harm(tmp_path: Path) -> None:
+    """The value that holds is the one that is checked."""
+    settings, _ = load({"profile": "minimal"}, {"KPOD_PROFILE": "x"}, write(tmp_path / "f", {"profile": 1}), ())
+    assert settings.profile == "minimal"
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"collectors": {"cpu_sched": {"interval": "7s", "enabled": False}}},
+        {"collectors": {"cpu_sched_interval": "7s", "cpu_sched_enabled": False}},
+        {"collectors_cpu_sched": {"interval": "7s", "enabled": False}},
+        {"collectors_cpu_sched_interval": "7s", "collectors": {"cpu": {"sched_enabled": "off"}}},
+        {"collectors": {"cpu_sched": {"interval": 7.0, "enabled": False}, "disk": None}},
+    ],
+)
+def test_nested_and_flat_keys(tree: object, tmp_path: Path) -> None:
+    settings, _ = load({}, {}, write(tmp_path / "f", tree), COLLECTORS)
+    assert settings.collectors == {
+        "disk": CollectorSettings(),
+        "cpu_sched": CollectorSettings(enabled=False, interval=7.0),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "collectors:\n", "{}"])
+def test_empty_file_sets_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text(text)
+    assert load({}, {}, str(tmp_path / "f"), COLLECTORS) == load({}, {}, None, COLLECTORS)
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"poll_intervall": 1}, "poll_intervall is no setting (nearest: poll_interval)"),
+        ({"collectors": {"dsk": {"interval": 1}}}, "collectors.dsk is no setting"),
+        ({"collectors": {"disk": {"intervl": 1}}}, "(nearest: collectors.disk.interval"),
+        ({"collectors": {"disk": 1}}, "collectors.disk is no setting"),
+        ({"collectors": []}, "collectors is no setting"),
+        ({"xyzzy": 1}, "xyzzy is no setting"),
+        ({1: 1}, "1 is no setting"),
+        ({"two\nlines": 1}, "'two\\nlines' is no setting"),
+    ],
+)
+def test_unknown_key_is_one_line_with_the_nearest(tree: object, said: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "f", tree)
+    with pytest.raises(SettingError) as caught:
+        load({}, {}, path, COLLECTORS)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert said in message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: b: c\n", r" line 1 is not YAML: mapping values are not allowed here"),
+        (b"profile: [minimal\n\nx: 1", r" line \d is not YAML: "),
+        (b"\xff\xfe\x00", r" is not YAML: "),
+        (b"profile: \xe9\n", r" is not YAML: .*utf-8"),
+        (b"a: \x00\n", r" is not YAML: unacceptable character #x0000"),
+        (b"a: 2020-13-01\n", r" is not YAML: month must be in 1..12"),
+        (b"a: !!python/object:os.system x\n", r" line 1 is not YAML: could not determine a constructor"),
+        (b"[" * 5000, r" is not YAML: "),
+        (b"- a\n- b\n", r" holds a list: keys and values are accepted"),
+        (b"profile", r" holds a str: keys and values are accepted"),
+        (b"42", r" holds a int: keys and values are accepted"),
+    ],
+)
+def test_file_that_is_no_tree_of_settings_is_one_line(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SettingError) as caught:
+        load({}, {}, str(path), COLLECTORS)
+    message = str(caught.value)
+    assert re.match(re.escape(f"--config: {str(path)!r}") + said, message), message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(("name", "said"), [("missing", "No such file or directory"), (".", "Is a directory")])
+def test_file_that_cannot_be_read_is_one_line(name: str, said: str, tmp_path: Path) -> None:
+    path = str(tmp_path / name)
+    with pytest.raises(SettingError) as caught:
+        load({}, {}, path, COLLECTORS)
+    assert str(caught.value) == f"--config: {path!r} cannot be read ({said}): a YAML file is accepted"
+
+
+def test_variable_that_is_no_setting_is_warned_of() -> None:
+    environment = {
+        "KPOD_POLL_INTERVALL": "1",
+        "KPOD_CONFIGURATION": "x",
+        # Read by the command line, or Kubernetes' own for a Service of the name.
+        "KPOD_CONFIG": "x",
+        "KPOD_METRICS_SERVICE_HOST": "10.0.0.1",
+        "KPOD_METRICS_PORT_9090_TCP": "tcp://10.0.0.1:9090",
+        "PATH": "/bin",
+        "POLL_INTERVAL": "x",
+    }
+    settings, warnings = load({}, environment, None, COLLECTORS)
+    assert [warning.split(" is no setting")[0] for warning in warnings] == ["KPOD_POLL_INTERVALL", "KPOD_CONFIGURATION"]
+    assert warnings[0].startswith("KPOD_POLL_INTERVALL is no setting (nearest: KPOD_POLL_INTERVAL, ")
+    assert settings.poll_interval == 30.0
+
+
+UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+
+
+@given(st.decimals(0, 4000, places=3), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " ", "  "]))
+def test_durations(count: Any, unit: str, space: str) -> None:
+    parse = SETTINGS["poll_interval"].parse
+    seconds = float(count) * UNITS[unit]
+    if 0.01 <= seconds <= 3600:
+        assert parse(f"{space}{count}{space}{unit}") == pytest.approx(seconds, rel=1e-12)
+    else:
+        with pytest.raises(ValueError):  # noqa: PT011 - without a text: `load` words it
+            parse(f"{count}{unit}")
+
+
+@given(st.text() | st.from_regex(r"[0-9.]+ ?[a-z]*") | st.integers() | st.floats() | st.booleans() | st.none())
+def test_duration_is_in_range_or_refused(value: object) -> None:
+    try:
+        seconds = SETTINGS["poll_interval"].parse(value)
+    except ValueError:
+        return
+    assert 0.01 <= seconds <= 3600
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+@given(value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=3))
+def test_any_value_is_parsed_or_refused_with_value_error(key: str, value: object) -> None:
+    try:
+        SETTINGS[key].parse(value)
+    except (ValueError, TypeError):
+        return
+    assert value is not None
