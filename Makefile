@@ -33,7 +33,7 @@ test: build  ## everything to a green test run; needs root for what loads progra
 format: build  ## put Python and C into the project's format
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format --quiet .
-	.venv/bin/clang-format -i bpf/*.[ch] bench/bpf/*.[ch] tests/live/workloads/*.c
+	.venv/bin/clang-format -i $$(git ls-files "*.c" "*.h")
 
 generate: build  ## write the files that are made from the declarations
 	$(PY) -m kpod_metrics.reference --write docs/metrics.md

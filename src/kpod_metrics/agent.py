@@ -7,6 +7,7 @@ its rows, being differences that were read once, are taken when they come: nothi
 
 import logging
 import os
+import resource
 import threading
 import time
 from collections.abc import Sequence
@@ -31,6 +32,19 @@ from kpod_metrics.store import Store
 log = logging.getLogger(__name__)
 
 
+READERS = 6
+"""Readers of cgroup files that keep descriptors: the walk, and the collectors of files."""
+MOST_KEPT = 10_000
+SPARE_FILES = 512
+"""Descriptors that are left for all else: connections, maps, programs."""
+
+
+def kept_files() -> int:
+    """How many descriptors each reader of cgroup files may keep, by the limit that this process has."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_KEPT if limit == resource.RLIM_INFINITY else min(max(0, limit - SPARE_FILES) // READERS, MOST_KEPT)
+
+
 def environment_of(settings: Settings, cgroup_root: str, forced_off: frozenset[str] = frozenset()) -> Environment:
     """What collectors need of the settings."""
     return Environment(
@@ -38,6 +52,7 @@ def environment_of(settings: Settings, cgroup_root: str, forced_off: frozenset[s
         proc_root=settings.proc_root,
         sys_root=settings.sys_root,
         map_entries=settings.bpf_map_entries,
+        kept_files=kept_files(),
         syscalls=settings.syscalls,
         forced_off=forced_off,
     )
@@ -116,7 +131,7 @@ class Agent:
 
     def __init__(self, settings: Settings, cgroup_root: str, chosen: Sequence[Collector]) -> None:
         self.settings = settings
-        self.source = CgroupSource(cgroup_root)
+        self.source = CgroupSource(cgroup_root, kept_files())
         self._resolver = Resolver(settings.grace_period)
         self.states = [State(c, settings.collectors[c.name].interval) for c in chosen]
         self._store = Store((), frozenset())
@@ -181,6 +196,7 @@ class Agent:
             if state.opened and not state.running:
                 state.collector.close()
                 state.opened = False
+        self.source.close()
 
     def _run(self) -> None:
         interval = self.settings.poll_interval

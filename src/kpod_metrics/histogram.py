@@ -7,6 +7,7 @@ slot `i` holds observations in `(2**((i-1)/4 - 20), 2**(i/4 - 20)]` seconds, slo
 
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import add
 
 SCHEMA = 2
 SLOTS_PER_OCTAVE = 1 << SCHEMA
@@ -20,16 +21,21 @@ SLOTS = (MAX_EXPONENT - MIN_EXPONENT) * SLOTS_PER_OCTAVE + 2
 class Histogram:
     """A growing total: observations by slot, and their sum in nanoseconds."""
 
-    __slots__ = ("slots", "sum_ns")
+    __slots__ = ("cache", "slots", "sum_ns")
 
     def __init__(self) -> None:
         self.slots: list[int] = [0] * SLOTS
         self.sum_ns = 0
+        self.cache: str | None = None
+        """What the exposition keeps with it until it changes: its written lines."""
 
     def add(self, slots: Sequence[int], sum_ns: int) -> None:
         """Add what was observed since the last read; `slots` has SLOTS counts."""
-        self.slots = [a + b for a, b in zip(self.slots, slots, strict=True)]
+        if len(slots) != SLOTS:
+            raise ValueError(f"{len(slots)} slots, not {SLOTS}")
+        self.slots = list(map(add, self.slots, slots))
         self.sum_ns += sum_ns
+        self.cache = None
 
     def merge(self, other: "Histogram") -> None:
         """Add another total to this one."""

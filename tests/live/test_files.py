@@ -5,7 +5,6 @@ Its cgroup v2 tree may lack the io, cpu and memory controllers; what needs those
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.collectors.net_iface import NetIface
 from kpod_metrics.collectors.pressure import Pressure
+from kpod_metrics.files import KeptFiles
 from kpod_metrics.pods.model import Group, Identity
 from tests.live.harness import WORKLOADS, Cgroup, Totals, opened
 
@@ -30,7 +30,9 @@ SPIN = ("sh", "-c", "while :; do :; done")
 
 
 def group(cgroup: Cgroup) -> Group:
-    return Group(cgroup.id, str(cgroup.path), read_pids(str(cgroup.path)), Identity("test", cgroup.path.name, ""))
+    return Group(
+        cgroup.id, str(cgroup.path), read_pids(str(cgroup.path), KeptFiles()), Identity("test", cgroup.path.name, "")
+    )
 
 
 def piped(cgroup: Cgroup, children: Children, *command: str) -> "subprocess.Popen[bytes]":
@@ -140,7 +142,7 @@ def test_namespace_of_which_each_container_has_a_process(cgroup: MakeCgroup, chi
     with opened(NetIface(Environment())) as collector:
 
         def read(*cgroups: Cgroup) -> int:
-            groups = [Group(c.id, str(c.path), read_pids(str(c.path)), pod) for c in cgroups]
+            groups = [Group(c.id, str(c.path), read_pids(str(c.path), KeptFiles()), pod) for c in cgroups]
             values = [row.values[1] for row in collector.collect(groups)]
             assert all(isinstance(value, int) for value in values)
             return sum(value for value in values if isinstance(value, int))
@@ -193,7 +195,7 @@ def helpers() -> int:
     return sum(thread.name == "statvfs" for thread in threading.enumerate())
 
 
-LIMIT = 0.2
+LIMIT = 0.5
 
 
 needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
@@ -242,14 +244,12 @@ def test_file_system_that_never_answers(cgroup: MakeCgroup, children: Children, 
 
 
 HANGING_AGENT = """
-import socket, sys
+import sys
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.pods.model import Group, Identity
-server = socket.create_server(("127.0.0.1", 0))
-collector = Filesystem(Environment(), limit=0.2)
-rows = collector.collect([Group(1, "", (int(sys.argv[1]),), Identity("", "", ""))])
-print(len(rows), server.getsockname()[1], flush=True)
+rows = Filesystem(Environment(), limit=0.2).collect([Group(1, "", (int(sys.argv[1]),), Identity("", "", ""))])
+print([row.labels for row in rows])
 """
 
 
@@ -260,37 +260,15 @@ def start_silent_daemon(cgroup: Cgroup, children: Children, point: Path) -> "sub
 
 
 @needs_fuse
-def test_agent_can_end_while_a_daemon_takes_no_request(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
+def test_agent_can_end_while_a_file_system_hangs(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
+    """The daemon takes no request: one that it had taken could not be interrupted."""
     daemon = start_silent_daemon(cgroup("inside"), children, tmp_path)
     daemon.send_signal(signal.SIGSTOP)
-    subprocess.run([sys.executable, "-c", HANGING_AGENT, str(daemon.pid)], check=True, timeout=10)
-
-
-@needs_fuse
-def test_agent_gives_its_files_back_while_a_daemon_sits_on_a_request(
-    cgroup: MakeCgroup, children: Children, tmp_path: Path
-) -> None:
-    """Nothing ends such a process before the daemon, but its port is free and its programs are gone."""
-    daemon = start_silent_daemon(cgroup("inside"), children, tmp_path)
-    agent = piped(cgroup("agent"), [], sys.executable, "-c", HANGING_AGENT, str(daemon.pid))
-    try:
-        rows, port = map(int, answer(agent).split())
-        assert rows >= 1  # the root's, at least
-        deadline = time.monotonic() + 5
-        while True:
-            try:
-                socket.create_server(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "its port is still taken"
-                time.sleep(0.02)
-        assert agent.poll() is None
-    finally:
-        daemon.kill()
-        agent.wait(timeout=10)
-        for pipe in (agent.stdin, agent.stdout):
-            assert pipe is not None
-            pipe.close()
+    agent = [sys.executable, "-c", HANGING_AGENT, str(daemon.pid)]
+    ended = subprocess.run(agent, check=True, timeout=10, capture_output=True, text=True)
+    assert "('/',)" in ended.stdout
+    assert str(tmp_path) not in ended.stdout
+    assert f"{tmp_path} does not answer" in ended.stderr
 
 
 def test_processes_that_end_are_no_failure(cgroup: MakeCgroup, children: Children) -> None:

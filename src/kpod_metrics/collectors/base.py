@@ -32,6 +32,8 @@ class Environment:
     objects: str = OBJECTS
     map_entries: int = 0
     """Capacity of each metric map; 0: by the number of CPUs."""
+    kept_files: int = 0
+    """Descriptors that one reader of cgroup files may keep open."""
     syscalls: tuple[str, ...] = ()
     forced_off: frozenset[str] = frozenset()
     """Kernel features to do without though they are there, to try what older kernels do."""

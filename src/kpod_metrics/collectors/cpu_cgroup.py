@@ -5,7 +5,7 @@ Without the cpu controller the file is there with its usage alone.
 
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.cgroup.keyed import flat, read_if_there
+from kpod_metrics.cgroup.keyed import flat
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.metrics import Row, Table, counter
@@ -58,9 +58,8 @@ class CpuCgroup(FileCollector):
         """One row a cgroup."""
         return self.each(groups, self._read)
 
-    @staticmethod
-    def _read(group: Group) -> Iterable[Row]:
-        stat = read_if_there(f"{group.path}/cpu.stat")
+    def _read(self, group: Group) -> Iterable[Row]:
+        stat = self.read(f"{group.path}/cpu.stat")
         usage, throttled, throttled_periods, periods = flat(
             stat, b"usage_usec", b"throttled_usec", b"nr_throttled", b"nr_periods"
         )

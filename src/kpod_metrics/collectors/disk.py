@@ -6,7 +6,7 @@ A device appears with a container's first operation on it: most containers never
 import os
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.cgroup.keyed import nested, read_if_there
+from kpod_metrics.cgroup.keyed import nested
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter
@@ -48,7 +48,7 @@ class Disk(FileCollector):
         names: dict[str, str] = {}
 
         def read(group: Group) -> Iterable[Row]:
-            stat = read_if_there(f"{group.path}/io.stat")
+            stat = self.read(f"{group.path}/io.stat")
             for number, values in nested(stat, b"rbytes", b"wbytes", b"rios", b"wios").items():
                 if any(values):
                     if number not in names:

@@ -127,6 +127,7 @@ class Filesystem(FileCollector):
     def close(self) -> None:
         """End the helper thread."""
         self._statvfs.close()
+        super().close()
 
 
 def _sizes(probe: Probe) -> tuple[tuple[str], tuple[int, int, int]] | None:

@@ -71,14 +71,14 @@ class MemCgroup(FileCollector):
 
         def read(group: Group) -> Iterable[Row]:
             path = group.path
-            usage = single(read_if_there(f"{path}/memory.current"))
+            usage = single(self.read(f"{path}/memory.current"))
             if usage is None:
                 return
-            peak = single(read_if_there(f"{path}/memory.peak"))
-            (cache,) = flat(read_if_there(f"{path}/memory.stat"), b"file")
-            swap = single(read_if_there(f"{path}/memory.swap.current")) if has_swap else None
+            peak = single(self.read(f"{path}/memory.peak"))
+            (cache,) = flat(self.read(f"{path}/memory.stat"), b"file")
+            swap = single(self.read(f"{path}/memory.swap.current")) if has_swap else None
             yield Row(USAGE, group.id, (), (usage, peak, cache, swap))
-            (kills,) = flat(read_if_there(f"{path}/memory.events"), b"oom_group_kill")
+            (kills,) = flat(self.read(f"{path}/memory.events"), b"oom_group_kill")
             if kills is not None:
                 yield Row(KILLS, group.id, (), (kills,))
 

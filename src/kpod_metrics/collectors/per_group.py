@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent
 from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.files import KeptFiles
 from kpod_metrics.metrics import Metric
 from kpod_metrics.pods.model import Group
 
@@ -21,6 +22,20 @@ class FileCollector(Collector):
         super().__init__(environment, wanted)
         self._refused = False
         """Whether some cgroups could not be read in the last cycle."""
+        self._files = KeptFiles(environment.kept_files)
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a cgroup's file, nothing where it is absent; raises any other OSError."""
+        try:
+            return self._files.read(path)
+        except OSError as error:
+            if is_absent(error):
+                return b""
+            raise
+
+    def close(self) -> None:
+        """Close the kept files."""
+        self._files.close()
 
     def each(self, groups: Sequence[Group], read: Callable[[Group], Iterable[_Found]]) -> list[_Found]:
         """Return what `read` gives for all groups.
@@ -36,6 +51,7 @@ class FileCollector(Collector):
             except OSError as error:
                 if not is_absent(error):
                     refused.append((group, error))
+        self._files.sweep()
         if refused and len(refused) == len(groups):
             raise refused[0][1]
         if refused and not self._refused:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup import pressure
-from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.metrics import Metric, Row, Table, counter
@@ -47,12 +46,11 @@ class Pressure(FileCollector):
         """One row a cgroup; a kernel without a file, or started with psi=0, has none of its values."""
         return self.each(groups, self._read)
 
-    @staticmethod
-    def _read(group: Group) -> Iterable[Row]:
+    def _read(self, group: Group) -> Iterable[Row]:
         values = [
             None if microseconds is None else microseconds / 1e6
             for resource in _RESOURCES
-            for microseconds in pressure.totals(read_if_there(f"{group.path}/{resource}.pressure"))
+            for microseconds in pressure.totals(self.read(f"{group.path}/{resource}.pressure"))
         ]
         if any(value is not None for value in values):
             yield Row(TABLE, group.id, (), values)

@@ -3,18 +3,15 @@
 The calls of a cycle are made by one helper thread, so that a cycle costs one hand-over however many there are. A call
 that does not come back is left behind with its thread, and its device is not asked again until it does.
 
-Such a thread does not keep the agent from ending, with one exception that nobody can help: a request that a FUSE daemon
-has taken and does not answer cannot be interrupted even by SIGKILL (fs/fuse/dev.c, request_wait_answer), and the
-process stays a zombie until the daemon ends. So the thread has no files: what the agent had open, its port and its
-programs, ends with the agent.
+Such a thread does not keep the agent from ending, but for a case that nobody can help: a request that a FUSE daemon has
+taken and does not answer is not interrupted even by SIGKILL (fs/fuse/dev.c, request_wait_answer), and the process stays
+a zombie until the daemon ends.
 """
 
-import ctypes
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -119,7 +116,6 @@ class Statvfs:
         )
 
     def _work(self, jobs: "SimpleQueue[_Batch | None]") -> None:
-        _have_no_files()
         while (batch := jobs.get()) is not None:
             for probe in batch.probes:
                 self._call(probe)
@@ -147,15 +143,3 @@ class Statvfs:
             if not isinstance(answer, NotADirectoryError):
                 break
         probe.answer = answer
-
-
-_CLONE_FILES = 0x400
-"""include/uapi/linux/sched.h."""
-
-
-def _have_no_files() -> None:
-    """Give this thread a table of open files of its own, with nothing but the standard ones (for the log)."""
-    # Where a seccomp profile refuses it, there is no harm but the above.
-    if ctypes.CDLL(None).unshare(_CLONE_FILES) == 0:
-        with suppress(OSError):
-            os.closerange(3, max(map(int, os.listdir("/proc/thread-self/fd"))) + 1)

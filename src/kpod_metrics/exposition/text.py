@@ -4,8 +4,9 @@ Specifications: prometheus.io/docs/instrumenting/exposition_formats and the Open
 are escaped and joined once in its life and kept with it; a cycle only formats numbers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import accumulate
+from operator import add
 
 from kpod_metrics.histogram import Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Scope, Table
@@ -26,7 +27,7 @@ def escape(value: str) -> str:
 
 def number(value: float) -> str:
     """Format a sample's value."""
-    if isinstance(value, int):
+    if type(value) is int:
         return str(value)
     if value != value:  # noqa: PLR0124 - NaN
         return "NaN"
@@ -46,29 +47,28 @@ class Renderer:
         page = Page()
         for table, at, metric, children in store.families():
             lines: list[str] = []
-            sample = self._histogram if metric.kind is Kind.HISTOGRAM else self._number
+            ends = [slot_of_exponent(exponent) for exponent in metric.exponents]
             for series in children:
-                if series.values[at] is not None:
-                    sample(lines, table, at, metric, series)
+                value = series.values[at]
+                if value is None:
+                    continue
+                if isinstance(value, Histogram):
+                    if value.cache is None:
+                        value.cache = self._histogram(self._prefixes(table, at, metric, series), value, ends)
+                    lines.append(value.cache)
+                else:
+                    lines.append(self._prefixes(table, at, metric, series)[0] + number(value))
             if lines:
-                page.add(metric, lines)
+                page.add(metric, "\n".join(lines))
         return page
 
-    def _number(self, lines: list[str], table: Table, at: int, metric: Metric, series: Series) -> None:
-        value = series.values[at]
-        assert isinstance(value, int | float)
-        lines.append(self._prefixes(table, at, metric, series)[0] + number(value))
-
-    def _histogram(self, lines: list[str], table: Table, at: int, metric: Metric, series: Series) -> None:
-        total = series.values[at]
-        assert isinstance(total, Histogram)
-        prefixes = self._prefixes(table, at, metric, series)
+    @staticmethod
+    def _histogram(prefixes: Sequence[str], total: Histogram, ends: Sequence[int]) -> str:
+        """Write a histogram's lines; `ends` are the slots that the buckets end with."""
         cumulative = list(accumulate(total.slots))
-        for prefix, exponent in zip(prefixes, metric.exponents, strict=False):
-            lines.append(prefix + str(cumulative[slot_of_exponent(exponent)]))
-        lines.append(prefixes[-3] + str(cumulative[-1]))
-        lines.append(prefixes[-2] + repr(total.sum_ns / 1e9))
-        lines.append(prefixes[-1] + str(cumulative[-1]))
+        count = str(cumulative[-1])
+        values = [*[str(cumulative[end]) for end in ends], count, repr(total.sum_ns / 1e9), count]
+        return "\n".join(map(add, prefixes, values))
 
     def _prefixes(self, table: Table, at: int, metric: Metric, series: Series) -> tuple[str, ...]:
         """All of a series' lines up to their values, made once."""
@@ -110,13 +110,10 @@ class Page:
 
     def __init__(self) -> None:
         self._families: list[tuple[Metric, str]] = []
-        self.samples = 0
 
-    def add(self, metric: Metric, lines: Iterable[str]) -> None:
+    def add(self, metric: Metric, lines: str) -> None:
         """Add a family's sample lines."""
-        lines = list(lines)
-        self.samples += len(lines)
-        self._families.append((metric, "\n".join(lines)))
+        self._families.append((metric, lines))
 
     def text(self) -> bytes:
         """Write in the text format 0.0.4."""

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import btf
 
 BPF_MAP_TYPE_PERCPU_ARRAY = 6
@@ -207,11 +208,7 @@ class Map:
 
     def memory_bytes(self) -> int:
         """Kernel memory of the map, as its fdinfo says (exact since 6.4, an estimate from its sizes before)."""
-        with open(f"/proc/self/fdinfo/{self.fd}", encoding="ascii") as info:
-            for line in info:
-                if line.startswith("memlock:"):
-                    return int(line.split()[1])
-        return 0
+        return _fdinfo(self.fd).get(b"memlock", 0)
 
     def initial_value(self) -> "ctypes.Array[ctypes.c_char]":
         """The memory that becomes the map's value at load (.rodata), to be written before."""
@@ -345,13 +342,14 @@ class Program:
         The first two stay 0 while kernel.bpf_stats_enabled is off. The kernel misses a run where the program is running
         on that CPU already (recursion_misses, since 5.12; 0 before).
         """
-        found = dict.fromkeys(("run_time_ns", "run_cnt", "recursion_misses"), 0)
-        with open(f"/proc/self/fdinfo/{self.fd}", encoding="ascii") as info:
-            for line in info:
-                name, _, value = line.partition(":")
-                if name in found:
-                    found[name] = int(value)
-        return found["run_time_ns"], found["run_cnt"], found["recursion_misses"]
+        info = _fdinfo(self.fd)
+        return info.get(b"run_time_ns", 0), info.get(b"run_cnt", 0), info.get(b"recursion_misses", 0)
+
+
+def _fdinfo(fd: int) -> dict[bytes, int]:
+    """Return the numbers that the kernel tells of a map's or program's descriptor."""
+    pairs = (line.partition(b":\t") for line in read_bytes(f"/proc/self/fdinfo/{fd}").splitlines())
+    return {name: int(value) for name, _, value in pairs if value.isdigit()}
 
 
 class Link:

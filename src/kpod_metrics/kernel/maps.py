@@ -7,6 +7,7 @@ born again is added whole. What it counted between the last read and its evictio
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from operator import sub
 
 from kpod_metrics.kernel.libbpf import KernelError, Map
 
@@ -34,7 +35,8 @@ class Delta:
         now = self.now[where]
         if not self.before:
             return now
-        return [(a - b) & 0xFFFFFFFF for a, b in zip(now, self.before[where], strict=True)]
+        grown = list(map(sub, now, self.before[where]))
+        return grown if min(grown) >= 0 else [number & 0xFFFFFFFF for number in grown]
 
 
 class CumulativeMap:

@@ -1,8 +1,7 @@
 """The source of pods without Kubernetes: every cgroup that holds processes, named after its path."""
 
-import os
-
 from kpod_metrics.cgroup import tree
+from kpod_metrics.files import KeptFiles
 from kpod_metrics.pods.model import Group, Identity, Snapshot
 from kpod_metrics.pods.paths import identity_of_path
 
@@ -12,8 +11,10 @@ class CgroupSource:
 
     name = "cgroup"
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, kept_files: int = 0) -> None:
+        """`kept_files` descriptors may be kept open."""
         self._root = root
+        self._files = KeptFiles(kept_files)
         self._names: dict[str, Identity] = {}
         self._held: set[int] = set()
         self.connected = False
@@ -26,29 +27,36 @@ class CgroupSource:
         Raises OSError where the tree cannot be read; `connected` and `relists` follow.
         """
         try:
-            directories = tree.walk(self._root)
+            directories = tree.walk(self._root, self._files)
         except OSError as error:
             self.connected, self.error = False, f"{self._root}: {error.strerror}"
             raise
         if self.error:
             self.relists += 1
         self.connected, self.error = True, ""
-        present = frozenset(directory.id for directory in directories)
+        present = frozenset([directory.id for directory in directories])
         self._held &= present
-        self._held.update(d.id for d in directories if d.pids or d.id in active)
+        self._held.update([d.id for d in directories if d.pids or d.id in active])
         names = {d.path: self._names.get(d.path) or identity_of_path(d.path) for d in directories}
         self._names = names
-        with_reported_below = self._ancestors([d.path for d in directories if d.id in self._held])
+        held = [d for d in directories if d.id in self._held]
+        with_reported_below = self._ancestors([d.path for d in held])
         return Snapshot(
             identities={d.id: names[d.path] for d in directories},
-            reported={d.id: names[d.path] for d in directories if d.id in self._held},
+            reported={d.id: names[d.path] for d in held},
             groups=tuple(
-                Group(d.id, os.path.join(self._root, d.path), d.pids, names[d.path])
-                for d in directories
-                if d.path and d.id in self._held and d.path not in with_reported_below
+                [
+                    Group(d.id, f"{self._root}/{d.path}", d.pids, names[d.path])
+                    for d in held
+                    if d.path and d.path not in with_reported_below
+                ]
             ),
             present=present,
         )
+
+    def close(self) -> None:
+        """Close the kept files."""
+        self._files.close()
 
     @staticmethod
     def _ancestors(paths: list[str]) -> set[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from kpod_metrics.cgroup import tree
 from kpod_metrics.errors import RefusedError
+from kpod_metrics.files import KeptFiles
 
 
 def proc(folder: Path, *mounts: str) -> str:
@@ -84,7 +85,7 @@ def test_walk_has_parents_before_children(tmp_path: Path) -> None:
         (tmp_path / path / "cgroup.procs").write_text(pids)
         (tmp_path / path / "cpu.stat").touch()
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    found = tree.walk(str(tmp_path))
+    found = tree.walk(str(tmp_path), KeptFiles())
     assert {directory.path: directory.pids for directory in found} == {
         "": (1, 2),
         "a": (),
@@ -99,7 +100,7 @@ def test_walk_has_parents_before_children(tmp_path: Path) -> None:
 
 def test_walk_of_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        tree.walk(str(tmp_path / "gone"))
+        tree.walk(str(tmp_path / "gone"), KeptFiles())
 
 
 def test_cgroup_that_goes_during_the_walk_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +115,7 @@ def test_cgroup_that_goes_during_the_walk_is_left_out(tmp_path: Path, monkeypatc
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert {directory.path for directory in tree.walk(str(tmp_path))} == {"", "a", "z"}
+    assert {directory.path for directory in tree.walk(str(tmp_path), KeptFiles())} == {"", "a", "z"}
 
 
 def test_root_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,21 +124,21 @@ def test_root_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(PermissionError):
-        tree.walk(str(tmp_path))
+        tree.walk(str(tmp_path), KeptFiles())
 
 
 def test_processes(tmp_path: Path) -> None:
     procs = tmp_path / "cgroup.procs"
-    assert tree.read_pids(str(tmp_path)) == ()
+    assert tree.read_pids(str(tmp_path), KeptFiles()) == ()
     # 0 is a process of another pid namespace, that has no number here.
     procs.write_text("10\n0\n7\n")
-    assert tree.read_pids(str(tmp_path)) == (10, 7)
+    assert tree.read_pids(str(tmp_path), KeptFiles()) == (10, 7)
     procs.write_text("".join(f"{pid}\n" for pid in range(1, 40_000)))
-    assert tree.read_pids(str(tmp_path)) == tuple(range(1, 40_000))
+    assert tree.read_pids(str(tmp_path), KeptFiles()) == tuple(range(1, 40_000))
 
 
 def test_processes_of_a_threaded_cgroup_are_its_threads(tmp_path: Path) -> None:
     """Reading cgroup.procs there answers EOPNOTSUPP, as a folder in its place answers EISDIR."""
     (tmp_path / "cgroup.procs").mkdir()
     (tmp_path / "cgroup.threads").write_text("10\n11\n")
-    assert tree.read_pids(str(tmp_path)) == (10, 11)
+    assert tree.read_pids(str(tmp_path), KeptFiles()) == (10, 11)

@@ -75,6 +75,9 @@ def test_once_per_namespace_of_a_pod(tree: Tree, namespaces: Namespaces) -> None
     namespaces.join("pod", 10, 11, 20)
     namespaces.set("pod", net_dev(eth0=100))
     app, sidecar = tree.group("a", 7, pids=[10, 11]), tree.group("b", 8, SIDECAR, pids=[20])
+    collector = NetIface(tree.environment)
+    for groups in ((app, sidecar), (sidecar, app)):
+        assert len(list(collector.collect(groups))) == 1
     cycles = Cycles(NetIface(tree.environment)).run(app, sidecar)
     assert received(cycles) == 100
     assert received(cycles.run(sidecar, app)) == 100

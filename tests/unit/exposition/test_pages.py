@@ -18,7 +18,7 @@ class CountedPage(Page):
 
     def __init__(self, value: int) -> None:
         super().__init__()
-        self.add(gauge("kpod_test", "Test.", "test"), [f"kpod_test {value}"] * 200)
+        self.add(gauge("kpod_test", "Test.", "test"), "\n".join([f"kpod_test {value}"] * 200))
         self.written: Counter[str] = Counter()
 
     def text(self) -> bytes:

@@ -1,0 +1,102 @@
+"""Times the calls that read files: wraps them in `os`, and then imports what uses them.
+
+`python -m bench.clock cycle ...` runs `bench.probe` so.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+CALLS = (
+    *("open", "read", "readv", "pread", "preadv", "close", "stat", "lstat", "fstat"),
+    *("statvfs", "fstatvfs", "listdir", "readlink"),
+)
+"""What is wrapped, besides scandir."""
+
+
+class Clock:
+    """CPU time of the calling thread inside wrapped calls, over all threads."""
+
+    def __init__(self) -> None:
+        self._spent: list[float] = []
+        self._real: dict[str, Callable[..., Any]] = {}
+        self._wrapped: dict[str, Callable[..., Any]] = {}
+        self._own_cost = 0.0
+
+    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the call, timed."""
+        now, spent = time.thread_time, self._spent.append  # append needs no lock
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = now()
+            try:
+                return call(*arguments, **options)
+            finally:
+                spent(now() - start)
+
+        return timed
+
+    def take(self) -> tuple[int, float]:
+        """Return the calls since the last time and their seconds, without what the clock itself takes."""
+        calls, seconds = len(self._spent), sum(self._spent)
+        self._spent.clear()
+        return calls, seconds - calls * self._own_cost
+
+    def prepare(self) -> None:
+        """Wrap the calls."""
+        nothing = self.wrap(lambda path: None)
+        for _ in range(20_000):
+            nothing("/")
+        calls, seconds = self.take()
+        self._own_cost = seconds / calls
+        scandir = os.scandir
+
+        def whole(path: Any = ".") -> list["os.DirEntry[str]"]:
+            with scandir(path) as entries:
+                return list(entries)
+
+        timed = self.wrap(whole)
+        self._real = {name: getattr(os, name) for name in (*CALLS, "scandir")}
+        self._wrapped = {name: self.wrap(self._real[name]) for name in CALLS}
+        self._wrapped["scandir"] = lambda path=".": Entries(timed(path))
+
+    def switch(self, on: bool) -> None:
+        """Have `os` hold the wrapped calls, or the real ones."""
+        for name, call in (self._wrapped if on else self._real).items():
+            setattr(os, name, call)
+
+
+class Entries:
+    """A directory that was read whole inside the clock."""
+
+    def __init__(self, entries: list["os.DirEntry[str]"]) -> None:
+        self._entries = iter(entries)
+
+    def __enter__(self) -> "Entries":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def __iter__(self) -> "Iterator[os.DirEntry[str]]":
+        return self._entries
+
+    def __next__(self) -> "os.DirEntry[str]":
+        return next(self._entries)
+
+    def close(self) -> None:
+        """It is closed already."""
+
+
+def main() -> None:
+    clock = Clock()
+    clock.prepare()
+    clock.switch(True)
+    from bench import probe  # noqa: PLC0415 - some defaults are bound when the agent is imported
+
+    probe.main(clock)
+
+
+if __name__ == "__main__":
+    main()

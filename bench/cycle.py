@@ -1,0 +1,56 @@
+"""What a cycle of the whole agent costs, with real cgroups that each hold a process."""
+
+from bench.report import Row, Sample, Section
+from bench.rig import Options, Pods, probe, say
+
+CPU_MS, OUTSIDE_MS = 25.0, 10.0
+"""Limits at standard with 100 pods."""
+LIMITED_AT = 100
+
+TEXT = """\
+{pods} pods of one container, each a cgroup in the kubelet's layout with one process that sleeps and makes three small
+calls ten times a second; with mount and network namespaces of their own, but for the last rows. A cycle is walked,
+read, added up, rendered and zipped. CPU time is of all threads, 0.1 s between two cycles. "In file reads" is the
+threads' CPU time inside the calls that open, read, list and stat, which are wrapped in every other cycle (the
+wrapper's own time taken off); "outside" is the plain cycle before it less that. Opens are what an audit hook counts.
+"""
+
+
+def run(options: Options) -> Section:
+    """Measure."""
+    section = Section("the agent's work", TEXT.format(pods=options.pods))
+    section.raw.append(("profile", "series", "collectors", "kernel's share of CPU time", "calls for files"))
+    with Pods(options, options.pods, own_namespaces=True):
+        for profile in ("minimal", "standard", "comprehensive"):
+            _measure(options, section, profile, profile)
+    with Pods(options, options.pods, own_namespaces=False):
+        _measure(options, section, "standard", "standard, host's namespaces")
+    return section
+
+
+def _measure(options: Options, section: Section, profile: str, name: str) -> None:
+    say(f"cycle {name}")
+    cycles = str(3 if options.quick else 60)
+    found = probe("cycle", "--profile", profile, "--cycles", cycles)
+    opens = probe("opens", "--profile", profile, "--cycles", "3")["opens"]
+    limited = profile == "standard" and options.pods == LIMITED_AT
+    section.rows += [
+        Row(f"{name}: CPU time of a cycle", Sample(found["cpu_ms"], "ms"), limit=CPU_MS if limited else None),
+        Row(f"{name}: of it in file reads", Sample(found["inside_ms"], "ms")),
+        Row(
+            f"{name}: of it outside file reads",
+            Sample(found["outside_ms"], "ms"),
+            limit=OUTSIDE_MS if limited else None,
+        ),
+        Row(f"{name}: wall time of a cycle", Sample(found["wall_ms"], "ms")),
+        Row(f"{name}: opens a container", Sample([count / options.pods for count in opens])),
+    ]
+    section.raw.append(
+        (
+            name,
+            str(found["series"]),
+            ", ".join(found["collectors"]),
+            f"{found['system_share']:.0%}",
+            str(Sample(found["calls"])),
+        )
+    )

@@ -1,0 +1,180 @@
+"""The agent in a process of its own, run cycle by cycle and measured from within; prints JSON.
+
+`python -m bench.clock cycle` - CPU time of a cycle, and in every other one time inside the calls that read files;
+`python -m bench.probe opens` - files and directories opened, by an audit hook, which cannot be removed;
+`python -m bench.probe render` - a page written by us and by prometheus_client, in turn;
+`python -m bench.probe serve PAGE` - the families of a page served by prometheus_client.
+"""
+
+import argparse
+import gc
+import gzip
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from bench.clock import Clock
+from kpod_metrics import agent as agents
+from kpod_metrics import settings
+from kpod_metrics.collectors import registered
+from kpod_metrics.exposition.text import TEXT
+
+WARM_UP = 5
+PAUSE = 0.1
+"""Seconds between two cycles, in which every pod does something."""
+
+
+def main(clock: Clock | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("cycle", "opens", "render", "serve"))
+    parser.add_argument("page", type=Path, nargs="?")
+    parser.add_argument("--profile", default="standard")
+    parser.add_argument("--cycles", type=int, default=30)
+    options = parser.parse_args()
+    if options.what == "serve":
+        _serve(options.page)
+        return
+    measure = {"opens": _opens, "render": _render}.get(options.what)
+    if measure is None:
+        if clock is None:
+            parser.error("cycle is for python -m bench.clock")
+        measure = partial(_cycle, clock)
+    with _agent(options.profile) as agent:
+        for _ in range(WARM_UP):
+            _run(agent)
+        print(json.dumps(measure(agent, options.cycles)))
+
+
+@contextmanager
+def _agent(profile: str) -> Iterator[agents.Agent]:
+    loaded, _ = settings.load({"profile": profile, "node_name": "bench"}, {}, None, list(registered()))
+    agent = agents.build(loaded)
+    agent.open()
+    try:
+        yield agent
+    finally:
+        agent.close()
+
+
+def _run(agent: agents.Agent) -> None:
+    """One cycle as in life: somebody scraped since the last one, so that the page is written and zipped in it."""
+    time.sleep(PAUSE)
+    agent.cycle()
+    agent.published.get(TEXT, True)
+
+
+def _cycle(clock: Clock, agent: agents.Agent, cycles: int) -> dict[str, Any]:
+    """Cycles in pairs: a plain one, and one with the calls that read files timed."""
+    cpu, wall, inside, outside, calls = [], [], [], [], []
+    user = system = 0.0
+    for _ in range(cycles):
+        clock.switch(False)
+        time.sleep(PAUSE)
+        times, started, began = os.times(), time.process_time(), time.perf_counter()
+        agent.cycle()
+        cpu.append((time.process_time() - started) * 1e3)
+        wall.append((time.perf_counter() - began) * 1e3)
+        now = os.times()
+        user += now.user - times.user
+        system += now.system - times.system
+        agent.published.get(TEXT, True)
+        clock.take()  # what was bound before the switch
+        clock.switch(True)
+        _run(agent)
+        count, seconds = clock.take()
+        calls.append(count)
+        inside.append(seconds * 1e3)
+        outside.append(cpu[-1] - inside[-1])
+    clock.switch(False)
+    page = agent.published.get(TEXT, False)
+    return {
+        "cpu_ms": cpu,
+        "wall_ms": wall,
+        "inside_ms": inside,
+        "outside_ms": outside,
+        "calls": calls,
+        "system_share": system / (user + system) if user + system else 0.0,
+        "series": sum(1 for line in page.splitlines() if line[:1] != b"#"),
+        "collectors": [state.collector.name for state in agent.states if state.opened and not state.problem],
+    }
+
+
+def _opens(agent: agents.Agent, cycles: int) -> dict[str, Any]:
+    counted = {"open": 0, "os.scandir": 0, "os.listdir": 0}
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in counted:
+            counted[event] += 1
+
+    sys.addaudithook(hook)
+    opens = []
+    for _ in range(cycles):
+        before = sum(counted.values())
+        _run(agent)
+        opens.append(sum(counted.values()) - before)
+    return {"opens": opens}
+
+
+class _Families(Collector):
+    """Families that were made beforehand: only the writing is prometheus_client's."""
+
+    def __init__(self, page: str) -> None:
+        self._families = list(text_string_to_metric_families(page))
+
+    def collect(self) -> Iterable[prometheus_client.Metric]:
+        return self._families
+
+
+def _registry(page: bytes) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_Families(page.decode()))
+    return registry
+
+
+def _render(agent: agents.Agent, rounds: int) -> dict[str, Any]:
+    page = agent.published.get(TEXT, False)
+    registry = _registry(page)
+    ours, peer, zipping = [], [], []
+    peer_page = b""
+    # Neither side is to pay for garbage of the other.
+    gc.collect()
+    gc.disable()
+    for _ in range(rounds):
+        start = time.thread_time()
+        body = agent._renderer.render(agent._store).text()
+        middle = time.thread_time()
+        peer_page = prometheus_client.generate_latest(registry)
+        end = time.thread_time()
+        gzip.compress(body, 1)
+        zipping.append((time.thread_time() - end) * 1e3)
+        ours.append((middle - start) * 1e3)
+        peer.append((end - middle) * 1e3)
+    return {
+        "ours_ms": ours,
+        "peer_ms": peer,
+        "gzip_ms": zipping,
+        "series": sum(1 for line in page.splitlines() if line[:1] != b"#"),
+        "peer_series": sum(1 for line in peer_page.splitlines() if line[:1] != b"#"),
+        "bytes": len(page),
+        "gzip_bytes": len(gzip.compress(page, 1)),
+    }
+
+
+def _serve(page: Path) -> None:
+    server, _ = prometheus_client.start_http_server(0, "127.0.0.1", registry=_registry(page.read_bytes()))
+    print(server.server_port, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

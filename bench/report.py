@@ -1,0 +1,145 @@
+"""Figures as a page: medians with their spread, the ratio first, a missed limit marked as one."""
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+HEAD = """\
+# Performance
+
+Written by `make bench` (as root; `make bench ARGS="NAME ..."` measures and rewrites single parts).
+Figures are medians, with the lowest and highest measurement in brackets. A ratio is ours to the peer's, measured in
+turn in the same run: below 1, ours costs less. "Noise" says that a difference did not stand out from 0. A limit is
+the project's own; the table says where it is missed.
+"""
+
+
+def short(number: float) -> str:
+    """Write a number with three significant digits."""
+    if abs(number) >= 1000:
+        return f"{number:,.0f}".replace(",", " ")
+    digits = 0 if abs(number) >= 100 else 1 if abs(number) >= 10 else 2 if abs(number) >= 1 else 3
+    return f"{number:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Measurements of one thing."""
+
+    values: Sequence[float]
+    unit: str = ""
+
+    @property
+    def median(self) -> float:
+        """The figure."""
+        return median(self.values)
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether three quarters of the measurements, at least, are above 0: what is net of a base may not be."""
+        return sorted(self.values)[len(self.values) // 4] > 0
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        if len(self.values) == 1:
+            return f"{short(self.median)}{unit}"
+        return f"{short(self.median)}{unit} [{short(min(self.values))} - {short(max(self.values))}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line. `limit` bounds the ratio where there is a peer, else ours."""
+
+    what: str
+    ours: Sample
+    peer: Sample | None = None
+    peer_name: str = ""
+    limit: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours to the peer's; None where there is no peer, or where either cost drowned in noise."""
+        if self.peer is None or not self.peer.stands_out or not self.ours.stands_out:
+            return None
+        return self.ours.median / self.peer.median
+
+    def cells(self) -> list[str]:
+        """Its cells."""
+        ratio = "" if self.peer is None else "noise" if self.ratio is None else short(self.ratio)
+        peer = "" if self.peer is None else f"{self.peer_name}: {self.peer}"
+        return [ratio, self.what, str(self.ours), peer, self._limit()]
+
+    def _limit(self) -> str:
+        if self.limit is None:
+            return ""
+        value = self.ours.median if self.peer is None else self.ratio
+        unit = self.ours.unit if self.peer is None else ""
+        verdict = "**not measured**" if value is None else "met" if value <= self.limit else "**missed**"
+        return f"{self.limit:g}{f' {unit}' if unit else ''}: {verdict}"
+
+
+@dataclass
+class Section:
+    """One part's figures."""
+
+    title: str
+    text: str
+    rows: list[Row] = field(default_factory=list)
+    raw: list[tuple[str, ...]] = field(default_factory=list)
+    """A second table, of plain figures; its first line is the head."""
+
+    def markdown(self, name: str) -> str:
+        """The section; it begins with a heading that names the part."""
+        parts = [heading(name, self.title), "", self.text.strip(), "", command(name), ""]
+        if self.rows:
+            parts += _table([("ratio", "what", "ours", "peer", "limit"), *(row.cells() for row in self.rows)], {0})
+        if self.raw:
+            parts += ["", *_table(self.raw, set())]
+        return "\n".join(parts) + "\n"
+
+
+def heading(name: str, title: str) -> str:
+    """The line that a part begins with."""
+    return f"## {name}: {title}"
+
+
+def command(name: str) -> str:
+    """What reproduces a part."""
+    return f'Reproduce: `make bench ARGS="{name}"`'
+
+
+def _table(lines: Sequence[Sequence[str]], right: set[int]) -> list[str]:
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    rule = "|".join("---:" if at in right else "---" for at in range(len(lines[0])))
+    return [head, f"|{rule}|", *body]
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    model = "unknown CPU"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "Model")):
+            model = line.partition(":")[2].strip()
+            break
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return (
+        f"Machine: {platform.system()} {platform.release().split('-')[0]} on {platform.machine()}, "
+        f"{os.cpu_count()} CPUs ({model}), {memory:.0f} GiB; Python {platform.python_version()}.\n"
+    )
+
+
+def write(path: Path, order: Sequence[str], made: dict[str, str]) -> None:
+    """Write the page; parts that were not measured stay as they were, if the machine is the same."""
+    sections: dict[str, str] = {}
+    if path.exists():
+        old = path.read_text()
+        if machine() in old:
+            for chunk in re.split(r"(?m)^(?=## )", old)[1:]:
+                sections[chunk[3:].partition(":")[0]] = chunk.rstrip("\n") + "\n"
+    sections.update(made)
+    body = [sections[name] for name in order if name in sections]
+    path.write_text("\n".join([HEAD, machine(), *body]))

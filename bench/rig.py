@@ -1,0 +1,444 @@
+"""What the parts share: pinned workloads, programs attached or not, the kernel's statistics, pods that sleep."""
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hatch_build import compile_objects
+from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.base import OBJECTS, BpfCollector, Collector, Environment
+from kpod_metrics.kernel import libbpf
+from kpod_metrics.settings import DEFAULT_SYSCALLS
+
+BENCH = Path(__file__).parent
+CLONE_NEWNS = 0x20000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+TRACEFS = "/sys/kernel/tracing"
+STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+
+class SkippedError(Exception):
+    """A part cannot be measured here; the text says why, and what to install."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a part is told."""
+
+    quick: bool
+    pods: int
+    scratch: Path
+    """A temporary folder for what is compiled."""
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Profiles to measure."""
+        return ("standard",) if self.quick else ("minimal", "standard", "comprehensive")
+
+    def rounds(self, full: int) -> int:
+        """How often each variant is measured."""
+        return 2 if self.quick else full
+
+
+_stopped = threading.Event()
+
+
+def stop(*_: object) -> None:
+    """Handle a signal: end the bench by an exception, so that all that is attached, made or switched is given back."""
+    _stopped.set()
+    sys.exit(1)
+
+
+def say(what: str) -> None:
+    """Tell on standard error what is being measured."""
+    print(f"bench: {what}", file=sys.stderr, flush=True)
+
+
+def compile_workload(options: Options, name: str) -> str:
+    """Compile `workloads/NAME.c`, static, so that it starts fast and maps little."""
+    target = options.scratch / name
+    if not target.exists():
+        command = ["clang", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", str(target)]
+        subprocess.run([*command, str(BENCH / "workloads" / f"{name}.c")], check=True)
+    return str(target)
+
+
+def compile_program(options: Options, name: str) -> Path:
+    """Compile `bpf/NAME.bpf.c` with the flags of the shipped objects."""
+    [made] = compile_objects([BENCH / "bpf" / f"{name}.bpf.c"], options.scratch)
+    return made
+
+
+def compile_empty(options: Options, sections: Sequence[str]) -> Path:
+    """Make an object with one program for each section, that does nothing."""
+    name = "empty_" + re.sub(r"\W+", "_", "_".join(sections))
+    source = options.scratch / f"{name[:200]}.bpf.c"
+    programs = [
+        f'SEC("{section}")\nint empty_{at}(void *ctx)\n{{\n\treturn 0;\n}}\n' for at, section in enumerate(sections)
+    ]
+    includes = "#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n"
+    source.write_text(includes + "\n".join(programs) + 'char LICENSE[] SEC("license") = "Dual BSD/GPL";\n')
+    [made] = compile_objects([source], options.scratch)
+    return made
+
+
+def mount_tracefs() -> None:
+    """Have tracefs, which classic tracepoints need, in a mount namespace of this process' own."""
+    if os.path.exists(f"{TRACEFS}/events"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    nothing = ctypes.c_ulong(0)
+    failed = (
+        libc.unshare(CLONE_NEWNS)
+        or libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
+        or libc.mount(b"tracefs", TRACEFS.encode(), b"tracefs", nothing, None)
+    )
+    if failed:
+        raise SkippedError(f"tracefs cannot be mounted in a mount namespace: {os.strerror(ctypes.get_errno())}")
+
+
+@contextlib.contextmanager
+def statistics(on: bool) -> Iterator[None]:
+    """Have the kernel measure BPF programs, or not; as before at the end."""
+    before = STATISTICS.read_text()
+    STATISTICS.write_text(str(int(on)))
+    try:
+        yield
+    finally:
+        STATISTICS.write_text(before)
+
+
+class Runs(NamedTuple):
+    """What a program ran."""
+
+    nanoseconds: float
+    runs: int
+
+
+class Variant:
+    """What is attached while a workload runs; this one is nothing."""
+
+    def attach(self) -> None:
+        """Attach."""
+
+    def detach(self) -> None:
+        """Detach, and free all."""
+
+    def read(self) -> dict[str, Runs]:
+        """What each program ran, by its section; while statistics are on."""
+        return {}
+
+
+class Programs(Variant):
+    """Programs of an object of the bench; `prepare` may fill its maps."""
+
+    def __init__(self, path: Path, sections: Sequence[str], fill: dict[str, list[tuple[bytes, bytes]]] | None = None):
+        self._path, self._sections, self._fill = path, sections, fill or {}
+        self._object: libbpf.Object | None = None
+        self._links: list[libbpf.Link] = []
+        self._programs: list[libbpf.Program] = []
+
+    def attach(self) -> None:
+        """Load and attach the programs of the sections wanted."""
+        self._object = libbpf.Object(str(self._path))
+        for program in self._object.programs.values():
+            if program.section not in self._sections:
+                program.dont_load()
+        self._object.load()
+        for name, entries in self._fill.items():
+            for key, value in entries:
+                self._object.maps[name].update(key, value)
+        self._programs = [program for program in self._object.programs.values() if program.section in self._sections]
+        for program in self._programs:
+            self._links.append(program.attach())
+
+    def detach(self) -> None:
+        """Detach and unload."""
+        while self._links:
+            self._links.pop().close()
+        if self._object is not None:
+            self._object.close()
+            self._object = None
+
+    def read(self) -> dict[str, Runs]:
+        """What each ran."""
+        return {program.section: Runs(*program.statistics()[:2]) for program in self._programs}
+
+
+class Shipped(Variant):
+    """A collector of the agent, opened as the agent opens it."""
+
+    def __init__(self, name: str) -> None:
+        """Raises SkippedError where there is no such collector."""
+        kind = registered().get(name)
+        if kind is None or not issubclass(kind, BpfCollector):
+            raise SkippedError(f"there is no collector {name} with kernel programs")
+        self._kind: type[Collector] = kind
+        self._collector: Collector | None = None
+        opened = libbpf.Object(os.path.join(OBJECTS, f"{name}.bpf.o"))
+        self._sections = {program.name: program.section for program in opened.programs.values()}
+        opened.close()
+
+    def attach(self) -> None:
+        """Open the collector."""
+        self._collector = self._kind(Environment(cgroup_root=find_root(), syscalls=DEFAULT_SYSCALLS))
+        self._collector.open()
+
+    def detach(self) -> None:
+        """Close the collector."""
+        if self._collector is not None:
+            self._collector.close()
+            self._collector = None
+
+    def read(self) -> dict[str, Runs]:
+        """What each of its loaded programs ran, iterators left out: they run once."""
+        assert self._collector is not None
+        return {
+            section: Runs(program.run_seconds * 1e9, program.runs)
+            for program in self._collector.programs()
+            if not (section := self._sections[program.name]).startswith("iter")
+        }
+
+    def hooks(self) -> list[str]:
+        """The sections that the collector attaches on this kernel."""
+        with statistics(True), attached(self):
+            return list(self.read())
+
+
+@contextlib.contextmanager
+def attached(variant: Variant) -> Iterator[None]:
+    """Attach a variant for a while."""
+    try:
+        variant.attach()
+        yield
+    finally:
+        variant.detach()
+    # A signal that comes inside a callback of libbpf's has its exception swallowed by ctypes.
+    if _stopped.is_set():
+        sys.exit(1)
+
+
+@dataclass
+class Measured:
+    """What a workload did under one variant, a value a round."""
+
+    wall_ns: list[float] = field(default_factory=list)
+    """Nanoseconds an operation, with statistics off."""
+    programs: list[dict[str, Runs]] = field(default_factory=list)
+    """What each program ran in a second run, with statistics on."""
+
+    def per_run(self, *hooks: str) -> list[float]:
+        """Nanoseconds of all programs for each run of those whose section ends with one of `hooks`, a value a round."""
+        found = []
+        for sections in self.programs:
+            runs = sum(run.runs for section, run in sections.items() if section.endswith(hooks))
+            found.append(sum(run.nanoseconds for run in sections.values()) / max(runs, 1) if runs else 0.0)
+        return found
+
+
+def measure(
+    variants: dict[str, Variant], workload: Sequence[str], *, operations: int, rounds: int, unit_ns: float, pin: bool
+) -> dict[str, Measured]:
+    """Run a workload under each variant in turn, `rounds` times over; it prints a number of `unit_ns` nanoseconds.
+
+    The order turns by one from round to round, so that drift falls on all alike. Raises SkippedError for a workload
+    that fails.
+    """
+    results = {name: Measured() for name in variants}
+    names = list(variants)
+    for round_ in range(rounds):
+        at = round_ % len(names)
+        for name in names[at:] + names[:at]:
+            with attached(variants[name]):
+                with statistics(False):
+                    results[name].wall_ns.append(_run(workload, pin) * unit_ns / operations)
+                with statistics(True):
+                    before = variants[name].read()
+                    _run(workload, pin)
+                    after = variants[name].read()
+                results[name].programs.append(
+                    {
+                        section: Runs(after[section].nanoseconds - start.nanoseconds, after[section].runs - start.runs)
+                        for section, start in before.items()
+                    }
+                )
+    return results
+
+
+def _run(command: Sequence[str], pin: bool) -> float:
+    def place() -> None:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+    # A group of its own: what the workload forked ends with it, also if the bench is interrupted.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        preexec_fn=place if pin else None,  # noqa: PLW1509
+    )
+    try:
+        output, errors = process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        raise SkippedError(f"{' '.join(command)}: {errors.strip()[-200:]}")
+    return float(output.split()[-1])
+
+
+def less(values: Sequence[float], base: Sequence[float]) -> list[float]:
+    """Return values net of what the same round measured as their base."""
+    return [value - under for value, under in zip(values, base, strict=True)]
+
+
+class Pods:
+    """Pods of one container with one sleeping process, in cgroups laid out as the kubelet does it."""
+
+    def __init__(self, options: Options, number: int, own_namespaces: bool) -> None:
+        self._program = compile_workload(options, "pod")
+        self._number, self._own = number, own_namespaces
+        self._root = Path(find_root()) / f"kpod-bench-{os.getpid()}"
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "Pods":
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self._root.mkdir()
+        for number in range(self._number):
+            uid = f"{number:08x}_1111_4222_8333_444444444444"
+            container = f"{number:064x}"
+            path = self._root / f"kubepods-burstable-pod{uid}.slice" / f"cri-containerd-{container}.scope"
+            path.mkdir(parents=True)
+
+            def enter(procs: Path = path / "cgroup.procs") -> None:
+                procs.write_text(str(os.getpid()))
+
+            command = [self._program, *(["own"] if self._own else [])]
+            self._processes.append(
+                subprocess.Popen(command, preexec_fn=enter, stdout=subprocess.PIPE, text=True)  # noqa: PLW1509
+            )
+        for process in self._processes:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise SkippedError("a process cannot have namespaces of its own here")
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._processes:
+            process.send_signal(signal.SIGKILL)
+        for process in self._processes:
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        for directory, _, _ in os.walk(self._root, topdown=False):
+            for _ in range(200):
+                try:
+                    os.rmdir(directory)
+                except OSError:
+                    time.sleep(0.01)
+                else:
+                    break
+            else:
+                say(f"{directory} could not be removed")
+
+
+def probe(*arguments: str) -> dict[str, Any]:
+    """Run `bench.probe` in a process of its own and return what it measured."""
+    module = "bench.clock" if arguments[0] == "cycle" else "bench.probe"
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+class RunningAgent:
+    """`kpod-metrics run` as a child, from its first page on."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self._arguments, self._environment = arguments, environment or {}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.ready_after = 0.0
+        """Seconds from exec to the first page."""
+
+    def __enter__(self) -> "RunningAgent":
+        program = str(Path(sys.executable).with_name("kpod-metrics"))
+        command = [program, "run", "--discovery", "cgroup", "--listen", f"127.0.0.1:{self.port}", *self._arguments]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("KPOD_", "MALLOC_"))}
+        start = time.perf_counter()
+        self._process = subprocess.Popen(command, stderr=self._log, env=kept | self._environment)
+        try:
+            while True:
+                try:
+                    self.get("/metrics")
+                    break
+                except (OSError, http.client.HTTPException):
+                    if self._process.poll() is not None or time.perf_counter() - start > 20:
+                        self._log.seek(0)
+                        said = self._log.read().decode("utf-8", "replace")[-2000:]
+                        raise RuntimeError(f"no page from {' '.join(command)}: {said}") from None
+                time.sleep(0.005)
+        except BaseException:
+            self.__exit__()
+            raise
+        self.ready_after = time.perf_counter() - start
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def get(self, path: str) -> bytes:
+        """Fetch a page; OSError for any answer but 200."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read()
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise OSError(f"{path}: {response.status}")
+        return body
+
+    def memory_mb(self) -> tuple[float, float]:
+        """Resident and proportional memory, in millions of bytes."""
+        text = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
+        sizes = {line.split()[0]: int(line.split()[1]) * 1024 / 1e6 for line in text.splitlines()[1:]}
+        return sizes["Rss:"], sizes["Pss:"]
+
+
+def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
+    """A temporary folder for what is compiled."""
+    return tempfile.TemporaryDirectory(prefix="kpod-bench-")

@@ -1,0 +1,105 @@
+"""Cost of a context switch: nothing attached, empty programs, the article's design, ours."""
+
+import shutil
+
+from bench.report import Row, Sample, Section
+from bench.rig import (
+    Measured,
+    Options,
+    Programs,
+    Shipped,
+    SkippedError,
+    Variant,
+    compile_empty,
+    compile_program,
+    less,
+    measure,
+    mount_tracefs,
+    say,
+)
+
+LIMIT = 0.55
+CLASSIC = ["tp/sched/sched_wakeup", "tp/sched/sched_switch"]
+BTF = ["tp_btf/sched_wakeup", "tp_btf/sched_switch"]
+PEERS = {"article": "empty, article's hooks", "article on tp_btf": "empty, article's hooks as tp_btf"}
+OURS, EMPTY = "ours", "empty, our hooks"
+
+TEXT = """\
+`perf bench sched pipe` on one CPU (an operation is a message there and back) and `perf bench sched messaging` on all
+(an operation is one message). BPF time is the kernel's own account (kernel.bpf_stats_enabled), a switch; wall time is
+of runs without it. Each is net of empty programs on the same hooks, measured in the same round, so the figures are
+what the programs do and not what the hooks cost. The peer is the article's design written out
+(`bench/bpf/article_sched.bpf.c`): as it has its hooks (classic tracepoints), and moved to tp_btf like ours.
+"""
+
+
+def run(options: Options) -> Section:
+    """Measure."""
+    if shutil.which("perf") is None:
+        raise SkippedError("perf is missing; Debian: apt-get install linux-perf")
+    mount_tracefs()
+    article = compile_program(options, "article_sched")
+    ours = Shipped("cpu_sched")
+    variants: dict[str, Variant] = {
+        "nothing": Variant(),
+        PEERS["article"]: Programs(compile_empty(options, CLASSIC), CLASSIC),
+        PEERS["article on tp_btf"]: Programs(compile_empty(options, BTF), BTF),
+        EMPTY: Programs(compile_empty(options, hooks := ours.hooks()), hooks),
+        "article": Programs(article, CLASSIC),
+        "article on tp_btf": Programs(article, BTF),
+        OURS: ours,
+    }
+    section = Section("a context switch", TEXT)
+    section.raw.append(("workload", "attached", "BPF time a switch", "wall time an operation"))
+    loops, (groups, messages) = (20_000, (2, 20)) if options.quick else (200_000, (10, 100))
+    perf = ["perf", "bench", "-f", "simple", "sched"]
+    workloads = {
+        "pipe": ([*perf, "pipe", "-l", str(loops)], loops, True),
+        # Each group has 20 senders and 20 receivers, and each sender sends to each of them.
+        "messaging": ([*perf, "messaging", "-g", str(groups), "-l", str(messages)], groups * 400 * messages, False),
+    }
+    for name, (command, operations, pinned) in workloads.items():
+        say(f"sched {name}")
+        results = measure(variants, command, operations=operations, rounds=options.rounds(9), unit_ns=1e9, pin=pinned)
+        section.rows += _rows(name, results)
+        for variant, measured in results.items():
+            bpf = measured.per_run("sched_switch")
+            section.raw.append(
+                (name, variant, str(Sample(bpf, "ns")) if any(bpf) else "", str(Sample(measured.wall_ns, "ns")))
+            )
+    return section
+
+
+def _rows(workload: str, results: dict[str, Measured]) -> list[Row]:
+    rows = []
+    bpf = {name: measured.per_run("sched_switch") for name, measured in results.items()}
+    wall = {name: measured.wall_ns for name, measured in results.items()}
+    for peer, empty in PEERS.items():
+        limit = LIMIT if workload == "pipe" else None
+        rows.append(
+            Row(
+                f"{workload}: BPF time a switch, net of empty programs",
+                Sample(less(bpf[OURS], bpf[EMPTY]), "ns"),
+                Sample(less(bpf[peer], bpf[empty]), "ns"),
+                peer,
+                limit,
+            )
+        )
+    for peer, empty in PEERS.items():
+        rows.append(
+            Row(
+                f"{workload}: wall time an operation, net of empty programs",
+                Sample(less(wall[OURS], wall[EMPTY]), "ns"),
+                Sample(less(wall[peer], wall[empty]), "ns"),
+                peer,
+            )
+        )
+    rows.append(
+        Row(
+            f"{workload}: wall time an operation, over nothing attached",
+            Sample(less(wall[OURS], wall["nothing"]), "ns"),
+            Sample(less(wall["article"], wall["nothing"]), "ns"),
+            "article",
+        )
+    )
+    return rows

@@ -1,0 +1,58 @@
+"""Cost of TCP over loopback: bare, empty programs on our hooks, ours."""
+
+from collections.abc import Callable
+from statistics import median
+
+from bench.report import Row, Sample, Section
+from bench.rig import Measured, Options, Programs, Shipped, Variant, compile_empty, compile_workload, measure, say
+
+TEXT = """\
+64 bytes there and back ("exchange"), and 64 KiB one way ("stream"), over loopback, both ends on one CPU. There is no
+peer: the article's design needs kprobes, which hardened kernels refuse. So wall time is compared with nothing
+attached, and a program's run (the kernel's own account, kernel.bpf_stats_enabled) with an empty one on the same hook.
+"""
+
+
+def run(options: Options) -> Section:
+    """Measure."""
+    ours = Shipped("net_tcp")
+    hooks = ours.hooks()
+    program = compile_workload(options, "tcp")
+    variants: dict[str, Variant] = {
+        "nothing": Variant(),
+        "empty": Programs(compile_empty(options, hooks), hooks),
+        "ours": ours,
+    }
+    section = Section("a TCP exchange", TEXT)
+    operations = 2_000 if options.quick else 40_000
+    for what, mode in (("exchange", "rr"), ("stream", "stream")):
+        say(f"tcp {what}")
+        results = measure(
+            variants, [program, mode, str(operations)], operations=1, rounds=options.rounds(9), unit_ns=1, pin=True
+        )
+        for name in ("empty", "nothing"):
+            section.rows.append(
+                Row(
+                    f"{what}: wall time of one",
+                    Sample([value / 1e3 for value in results["ours"].wall_ns], "us"),
+                    Sample([value / 1e3 for value in results[name].wall_ns], "us"),
+                    "empty programs" if name == "empty" else "nothing attached",
+                )
+            )
+        for hook in hooks:
+            runs = _each(results["ours"], lambda run: run[1] / operations, hook)
+            if median(runs) < 0.001:
+                continue
+            section.rows.append(
+                Row(
+                    f"{what}: a run of {hook} ({median(runs):.2f} of them each)",
+                    Sample(_each(results["ours"], lambda run: run[0] / max(run[1], 1), hook), "ns"),
+                    Sample(_each(results["empty"], lambda run: run[0] / max(run[1], 1), hook), "ns"),
+                    "empty program",
+                )
+            )
+    return section
+
+
+def _each(measured: Measured, value: Callable[[tuple[float, int]], float], hook: str) -> list[float]:
+    return [value(programs[hook]) for programs in measured.programs]

@@ -1,0 +1,71 @@
+"""Each part of the bench runs to its end, briefly, and leaves nothing behind. No figure is looked at."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
+PARTS = ("sched", "syscall", "tcp", "cycle", "scrape", "memory")
+
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bench", "--quick", *arguments]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_part_runs(part: str, cgroup_root: str, tmp_path: Path) -> None:
+    before = STATISTICS.read_text()
+    page = tmp_path / "page.md"
+    bench = subprocess.Popen(command("--output", str(page), part), cwd=ROOT)
+    assert bench.wait(60) == 0
+    text = page.read_text()
+    assert "Machine: Linux" in text
+    assert f"\n## {part}: " in text
+    if "Not measured: " in text:
+        pytest.skip(text.partition("Not measured: ")[2].splitlines()[0])
+    assert "\n| ratio | what | ours | peer | limit |\n" in text
+    assert not (Path(cgroup_root) / f"kpod-bench-{bench.pid}").exists()
+    assert STATISTICS.read_text() == before
+
+
+def test_interrupted_bench_removes_its_cgroups(cgroup_root: str) -> None:
+    bench = subprocess.Popen(command("cycle"), cwd=ROOT)
+    made = Path(cgroup_root) / f"kpod-bench-{bench.pid}"
+    end = time.monotonic() + 20
+    while not made.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert made.exists()
+    bench.send_signal(signal.SIGTERM)
+    assert bench.wait(20) == 1
+    assert not made.exists()
+
+
+def test_page_keeps_what_was_not_measured_again(tmp_path: Path) -> None:
+    from bench import report
+
+    page = tmp_path / "page.md"
+    report.write(page, PARTS, {"sched": "## sched: old\n", "tcp": "## tcp: old\n"})
+    report.write(page, PARTS, {"sched": "## sched: new\n"})
+    assert page.read_text().endswith("## sched: new\n\n## tcp: old\n")
+    page.write_text(page.read_text().replace("Machine: ", "Machine: another, "))
+    report.write(page, PARTS, {"sched": "## sched: new\n"})
+    assert "tcp" not in page.read_text()
+
+
+def test_a_missed_limit_is_said() -> None:
+    from bench.report import Row, Sample
+
+    met = Row("x", Sample([1, 2, 3], "ms"), limit=2).cells()
+    assert met == ["", "x", "2.00 ms [1.00 - 3.00]", "", "2 ms: met"]
+    missed = Row("x", Sample([6.0]), Sample([10.0]), "them", limit=0.5).cells()
+    assert missed == ["0.600", "x", "6.00", "them: 10.0", "0.5: **missed**"]
+    drowned = Row("x", Sample([6.0]), Sample([-1.0]), "them", limit=0.5).cells()
+    assert drowned[0] == "noise"
+    assert "not measured" in drowned[-1]
