@@ -9,6 +9,8 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI")
 ARGS ?=
+# What only tests and benchmarks use: network namespaces, `perf bench` as a workload.
+TEST_PACKAGES := iproute2 linux-perf
 
 .PHONY: help build run test check format generate bench clean
 
@@ -27,6 +29,7 @@ check: build  ## the quick part of the tests: format, lint, types, imports, gene
 	scripts/check
 
 test: build  ## everything to a green test run; needs root for what loads programs into the kernel
+	scripts/packages $(TEST_PACKAGES)
 	scripts/check --lint-only
 	$(SUDO) scripts/test $(ARGS)
 
@@ -39,6 +42,7 @@ generate: build  ## write the files that are made from the declarations
 	$(PY) -m kpod_metrics.reference --write docs/metrics.md
 
 bench: build  ## measure speed and memory against the alternatives, into docs/performance.md
+	scripts/packages $(TEST_PACKAGES)
 	$(SUDO) $(PY) -m bench $(ARGS)
 
 clean:  ## remove all that was built
