@@ -32,20 +32,21 @@ class KeptFiles:
         self._used: set[str] = set()
 
     def read(self, path: str) -> bytes:
-        """Return a file's content; raises OSError."""
+        """Return a file's content; raises OSError: ENODEV once after its cgroup was removed, the path is free then."""
         self._used.add(path)
         fd = self._open.get(path)
-        if fd is not None:
-            try:
-                return _read_again(fd)
-            except OSError:
-                # Most likely ENODEV. There may be another file of that path by now.
-                os.close(self._open.pop(path))
-        if len(self._open) >= self._most:
-            return read_bytes(path)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._open[path] = fd
-        return _read_again(fd)
+        if fd is None:
+            if len(self._open) >= self._most:
+                return read_bytes(path)
+            fd = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(fd, 1 << 16, 0)
+            while more := os.pread(fd, 1 << 16, len(data)):
+                data += more
+            return data
+        except OSError:
+            os.close(self._open.pop(path))
+            raise
 
     def sweep(self) -> None:
         """Close what was not read since the last sweep: its cgroup is gone."""
@@ -57,11 +58,3 @@ class KeptFiles:
         """Close all."""
         self._used.clear()
         self.sweep()
-
-
-def _read_again(fd: int) -> bytes:
-    """Return all of a file from its beginning; a seq_file generates its content anew."""
-    data = os.pread(fd, 1 << 16, 0)
-    while more := os.pread(fd, 1 << 16, len(data)):
-        data += more
-    return data

@@ -5,9 +5,10 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hatch_build import compile_objects
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.metrics import Row
 from kpod_metrics.pods.model import Group
 
 AGENT = [sys.executable, "-m", "kpod_metrics"]
@@ -180,4 +182,61 @@ def test_a_collector_that_raises_takes_nothing_down(monkeypatch: pytest.MonkeyPa
             assert 'kpod_cpu_context_switches_total{namespace="cgroup",pod="/"' in page
         assert agent.problems() == ["collector pressure is failing: ZeroDivisionError: planted"]
     finally:
+        agent.stop()
+
+
+def test_a_slow_collector_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs: its cycle ends at the deadline, the next ones do not wait for it, and its rows are not lost."""
+    from kpod_metrics import agent as agents
+    from kpod_metrics.collectors import registered
+    from kpod_metrics.collectors.cpu_sched import CpuSched as Slow
+    from kpod_metrics.settings import load
+
+    gate = threading.Event()
+    gate.set()
+    real = Slow.collect
+
+    def slow(self: Slow, groups: list[Group]) -> Iterable[Row]:
+        gate.wait(20)
+        return real(self, groups)
+
+    monkeypatch.setattr(Slow, "collect", slow)
+    settings, _ = load({"listen": "127.0.0.1:0", "collector_deadline": "400ms"}, {}, None, list(registered()))
+    agent = agents.build(settings)
+
+    def cycle() -> tuple[str, float, int]:
+        began = time.monotonic()
+        agent.cycle()
+        took = time.monotonic() - began
+        page = agent.published.get("text/plain; version=0.0.4; charset=utf-8", False).decode()
+        switches = re.search(
+            r'^kpod_cpu_context_switches_total\{namespace="cgroup",pod="/".* (\d+)$', page, re.MULTILINE
+        )
+        assert switches
+        return page, took, int(switches[1])
+
+    try:
+        agent.open()
+        _, _, before = cycle()
+        gate.clear()
+        page, took, switches = cycle()
+        assert 0.4 <= took < 2
+        assert switches == before
+        assert 'kpod_collector_up{collector="cpu_sched"} 0' in page
+        assert 'kpod_collector_errors_total{collector="cpu_sched"} 1' in page
+        for name in ("memory", "pressure", "net_tcp"):
+            assert f'kpod_collector_up{{collector="{name}"}} 1' in page
+        assert agent.problems() == ["collector cpu_sched is failing: late: no answer within its 0.4 s deadline"]
+        page, took, _ = cycle()
+        assert took < 0.4
+        assert 'kpod_collector_errors_total{collector="cpu_sched"} 1' in page  # it is late once, however long
+        gate.set()
+        time.sleep(0.1)
+        page, _, _ = cycle()
+        page, _, switches = cycle()
+        assert switches > before
+        assert 'kpod_collector_up{collector="cpu_sched"} 1' in page
+        assert agent.problems() == []
+    finally:
+        gate.set()
         agent.stop()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.cgroup.tree import read_pids
+from kpod_metrics.cgroup.tree import Tree, read_pids
 from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.filesystem import Filesystem
@@ -31,7 +31,10 @@ SPIN = ("sh", "-c", "while :; do :; done")
 
 def group(cgroup: Cgroup) -> Group:
     return Group(
-        cgroup.id, str(cgroup.path), read_pids(str(cgroup.path), KeptFiles()), Identity("test", cgroup.path.name, "")
+        cgroup.id,
+        str(cgroup.path),
+        read_pids(str(cgroup.path), KeptFiles()) or (),
+        Identity("test", cgroup.path.name, ""),
     )
 
 
@@ -142,7 +145,7 @@ def test_namespace_of_which_each_container_has_a_process(cgroup: MakeCgroup, chi
     with opened(NetIface(Environment())) as collector:
 
         def read(*cgroups: Cgroup) -> int:
-            groups = [Group(c.id, str(c.path), read_pids(str(c.path), KeptFiles()), pod) for c in cgroups]
+            groups = [Group(c.id, str(c.path), read_pids(str(c.path), KeptFiles()) or (), pod) for c in cgroups]
             values = [row.values[1] for row in collector.collect(groups)]
             assert all(isinstance(value, int) for value in values)
             return sum(value for value in values if isinstance(value, int))
@@ -289,3 +292,21 @@ def test_cgroup_that_is_removed_is_no_failure(cgroup: MakeCgroup) -> None:
     for collector in (CpuCgroup(Environment()), Pressure(Environment())):
         with opened(collector):
             assert list(collector.collect(groups)) == []
+
+
+def test_tree_of_real_cgroups_between_walks(cgroup: Callable[[str], Cgroup]) -> None:
+    """A cgroup that is replaced by another, with as many beside it as before, under its own name and another."""
+    first = cgroup("one")
+    walker = Tree(str(first.path.parent), 100)
+    try:
+        assert {directory.path: directory.id for directory in walker.walk() if directory.path} == {"one": first.id}
+        first.destroy()
+        second = cgroup("two")
+        assert {directory.path: directory.id for directory in walker.walk() if directory.path} == {"two": second.id}
+        second.destroy()
+        third = cgroup("two")
+        assert {directory.path: directory.id for directory in walker.walk() if directory.path} == {"two": third.id}
+        third.destroy()
+        assert [directory.path for directory in walker.walk()] == [""]
+    finally:
+        walker.close()

@@ -1,5 +1,7 @@
 """The cgroup v2 tree: where it is mounted, what directories it has, what processes are in them."""
 
+import contextlib
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -56,53 +58,89 @@ def find_root(proc_root: str = "/proc") -> str:
     raise RefusedError("no cgroup2 mount in /proc/self/mountinfo: mount one, or name it with --cgroup-root")
 
 
-def walk(root: str, files: KeptFiles) -> list[Directory]:
-    """Return every cgroup from `root` down, parents before children.
+class Tree:
+    """Walks the tree again and again. For one thread at a time.
 
-    A cgroup that disappears meanwhile is left out; OSError if the root itself cannot be read.
+    What is below a directory is listed anew only if its number of links has changed or one of those that were there is
+    gone: measured, 3.6 us for the stat() and 12 us for the listing. Where directories have no links for their children
+    (st_nlink is 1, as on btrfs; kernfs has them) each is listed every time.
     """
-    found = [Directory(os.stat(root).st_ino, "", read_pids(root, files))]
-    _add_below(root, "", files, found)
-    files.sweep()
-    return found
+
+    def __init__(self, root: str, kept_files: int = 0) -> None:
+        """`kept_files` descriptors may be kept open."""
+        self._root = root
+        self._files = KeptFiles(kept_files)
+        self._listed: dict[str, tuple[int, list[tuple[str, int]]]] = {}
+        """For each directory its links when it was listed, and the names and inodes below."""
+
+    def walk(self) -> list[Directory]:
+        """Return every cgroup from the root down, parents before children.
+
+        A cgroup that disappears meanwhile is left out; OSError if the root itself cannot be read.
+        """
+        found: list[Directory] = []
+        listed, self._listed = self._listed, {}
+        self._add(Directory(os.stat(self._root).st_ino, "", read_pids(self._root, self._files) or ()), listed, found)
+        self._files.sweep()
+        return found
+
+    def close(self) -> None:
+        """Close the kept files."""
+        self._files.close()
+
+    def _add(
+        self, directory: Directory, listed: dict[str, tuple[int, list[tuple[str, int]]]], found: list[Directory]
+    ) -> None:
+        """Add a directory and what is below it."""
+        found.append(directory)
+        path = directory.path
+        where = f"{self._root}/{path}" if path else self._root
+        try:
+            links = os.stat(where).st_nlink
+            if links == 2:
+                return  # its own name and "."
+            known = listed.get(path)
+            names = known[1] if known is not None and known[0] == links != 1 else self._list(where)
+        except OSError:
+            if not path:
+                raise
+            return
+        below = self._below(where, path, names)
+        if None in below:
+            # One went and, the number being the same, another came; maybe under the same name.
+            with contextlib.suppress(OSError):
+                names = self._list(where)
+            below = self._below(where, path, names)
+        self._listed[path] = (links, names)
+        for child in below:
+            if child is not None:
+                self._add(child, listed, found)
+
+    @staticmethod
+    def _list(where: str) -> list[tuple[str, int]]:
+        with os.scandir(where) as entries:
+            return [(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+    def _below(self, where: str, path: str, names: list[tuple[str, int]]) -> list[Directory | None]:
+        """Return the directories of these names, None in the place of one that is gone."""
+        found: list[Directory | None] = []
+        for name, inode in names:
+            pids = read_pids(f"{where}/{name}", self._files)
+            found.append(None if pids is None else Directory(inode, f"{path}/{name}" if path else name, pids))
+        return found
 
 
-def _add_below(directory: str, path: str, files: KeptFiles, found: list[Directory]) -> None:
-    try:
-        with os.scandir(directory) as entries:
-            names = [(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        if not path:
-            raise
-        return
-    for name, inode in names:
-        where = f"{directory}/{name}"
-        below = f"{path}/{name}" if path else name
-        found.append(Directory(inode, below, read_pids(where, files)))
-        if _may_have_children(where):
-            _add_below(where, below, files, found)
-
-
-def _may_have_children(directory: str) -> bool:
-    """Whether it is worth listing: on kernfs, as on most file systems, a directory without any has two links.
-
-    Measured: 3.6 us for the stat(), 12 us for the listing of a leaf.
-    """
-    try:
-        return os.stat(directory).st_nlink != 2
-    except OSError:
-        return False
-
-
-def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...]:
-    """Return the processes of one cgroup; empty where it is gone, as processes it cannot name (pid 0) are.
+def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:
+    """Return the processes of one cgroup, without those that it cannot name (pid 0); None where it is gone.
 
     cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): its threads are named by cgroup.threads.
     """
     for name in ("cgroup.procs", "cgroup.threads"):
         try:
             text = files.read(f"{directory}/{name}")
-        except OSError:
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENODEV}:
+                return None
             continue
         return tuple([pid for pid in map(int, text.split()) if pid])
     return ()

@@ -1,5 +1,6 @@
 """What collectors that read files of each cgroup have in common."""
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -26,12 +27,15 @@ class FileCollector(Collector):
 
     def read(self, path: str) -> bytes:
         """Return the content of a cgroup's file, nothing where it is absent; raises any other OSError."""
-        try:
-            return self._files.read(path)
-        except OSError as error:
-            if is_absent(error):
-                return b""
-            raise
+        for _ in range(2):  # where a cgroup was removed, another of that name may be there by now
+            try:
+                return self._files.read(path)
+            except OSError as error:
+                if not is_absent(error):
+                    raise
+                if error.errno != errno.ENODEV:
+                    break
+        return b""
 
     def close(self) -> None:
         """Close the kept files."""

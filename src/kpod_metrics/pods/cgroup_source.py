@@ -1,7 +1,6 @@
 """The source of pods without Kubernetes: every cgroup that holds processes, named after its path."""
 
-from kpod_metrics.cgroup import tree
-from kpod_metrics.files import KeptFiles
+from kpod_metrics.cgroup.tree import Tree
 from kpod_metrics.pods.model import Group, Identity, Snapshot
 from kpod_metrics.pods.paths import identity_of_path
 
@@ -14,7 +13,7 @@ class CgroupSource:
     def __init__(self, root: str, kept_files: int = 0) -> None:
         """`kept_files` descriptors may be kept open."""
         self._root = root
-        self._files = KeptFiles(kept_files)
+        self._tree = Tree(root, kept_files)
         self._names: dict[str, Identity] = {}
         self._held: set[int] = set()
         self.connected = False
@@ -27,7 +26,7 @@ class CgroupSource:
         Raises OSError where the tree cannot be read; `connected` and `relists` follow.
         """
         try:
-            directories = tree.walk(self._root, self._files)
+            directories = self._tree.walk()
         except OSError as error:
             self.connected, self.error = False, f"{self._root}: {error.strerror}"
             raise
@@ -56,7 +55,7 @@ class CgroupSource:
 
     def close(self) -> None:
         """Close the kept files."""
-        self._files.close()
+        self._tree.close()
 
     @staticmethod
     def _ancestors(paths: list[str]) -> set[str]:

@@ -85,7 +85,7 @@ def test_walk_has_parents_before_children(tmp_path: Path) -> None:
         (tmp_path / path / "cgroup.procs").write_text(pids)
         (tmp_path / path / "cpu.stat").touch()
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    found = tree.walk(str(tmp_path), KeptFiles())
+    found = tree.Tree(str(tmp_path)).walk()
     assert {directory.path: directory.pids for directory in found} == {
         "": (1, 2),
         "a": (),
@@ -100,13 +100,18 @@ def test_walk_has_parents_before_children(tmp_path: Path) -> None:
 
 def test_walk_of_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        tree.walk(str(tmp_path / "gone"), KeptFiles())
+        tree.Tree(str(tmp_path / "gone")).walk()
+
+
+def make(path: Path, pids: str = "") -> None:
+    path.mkdir()
+    (path / "cgroup.procs").write_text(pids)
 
 
 def test_cgroup_that_goes_during_the_walk_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its name was read from its parent; then there is nothing to open."""
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "z").mkdir()
+    for name in ("a", "a/b", "z"):
+        make(tmp_path / name)
     real = os.scandir
 
     def scandir(path: str) -> object:
@@ -115,21 +120,46 @@ def test_cgroup_that_goes_during_the_walk_is_left_out(tmp_path: Path, monkeypatc
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert {directory.path for directory in tree.walk(str(tmp_path), KeptFiles())} == {"", "a", "z"}
+    assert {directory.path for directory in tree.Tree(str(tmp_path)).walk()} == {"", "a", "z"}
 
 
 def test_root_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "a")
+
     def scandir(path: str) -> object:
         raise PermissionError(errno.EACCES, "no", path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(PermissionError):
-        tree.walk(str(tmp_path), KeptFiles())
+        tree.Tree(str(tmp_path)).walk()
+
+
+@pytest.mark.parametrize("kept", [0, 100], ids=["opened anew", "kept"])
+def test_what_comes_and_goes_between_walks(tmp_path: Path, kept: int) -> None:
+    """A child added, one replaced by another (the number of links stays), a process moved, all gone."""
+    walker = tree.Tree(str(tmp_path), kept)
+
+    def seen() -> dict[str, tuple[int, ...]]:
+        return {directory.path: directory.pids for directory in walker.walk() if directory.path}
+
+    make(tmp_path / "a", "1\n")
+    make(tmp_path / "b")
+    assert seen() == {"a": (1,), "b": ()}
+    make(tmp_path / "b/c", "2\n")
+    assert seen() == {"a": (1,), "b": (), "b/c": (2,)}
+    make(tmp_path / "d", "3\n")
+    (tmp_path / "a/cgroup.procs").unlink()
+    (tmp_path / "a").rmdir()
+    if not kept:  # a kept descriptor of a removed file answers ENODEV on kernfs alone: tests/live has that
+        assert seen() == {"b": (), "b/c": (2,), "d": (3,)}
+        (tmp_path / "d/cgroup.procs").write_text("3\n4\n")
+        assert seen() == {"b": (), "b/c": (2,), "d": (3, 4)}
+    walker.close()
 
 
 def test_processes(tmp_path: Path) -> None:
     procs = tmp_path / "cgroup.procs"
-    assert tree.read_pids(str(tmp_path), KeptFiles()) == ()
+    assert tree.read_pids(str(tmp_path), KeptFiles()) is None
     # 0 is a process of another pid namespace, that has no number here.
     procs.write_text("10\n0\n7\n")
     assert tree.read_pids(str(tmp_path), KeptFiles()) == (10, 7)

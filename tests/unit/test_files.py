@@ -1,0 +1,49 @@
+"""Files that are read again and again."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics.files import KeptFiles, read_bytes
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("most", [0, 1, 10])
+def test_content_is_always_the_newest(tmp_path: Path, most: int) -> None:
+    files = KeptFiles(most)
+    one, two = tmp_path / "one", tmp_path / "two"
+    before = descriptors()
+    for content in (b"", b"1\n", b"x" * 200_000, b"short"):
+        one.write_bytes(content)
+        two.write_bytes(content + b"!")
+        assert files.read(str(one)) == content == read_bytes(str(one))
+        assert files.read(str(two)) == content + b"!"
+        assert descriptors() - before == min(most, 2)
+    files.close()
+    assert descriptors() == before
+
+
+def test_what_is_not_read_any_more_is_closed(tmp_path: Path) -> None:
+    files = KeptFiles(10)
+    before = descriptors()
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+        files.read(str(tmp_path / name))
+    files.sweep()
+    assert descriptors() - before == 2
+    files.read(str(tmp_path / "a"))
+    files.sweep()
+    assert descriptors() - before == 1
+    files.sweep()
+    assert descriptors() == before
+
+
+def test_missing_file_is_an_error_each_time(tmp_path: Path) -> None:
+    files = KeptFiles(10)
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            files.read(str(tmp_path / "none"))
