@@ -21,13 +21,12 @@ SLOTS = (MAX_EXPONENT - MIN_EXPONENT) * SLOTS_PER_OCTAVE + 2
 class Histogram:
     """A growing total: observations by slot, and their sum in nanoseconds."""
 
-    __slots__ = ("cache", "slots", "sum_ns")
+    __slots__ = ("slots", "sum_ns")
 
     def __init__(self) -> None:
         self.slots: list[int] = [0] * SLOTS
+        """A new list after every addition: who keeps the old one can tell."""
         self.sum_ns = 0
-        self.cache: str | None = None
-        """What the exposition keeps with it until it changes: its written lines."""
 
     def add(self, slots: Sequence[int], sum_ns: int) -> None:
         """Add what was observed since the last read; `slots` has SLOTS counts."""
@@ -35,7 +34,6 @@ class Histogram:
             raise ValueError(f"{len(slots)} slots, not {SLOTS}")
         self.slots = list(map(add, self.slots, slots))
         self.sum_ns += sum_ns
-        self.cache = None
 
     def merge(self, other: "Histogram") -> None:
         """Add another total to this one."""

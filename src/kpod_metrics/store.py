@@ -7,6 +7,7 @@ cardinality limit is added up in one overflow series and counted.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import product
+from typing import Any
 
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value
@@ -22,15 +23,15 @@ _NOBODY = Identity("", "", "")
 class Series:
     """The children of one table's metrics with the same labels."""
 
-    __slots__ = ("cache", "identity", "labels", "values")
+    __slots__ = ("identity", "labels", "values", "written")
 
     def __init__(self, identity: Identity, labels: tuple[str, ...], metrics: Sequence[Metric]) -> None:
         self.identity, self.labels = identity, labels
         self.values: list[int | float | Histogram | None] = [
             Histogram() if metric.kind is Kind.HISTOGRAM else None for metric in metrics
         ]
-        self.cache: object = None
-        """What the exposition keeps with it: its rendered labels."""
+        self.written: list[Any] = [None] * len(metrics)
+        """What the exposition keeps for each value: the lines that it wrote last."""
 
 
 class Store:
@@ -99,9 +100,11 @@ class Store:
             if isinstance(value, HistogramDelta):
                 assert isinstance(total, Histogram)
                 total.add(value.slots, value.sum_ns)
-            else:
+            elif total is None:
+                mine[at] = value
+            elif value:
                 assert not isinstance(total, Histogram)
-                mine[at] = value if total is None else total + value
+                mine[at] = total + value
 
     def set(self, table: Table, labels: tuple[str, ...], values: Sequence[Value]) -> None:
         """Set the agent's own series to these values."""

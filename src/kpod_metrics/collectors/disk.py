@@ -44,6 +44,8 @@ class Disk(FileCollector):
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup and device."""
+        if not self.has_controller("io"):
+            return []
         # For this cycle only: a number is given to another device once its own has gone.
         names: dict[str, str] = {}
 

@@ -66,6 +66,8 @@ class MemCgroup(FileCollector):
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Two rows a cgroup."""
+        if not self.has_controller("memory"):
+            return []
         # The first line is the heading. Without a swap device memory.swap.current would be 0 for ever.
         has_swap = read_if_there(f"{self.environment.proc_root}/swaps").count(b"\n") > 1
 

@@ -37,6 +37,11 @@ class FileCollector(Collector):
                     break
         return b""
 
+    def has_controller(self, name: str) -> bool:
+        """Whether the tree has a controller; without it none of its files is there, and looking for them costs."""
+        controllers = self.read(f"{self.environment.cgroup_root}/cgroup.controllers")
+        return not controllers or name.encode() in controllers.split()
+
     def close(self) -> None:
         """Close the kept files."""
         self._files.close()

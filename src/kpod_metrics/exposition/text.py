@@ -52,12 +52,17 @@ class Renderer:
                 value = series.values[at]
                 if value is None:
                     continue
-                if isinstance(value, Histogram):
-                    if value.cache is None:
-                        value.cache = self._histogram(self._prefixes(table, at, metric, series), value, ends)
-                    lines.append(value.cache)
-                else:
-                    lines.append(self._prefixes(table, at, metric, series)[0] + number(value))
+                written = series.written[at]
+                # Most values are the same objects as a cycle ago: their lines are kept.
+                mark = value.slots if isinstance(value, Histogram) else value
+                if written is None or written[0] is not mark:
+                    prefixes = self._prefixes(table, metric, series) if written is None else written[1]
+                    if isinstance(value, Histogram):
+                        line = self._histogram(prefixes, value, ends)
+                    else:
+                        line = prefixes[0] + number(value)
+                    written = series.written[at] = (mark, prefixes, line)
+                lines.append(written[2])
             if lines:
                 page.add(metric, "\n".join(lines))
         return page
@@ -70,27 +75,18 @@ class Renderer:
         values = [*[str(cumulative[end]) for end in ends], count, repr(total.sum_ns / 1e9), count]
         return "\n".join(map(add, prefixes, values))
 
-    def _prefixes(self, table: Table, at: int, metric: Metric, series: Series) -> tuple[str, ...]:
-        """All of a series' lines up to their values, made once."""
-        cache = series.cache
-        if cache is None:
-            cache = series.cache = [None] * len(table.metrics)
-        assert isinstance(cache, list)
-        prefixes: tuple[str, ...] | None = cache[at]
-        if prefixes is None:
-            labels = self._labels(table, series)
-            if metric.kind is Kind.HISTOGRAM:
-                comma = "," if labels else ""
-                bounds = [repr(2.0**exponent) for exponent in metric.exponents] + ["+Inf"]
-                prefixes = (
-                    *(f'{metric.name}_bucket{{{labels}{comma}le="{bound}"}} ' for bound in bounds),
-                    f"{metric.name}_sum{{{labels}}} ",
-                    f"{metric.name}_count{{{labels}}} ",
-                )
-            else:
-                prefixes = (f"{metric.name}{{{labels}}} " if labels else f"{metric.name} ",)
-            cache[at] = prefixes
-        return prefixes
+    def _prefixes(self, table: Table, metric: Metric, series: Series) -> tuple[str, ...]:
+        """Return all of a series' lines up to their values; made once."""
+        labels = self._labels(table, series)
+        if metric.kind is not Kind.HISTOGRAM:
+            return (f"{metric.name}{{{labels}}} " if labels else f"{metric.name} ",)
+        comma = "," if labels else ""
+        bounds = [repr(2.0**exponent) for exponent in metric.exponents] + ["+Inf"]
+        return (
+            *(f'{metric.name}_bucket{{{labels}{comma}le="{bound}"}} ' for bound in bounds),
+            f"{metric.name}_sum{{{labels}}} ",
+            f"{metric.name}_count{{{labels}}} ",
+        )
 
     def _labels(self, table: Table, series: Series) -> str:
         own = "".join(
