@@ -112,6 +112,14 @@ const volatile bool kpod_no_socket_storage = false;
 		__type(value, value_type);                                                         \
 	} name##_by_address SEC(".maps");                                                          \
 	KPOD_COUNT_FAILURES(name##_by_address)                                                     \
+	static __always_inline value_type *name##_get(struct sock *sk)                             \
+	{                                                                                          \
+		__u64 address = (__u64)sk;                                                         \
+                                                                                                   \
+		if (!kpod_no_socket_storage)                                                       \
+			return bpf_sk_storage_get(&name, sk, 0, 0);                                \
+		return bpf_map_lookup_elem(&name##_by_address, &address);                          \
+	}                                                                                          \
 	static __always_inline value_type *name##_of(struct sock *sk, value_type *first)           \
 	{                                                                                          \
 		__u64 address = (__u64)sk;                                                         \

@@ -37,14 +37,16 @@ struct net_tcp_value {
 
 KPOD_METRIC_MAP(net_tcp, struct net_tcp_key, struct net_tcp_value)
 
-/* A socket's totals, as counted so far. */
-struct totals {
+/* What is counted of a socket so far. */
+struct counted {
 	__u64 sent;
 	__u64 received;
 	__u64 retransmits;
+	__u32 state;
+	__u32 unused;
 };
 
-KPOD_SOCKET_STATE(tcp_sockets, struct totals)
+KPOD_SOCKET_STATE(tcp_sockets, struct counted)
 
 static __always_inline struct net_tcp_value *value_of(struct sock *sk)
 {
@@ -59,7 +61,7 @@ static __always_inline struct net_tcp_value *value_of(struct sock *sk)
  * whole when the last acknowledgement arrives: tcp_probe comes before the segment
  * is looked into.
  */
-static __always_inline void read_totals(struct tcp_sock *tcp, struct totals *now)
+static __always_inline void read_totals(struct tcp_sock *tcp, struct counted *now)
 {
 	now->sent = tcp->bytes_acked + (__u32)(tcp->snd_nxt - tcp->snd_una);
 	now->received = tcp->bytes_received;
@@ -67,27 +69,27 @@ static __always_inline void read_totals(struct tcp_sock *tcp, struct totals *now
 }
 
 /* A FIN takes one number of the sequence in each direction. Nothing follows it. */
-static __always_inline void leave_out_fins(struct sock *sk, struct tcp_sock *tcp, __u32 state,
-					   struct totals *now)
+static __always_inline void leave_out_fins(struct sock *sk, struct tcp_sock *tcp,
+					   struct counted *now)
 {
 	const __u32 queued = 1 << BPF_TCP_FIN_WAIT1 | 1 << BPF_TCP_FIN_WAIT2 |
 			     1 << BPF_TCP_CLOSING | 1 << BPF_TCP_LAST_ACK;
 
-	if (queued >> state & 1 && tcp->snd_nxt == tcp->write_seq)
+	if (queued >> now->state & 1 && tcp->snd_nxt == tcp->write_seq)
 		now->sent--;
 	if (sk->__sk_common.skc_flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1)
 		now->received--; /* tcp_fin() was here */
 }
 
 /* Totals never shrink while there is a connection; tcp_disconnect() sets them to 0. */
-static __always_inline bool grown(struct totals *last, struct totals *now)
+static __always_inline bool grown(struct counted *last, struct counted *now)
 {
 	return now->sent > last->sent || now->received > last->received ||
 	       now->retransmits > last->retransmits;
 }
 
-static __always_inline void count(struct net_tcp_value *value, struct totals *last,
-				  struct totals *now)
+static __always_inline void count(struct net_tcp_value *value, struct counted *last,
+				  struct counted *now)
 {
 	if (now->sent > last->sent) {
 		__sync_fetch_and_add(&value->bytes_sent, now->sent - last->sent);
@@ -103,18 +105,32 @@ static __always_inline void count(struct net_tcp_value *value, struct totals *la
 	}
 }
 
+static __always_inline void count_change(struct net_tcp_value *value, struct counted *last,
+					 __u32 state)
+{
+	__u32 before = last->state;
+
+	if (before == BPF_TCP_SYN_SENT && state == BPF_TCP_SYN_RECV)
+		return; /* both ends connect at once: still a connect of ours */
+	last->state = state;
+	if (before == BPF_TCP_SYN_SENT)
+		__sync_fetch_and_add(
+			state == BPF_TCP_CLOSE ? &value->connect_failures : &value->outbound, 1);
+	else if (before == BPF_TCP_SYN_RECV && state != BPF_TCP_CLOSE)
+		__sync_fetch_and_add(&value->inbound, 1);
+}
+
 static __always_inline void look(struct sock *sk)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-	__u32 state = sk->__sk_common.skc_state;
+	struct counted now = {.state = sk->__sk_common.skc_state}, *last;
 	struct net_tcp_value *value;
-	struct totals now, *last;
 
 	/* What is read after the end was counted at the change to CLOSE. */
-	if (!tcp || state == BPF_TCP_CLOSE)
+	if (!tcp || now.state == BPF_TCP_CLOSE)
 		return;
 	read_totals(tcp, &now);
-	leave_out_fins(sk, tcp, state, &now);
+	leave_out_fins(sk, tcp, &now);
 	last = tcp_sockets_of(sk, &now);
 	if (!last || !grown(last, &now))
 		return;
@@ -128,8 +144,8 @@ SEC("tp_btf/tcp_probe")
 int BPF_PROG(tcp_segment, struct sock *sk)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct counted now = {.state = BPF_TCP_ESTABLISHED}, *last;
 	struct net_tcp_value *value;
-	struct totals now, *last;
 
 	if (!tcp)
 		return 0;
@@ -140,8 +156,11 @@ int BPF_PROG(tcp_segment, struct sock *sk)
 		histogram_observe(&value->rtt, (__u64)(tcp->srtt_us >> 3) * 1000);
 	read_totals(tcp, &now); /* no FIN yet, in either direction */
 	last = tcp_sockets_of(sk, &now);
-	if (last)
-		count(value, last, &now);
+	if (!last)
+		return 0;
+	count(value, last, &now);
+	if (last->state != BPF_TCP_ESTABLISHED)
+		count_change(value, last, BPF_TCP_ESTABLISHED); /* missed: see tcp_end */
 	return 0;
 }
 
@@ -160,44 +179,68 @@ int BPF_PROG(tcp_retransmit, struct sock *sk)
 	return 0;
 }
 
+static __always_inline void change(struct sock *sk, struct tcp_sock *tcp, __u32 from, __u32 to)
+{
+	struct counted now = {.state = from}, *last;
+	struct net_tcp_value *value = value_of(sk);
+
+	read_totals(tcp, &now);
+	leave_out_fins(sk, tcp, &now);
+	last = tcp_sockets_of(sk, &now);
+	if (value && last) {
+		count(value, last, &now);
+		if (last->state != from)
+			count_change(value, last, from); /* missed: see tcp_end */
+		count_change(value, last, to);
+	}
+	if (to == BPF_TCP_CLOSE)
+		tcp_sockets_drop(sk);
+}
+
 /*
  * Comes before the socket has its new state. The change to CLOSE, which no
  * connection is spared, by close, reset, time-wait or timeout, is the last look:
  * the totals have all, and no segment finds the socket any more.
  */
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
+int BPF_PROG(tcp_state, struct sock *sk, int from, int to)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-	struct totals now = {}, *last;
-	struct net_tcp_value *value;
+	struct counted born = {.state = to}, *last;
 
 	if (!tcp)
 		return 0;
-	if (old_state == BPF_TCP_CLOSE || old_state == BPF_TCP_LISTEN) {
-		/* A connection is born, by connect() or as the child of a listening socket. */
-		if (new_state == BPF_TCP_SYN_SENT)
-			now.sent = 1; /* the SYN */
-		else if (new_state != BPF_TCP_SYN_RECV)
-			return 0;
-		last = tcp_sockets_of(sk, &now);
-		if (last)
-			*last = now; /* it had another connection before */
+	if (from != BPF_TCP_CLOSE && from != BPF_TCP_LISTEN) {
+		change(sk, tcp, from, to);
 		return 0;
 	}
-	read_totals(tcp, &now);
-	leave_out_fins(sk, tcp, old_state, &now);
-	last = tcp_sockets_of(sk, &now);
-	value = value_of(sk);
-	if (value && last)
-		count(value, last, &now);
-	if (value && new_state == BPF_TCP_ESTABLISHED)
-		__sync_fetch_and_add(
-			old_state == BPF_TCP_SYN_SENT ? &value->outbound : &value->inbound, 1);
-	if (value && new_state == BPF_TCP_CLOSE && old_state == BPF_TCP_SYN_SENT)
-		__sync_fetch_and_add(&value->connect_failures, 1);
-	if (new_state == BPF_TCP_CLOSE)
-		tcp_sockets_drop(sk);
+	/* A connection is born, by connect() or as the child of a listening socket. */
+	if (to == BPF_TCP_SYN_SENT)
+		born.sent = 1; /* the SYN */
+	else if (to != BPF_TCP_SYN_RECV)
+		return 0;
+	last = tcp_sockets_of(sk, &born);
+	if (last)
+		*last = born; /* it had another connection before */
+	return 0;
+}
+
+/*
+ * The kernel runs no program that is running on this CPU already: what softirq
+ * does while it has interrupted tcp_state in a task is missed there. Whatever
+ * comes next for the socket makes up for it; here, for the change to CLOSE.
+ */
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(tcp_end, struct sock *sk)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct counted *last;
+
+	if (!tcp)
+		return 0;
+	last = tcp_sockets_get(sk);
+	if (last && last->state != BPF_TCP_CLOSE)
+		change(sk, tcp, last->state, BPF_TCP_CLOSE);
 	return 0;
 }
 
@@ -208,12 +251,11 @@ int BPF_PROG(tcp_state, struct sock *sk, int old_state, int new_state)
 SEC("iter/task_file")
 int tcp_older(struct bpf_iter__task_file *ctx)
 {
+	struct counted now = {}, again = {};
 	struct file *file = ctx->file;
-	struct totals now, again;
 	struct socket *socket;
 	struct tcp_sock *tcp;
 	struct sock *sk;
-	__u32 state;
 
 	if (!file)
 		return 0;
@@ -224,15 +266,16 @@ int tcp_older(struct bpf_iter__task_file *ctx)
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return 0;
-	state = sk->__sk_common.skc_state;
-	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
+	now.state = sk->__sk_common.skc_state;
+	if (now.state == BPF_TCP_CLOSE || now.state == BPF_TCP_LISTEN)
 		return 0;
 	read_totals(tcp, &now);
-	leave_out_fins(sk, tcp, state, &now);
+	leave_out_fins(sk, tcp, &now);
 	barrier();
+	again.state = sk->__sk_common.skc_state;
 	read_totals(tcp, &again);
-	leave_out_fins(sk, tcp, sk->__sk_common.skc_state, &again);
-	if (!grown(&now, &again) && !grown(&again, &now))
+	leave_out_fins(sk, tcp, &again);
+	if (now.state == again.state && !grown(&now, &again) && !grown(&again, &now))
 		tcp_sockets_of(sk, &now);
 	return 0;
 }

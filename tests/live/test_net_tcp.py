@@ -230,6 +230,34 @@ def test_retransmits_of_the_handshake(
         assert_counted(totals, peers.expected(2) | nothing)
 
 
+def test_missed_changes_are_made_up_for(cgroup: Callable[[str], Cgroup], network: Network) -> None:
+    """The kernel misses a run inside a run; here the program goes away while connects are under way."""
+    a, b, d, e = (cgroup(name) for name in "abde")
+    wire = network.lay_wire(d, delay_us=200_000)
+    with opened(collector()) as net_tcp:
+        assert isinstance(net_tcp, NetTcp)
+        assert net_tcp._loaded is not None
+        totals = Totals(net_tcp)
+        silent = network.start(e, "tcp_peer", "silent", "10.0.0.99", 1, 1)
+        peers = Peers(network, a, b, connections=1, traffic=(1003, 1007))
+        syn_sent = re.compile(r"^ *\d+: \S+ \S+ 02 ", re.MULTILINE)
+        deadline = time.monotonic() + 10
+        while len(syn_sent.findall(Path(f"/proc/{wire}/net/tcp").read_text())) != 2:
+            assert time.monotonic() < deadline
+        net_tcp._loaded.links[0].close()  # tcp_state
+        peers.round_over()
+        stop_point(silent)
+        client, server = peers.expected(1).values()
+        assert_counted(
+            totals,
+            {
+                a: client,
+                b: server._replace(inbound=0),  # its birth was missed too: it is taken for an older one
+                e: Counted(retransmits=line(silent), failures=1),
+            },
+        )
+
+
 def test_connections_by_direction(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """What A opens B accepts; what nobody accepts is a failure of A alone."""
     a, b, c = cgroup("a"), cgroup("b"), cgroup("c")
@@ -253,6 +281,16 @@ def test_connections_by_direction(cgroup: Callable[[str], Cgroup], network: Netw
                     c: Counted(),
                 },
             )
+
+
+def test_a_connect_at_both_ends_is_outbound(cgroup: Callable[[str], Cgroup], network: Network) -> None:
+    """SYNs cross, from SYN_SENT by SYN_RECV to ESTABLISHED, and nobody listened: here they are one socket's."""
+    a, b = cgroup("a"), cgroup("b")
+    with opened(collector()) as net_tcp:
+        totals = Totals(net_tcp)
+        for done in (1, 2):
+            stop_point(network.start(a, "tcp_peer", "self", "127.0.0.1", 0, 1003))
+            assert_counted(totals, {a: Counted(1003 * done, 1003 * done, outbound=done), b: Counted()})
 
 
 @pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])

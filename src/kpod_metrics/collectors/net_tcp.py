@@ -90,15 +90,15 @@ class NetTcp(BpfCollector):
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
-        state, retransmit, read, segment = hooks = [
-            bpf.programs[name] for name in ("tcp_state", "tcp_retransmit", "tcp_read", "tcp_segment")
+        state, end, retransmit, read, segment = hooks = [
+            bpf.programs[name] for name in ("tcp_state", "tcp_end", "tcp_retransmit", "tcp_read", "tcp_segment")
         ]
         links.append(state.attach())
         if self._storage:
             older = bpf.programs["tcp_older"].attach()
             links.append(older)
             older.run_iterator()
-        links.extend(hook.attach() for hook in (retransmit, read, segment))
+        links.extend(hook.attach() for hook in (end, retransmit, read, segment))
         *totals, failures, rtt = TRAFFIC.metrics
         return [
             Signal(tuple(totals), ", ".join(hook.section for hook in hooks)),

@@ -20,6 +20,9 @@
  *
  * tcp_peer again ADDRESS PORT SEND: sends SEND bytes, takes the same socket off
  * that connection, makes another with it, sends a third of SEND, and stops.
+ *
+ * tcp_peer self ADDRESS 0 SEND: a socket connects to itself, as both ends at once,
+ * sends itself SEND bytes, and stops.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -203,6 +206,19 @@ static void connect_again(struct sockaddr_in *address, long bytes)
 	phase_over(0);
 }
 
+static void connect_to_self(struct sockaddr_in *address, long bytes)
+{
+	socklen_t size = sizeof(*address);
+	int fd = check(socket(AF_INET, SOCK_STREAM, 0), "socket");
+
+	check(bind(fd, (struct sockaddr *)address, size), "bind");
+	check(getsockname(fd, (struct sockaddr *)address, &size), "getsockname");
+	check(connect(fd, (struct sockaddr *)address, size), "connect");
+	put(fd, "write", bytes);
+	get(fd, "write", bytes);
+	phase_over(0);
+}
+
 static void make_connections(struct sockaddr_in *address, int server, int *fds, int count)
 {
 	socklen_t size = sizeof(*address);
@@ -273,6 +289,8 @@ int main(int argc, char **argv)
 		fail_to_connect(&address, count, 1, ECONNREFUSED);
 	if (!strcmp(argv[1], "silent"))
 		fail_to_connect(&address, count, 1, ETIMEDOUT);
+	if (!strcmp(argv[1], "self"))
+		connect_to_self(&address, atol(argv[4]));
 	if (!strcmp(argv[1], "again"))
 		connect_again(&address, atol(argv[4]));
 	if (argc != 11 || count > MOST)
