@@ -1,7 +1,8 @@
 """What a source of pods tells about this node."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class Identity(NamedTuple):
@@ -45,3 +46,55 @@ class Snapshot:
     """The cgroups whose files are read."""
     present: frozenset[int] = frozenset()
     """Every cgroup id that exists, with or without an owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container of a pod, of whatever kind: init, sidecar, application, ephemeral."""
+
+    name: str
+    ids: tuple[str, ...] = ()
+    """Ids that it is known to have had, without the runtime's prefix, the newest last: a restart gives a new one."""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of this node, as Kubernetes has it."""
+
+    uid: str
+    namespace: str
+    name: str
+    containers: tuple[Container, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    owner_kind: str = ""
+    """What made it: a Deployment in place of its ReplicaSet; "Pod" for one that nothing owns."""
+    owner: str = ""
+    qos: str = ""
+    """Guaranteed, Burstable or BestEffort."""
+    cgroup_uid: str = ""
+    """The UID in its cgroups' paths: a static pod's is the hash of its file."""
+
+
+class PodSource(Protocol):
+    """Where Kubernetes' pods come from. It works on a thread of its own; the agent asks it once a cycle."""
+
+    name: str
+    connected: bool
+    relists: int
+    """Times that all pods were listed anew after a fault."""
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+
+    def poll(self) -> tuple[Mapping[str, Pod], tuple[Pod, ...]]:
+        """Return the pods by UID, and those that were deleted since the last call (so short a life is not missed).
+
+        The mapping is not changed later. Waits for nothing.
+        """
+
+    def problem(self) -> str:
+        """What does not work and since when, one line; empty while it works."""
+
+    def close(self) -> None:
+        """End; returns within a second."""
