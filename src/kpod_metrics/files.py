@@ -2,6 +2,8 @@
 
 import os
 
+_ROOM = 1 << 16
+
 
 def read_bytes(path: str) -> bytes:
     """Return a kernel file's content with few system calls (open() makes seven); raises OSError.
@@ -10,8 +12,8 @@ def read_bytes(path: str) -> bytes:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, 1 << 16)
-        while more := os.read(fd, 1 << 16):
+        data = os.read(fd, _ROOM)
+        while more := os.read(fd, _ROOM):
             data += more
         return data
     finally:
@@ -31,8 +33,12 @@ class KeptFiles:
         self._open: dict[str, int] = {}
         self._used: set[str] = set()
 
-    def read(self, path: str) -> bytes:
-        """Return a file's content; raises OSError: ENODEV once after its cgroup was removed, the path is free then."""
+    def read(self, path: str, *, records: bool = False) -> bytes:
+        """Return a file's content; raises OSError: ENODEV once after its cgroup was removed, the path is free then.
+
+        All but those of `records` (a line a process) are one record to the kernel, which comes whole (fs/seq_file.c,
+        fs/kernfs/file.c): only one that fills the room is read on.
+        """
         self._used.add(path)
         fd = self._open.get(path)
         if fd is None:
@@ -40,9 +46,10 @@ class KeptFiles:
                 return read_bytes(path)
             fd = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.pread(fd, 1 << 16, 0)
-            while more := os.pread(fd, 1 << 16, len(data)):
-                data += more
+            data = last = os.pread(fd, _ROOM, 0)
+            while last and (records or len(last) == _ROOM):
+                last = os.pread(fd, _ROOM, len(data))
+                data += last
             return data
         except OSError:
             os.close(self._open.pop(path))

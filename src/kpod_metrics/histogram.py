@@ -16,28 +16,32 @@ MIN_EXPONENT = -20
 MAX_EXPONENT = 6
 """log2 of the highest finite bound, in seconds."""
 SLOTS = (MAX_EXPONENT - MIN_EXPONENT) * SLOTS_PER_OCTAVE + 2
+_EMPTY = (0,) * SLOTS
 
 
 class Histogram:
-    """A growing total: observations by slot, and their sum in nanoseconds."""
+    """Observations by slot, and their sum in nanoseconds. An object never changes: `plus` makes another."""
 
     __slots__ = ("slots", "sum_ns")
 
-    def __init__(self) -> None:
-        self.slots: list[int] = [0] * SLOTS
-        """A new list after every addition: who keeps the old one can tell."""
-        self.sum_ns = 0
-
-    def add(self, slots: Sequence[int], sum_ns: int) -> None:
-        """Add what was observed since the last read; `slots` has SLOTS counts."""
+    def __init__(self, slots: Sequence[int] = _EMPTY, sum_ns: int = 0) -> None:
+        """`slots` has SLOTS counts; raises ValueError for another number."""
         if len(slots) != SLOTS:
             raise ValueError(f"{len(slots)} slots, not {SLOTS}")
-        self.slots = list(map(add, self.slots, slots))
-        self.sum_ns += sum_ns
+        self.slots = slots
+        self.sum_ns = sum_ns
 
-    def merge(self, other: "Histogram") -> None:
-        """Add another total to this one."""
-        self.add(other.slots, other.sum_ns)
+    def plus(self, slots: Sequence[int], sum_ns: int, first: int = 0) -> "Histogram":
+        """Return this total and what was observed since: `slots` has the counts of some, from `first` on.
+
+        Raises ValueError for counts of slots that are not there.
+        """
+        end = first + len(slots)
+        if not 0 <= first <= end <= SLOTS:
+            raise ValueError(f"slots {first} to {end} of {SLOTS}")
+        total = list(self.slots)
+        total[first:end] = map(add, total[first:end], slots)
+        return Histogram(total, self.sum_ns + sum_ns)
 
     @property
     def count(self) -> int:

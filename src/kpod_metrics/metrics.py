@@ -120,10 +120,11 @@ class Row(NamedTuple):
 
 
 class HistogramDelta(NamedTuple):
-    """Observations since the last read: counts by slot, their sum in nanoseconds."""
+    """Observations since the last read: counts of the slots from `first` on, their sum in nanoseconds."""
 
     slots: Sequence[int]
     sum_ns: int
+    first: int = 0
 
 
 Value = int | float | HistogramDelta | None

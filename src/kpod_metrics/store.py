@@ -47,13 +47,14 @@ class Store:
         self._totals: dict[Table, dict[tuple[int, int, tuple[str, ...]], Sequence[Value]]] = {
             table: {} for table in self._tables if table.totals
         }
+        self._with_gauges = {t for t in self._tables if any(metric.kind is Kind.GAUGE for metric in t.metrics)}
         self.overflow: dict[str, int] = {}
         """Updates folded into an overflow series, by metric."""
 
     def begin_cycle(self, table: Table) -> None:
         """Start a cycle's rows of a table: gauges of several cgroups of one pod are summed within a cycle."""
-        if any(metric.kind is Kind.GAUGE for metric in table.metrics):
-            for series in self._tables.get(table, {}).values():
+        if table in self._with_gauges:
+            for series in self._tables[table].values():
                 for at, metric in enumerate(table.metrics):
                     if metric.kind is Kind.GAUGE:
                         series.values[at] = None
@@ -88,10 +89,15 @@ class Store:
         """Take a row. `origin` is (owner, source): where running totals come from."""
         if table not in self._tables:
             return
-        if table.totals:
-            values = self._differences(table, (*origin, labels), values)
         if table.scope is Scope.POD:
             identity = identity.of_pod
+        if table.totals:
+            key = (*origin, labels)
+            # Most files say most of the time what they said before.
+            same = self._totals[table].get(key) == values and table not in self._with_gauges
+            if same and (identity, labels) in self._tables[table]:
+                return
+            values = self._differences(table, key, values)
         mine = self._child(table, identity, labels).values
         for at, value in enumerate(values):
             if value is None:
@@ -99,7 +105,7 @@ class Store:
             total = mine[at]
             if isinstance(value, HistogramDelta):
                 assert isinstance(total, Histogram)
-                total.add(value.slots, value.sum_ns)
+                mine[at] = total.plus(*value)
             elif total is None:
                 mine[at] = value
             elif value:
@@ -119,12 +125,15 @@ class Store:
 
     def _differences(
         self, table: Table, origin: tuple[int, int, tuple[str, ...]], totals: Sequence[Value]
-    ) -> list[Value]:
+    ) -> Sequence[Value]:
         """What running totals grew by; one that went down began anew. Gauges pass as they are."""
         before = self._totals[table].get(origin)
+        if before is None:
+            self._totals[table][origin] = totals
+            return totals
         grown: list[Value] = []
         for at, (metric, total) in enumerate(zip(table.metrics, totals, strict=True)):
-            previous = before[at] if before else None
+            previous = before[at]
             if total is None or previous is None or metric.kind is Kind.GAUGE:
                 grown.append(total)
             else:
@@ -132,9 +141,9 @@ class Store:
                 assert not isinstance(previous, HistogramDelta)
                 grown.append(total - previous if total >= previous else total)
         # A total that is not there this time keeps its last value: it may be back.
-        self._totals[table][origin] = [
-            total if total is not None or before is None else before[at] for at, total in enumerate(totals)
-        ]
+        self._totals[table][origin] = (
+            [before[at] if total is None else total for at, total in enumerate(totals)] if None in totals else totals
+        )
         return grown
 
     def _child(self, table: Table, identity: Identity, labels: tuple[str, ...], *, update: bool = True) -> Series:

@@ -96,7 +96,7 @@ class Totals:
             for metric, value in zip(row.table.metrics, row.values, strict=True):
                 key = (row.owner, metric.name, row.labels)
                 if isinstance(value, HistogramDelta):
-                    self.histograms[key].add(value.slots, value.sum_ns)
+                    self.histograms[key] = self.histograms[key].plus(*value)
                 elif value is not None:
                     running = row.table.totals or metric.kind is Kind.GAUGE
                     self.numbers[key] = value if running else self.numbers[key] + value

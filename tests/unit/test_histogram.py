@@ -120,18 +120,19 @@ def test_c_slots_stay_inside(slot_in_c: Callable[[int], int]) -> None:
 
 
 def test_histogram_adds_up() -> None:
-    first, second = Histogram(), Histogram()
-    first.add([1] * SLOTS, 5)
-    first.add([0, 2] + [0] * (SLOTS - 2), 7)
-    second.add([3] + [0] * (SLOTS - 1), 1)
-    second.merge(first)
-    assert (first.count, first.sum_ns) == (SLOTS + 2, 12)
+    first = Histogram().plus([1] * SLOTS, 5)
+    second = first.plus([3, 2] + [0] * (SLOTS - 2), 8)
+    assert (first.count, first.sum_ns) == (SLOTS, 5)
     assert (second.count, second.sum_ns) == (SLOTS + 5, 13)
     assert second.slots[:3] == [4, 3, 1]
     assert second.cumulative()[:3] == [4, 7, 8]
     assert second.cumulative()[-1] == second.count
+    third = second.plus([1, 2], 3, first=SLOTS - 2)
+    assert (third.count, third.slots[-3:], third.sum_ns) == (SLOTS + 8, [1, 2, 3], 16)
     with pytest.raises(ValueError, match="105 slots, not 106"):
-        first.add([1] * (SLOTS - 1), 0)
+        Histogram([1] * (SLOTS - 1), 0)
+    with pytest.raises(ValueError, match="slots 105 to 107 of 106"):
+        first.plus([1, 2], 3, first=SLOTS - 1)
 
 
 def bucketed(observed: list[int]) -> list[int]:

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from kpod_metrics.cgroup.keyed import number
+_LINE = 16 * 24
+"""More than sixteen 64-bit numbers and the spaces between them take."""
 
 
 class Interface(NamedTuple):
@@ -26,8 +27,7 @@ def interfaces(data: bytes) -> dict[str, Interface]:
         name, _, rest = line.partition(b":")
         columns = rest.split()
         if len(columns) >= 16:
-            values = [number(column) for column in (*columns[0:4], *columns[8:12])]
-            numbers = [value for value in values if value is not None]
-            if len(numbers) == len(Interface._fields):
-                found[name.strip().decode(errors="replace")] = Interface(*numbers)
+            wanted = columns[0:4] + columns[8:12]
+            if b"".join(wanted).isdigit() and len(rest) < _LINE:
+                found[name.strip().decode(errors="replace")] = Interface(*map(int, wanted))
     return found

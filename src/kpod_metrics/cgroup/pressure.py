@@ -8,11 +8,11 @@ def totals(data: bytes) -> tuple[int | None, int | None]:
 
     The cpu file has no `full` line before 5.13 ("psi: Add PSI_CPU_FULL state").
     """
-    some = full = None
-    for line in data.split(b"\n")[:-1]:
-        head, _, total = line.partition(b" total=")
-        if head.startswith(b"some "):
-            some = number(total)
-        elif head.startswith(b"full "):
-            full = number(total)
-    return some, full
+    return _total(data, data.find(b"some ")), _total(data, data.find(b"full "))
+
+
+def _total(data: bytes, line: int) -> int | None:
+    """Return the total at the end of the line that begins there (-1: there is none)."""
+    end = data.find(b"\n", line)
+    at = data.rfind(b" total=", line, end) if line >= 0 <= end else -1
+    return number(data[at + 7 : end]) if at >= 0 else None

@@ -137,7 +137,7 @@ def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:
     """
     for name in ("cgroup.procs", "cgroup.threads"):
         try:
-            text = files.read(f"{directory}/{name}")
+            text = files.read(f"{directory}/{name}", records=True)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENODEV}:
                 return None

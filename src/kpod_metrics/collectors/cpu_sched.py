@@ -54,17 +54,16 @@ class CpuSched(BpfCollector):
         """One row a cgroup; the switches are the observations and the few whose wait was not known."""
         reader = self.reader("cpu_sched")
         fields = reader.layout.fields
-        untimed, sum_ns = fields["untimed"].index, fields["wait.sum_ns"].index
-        slots = reader.layout.slice("wait.slots")
+        untimed, sum_ns, slots = (fields[name] for name in ("untimed", "wait.sum_ns", "wait.slots"))
         rows = []
         for delta in reader.read():
-            wait = delta.array32(slots)
+            first, wait = delta.array32(slots)
             rows.append(
                 Row(
                     TABLE,
                     delta.key[0],
                     (),
-                    (HistogramDelta(wait, delta.number(sum_ns)), sum(wait) + delta.number(untimed)),
+                    (HistogramDelta(wait, delta.number(sum_ns), first), sum(wait) + delta.number(untimed)),
                 )
             )
         return rows

@@ -97,7 +97,7 @@ class Memory(BpfCollector):
         if self._program is not None:
             self._follow_cpus()
         reader = self.reader("memory")
-        kills, faults = reader.layout.fields["oom_kills"].index, reader.layout.fields["major_faults"].index
+        kills, faults = reader.layout.fields["oom_kills"], reader.layout.fields["major_faults"]
         rows = [Row(TABLE, d.key[0], (), (d.number(kills), d.number(faults))) for d in reader.read()]
         if self._files is not None:
             rows += self._from_files(groups, self._files)

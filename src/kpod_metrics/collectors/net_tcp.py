@@ -110,13 +110,14 @@ class NetTcp(BpfCollector):
         """One row a cgroup, and one for each direction."""
         reader = self.reader("net_tcp")
         fields = reader.layout.fields
-        counters = [fields[n].index for n in ("bytes_sent", "bytes_received", "retransmits", "connect_failures")]
-        sum_ns, slots = fields["rtt.sum_ns"].index, reader.layout.slice("rtt.slots")
-        directions = [((name,), fields[name].index) for name in CONNECTIONS.labels[0].values]
+        counters = [fields[n] for n in ("bytes_sent", "bytes_received", "retransmits", "connect_failures")]
+        sum_ns, slots = fields["rtt.sum_ns"], fields["rtt.slots"]
+        directions = [((name,), fields[name]) for name in CONNECTIONS.labels[0].values]
         rows = []
         for delta in reader.read():
             owner = delta.key[0]
-            rtt = HistogramDelta(delta.array32(slots), delta.number(sum_ns))
+            first, samples = delta.array32(slots)
+            rtt = HistogramDelta(samples, delta.number(sum_ns), first)
             rows.append(Row(TRAFFIC, owner, (), (*map(delta.number, counters), rtt)))
-            rows += [Row(CONNECTIONS, owner, labels, (delta.number(index),)) for labels, index in directions]
+            rows += [Row(CONNECTIONS, owner, labels, (delta.number(field),)) for labels, field in directions]
         return rows

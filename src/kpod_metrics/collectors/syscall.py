@@ -84,19 +84,18 @@ class Syscall(BpfCollector):
         reader = self.reader("syscall")
         (table,) = self.tables
         fields = reader.layout.fields
-        errors, sum_ns = fields["errors"].index, fields["latency.sum_ns"].index
-        slots = reader.layout.slice("latency.slots")
+        errors, sum_ns, slots = (fields[name] for name in ("errors", "latency.sum_ns", "latency.slots"))
         names = self._tracked.names
         rows = []
         for delta in reader.read():
             cgroup_id, index, _ = delta.key
-            calls = delta.array32(slots)
+            first, calls = delta.array32(slots)
             rows.append(
                 Row(
                     table,
                     cgroup_id,
                     (names[index],),
-                    (sum(calls), delta.number(errors), HistogramDelta(calls, delta.number(sum_ns))),
+                    (sum(calls), delta.number(errors), HistogramDelta(calls, delta.number(sum_ns), first)),
                 )
             )
         return rows

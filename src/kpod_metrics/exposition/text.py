@@ -7,6 +7,7 @@ are escaped and joined once in its life and kept with it; a cycle only formats n
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import add
+from typing import Any
 
 from kpod_metrics.histogram import Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Scope, Table
@@ -47,25 +48,31 @@ class Renderer:
         page = Page()
         for table, at, metric, children in store.families():
             lines: list[str] = []
-            ends = [slot_of_exponent(exponent) for exponent in metric.exponents]
+            add_line = lines.append
             for series in children:
                 value = series.values[at]
                 if value is None:
                     continue
                 written = series.written[at]
                 # Most values are the same objects as a cycle ago: their lines are kept.
-                mark = value.slots if isinstance(value, Histogram) else value
-                if written is None or written[0] is not mark:
-                    prefixes = self._prefixes(table, metric, series) if written is None else written[1]
-                    if isinstance(value, Histogram):
-                        line = self._histogram(prefixes, value, ends)
-                    else:
-                        line = prefixes[0] + number(value)
-                    written = series.written[at] = (mark, prefixes, line)
-                lines.append(written[2])
+                if written is None or written[0] is not value:
+                    written = self._write(table, metric, series, at)
+                add_line(written[2])
             if lines:
                 page.add(metric, "\n".join(lines))
         return page
+
+    def _write(self, table: Table, metric: Metric, series: Series, at: int) -> tuple[Any, tuple[str, ...], str]:
+        """Write the lines of one value, and keep them with it."""
+        value, before = series.values[at], series.written[at]
+        assert value is not None
+        prefixes = self._prefixes(table, metric, series) if before is None else before[1]
+        if isinstance(value, Histogram):
+            line = self._histogram(prefixes, value, [slot_of_exponent(exponent) for exponent in metric.exponents])
+        else:
+            line = prefixes[0] + number(value)
+        written = series.written[at] = (value, prefixes, line)
+        return written
 
     @staticmethod
     def _histogram(prefixes: Sequence[str], total: Histogram, ends: Sequence[int]) -> str:

@@ -26,22 +26,24 @@ class BtfError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """A number, or an array of numbers, at its place among the unpacked ones."""
+    """A number, or an array of numbers, and its place."""
 
     name: str
     """Dotted for a member of a member: `wait.slots`."""
-    index: int
     count: int
+    offset: int
+    size: int
+    """Place and length in the structure, in bytes."""
 
 
 class Layout:
-    """How to unpack a structure: `unpack` gives a flat tuple, `fields` says what is where in it."""
+    """How to unpack a structure: `unpack` gives a flat tuple, `fields` says what is where."""
 
     def __init__(self, size: int, parts: list[tuple[str, int, str, int]], *, unnamed_holes: bool) -> None:
         """`parts`: name, byte offset, struct format, count; in the order of the offsets."""
         self.size = size
         self.fields: dict[str, Field] = {}
-        formats, at, index = ["<"], 0, 0
+        formats, at = ["<"], 0
         for name, offset, code, count in parts:
             if offset < at or name in self.fields:
                 raise BtfError(f"{name} overlaps what is before it, or is there twice")
@@ -50,9 +52,8 @@ class Layout:
                     raise BtfError(f"a hole of {offset - at} bytes before {name}: name it, a key is compared whole")
                 formats.append(f"{offset - at}x")
             formats.append(f"{count}{code}")
-            self.fields[name] = Field(name, index, count)
-            index += count
             at = offset + count * struct.calcsize(f"<{code}")
+            self.fields[name] = Field(name, count, offset, at - offset)
         if at > size:
             raise BtfError(f"fields of {at} bytes in a structure of {size}")
         if at < size:
@@ -65,12 +66,6 @@ class Layout:
             raise BtfError(f"a structure of {size} bytes: {error}") from None
         self.unpack = self._struct.unpack
         self.pack = self._struct.pack
-        self.unpack_from = self._struct.unpack_from
-
-    def slice(self, name: str) -> slice:
-        """Where an array's numbers are in the unpacked tuple."""
-        field = self.fields[name]
-        return slice(field.index, field.index + field.count)
 
 
 class Types:

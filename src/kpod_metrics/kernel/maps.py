@@ -6,9 +6,11 @@ born again is added whole. What it counted between the last read and its evictio
 """
 
 import errno
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from operator import sub
 
+from kpod_metrics.kernel.btf import Field
 from kpod_metrics.kernel.libbpf import KernelError, Map
 
 _BORN = 8
@@ -19,24 +21,31 @@ _NOT_SUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP, 524, errno.EPERM}
 
 
 class Delta:
-    """What one entry grew by since the last read."""
+    """What one entry grew by since the last read. Values are as the kernel has them, in the machine's byte order."""
 
     __slots__ = ("before", "key", "now")
 
-    def __init__(self, key: tuple[int, ...], now: tuple[int, ...], before: tuple[int, ...] | None) -> None:
+    def __init__(self, key: tuple[int, ...], now: bytes, before: bytes) -> None:
         self.key, self.now, self.before = key, now, before
 
-    def number(self, index: int) -> int:
-        """Growth of the 64-bit number at `index` of the value's layout."""
-        return self.now[index] - self.before[index] if self.before else self.now[index]
+    def number(self, field: Field) -> int:
+        """Growth of a 64-bit number."""
+        at, end = field.offset, field.offset + field.size
+        return int.from_bytes(self.now[at:end], sys.byteorder) - int.from_bytes(self.before[at:end], sys.byteorder)
 
-    def array32(self, where: slice) -> Sequence[int]:
-        """Growth of an array of 32-bit numbers, which may have wrapped."""
-        now = self.now[where]
-        if not self.before:
-            return now
-        grown = list(map(sub, now, self.before[where]))
-        return grown if min(grown) >= 0 else [number & 0xFFFFFFFF for number in grown]
+    def array32(self, field: Field) -> tuple[int, Sequence[int]]:
+        """Growth of an array of 32-bit numbers, which may have wrapped: the first that changed, and all to the last.
+
+        Of a histogram's 106 slots a cycle changes some that lie together: two comparisons of the whole find them.
+        """
+        at, end = field.offset, field.offset + field.size
+        now, before = self.now[at:end], self.before[at:end]
+        changed = int.from_bytes(now, "little") ^ int.from_bytes(before, "little")
+        if not changed:
+            return 0, ()
+        low, high = ((changed & -changed).bit_length() - 1) // 32, (changed.bit_length() + 31) // 32
+        grown = list(map(sub, memoryview(now).cast("I")[low:high], memoryview(before).cast("I")[low:high]))
+        return low, grown if min(grown) >= 0 else [number & 0xFFFFFFFF for number in grown]
 
 
 class CumulativeMap:
@@ -48,6 +57,7 @@ class CumulativeMap:
         self._failures = failures
         self._batch = batch
         self._key, self.layout = source.key_layout, source.value_layout
+        self._zero = bytes(self.layout.size)
         self._seen: dict[bytes, bytes] = {}
         self.evictions = 0
         """Entries that the kernel evicted, as far as reads could tell."""
@@ -79,13 +89,7 @@ class CumulativeMap:
             if before is not None and before[:_BORN] != value[:_BORN]:
                 evicted += 1
                 before = None
-            deltas.append(
-                Delta(
-                    self._key.unpack(key),
-                    self.layout.unpack(value),
-                    self.layout.unpack(before) if before else None,
-                )
-            )
+            deltas.append(Delta(self._key.unpack(key), value, before or self._zero))
         # An entry in the middle of being born again counts as evicted once it is there.
         evicted += sum(1 for key in self._seen if key not in seen)
         self.evictions += evicted

@@ -73,8 +73,14 @@ def reader_of(kernel: FakeMap, *, batch: bool = True) -> CumulativeMap:
 
 def read(reader: CumulativeMap) -> dict[int, tuple[int, list[int]]]:
     """One read: key to growth of the total and of the slots."""
-    total, slots = reader.layout.fields["total"].index, reader.layout.slice("slots")
-    return {delta.key[0]: (delta.number(total), list(delta.array32(slots))) for delta in reader.read()}
+    total, slots = reader.layout.fields["total"], reader.layout.fields["slots"]
+    found = {}
+    for delta in reader.read():
+        first, grown = delta.array32(slots)
+        whole = [0] * slots.count
+        whole[first : first + len(grown)] = grown
+        found[delta.key[0]] = (delta.number(total), whole)
+    return found
 
 
 @pytest.mark.parametrize("batch", [True, False])
