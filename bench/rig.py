@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 from hatch_build import compile_objects
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import OBJECTS, BpfCollector, Collector, Environment
+from kpod_metrics.collectors.base import BpfCollector, Collector, Environment
 from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 
 BENCH = Path(__file__).parent

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 
 from kpod_metrics import __version__
-from kpod_metrics.collectors.base import MapHealth, ProgramHealth
 from kpod_metrics.files import read_bytes
+from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, gauge
 
 _COLLECTOR = Label("collector", per="collector")

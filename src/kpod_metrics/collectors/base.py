@@ -1,23 +1,17 @@
 """What a collector is: it declares tables of metrics, and yields rows of them once a cycle."""
 
 import abc
-import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-from kpod_metrics.errors import UnavailableError
-from kpod_metrics.kernel import libbpf, rights
-from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
+from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.maps import CumulativeMap
+from kpod_metrics.kernel.programs import BY_PID, OBJECTS, MapHealth, ProgramHealth, Programs
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
 
-OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
-"""Where the build hook puts the compiled objects."""
-
 MIN_MAP_ENTRIES = 10_240
-BY_PID = "_by_pid"
-"""How the hash is named that stands in for task storage (KPOD_TASK_STATE of bpf/kpod.bpf.h)."""
 MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 
@@ -46,28 +40,6 @@ class Signal:
     metrics: tuple[Metric, ...]
     hook: str
     problem: str = ""
-
-
-@dataclass
-class MapHealth:
-    """State of one kernel map."""
-
-    name: str
-    memory_bytes: int
-    update_errors: int | None = None
-    entries: int | None = None
-    capacity: int | None = None
-    evictions: int | None = None
-
-
-@dataclass
-class ProgramHealth:
-    """Statistics of one kernel program; time and runs are 0 while kernel.bpf_stats_enabled is off."""
-
-    name: str
-    run_seconds: float
-    runs: int
-    missed: int
 
 
 class Collector(abc.ABC):
@@ -120,13 +92,6 @@ class Collector(abc.ABC):
         return []
 
 
-@dataclass
-class _Loaded:
-    object: libbpf.Object
-    links: list[libbpf.Link] = field(default_factory=list)
-    readers: dict[str, CumulativeMap] = field(default_factory=dict)
-
-
 class BpfCollector(Collector):
     """A collector with a kernel program: `NAME.bpf.o` holds its programs and the metric maps in `metric_maps`.
 
@@ -138,7 +103,7 @@ class BpfCollector(Collector):
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
-        self._loaded: _Loaded | None = None
+        self._loaded: Programs | None = None
 
     def prepare(self, bpf: libbpf.Object) -> None:
         """Set read-only data, leave programs and maps out: before load."""
@@ -149,15 +114,9 @@ class BpfCollector(Collector):
 
     def open(self) -> list[Signal]:
         """Load and attach."""
-        if not os.path.exists(os.path.join(self.environment.sys_root, "kernel/btf/vmlinux")):
-            raise UnavailableError(
-                f"{self.environment.sys_root}/kernel/btf/vmlinux is missing: CO-RE needs a kernel with "
-                "CONFIG_DEBUG_INFO_BTF"
-            )
-        if not rights.may_use_bpf(rights.effective(self.environment.proc_root)):
-            raise UnavailableError("EPERM: this process has neither CAP_BPF and CAP_PERFMON nor CAP_SYS_ADMIN")
-        bpf = libbpf.Object(os.path.join(self.environment.objects, f"{self.name}.bpf.o"))
-        self._loaded = loaded = _Loaded(bpf)
+        where = self.environment
+        self._loaded = loaded = Programs(self.name, where.objects, where.sys_root, where.proc_root)
+        bpf = loaded.object
         entries = self.environment.map_entries or max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * libbpf.possible_cpus())
         for name in self.metric_maps:
             bpf.maps[name].max_entries = entries
@@ -165,10 +124,12 @@ class BpfCollector(Collector):
         self.prepare(bpf)
         bpf.load()
         signals = self.attach(bpf, loaded.links)
-        for name in self.metric_maps:
-            loaded.readers[name] = CumulativeMap(
+        loaded.readers = {
+            name: CumulativeMap(
                 bpf.maps[name], bpf.maps[f"{name}_failures"], batch="batch" not in self.environment.forced_off
             )
+            for name in self.metric_maps
+        }
         return signals
 
     def _choose_task_state(self, bpf: libbpf.Object, entries: int) -> None:
@@ -209,41 +170,12 @@ class BpfCollector(Collector):
         """Detach and unload."""
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
-            for link in loaded.links:
-                link.close()
-            loaded.object.close()
+            loaded.close()
 
     def maps(self) -> list[MapHealth]:
-        """State of the metric maps, and of every other map whose failures the programs count."""
-        if self._loaded is None:
-            return []
-        found = []
-        for map_ in self._loaded.object.maps.values():
-            counter = self._loaded.object.maps.get(f"{map_.name.removesuffix(BY_PID)}_failures")
-            if reader := self._loaded.readers.get(map_.name):
-                found.append(
-                    MapHealth(
-                        map_.name,
-                        map_.memory_bytes(),
-                        reader.update_errors(),
-                        reader.entries,
-                        map_.max_entries,
-                        reader.evictions,
-                    )
-                )
-            elif counter is not None and map_.created:
-                found.append(MapHealth(map_.name, map_.memory_bytes(), failed_updates(counter)))
-            elif map_.created:
-                found.append(MapHealth(map_.name, map_.memory_bytes()))
-        return found
+        """State of its maps, and failures where the programs count them."""
+        return [] if self._loaded is None else self._loaded.map_health()
 
     def programs(self) -> list[ProgramHealth]:
         """Statistics of every loaded program."""
-        if self._loaded is None:
-            return []
-        return [
-            ProgramHealth(program.name, nanoseconds / 1e9, runs, missed)
-            for program in self._loaded.object.programs.values()
-            if program.loaded
-            for nanoseconds, runs, missed in (program.statistics(),)
-        ]
+        return [] if self._loaded is None else self._loaded.program_health()

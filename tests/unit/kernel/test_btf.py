@@ -246,8 +246,8 @@ def test_type_that_refers_to_itself_is_refused(raw: bytes) -> None:
 
 def test_objects_of_the_agent_have_layouts() -> None:
     """The rule for keys holds for what is shipped."""
-    from kpod_metrics.collectors.base import OBJECTS
     from kpod_metrics.kernel.libbpf import Object
+    from kpod_metrics.kernel.programs import OBJECTS
 
     objects = sorted(Path(OBJECTS).glob("*.bpf.o"))
     assert objects

@@ -1,0 +1,91 @@
+"""The programs of one object in this kernel: loaded, attached, their health told, and all of it given back."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kpod_metrics.errors import UnavailableError
+from kpod_metrics.kernel import libbpf, rights
+from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
+
+OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
+"""Where the build hook puts the compiled objects."""
+
+BY_PID = "_by_pid"
+"""How the hash is named that stands in for task storage (KPOD_TASK_STATE of bpf/kpod.bpf.h)."""
+
+
+@dataclass
+class MapHealth:
+    """State of one kernel map."""
+
+    name: str
+    memory_bytes: int
+    update_errors: int | None = None
+    entries: int | None = None
+    capacity: int | None = None
+    evictions: int | None = None
+
+
+@dataclass
+class ProgramHealth:
+    """Statistics of one kernel program; time and runs are 0 while kernel.bpf_stats_enabled is off."""
+
+    name: str
+    run_seconds: float
+    runs: int
+    missed: int
+
+
+class Programs:
+    """An object that is opened; the caller sets it up, loads it, and keeps each attachment in `links`."""
+
+    def __init__(self, name: str, objects: str = OBJECTS, sys_root: str = "/sys", proc_root: str = "/proc") -> None:
+        """Open `NAME.bpf.o`; raises UnavailableError where this machine cannot load programs, and says why."""
+        btf = os.path.join(sys_root, "kernel/btf/vmlinux")
+        if not os.path.exists(btf):
+            raise UnavailableError(f"{btf} is missing: CO-RE needs a kernel with CONFIG_DEBUG_INFO_BTF")
+        if not rights.may_use_bpf(rights.effective(proc_root)):
+            raise UnavailableError("EPERM: this process has neither CAP_BPF and CAP_PERFMON nor CAP_SYS_ADMIN")
+        self.object = libbpf.Object(os.path.join(objects, f"{name}.bpf.o"))
+        self.links: list[libbpf.Link] = []
+        self.readers: Mapping[str, CumulativeMap] = {}
+        """Readers of its metric maps, by the map's name."""
+
+    def map_health(self) -> list[MapHealth]:
+        """State of the metric maps, and of every other map, with its failures where the programs count them."""
+        found = []
+        for map_ in self.object.maps.values():
+            if not map_.created:
+                continue
+            counter = self.object.maps.get(f"{map_.name.removesuffix(BY_PID)}_failures")
+            if reader := self.readers.get(map_.name):
+                found.append(
+                    MapHealth(
+                        map_.name,
+                        map_.memory_bytes(),
+                        reader.update_errors(),
+                        reader.entries,
+                        map_.max_entries,
+                        reader.evictions,
+                    )
+                )
+            else:
+                failures = None if counter is None else failed_updates(counter)
+                found.append(MapHealth(map_.name, map_.memory_bytes(), failures))
+        return found
+
+    def program_health(self) -> list[ProgramHealth]:
+        """Statistics of every loaded program."""
+        return [
+            ProgramHealth(program.name, nanoseconds / 1e9, runs, missed)
+            for program in self.object.programs.values()
+            if program.loaded
+            for nanoseconds, runs, missed in (program.statistics(),)
+        ]
+
+    def close(self) -> None:
+        """Detach and unload; a second call does nothing."""
+        while self.links:
+            self.links.pop().close()
+        self.object.close()
