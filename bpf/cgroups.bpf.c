@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* New cgroups with their paths: one that is gone before the agent looks has a name all the same. */
+#include "kpod.bpf.h"
+
+#define PATH_SIZE 1024 /* TRACE_CGROUP_PATH_LEN of kernel/cgroup/cgroup-internal.h */
+
+struct new_cgroup {
+	__u64 id;
+	char path[PATH_SIZE];
+};
+
+/* Records are as long as their paths. The agent may set another size before it loads the object. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 512 * 1024);
+} new_cgroups SEC(".maps");
+KPOD_COUNT_FAILURES(new_cgroups)
+
+/* Where a record is put together: it is too long for the stack, and its length is known last. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct new_cgroup);
+} new_cgroup_record SEC(".maps");
+
+/*
+ * Runs before the directory can be seen or entered (kernfs_activate comes after it in
+ * cgroup_mkdir), so before any event of the cgroup. The path is from the root of the
+ * hierarchy, whatever cgroup namespace the caller is in. v1 hierarchies come by here
+ * too; the v2 one is number 0.
+ */
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(cgroup_made, struct cgroup *cgroup, const char *path)
+{
+	struct new_cgroup *record;
+	__u32 zero = 0;
+	long length;
+
+	if (cgroup->root->hierarchy_id)
+		return 0;
+	record = bpf_map_lookup_elem(&new_cgroup_record, &zero);
+	if (!record)
+		return 0;
+	record->id = cgroup->kn->id;
+	length = bpf_probe_read_kernel_str(record->path, PATH_SIZE, path);
+	if (length < 0 || length > PATH_SIZE ||
+	    /* Nobody waits for a record: the agent looks once a cycle. */
+	    bpf_ringbuf_output(&new_cgroups, record, sizeof(record->id) + length, BPF_RB_NO_WAKEUP))
+		new_cgroups_failed();
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
