@@ -59,6 +59,12 @@ class Settings:
     """Seconds; 0: half the poll interval, at most 5 s."""
     node_name: str = ""
     cluster: str = ""
+    kubeconfig: str = ""
+    kubelet_address: tuple[str, int] = ("", 10250)
+    """Host and port; an empty host is the node's name."""
+    kubelet_ca: str = ""
+    kubelet_certificate: str = ""
+    kubelet_insecure: bool = False
     cgroup_root: str = ""
     proc_root: str = "/proc"
     sys_root: str = "/sys"
@@ -156,6 +162,20 @@ def _address(value: Any) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(?::([0-9]{1,5}))?")
+_BARE_IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+_KUBELET_PORT = 10250
+
+
+def _host(value: Any) -> tuple[str, int]:
+    if _BARE_IPV6.fullmatch(_text(value)):  # what Kubernetes calls status.hostIP has no brackets
+        return str(value), _KUBELET_PORT
+    match = _HOST.fullmatch(value)
+    if not match or not 0 < int(match[2] or _KUBELET_PORT) <= 65535:
+        raise ValueError
+    return match[1].strip("[]"), int(match[2] or _KUBELET_PORT)
+
+
 def _names(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
@@ -165,6 +185,12 @@ def _names(value: Any) -> tuple[str, ...]:
 
 def _directory(value: Any) -> str:
     if not os.path.isdir(_text(value)):
+        raise ValueError
+    return str(value)
+
+
+def _file(value: Any) -> str:
+    if not os.path.isfile(_text(value)):
         raise ValueError
     return str(value)
 
@@ -179,7 +205,7 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
     """Every setting of an agent that has these collectors."""
     settings = [
         Setting("profile", "how much is collected", *_choice("minimal", "standard", "comprehensive", "custom")),
-        Setting("discovery", "where the names of pods come from", *_choice("cgroup")),
+        Setting("discovery", "where the names of pods come from", *_choice("cgroup", "kubernetes", "kubelet")),
         Setting("listen", "address of the HTTP endpoint", "HOST:PORT, like 0.0.0.0:9090 or [::]:9090", _address),
         Setting("poll_interval", "time between two cycles", *_duration(0.01, 3600, "10ms to 1h, like 30s")),
         Setting(
@@ -189,6 +215,26 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
         ),
         Setting("node_name", "value of the node label (default: the host's name)", "text", _text),
         Setting("cluster", "value of the cluster label; none when empty", "text", _text),
+        Setting(
+            "kubeconfig",
+            "how to reach Kubernetes (default: $KUBECONFIG, the pod's service account, or ~/.kube/config)",
+            "a file",
+            _file,
+        ),
+        Setting(
+            "kubelet_address",
+            "the node's kubelet, for discovery kubelet (default: the node's name, port 10250)",
+            "HOST or HOST:PORT",
+            _host,
+        ),
+        Setting("kubelet_ca", "what the kubelet's certificate is verified by (default: cluster's CA)", "a file", _file),
+        Setting(
+            "kubelet_certificate",
+            "the kubelet's own certificate, where no CA signed it: that and no other is accepted",
+            "a file",
+            _file,
+        ),
+        Setting("kubelet_insecure", "accept any certificate of the kubelet", "true, false", _boolean),
         Setting(
             "cgroup_root",
             "mount of the whole cgroup v2 tree (default: found in /proc/self/mountinfo)",

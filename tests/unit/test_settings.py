@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ def test_defaults() -> None:
         "collector_deadline": 0.0,
         "node_name": "",
         "cluster": "",
+        "kubeconfig": "",
+        "kubelet_address": ("", 10250),
+        "kubelet_ca": "",
+        "kubelet_certificate": "",
+        "kubelet_insecure": False,
         "cgroup_root": "",
         "proc_root": "/proc",
         "sys_root": "/sys",
@@ -69,14 +74,19 @@ def test_deadline_follows_the_interval(given_: str, expected: float) -> None:
 
 
 # key: (as text, as YAML has it, parsed); two that differ from each other and, between them, from the default.
-GOOD: dict[str, tuple[tuple[str, Any, Any], ...]] = {
+GOOD: Mapping[str, tuple[tuple[str, Any, Any], ...]] = {
     "profile": (("minimal", "minimal", "minimal"), ("comprehensive", "comprehensive", "comprehensive")),
-    "discovery": (("cgroup", "cgroup", "cgroup"),),
+    "discovery": (("kubernetes", "kubernetes", "kubernetes"), ("kubelet", "kubelet", "kubelet")),
     "listen": (("127.0.0.1:80", "127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", "[::1]:0", ("::1", 0))),
     "poll_interval": (("10ms", "10ms", 0.01), ("1.5m", 90, 90.0)),
     "collector_deadline": (("2s", 2.0, 2.0), ("1h", "1h", 3600.0)),
     "node_name": (("n1", "n1", "n1"), ("nöde", "nöde", "nöde")),
     "cluster": (("c1", "c1", "c1"), ("c 2", "c 2", "c 2")),
+    "kubeconfig": (("@a/f", "@a/f", "@a/f"), ("@b/f", "@b/f", "@b/f")),
+    "kubelet_address": (("n1", "n1", ("n1", 10250)), ("[fe80::1]:10250", "fe80::1", ("fe80::1", 10250))),
+    "kubelet_ca": (("@a/f", "@a/f", "@a/f"), ("@b/f", "@b/f", "@b/f")),
+    "kubelet_certificate": (("@a/f", "@a/f", "@a/f"), ("@b/f", "@b/f", "@b/f")),
+    "kubelet_insecure": (("true", True, True), ("off", False, False)),
     "cgroup_root": (("@a", "@a", "@a"), ("@b/", "@b/", "@b")),
     "proc_root": (("@a", "@a", "@a"), ("@b", "@b", "@b")),
     "sys_root": (("@a", "@a", "@a"), ("@b", "@b", "@b")),
@@ -98,6 +108,11 @@ GOOD: dict[str, tuple[tuple[str, Any, Any], ...]] = {
 BAD: dict[str, tuple[Any, ...]] = {
     "profile": ("", "all", "Minimal", 1, None, ["minimal"]),
     "discovery": ("", "magic", None),
+    "kubeconfig": ("", "/nonexistent", "@", None, 1),
+    "kubelet_address": ("", "a:", "a:0", "a:65536", "a/b", "a b", "https://a", "[::1", "u@h", "a:1\n", None, 1),
+    "kubelet_ca": ("", "/nonexistent", "@", None),
+    "kubelet_certificate": ("", "/nonexistent", "@", None),
+    "kubelet_insecure": ("", "maybe", 2, None),
     "listen": ("", "9090", 9090, "a:b", "a:65536", "a:-1", "::1:80", "[::1:80", "a:²", "a:", "a:1:\n", None),
     "poll_interval": ("", "s", "9ms", "0", "61m", "1d", "-1s", "1s\n2", "nan", "inf", "1e1", True, None, [], 0.001),
     "collector_deadline": ("-1", "1h1m", "2h", False),
@@ -121,10 +136,11 @@ BAD: dict[str, tuple[Any, ...]] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[[Any], Any]:
-    """Put existing cgroup folders in place of @a and @b."""
+    """Put existing cgroup folders, each with a file f, in place of @a and @b."""
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "cgroup.procs").touch()
+        (tmp_path / name / "f").touch()
     return lambda value: value.replace("@", f"{tmp_path}/") if isinstance(value, str) else value
 
 

@@ -1,0 +1,180 @@
+"""HTTP to the API server and to the kubelet, with lightkube's configuration, authentication and TLS.
+
+Only `discovery` imports this, and only where pods come from Kubernetes: it costs 18 MB of memory.
+"""
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+import httpx2
+import msgspec
+import yaml
+from lightkube.config.client_adapter import ConnectionParams
+from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, SERVICE_ACCOUNT, KubeConfig, SingleConfig
+from lightkube.config.models import Cluster, User
+from lightkube.core.exceptions import ConfigError
+
+from kpod_metrics.errors import RefusedError, SettingError
+from kpod_metrics.pods import api
+from kpod_metrics.pods.source import RequestError
+from kpod_metrics.settings import Settings
+
+CONNECT = 10.0
+"""Seconds for a connection to be made, and for a request to be sent."""
+
+
+class Client:
+    """One server. Of one thread, but for `abort`."""
+
+    def __init__(self, http: httpx2.Client, where: str) -> None:
+        self._http = http
+        self._where = where
+        self._socket: socket.socket | None = None
+        self.requests = 0
+        """HTTP requests sent, those with a token that was read again too."""
+        http.event_hooks = {"request": [self._count]}
+
+    def _count(self, _: httpx2.Request) -> None:
+        self.requests += 1
+
+    def get(self, path: str, query: Mapping[str, str], silence: float) -> bytes:
+        """Return an answer's body; raises RequestError, also after `silence` seconds without a byte."""
+        with self._answer(path, query, silence) as response:
+            return response.read()
+
+    @contextmanager
+    def lines(self, path: str, query: Mapping[str, str], silence: float) -> Iterator[Iterator[bytes]]:
+        """Return an answer's lines as they come; raises RequestError as `get`, and for a last line without its end."""
+        with self._answer(path, query, silence) as response:
+            yield _lines(response)
+
+    @contextmanager
+    def _answer(self, path: str, query: Mapping[str, str], silence: float) -> Iterator[httpx2.Response]:
+        where = f"{self._where}{path}"
+        timeout = httpx2.Timeout(CONNECT, read=silence)
+        try:
+            with self._http.stream("GET", path, params=query, timeout=timeout) as response:
+                self._socket = response.extensions["network_stream"].get_extra_info("socket")
+                if response.status_code != 200:
+                    raise _refusal(where, response)
+                yield response
+        except httpx2.TimeoutException as error:
+            raise RequestError(f"{where}: no answer ({type(error).__name__})") from None
+        except (httpx2.HTTPError, ConfigError, OSError) as error:
+            # ConfigError: a token file that is gone, a credential plugin that fails.
+            raise RequestError(f"{where}: {_line(error)}") from None
+        finally:
+            self._socket = None
+
+    def abort(self) -> None:
+        """From any thread: end the stream that another thread waits for."""
+        if stream := self._socket:
+            with suppress(OSError):
+                # Not SSLSocket's own: that would take the TLS state from under the reader.
+                socket.socket.shutdown(stream, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+def _lines(response: httpx2.Response) -> Iterator[bytes]:
+    rest = b""
+    for chunk in response.iter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, lines)
+    if rest:
+        raise RequestError("the connection ended in the middle of an event")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _refusal(where: str, response: httpx2.Response) -> RequestError:
+    body = response.read()
+    try:
+        said = api.refusal_of(body).message
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        said = body[:200].decode(errors="replace")
+    try:
+        retry_after = max(0.0, float(response.headers.get("Retry-After", "0")))
+    except ValueError:  # the other form, a date, is not Kubernetes'
+        retry_after = 0.0
+    reason = " ".join(said.split()) or response.reason_phrase
+    return RequestError(f"{where}: {response.status_code}: {reason}", response.status_code, retry_after)
+
+
+def find_config(kubeconfig: str, account: str = SERVICE_ACCOUNT) -> SingleConfig:
+    """Find out how to reach the cluster: the kubeconfig given, $KUBECONFIG, the pod's service account, ~/.kube/config.
+
+    Raises SettingError for a file that cannot be used, RefusedError if there is nothing.
+    """
+    file = kubeconfig or os.environ.get("KUBECONFIG", "")
+    if not file and os.path.exists(os.path.join(account, "token")):
+        try:
+            return _selected(KubeConfig.from_service_account(account))
+        except (ConfigError, OSError, KeyError) as error:
+            raise RefusedError(f"the service account in {account} cannot be used: {_line(error)}") from None
+    default = os.path.expanduser(DEFAULT_KUBECONFIG)
+    if not file and not os.path.exists(default):
+        raise RefusedError(
+            f"no Kubernetes here: no service account in {account}, no KUBECONFIG, no {default}; --kubeconfig names one"
+        )
+    file = file or default
+    try:
+        return _selected(KubeConfig.from_file(file))
+    except (ConfigError, OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+        reason = _line(error) if not isinstance(error, KeyError) else f"it has no {error}"
+    except msgspec.MsgspecError as error:
+        reason = _line(error)
+    raise SettingError(f"kubeconfig: {file!r} cannot be used: {reason}; accepted: a kubeconfig file")
+
+
+def _selected(config: KubeConfig) -> SingleConfig:
+    found = config.get()
+    assert found is not None  # only where a default is given, and that is None
+    return found._replace(user=found.user or User())
+
+
+def to_server(settings: Settings, account: str = SERVICE_ACCOUNT) -> Client:
+    """Make a client of the API server; raises KpodError."""
+    return _client(find_config(settings.kubeconfig, account), ConnectionParams())
+
+
+def to_kubelet(settings: Settings, account: str = SERVICE_ACCOUNT) -> Client:
+    """Make a client of the node's kubelet, with the cluster's credentials; raises KpodError.
+
+    The kubelet's certificate is verified by the cluster's CA, unless a setting says otherwise.
+    """
+    host, port = settings.kubelet_address
+    host = host or settings.node_name
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    config = find_config(settings.kubeconfig, account)
+    anchor = settings.kubelet_ca or settings.kubelet_certificate
+    if settings.kubelet_insecure:
+        cluster = Cluster(server, insecure=True)
+    elif anchor:
+        cluster = Cluster(server, certificate_auth=os.path.abspath(anchor))
+    else:
+        cluster = Cluster(server, config.cluster.certificate_auth, config.cluster.certificate_auth_data)
+    # It is this very machine: never by way of a proxy.
+    parameters = ConnectionParams(trust_env=False)
+    return _client(config._replace(cluster=cluster), parameters, pinned=bool(settings.kubelet_certificate))
+
+
+def _client(config: SingleConfig, parameters: ConnectionParams, pinned: bool = False) -> Client:
+    try:
+        arguments = parameters.httpx_params(config)
+    except (ConfigError, OSError, ValueError) as error:
+        raise RefusedError(f"{config.cluster.server}: credentials or CA cannot be used: {_line(error)}") from None
+    if pinned:
+        # It has to be that very certificate, whatever name is in it and whoever signed it.
+        context: ssl.SSLContext = arguments["verify"]
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return Client(httpx2.Client(**arguments), config.cluster.server)

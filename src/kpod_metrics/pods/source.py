@@ -1,0 +1,211 @@
+"""What the sources of Kubernetes' pods have in common: the thread, the waits, the pods they know, what they say."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from kpod_metrics.errors import KpodError
+from kpod_metrics.pods.api import Item, merge, pod_of
+from kpod_metrics.pods.backoff import Backoff
+from kpod_metrics.pods.model import Pod
+
+if TYPE_CHECKING:  # the client costs 18 MB of memory: only who asks a server imports it
+    from kpod_metrics.pods.client import Client
+
+log = logging.getLogger(__name__)
+
+KEPT_DELETIONS = 10_000
+"""Deleted pods that wait for the next poll; 1,000 a minute come in a storm."""
+
+
+@dataclass
+class RequestError(KpodError):
+    """A request that did not work; the wait after it, and a new connection, are the remedy."""
+
+    text: str
+    status: int = 0
+    """HTTP status; 0: no answer came."""
+    retry_after: float = 0.0
+    """Seconds that the server asked to wait."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Decoded = TypeVar("Decoded")
+
+
+def decoded(decode: Callable[[bytes | msgspec.Raw], Decoded], body: bytes | msgspec.Raw) -> Decoded:
+    """Decode what a server sent; raises RequestError."""
+    try:
+        return decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RequestError(f"what the server sent is not what Kubernetes sends: {error}") from None
+
+
+class Source:
+    """Runs `_step` on a thread, over and over; after a failure it waits and connects anew.
+
+    Configuration, certificates and tokens are read with each new connection, so a rotated one is found by itself.
+    """
+
+    name = ""
+    right = ""
+    """The right that a 403 says is missing."""
+
+    def __init__(
+        self,
+        connect: "Callable[[], Client]",
+        node: str,
+        *,
+        backoff: Backoff | None = None,
+        pause: Callable[[float], object] | None = None,
+    ) -> None:
+        """`connect` may raise KpodError at any time; `pause` waits for so many seconds (default: or until closed)."""
+        self.connected = False
+        self.relists = 0
+        self.deletions_lost = 0
+        """Deleted pods that nobody polled for and that made room for newer ones."""
+        self._connect = connect
+        self._client: Client | None = None
+        self._past_requests = 0
+        self._node = node
+        self._backoff = backoff or Backoff()
+        self._closed = threading.Event()
+        self._pause = pause or self._closed.wait
+        self._lock = threading.RLock()
+        self._pods: dict[str, Pod] = {}
+        self._view: Mapping[str, Pod] | None = None
+        self._deleted: deque[Pod] = deque()
+        self._problem = "no answer yet"
+        self._since = self._heard = time.monotonic()
+        self._listed = False
+        self._thread = threading.Thread(target=self._run, name=f"pods-{self.name}", daemon=True)
+
+    @property
+    def requests(self) -> int:
+        """HTTP requests sent so far, those that failed too."""
+        client = self._client
+        return self._past_requests + (client.requests if client else 0)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def poll(self) -> tuple[Mapping[str, Pod], tuple[Pod, ...]]:
+        """Return the pods by UID, which is not changed later, and those deleted since the last call."""
+        with self._lock:
+            if self._view is None:
+                self._view = MappingProxyType(dict(self._pods))
+            deleted = tuple(self._deleted)
+            self._deleted.clear()
+            return self._view, deleted
+
+    def problem(self) -> str:
+        """What does not work and for how long, one line; empty while it works."""
+        with self._lock:
+            if not self._problem:
+                return ""
+            now = time.monotonic()
+            known = f"pods as of {now - self._heard:.0f} s ago" if self._listed else "no pods yet"
+            return f"{self._problem}, for {now - self._since:.0f} s ({known})"
+
+    def close(self) -> None:
+        """End; returns within a second. A request that hangs on is left to its timeout."""
+        self._closed.set()
+        if client := self._client:
+            client.abort()
+        if self._thread.is_alive():
+            self._thread.join(0.9)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                if self._client is None:
+                    self._client = self._connect()
+                wait = self._step(self._client)
+            except Exception as error:  # a defect must not end the thread: without names all is "unresolved"
+                wait = self._failed(error)
+            if wait > 0:
+                self._pause(wait)
+        self._disconnect()
+
+    def _step(self, client: "Client") -> float:
+        """Do the next thing; return the seconds to wait after it. Raises KpodError."""
+        raise NotImplementedError
+
+    def _failed(self, error: Exception) -> float:
+        """Take note of a failure; return the seconds to wait."""
+        self._disconnect()
+        if self._closed.is_set():
+            return 0.0
+        failure = error if isinstance(error, RequestError) else RequestError(str(error) or type(error).__name__)
+        text = failure.text
+        if failure.status == 403:
+            text = f"{text}; {self.right}"
+        with self._lock:
+            if not self._problem:
+                self._since = time.monotonic()
+            if self._problem != text:
+                log.warning("source of pods: %s", text, exc_info=None if isinstance(error, KpodError) else error)
+            self._problem = text
+            self.connected = False
+        # Who lacks a right gets it from a person, not within seconds.
+        return self._backoff.next(failure.retry_after, slow=failure.status == 403)
+
+    def _disconnect(self) -> None:
+        if client := self._client:
+            self._client = None
+            self._past_requests += client.requests
+            client.close()
+
+    def _works(self) -> None:
+        """Take note that the server answers as it should."""
+        with self._lock:
+            if self._problem and self._listed:
+                log.info("source of pods: %s works", self.name)
+            self._problem = ""
+            self.connected = True
+            self._heard = time.monotonic()
+
+    def _put(self, item: Item) -> None:
+        """Add or change a pod; one of another node (a virtual one's, a server that ignores selectors) is left out."""
+        if item.spec.node_name != self._node:
+            return
+        with self._lock:
+            old = self._pods.get(item.metadata.uid)
+            new = merge(old, pod_of(item))
+            if new != old:
+                self._pods[new.uid] = new
+                self._view = None
+
+    def _remove(self, uid: str) -> None:
+        """Take out a pod, if it is known."""
+        with self._lock:
+            pod = self._pods.pop(uid, None)
+            if pod is None:
+                return
+            self._view = None
+            if len(self._deleted) >= KEPT_DELETIONS:
+                self._deleted.popleft()
+                self.deletions_lost += 1
+            self._deleted.append(pod)
+
+    def _replace(self, items: Sequence[Item]) -> None:
+        """Take a whole list: what it lacks was deleted."""
+        listed = {item.metadata.uid for item in items}
+        with self._lock:
+            for uid in self._pods.keys() - listed:
+                self._remove(uid)
+            for item in items:
+                self._put(item)
+            self.relists += self._listed and not self.connected
+            self._listed = True
+            self._heard = time.monotonic()
