@@ -1,10 +1,11 @@
-"""What all tests share: the real tools of Prometheus."""
+"""What all tests share: the real tools of Prometheus and of Kubernetes."""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,18 @@ settings.register_profile("kpod", deadline=None, derandomize=IN_CI)
 settings.load_profile("kpod")
 
 
+def _fetch(*command: str) -> subprocess.CompletedProcess[str]:
+    path = REPOSITORY / command[0]
+    return subprocess.run([path, *command[1:]], capture_output=True, text=True, check=False, timeout=110)
+
+
+def _missing(program: str, fetched: subprocess.CompletedProcess[str]) -> NoReturn:
+    reason = f"needs {program}, which cannot be fetched: {fetched.stderr.strip() or fetched.returncode}"
+    if IN_CI:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str, str], Path]:
     """Find a program: in a Debian package that `scripts/tools` fetches, else on PATH.
@@ -25,17 +38,12 @@ def tool() -> Callable[[str, str], Path]:
     """
 
     def find(package: str, program: str) -> Path:
-        fetched = subprocess.run(
-            [REPOSITORY / "scripts/tools", package], capture_output=True, text=True, check=False, timeout=110
-        )
+        fetched = _fetch("scripts/tools", package)
         if not fetched.returncode:
             return Path(fetched.stdout.strip()) / "usr/bin" / program
         if there := shutil.which(program):
             return Path(there)
-        reason = f"needs {program}, which cannot be fetched: {fetched.stderr.strip() or fetched.returncode}"
-        if IN_CI:
-            pytest.fail(reason)
-        pytest.skip(reason)
+        return _missing(program, fetched)
 
     return find
 
@@ -48,3 +56,10 @@ def promtool(tool: Callable[[str, str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def prometheus(tool: Callable[[str, str], Path]) -> Path:
     return tool("prometheus", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Path:
+    """The real kubectl, as `tool` has the others."""
+    fetched = _fetch("scripts/kubernetes-tools")
+    return _missing("kubectl", fetched) if fetched.returncode else Path(fetched.stdout.strip()) / "kubectl"
