@@ -40,7 +40,8 @@ def tool() -> Callable[[str, str], Path]:
     def find(package: str, program: str) -> Path:
         fetched = _fetch("scripts/tools", package)
         if not fetched.returncode:
-            return Path(fetched.stdout.strip()) / "usr/bin" / program
+            programs = Path(fetched.stdout.strip()) / "usr"
+            return next(path for folder in ("bin", "sbin") if (path := programs / folder / program).exists())
         if there := shutil.which(program):
             return Path(there)
         return _missing(program, fetched)

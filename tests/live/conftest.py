@@ -10,6 +10,7 @@ import pytest
 
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import RefusedError
+from tests.live.containers import Runtime
 from tests.live.harness import Cgroup, compile_workload, machine_state
 
 IN_CI = os.environ.get("CI") == "true"
@@ -86,6 +87,12 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Compile `workloads/NAME.c` once and return the program's path."""
     into = tmp_path_factory.mktemp("workloads")
     return lambda name: compile_workload(name, into)
+
+
+@pytest.fixture(scope="session")
+def runtime(tool: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory, cgroup_root: str) -> Runtime:
+    """Start real containers."""
+    return Runtime(tool("runc", "runc"), tmp_path_factory.mktemp("containers"), cgroup_root)
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from kpod_metrics.pods.model import Group
 WORKLOADS = Path(__file__).parent / "workloads"
 
 
-def compile_workload(name: str, into: Path) -> str:
+def compile_workload(name: str, into: Path, *options: str) -> str:
     """Compile `workloads/NAME.c` unless it is there already."""
     target = into / name
     if not target.exists():
-        command = ["clang", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(target)]
+        command = ["clang", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", *options, "-o", str(target)]
         subprocess.run([*command, str(WORKLOADS / f"{name}.c")], check=True)
     return str(target)
 
