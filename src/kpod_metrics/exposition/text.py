@@ -4,6 +4,7 @@ Specifications: prometheus.io/docs/instrumenting/exposition_formats and the Open
 are escaped and joined once in its life and kept with it; a cycle only formats numbers.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import add
@@ -18,11 +19,18 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
 _UNITS = ("seconds", "bytes", "ratio")
 
 
 def escape(value: str) -> str:
-    """Escape a label's value."""
+    r"""Escape a label's value.
+
+    A byte of a path that is no UTF-8 (os.fsdecode() made a surrogate of it) is shown as `\xff`: two names that differ
+    in such bytes only stay two series.
+    """
+    if not value.isascii():
+        value = _NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", value)
     return value.translate(_ESCAPES)
 
 

@@ -47,7 +47,8 @@ def labels_of(table: Table, series: Series) -> dict[str, str]:
     labels = dict(zip((label.name for label in table.labels), series.labels, strict=True))
     if table.scope is not Scope.AGENT:
         labels |= {**series.identity._asdict(), **CONSTANT}
-    return {name: value.encode("utf-8", "replace").decode() for name, value in labels.items()}
+    # A byte that is no UTF-8 is shown by its number.
+    return {name: os.fsencode(value).decode("utf-8", "backslashreplace") for name, value in labels.items()}
 
 
 def expected(store: Store) -> Samples:
@@ -239,6 +240,11 @@ def test_any_label_is_parsed_by_both_parsers(value: str) -> None:
     for write, parse in FORMATS.values():
         [(_, labels)] = samples_of(parse(write(page).decode()))
         assert dict(labels)["pod"] == value
+
+
+def test_names_that_differ_in_bytes_that_are_no_utf8_stay_apart() -> None:
+    shown = [escape(os.fsdecode(name)) for name in (b"a\xff", b"a\xfe", b"a", "aÿ".encode(), b"\xed\xa0\x80")]
+    assert shown == [r"a\\xff", r"a\\xfe", "a", "aÿ", r"\\xed\\xa0\\x80"]
 
 
 def test_metric_of_fixture_covers_all_kinds(store: Store) -> None:
