@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import time
@@ -17,7 +18,7 @@ from kpod_metrics.errors import KpodError, SettingError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 1 where the machine refuses, 2 where a setting is wrong."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         status = int(options.command(options) or 0)
         # Here, where a reader that is gone is caught: the interpreter's own flush at exit would complain.
@@ -32,6 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Join a flag and a value like -5s with "=": argparse would take the value for a flag of its own."""
+    joined: list[str] = []
+    for argument in arguments:
+        if re.match(r"-\.?\d", argument) and joined and joined[-1].startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 class _Parser(argparse.ArgumentParser):

@@ -32,7 +32,8 @@ DEFAULT_SYSCALLS = (
     "futex",
 )
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?$")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
@@ -123,7 +124,7 @@ def _duration(low: float, high: float, accepted: str) -> tuple[str, Callable[[An
     def parse(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
-        match = _DURATION.match(str(value).strip())
+        match = _DURATION.fullmatch(str(value).strip())
         if not match:
             raise ValueError
         seconds = float(match[1]) * _SECONDS[match[2]]
@@ -137,6 +138,8 @@ def _duration(low: float, high: float, accepted: str) -> tuple[str, Callable[[An
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError
+        if not _INTEGER.fullmatch(str(value).strip()):
             raise ValueError
         number = int(value)
         if not low <= number <= high:
@@ -196,7 +199,8 @@ def _file(value: Any) -> str:
 
 
 def _cgroup_root(value: Any) -> str:
-    if not any(os.path.exists(os.path.join(_text(value), name)) for name in ("cgroup.controllers", "cgroup.procs")):
+    # In every directory of version 2, in none of version 1: the ids of those are not what the programs see.
+    if not os.path.exists(os.path.join(_text(value), "cgroup.controllers")):
         raise ValueError
     return str(value).rstrip("/")
 

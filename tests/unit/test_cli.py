@@ -111,6 +111,21 @@ def test_wrong_setting_is_one_line(command: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--poll-interval", "-5s"), "poll_interval: '-5s' (from --poll-interval)"),
+        (("--poll-interval=-5s",), "poll_interval: '-5s' (from --poll-interval)"),
+        (("--profile", "minimal", "--series-limit", "-.5"), "series_limit: '-.5' (from --series-limit)"),
+    ],
+)
+def test_value_that_looks_like_a_flag(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *arguments]) == 2
+    assert one_line(capsys.readouterr().err).startswith(f"kpod-metrics: {said} is not accepted; accepted: ")
+
+
 def test_wrong_variable_and_file_are_one_line(tmp_path: Path) -> None:
     result = kpod("run", KPOD_LOG_LEVEL="loud")
     assert result.returncode == 2

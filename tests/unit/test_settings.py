@@ -114,16 +114,16 @@ BAD: dict[str, tuple[Any, ...]] = {
     "kubelet_certificate": ("", "/nonexistent", "@", None),
     "kubelet_insecure": ("", "maybe", 2, None),
     "listen": ("", "9090", 9090, "a:b", "a:65536", "a:-1", "::1:80", "[::1:80", "a:²", "a:", "a:1:\n", None),
-    "poll_interval": ("", "s", "9ms", "0", "61m", "1d", "-1s", "1s\n2", "nan", "inf", "1e1", True, None, [], 0.001),
+    "poll_interval": ("", "s", "9ms", "0", "61m", "1d", "-1s", "1s\n2", "nan", "٣s", "1e1", True, None, [], 0.001),
     "collector_deadline": ("-1", "1h1m", "2h", False),
     "node_name": (1, None, True, ["a"]),
     "cluster": (1.5, None),
-    "cgroup_root": ("", "/dev/null", "/nonexistent", "@", None, 1),
+    "cgroup_root": ("", "/dev/null", "/nonexistent", "@", "@v1", None, 1),
     "proc_root": ("", "/dev/null", "/nonexistent\n", None, 1),
     "sys_root": ("", "/nonexistent", {}),
     "syscalls": (1, None, [1], {"read": 1}),
     "grace_period": ("x", "-0.1", "3601"),
-    "series_limit": ("", "0", 0, "10000001", "1.5", 1.5, True, "1k", "9" * 5000, None),
+    "series_limit": ("", "0", 0, "10000001", "1.5", 1.5, True, "1k", "9" * 5000, "1_000", "٣", None),
     "bpf_map_entries": (-1, "1000001", "many"),
     "log_level": ("warn", "INFO", None),
     "log_format": ("xml", 0),
@@ -136,11 +136,13 @@ BAD: dict[str, tuple[Any, ...]] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[[Any], Any]:
-    """Put existing cgroup folders, each with a file f, in place of @a and @b."""
-    for name in "ab":
+    """Put existing cgroup folders, each with a file f, in place of @a and @b, one of version 1 in place of @v1."""
+    for name in ("a", "b", "v1"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "cgroup.procs").touch()
         (tmp_path / name / "f").touch()
+        (tmp_path / name / "cgroup.procs").touch()
+        if name != "v1":
+            (tmp_path / name / "cgroup.controllers").touch()
     return lambda value: value.replace("@", f"{tmp_path}/") if isinstance(value, str) else value
 
 
