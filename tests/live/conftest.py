@@ -39,6 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def mount_namespaces() -> None:
+    """For tests that mount something of their own. In a plain chroot, whose root is no mount, they cannot."""
+    refused = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False).stderr
+    if refused:
+        pytest.skip(f"no mount namespace can be made here: {refused.strip()}")
+
+
+@pytest.fixture(scope="session")
 def cgroup_root() -> str:
     return find_root()
 

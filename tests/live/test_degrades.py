@@ -66,6 +66,7 @@ HIDE_CGROUP2 = 'for at in $(findmnt -n -l -t cgroup2 -o TARGET); do umount -l "$
 DROP = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"]
 
 
+@pytest.mark.usefixtures("mount_namespaces")
 def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callable[..., tuple[str, str]]) -> None:
     metrics, ready = running("unshare", "--mount", "sh", "-ec", f'{HIDE_BTF}\nexec "$@"', "sh", *RUN)
     assert 'kpod_collector_up{collector="cpu_sched"} 0' in metrics
@@ -74,6 +75,7 @@ def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callabl
     assert re.search(r"collector cpu_sched is off: .*/sys/kernel/btf/vmlinux is missing", ready)
 
 
+@pytest.mark.usefixtures("mount_namespaces")
 def test_without_btf_and_nothing_left_to_collect() -> None:
     status, lines = outcome([*RUN, "--profile", "custom", "--collectors-cpu-sched-enabled", "true"], HIDE_BTF)
     assert status == 1
@@ -99,7 +101,8 @@ def test_without_root() -> None:
     """All is imported before the process becomes nobody: the interpreter may be where nobody can read."""
     code = """
         import os, sys
-        from kpod_metrics import agent, check, cli, server
+        from kpod_metrics import agent, check, cli, collectors, server
+        collectors.registered()
         os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
         sys.exit(cli.main(["run", "--listen", "127.0.0.1:0"]))
     """
@@ -108,6 +111,7 @@ def test_without_root() -> None:
     assert lines == ["kpod-metrics: uid 65534 may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"]
 
 
+@pytest.mark.usefixtures("mount_namespaces")
 def test_without_cgroup2() -> None:
     status, lines = outcome(RUN, HIDE_CGROUP2)
     assert status == 1

@@ -168,6 +168,7 @@ done
 """
 
 
+@pytest.mark.usefixtures("mount_namespaces")
 def test_file_system_of_a_mount_namespace(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
     inside, outside = cgroup("inside"), cgroup("outside")
     point = tmp_path / "a disk"
@@ -205,6 +206,7 @@ needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /
 
 
 @needs_fuse
+@pytest.mark.usefixtures("mount_namespaces")
 @pytest.mark.parametrize("end", ["answers", "is aborted"])
 def test_file_system_that_never_answers(cgroup: MakeCgroup, children: Children, tmp_path: Path, end: str) -> None:
     inside, outside = cgroup("inside"), cgroup("outside")
@@ -263,6 +265,7 @@ def start_silent_daemon(cgroup: Cgroup, children: Children, point: Path) -> "sub
 
 
 @needs_fuse
+@pytest.mark.usefixtures("mount_namespaces")
 def test_agent_can_end_while_a_file_system_hangs(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
     """The daemon takes no request: one that it had taken could not be interrupted."""
     daemon = start_silent_daemon(cgroup("inside"), children, tmp_path)
