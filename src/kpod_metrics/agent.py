@@ -1,8 +1,11 @@
 """The agent: opens the collectors, runs the cycles, publishes a page after each.
 
-A cycle: ask the source what is there, have every collector that is due read (a slow one holds up no other), wait for
+A cycle: find out what is there, have every collector that is due read (a slow one holds up no other), wait for
 them up to the deadline, add their rows to the store, render. A collector that is late is counted, and
 its rows, being differences that were read once, are taken when they come: nothing is lost by being late.
+
+Between two cycles the agent looks once a second whether there are new cgroups, or names for those that had none; then
+it publishes a page with their series at 0, and the last cycle's values of all others.
 """
 
 import logging
@@ -13,19 +16,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from kpod_metrics import collectors as collectors_package
 from kpod_metrics import health
+from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors.base import Collector, Environment, Signal
 from kpod_metrics.errors import KpodError, RefusedError
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.exposition.text import Renderer
 from kpod_metrics.kernel import rights
-from kpod_metrics.metrics import Metric, Profile, Row
-from kpod_metrics.pods.cgroup_source import CgroupSource
-from kpod_metrics.pods.model import Group, Identity
+from kpod_metrics.metrics import Metric, Profile, Row, label_of, sum_of
+from kpod_metrics.pods import info
+from kpod_metrics.pods.cluster import ClusterNaming, Filter
+from kpod_metrics.pods.discovery import kubernetes_source
+from kpod_metrics.pods.finder import Finder, Naming
+from kpod_metrics.pods.model import FILTERED, HOST, PENDING, UNRESOLVED, Group, Identity
 from kpod_metrics.pods.resolver import Resolver
+from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
 
@@ -93,7 +103,17 @@ class State:
     duration: float = 0.0
     due: float = 0.0
     running: bool = False
-    unattributed: dict[str, int] = field(default_factory=lambda: {"host": 0, "unresolved": 0})
+    unattributed: dict[str, int] = field(default_factory=lambda: dict.fromkeys((HOST, FILTERED, UNRESOLVED), 0))
+    held: dict[int, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
+    """By cgroup id: what it counted of cgroups whose pod is not known yet, one row for each table and labels."""
+
+    def hold(self, row: Row) -> None:
+        """Keep a row until its owner is known."""
+        mine = self.held.setdefault(row.owner, {})
+        key = (row.table, row.labels, row.source)
+        if key in mine:
+            row = row._replace(values=list(map(sum_of, mine[key].values, row.values)))
+        mine[key] = row
 
 
 @dataclass
@@ -104,6 +124,8 @@ class _Result:
     error: Exception | None
 
 
+_NEWS = 1.0
+"""Seconds between two looks for new cgroups."""
 PATIENCE = 0.05
 """Seconds without an answer after which one more thread takes on the collectors that still wait."""
 
@@ -153,14 +175,14 @@ class _Crew:
 class Agent:
     """Owns the collectors, the store and the published page."""
 
-    def __init__(self, settings: Settings, cgroup_root: str, chosen: Sequence[Collector]) -> None:
+    def __init__(self, settings: Settings, source: Finder, chosen: Sequence[Collector]) -> None:
         self.settings = settings
-        self.source = CgroupSource(cgroup_root, kept_files())
+        self.source = source
         self._resolver = Resolver(settings.grace_period)
         self.states = [State(c, settings.collectors[c.name].interval) for c in chosen]
         self._store = Store((), frozenset())
         constant = {"node": settings.node_name} | ({"cluster": settings.cluster} if settings.cluster else {})
-        self._renderer = Renderer(constant)
+        self._renderer = Renderer(constant, [label_of(key) for key in settings.pod_labels])
         self.published = Published()
         self._crew = _Crew()
         self._stop = threading.Event()
@@ -172,14 +194,17 @@ class Agent:
 
     def open(self) -> None:
         """Open the collectors; raises RefusedError if none of them can work."""
+        self.source.open()
         for state in self.states:
             self._open(state)
         # What cannot be had is not exported at all: a 0 would say that nothing happened.
+        of_kubernetes = info.TABLES if self.settings.discovery != "cgroup" else ()
         had: frozenset[Metric] = health.METRICS.union(
-            *(signal.metrics for state in self.states for signal in state.signals if not signal.problem)
+            *(table.metrics for table in of_kubernetes),
+            *(signal.metrics for state in self.states for signal in state.signals if not signal.problem),
         )
-        tables = [*health.TABLES, *(table for state in self.states for table in state.collector.tables)]
-        self._store = Store(tables, had, self.settings.series_limit)
+        tables = [*health.TABLES, *of_kubernetes, *(table for state in self.states for table in state.collector.tables)]
+        self._store = Store(tables, had, self.settings.series_limit, self.settings.series_limit_total)
         if not any(state.opened for state in self.states):
             self.close()
             reasons = dict.fromkeys(state.problem for state in self.states)
@@ -231,7 +256,31 @@ class Agent:
                 log.exception("cycle failed")
             # Fixed rate; a cycle that took longer than the interval skips the ones it missed.
             following = max(following + interval, time.monotonic())
-            self._stop.wait(following - time.monotonic())
+            if self._wait(following):
+                following = time.monotonic()
+
+    def _wait(self, until: float) -> bool:
+        """Wait for the next cycle, and look for news meanwhile; return whether they call for a cycle at once."""
+        connected = self.source.connected
+        while not self._stop.wait(max(0.0, min(_NEWS, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return False
+            try:
+                if not connected and self.source.connected:
+                    return True  # the first pods that it names, or those that came while it was away
+                if self.source.has_news() or (connected and PENDING in self._resolver.snapshot.reasons.values()):
+                    self._notice()
+            except Exception:
+                log.exception("news could not be taken")
+        return False
+
+    def _notice(self) -> None:
+        """Have the series of new containers on the page, at 0 or with what was held back for them."""
+        before = self._resolver.identities()
+        self._discover()
+        if self._resolver.identities() - before:
+            self._report()
+            self.published.publish(self._renderer.render(self._store))
 
     def cycle(self) -> None:
         """Run one cycle to its published page."""
@@ -239,20 +288,21 @@ class Agent:
         self._discover()
         self._start_due(self._resolver.snapshot.groups)
         results = self._gather(self.settings.deadline)
-        unknown = {row.owner for result in results for row in result.rows if self._resolver.resolve(row.owner) is None}
         active = {row.owner for result in results if result.state.collector.uses_bpf for row in result.rows}
-        # A cgroup made after this cycle's walk may have events already; one without processes now had some.
-        if unknown or active - self._resolver.snapshot.reported.keys():
-            self._active |= active
+        snapshot = self._resolver.snapshot
+        # One without processes now had some, if it has events.
+        idle = {id_ for id_ in active - snapshot.reported.keys() - self._active if id_ in snapshot.identities}
+        # A cgroup made after this cycle's walk may have events already.
+        if idle or not all(map(self._resolver.knows, active)):
+            self._active |= idle
             self._discover()
-        reported = set(self._resolver.snapshot.reported.values())
-        self._store.discover(reported)
+        self._report()
         for result in results:
             self._merge(result)
         for state in self.states:
             if state.opened and not state.running:
                 state.collector.forget(self._resolver.is_gone)
-        self._health(len({identity.of_pod for identity in reported}), time.perf_counter() - began)
+        self._health(time.perf_counter() - began)
         self.published.publish(self._renderer.render(self._store))
         self._expire()
         self.last_cycle = time.monotonic()
@@ -264,6 +314,19 @@ class Agent:
             # The last snapshot stands: what ran a moment ago most likely still does.
             log.error("source of pods: %s", self.source.error or error)
         self._active &= self._resolver.snapshot.present
+
+    def _report(self) -> None:
+        """Bring the store up to date with what is there: new containers at 0, what was held back of those named now."""
+        snapshot = self._resolver.snapshot
+        self._store.discover(set(snapshot.reported.values()))
+        for state in self.states:
+            for owner in [owner for owner in state.held if self._resolver.reason(owner) != PENDING]:
+                for row in state.held.pop(owner).values():
+                    self._charge(state, row)
+        for table in info.TABLES:
+            self._store.begin_cycle(table)
+        for identity, row in info.rows(snapshot.workloads):
+            self._store.put(row.table, identity, row.labels, row.values, (row.owner, row.source))
 
     def _start_due(self, groups: Sequence[Group]) -> None:
         now = time.monotonic()
@@ -310,14 +373,23 @@ class Agent:
             return
         state.problem = ""
         for row in result.rows:
-            identity = self._resolver.resolve(row.owner)
-            if identity is None:
-                state.unattributed["unresolved"] += _events(row)
-            else:
-                self._store.put(row.table, identity, row.labels, row.values, (row.owner, row.source))
+            self._charge(state, row)
 
-    def _health(self, pods: int, duration: float) -> None:
+    def _charge(self, state: State, row: Row) -> None:
+        """Add a row to the series of its pod, or to the events that are nobody's, or hold it back."""
+        identity = self._resolver.resolve(row.owner)
+        if identity is not None:
+            self._store.put(row.table, identity, row.labels, row.values, (row.owner, row.source))
+            return
+        reason = self._resolver.reason(row.owner)
+        if reason == PENDING:
+            state.hold(row)
+        else:
+            state.unattributed[reason] += _events(row)
+
+    def _health(self, duration: float) -> None:
         put = self._store.set
+        pods = {i.of_pod for i in (*self._resolver.snapshot.reported.values(), *self._resolver.snapshot.kept)}
         self._store.clear(health.PROGRAMS)  # their run statistics come and go
         for state in self.states:
             name = (state.collector.name,)
@@ -326,13 +398,18 @@ class Agent:
             if state.collector.uses_bpf:
                 for reason, events in state.unattributed.items():
                     put(health.UNATTRIBUTED, (*name, reason), (events,))
+                held = sum(_events(row) for rows in state.held.values() for row in rows.values())
+                put(health.PENDING, name, (held,))
             if state.opened and not state.running:
                 for table, labels, values in health.kernel(state.collector.maps(), state.collector.programs()):
                     put(table, labels, values)
         for metric, updates in self._store.overflow.items():
             put(health.OVERFLOW, (metric,), (updates,))
         put(health.SOURCE, (self.source.name,), (int(self.source.connected), self.source.relists))
-        put(health.CYCLE, (), (duration, time.time(), pods))
+        if self.source.events is not None:
+            for table, labels, values in health.kernel(self.source.events.maps(), self.source.events.programs()):
+                put(table, labels, values)
+        put(health.CYCLE, (), (duration, time.time(), len(pods)))
         for table, labels, values in health.process():
             put(table, labels, values)
 
@@ -356,8 +433,8 @@ class Agent:
                 for signal in state.signals
                 if signal.problem
             ]
-        if self.last_cycle and not self.source.connected:
-            lines.append(f"source of pods: {self.source.error}")
+        if problem := self.source.problem():
+            lines.append(f"source of pods ({self.source.name}): {problem}")
         return lines
 
     def missed_cycles(self) -> bool:
@@ -393,4 +470,18 @@ def build(settings: Settings) -> Agent:
         raise RefusedError(
             f"uid {os.geteuid()} may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"
         )
-    return Agent(settings, root, chosen)
+    events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root)
+    return Agent(settings, Finder(root, naming_of(settings), kept_files(), events), chosen)
+
+
+def naming_of(settings: Settings) -> Naming:
+    """Return what names cgroups; raises SettingError or RefusedError, where it cannot be known how to reach it."""
+    if settings.discovery == "cgroup":
+        return StandaloneNaming()
+    wanted = Filter(
+        frozenset(settings.namespaces),
+        frozenset(settings.exclude_namespaces),
+        parse_selector(settings.pod_selector),
+        settings.pod_labels,
+    )
+    return ClusterNaming(kubernetes_source(settings), wanted, settings.grace_period)

@@ -40,12 +40,23 @@ CYCLE = _agent(
 UNATTRIBUTED = _agent(
     _counter(
         "kpod_unattributed_events_total",
-        "Events of cgroups that are no pod's: host (kernel threads, kubelet, sshd), or unresolved, which alerts.",
+        "Events of cgroups that are no pod's: host (kernel threads, kubelet, sshd), filtered (pods that settings "
+        "leave out), or unresolved, which alerts.",
     ),
-    labels=(_COLLECTOR, Label("reason", ("host", "unresolved"))),
+    labels=(_COLLECTOR, Label("reason", ("host", "filtered", "unresolved"))),
+)
+PENDING = _agent(
+    _gauge(
+        "kpod_pending_events",
+        "Events of cgroups whose pod is not known yet: they become the pod's, or unresolved.",
+    ),
+    labels=(_COLLECTOR,),
 )
 OVERFLOW = _agent(
-    _counter("kpod_series_overflow_total", "Updates folded into the overflow series, for series_limit was reached."),
+    _counter(
+        "kpod_series_overflow_total",
+        "Updates folded into the overflow series, for series_limit or series_limit_total was reached.",
+    ),
     labels=(Label("metric", per="metric"),),
 )
 SOURCE = _agent(
@@ -105,7 +116,7 @@ PROCESS = _agent(
     _gauge("process_start_time_seconds", "When the agent started, in Unix time.", "time at import"),
 )
 
-TABLES = (COLLECTORS, CYCLE, UNATTRIBUTED, OVERFLOW, SOURCE, MAPS, PROGRAMS, BUILD, PROCESS)
+TABLES = (COLLECTORS, CYCLE, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, BUILD, PROCESS)
 METRICS = frozenset(metric for table in TABLES for metric in table.metrics)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -5,6 +5,7 @@ that a pod costs. Metrics that share labels and are filled together form a `Tabl
 """
 
 import enum
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -132,6 +133,23 @@ Value = int | float | HistogramDelta | None
 
 LATENCY_EXPONENTS = tuple(range(histogram.MIN_EXPONENT, histogram.MAX_EXPONENT + 1, 2))
 """Classic buckets of a latency: every second octave from 0.95 us to 64 s, fourteen of them."""
+
+
+def label_of(key: str) -> str:
+    """Return the metric label of a pod's label: `label_app_kubernetes_io_name`, as kube-state-metrics has it."""
+    return "label_" + re.sub(r"[^a-zA-Z0-9_]", "_", key)
+
+
+def sum_of(one: Value, other: Value) -> Value:
+    """Add two differences of the same metric."""
+    if one is None or other is None:
+        return one if other is None else other
+    if isinstance(one, HistogramDelta) and isinstance(other, HistogramDelta):
+        total = histogram.Histogram().plus(*one).plus(*other)
+        return HistogramDelta(total.slots, total.sum_ns)
+    assert not isinstance(one, HistogramDelta)
+    assert not isinstance(other, HistogramDelta)
+    return one + other
 
 
 def counter(

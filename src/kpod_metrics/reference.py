@@ -10,17 +10,24 @@ from kpod_metrics import health
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.metrics import Kind, Metric, Profile, Scope, Table, series_per_container
+from kpod_metrics.pods import info
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 
 _ENVIRONMENT = Environment(syscalls=DEFAULT_SYSCALLS)
 
 
+_DESCRIPTIONS = {"agent": "the agent itself", "pods": "what Kubernetes tells of each pod"}
+
+
 def declared() -> Iterator[tuple[str, Table, Metric]]:
-    """Every metric with its collector ("agent" for the agent's own) and table."""
+    """Every metric with its collector ("agent" for the agent's own, "pods" for those of Kubernetes) and table."""
     for name, kind in registered().items():
         for table in kind.declare(_ENVIRONMENT):
             for metric in table.metrics:
                 yield name, table, metric
+    for table in info.TABLES:
+        for metric in table.metrics:
+            yield "pods", table, metric
     for table in health.TABLES:
         for metric in table.metrics:
             yield "agent", table, metric
@@ -95,7 +102,7 @@ def as_markdown() -> str:
     for name, table, metric in declared():
         if name != collector:
             collector = name
-            description = "the agent itself" if name == "agent" else registered()[name].description
+            description = _DESCRIPTIONS.get(name) or registered()[name].description
             parts.append(f"\n## {name}: {description}\n\n| metric | type | labels | profile | meaning | source |\n")
             parts.append("|---|---|---|---|---|---|\n")
         own = ", ".join(f"`{label.name}`" for label in table.labels) or "-"

@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
+from kpod_metrics import selector
 from kpod_metrics.errors import SettingError
+from kpod_metrics.metrics import label_of
 
 ENVIRONMENT_PREFIX = "KPOD_"
 
@@ -72,7 +74,12 @@ class Settings:
     syscalls: tuple[str, ...] = DEFAULT_SYSCALLS
     grace_period: float = 5.0
     """Seconds."""
+    namespaces: tuple[str, ...] = ()
+    exclude_namespaces: tuple[str, ...] = ()
+    pod_selector: str = ""
+    pod_labels: tuple[str, ...] = ()
     series_limit: int = 100_000
+    series_limit_total: int = 200_000
     bpf_map_entries: int = 0
     log_level: str = "info"
     log_format: str = "text"
@@ -186,6 +193,23 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in map(_text, parts) if name.strip()))
 
 
+_MOST_POD_LABELS = 20
+_LABEL_KEY = re.compile(r"([a-z0-9][-a-z0-9.]{0,252}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+def _pod_labels(value: Any) -> tuple[str, ...]:
+    keys = _names(value)
+    apart = len({label_of(key) for key in keys}) == len(keys) <= _MOST_POD_LABELS
+    if not apart or not all(_LABEL_KEY.fullmatch(key) for key in keys):
+        raise ValueError
+    return keys
+
+
+def _selector(value: Any) -> str:
+    selector.parse(_text(value))
+    return str(value)
+
+
 def _directory(value: Any) -> str:
     if not os.path.isdir(_text(value)):
         raise ValueError
@@ -248,6 +272,20 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
         Setting("proc_root", "the host's /proc", "a directory", _directory),
         Setting("sys_root", "the host's /sys", "a directory", _directory),
         Setting("syscalls", "names of the tracked syscalls, in profile comprehensive", "a list of names", _names),
+        Setting("namespaces", "namespaces whose pods are collected (default: all)", "a list of names", _names),
+        Setting("exclude_namespaces", "namespaces whose pods are left out", "a list of names", _names),
+        Setting(
+            "pod_selector",
+            "labels of the pods that are collected (default: all)",
+            "a label selector, like app=web,tier!=cache,env in (a,b)",
+            _selector,
+        ),
+        Setting(
+            "pod_labels",
+            "labels of pods that become metric labels: app.kubernetes.io/name is label_app_kubernetes_io_name",
+            f"a list of at most {_MOST_POD_LABELS} names that are no two the same as metric labels",
+            _pod_labels,
+        ),
         Setting(
             "grace_period",
             "how long a removed cgroup's events are still its own",
@@ -256,6 +294,12 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
         Setting(
             "series_limit",
             "series of one metric, above which they are folded together",
+            "1 to 10000000",
+            _integer(1, 10**7),
+        ),
+        Setting(
+            "series_limit_total",
+            "series of all pods together (a histogram with its buckets), above which they are folded together",
             "1 to 10000000",
             _integer(1, 10**7),
         ),

@@ -37,12 +37,26 @@ class Series:
 class Store:
     """Totals by table, identity and labels. One thread writes and renders; nobody else touches it."""
 
-    def __init__(self, tables: Iterable[Table], wanted: frozenset[Metric], max_series: int = 1_000_000) -> None:
-        """`wanted` are the metrics that are kept at all; `max_series` bounds the series of each metric."""
-        self._max = max_series
+    def __init__(
+        self,
+        tables: Iterable[Table],
+        wanted: frozenset[Metric],
+        max_series: int = 1_000_000,
+        max_total: int = 1_000_000,
+    ) -> None:
+        """`wanted` are the metrics that are kept at all.
+
+        `max_series` bounds the series of each metric, a histogram counted as one; `max_total` bounds the series of all
+        pods together, as the text format has them: a histogram with its buckets.
+        """
+        self._max, self._max_total = max_series, max_total
+        self._total = 0
         self._wanted = wanted
         self._tables: dict[Table, dict[tuple[Identity, tuple[str, ...]], Series]] = {
             table: {} for table in tables if any(metric in wanted for metric in table.metrics)
+        }
+        self._weights = {
+            table: sum(metric.series() for metric in table.metrics if metric in wanted) for table in self._tables
         }
         self._totals: dict[Table, dict[tuple[int, int, tuple[str, ...]], Sequence[Value]]] = {
             table: {} for table in self._tables if table.totals
@@ -151,7 +165,8 @@ class Store:
         children = self._tables[table]
         series = children.get((identity, labels))
         if series is None:
-            if len(children) >= self._max and table.scope is not Scope.AGENT:
+            weight = self._weights[table] if table.scope is not Scope.AGENT else 0
+            if weight and (len(children) >= self._max or self._total + weight > self._max_total):
                 if update:
                     for metric in table.metrics:
                         if metric in self._wanted:
@@ -164,14 +179,17 @@ class Store:
                 series = children.get((identity, labels))
             if series is None:
                 series = children[identity, labels] = Series(identity, labels, table.metrics)
+                if identity is not OVERFLOW:
+                    self._total += weight
         return series
 
     def retain(self, identities: Collection[Identity]) -> None:
         """Drop the series of everybody who is not among `identities`."""
         keep = {OVERFLOW, _NOBODY, *identities, *(identity.of_pod for identity in identities)}
-        for children in self._tables.values():
+        for table, children in self._tables.items():
             for key in [key for key in children if key[0] not in keep]:
                 del children[key]
+                self._total -= self._weights[table]
 
     def forget_owners(self, gone: Callable[[int], bool]) -> None:
         """Drop the running totals last read from cgroups that are `gone`."""

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from kpod_metrics.agent import Agent
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT, Renderer
+from kpod_metrics.pods.finder import Finder
+from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.server import Application, accepts_gzip, bind, negotiate, serve
 from kpod_metrics.settings import Settings
 from tests.unit.exposition.fixture import CONSTANT, filled
@@ -100,14 +102,13 @@ class Answer(NamedTuple):
 @pytest.fixture
 def agent(tmp_path: Path) -> Agent:
     """An agent without collectors, before its first cycle."""
-    return Agent(Settings(poll_interval=1.0), str(tmp_path), [])
+    return Agent(Settings(poll_interval=1.0), Finder(str(tmp_path), StandaloneNaming()), [])
 
 
 @pytest.fixture
 def running(agent: Agent) -> Agent:
     """An agent after a cycle."""
     agent.published.publish(Renderer(CONSTANT).render(filled()))
-    agent.source.connected = True
     agent.last_cycle = time.monotonic()
     return agent
 
@@ -209,8 +210,8 @@ def test_ready_says_what_does_not_work(running: Agent, monkeypatch: pytest.Monke
 
 
 def test_source_that_does_not_answer_is_a_problem(running: Agent) -> None:
-    running.source.connected, running.source.error = False, "gone"
-    assert ask(running, "/readyz").body == b"ready\nsource of pods: gone\n"
+    running.source.error = "gone"
+    assert ask(running, "/readyz").body == b"ready\nsource of pods (cgroup): gone\n"
 
 
 @pytest.mark.parametrize(("late", "status"), [(0.0, 200), (2.9, 200), (3.1, 503)])

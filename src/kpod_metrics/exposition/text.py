@@ -6,7 +6,7 @@ are escaped and joined once in its life and kept with it; a cycle only formats n
 
 import re
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from operator import add
 from typing import Any
 
@@ -46,10 +46,15 @@ def number(value: float) -> str:
 
 
 class Renderer:
-    """Renders a store; `constant` are the labels that every pod's series has (node, and cluster where set)."""
+    """Renders a store."""
 
-    def __init__(self, constant: dict[str, str]) -> None:
+    def __init__(self, constant: dict[str, str], extra: Sequence[str] = ()) -> None:
+        """`constant` are labels that every pod's series has with one value (node, and cluster where set).
+
+        `extra` are the names of those whose values an identity has.
+        """
         self._constant = "".join(f',{name}="{escape(value)}"' for name, value in constant.items())
+        self._extra = extra
 
     def render(self, store: Store) -> "Page":
         """Render all families that have samples."""
@@ -110,9 +115,13 @@ class Renderer:
         if table.scope is Scope.AGENT:
             return own[1:]
         pod = series.identity
+        # One whose pod is not known has them too, empty: every series of a name has the same labels.
+        chosen = "".join(
+            f',{name}="{escape(value)}"' for name, value in zip_longest(self._extra, pod.extra, fillvalue="")
+        )
         return (
             f'namespace="{escape(pod.namespace)}",pod="{escape(pod.pod)}",container="{escape(pod.container)}"'
-            f"{self._constant}{own}"
+            f"{self._constant}{chosen}{own}"
         )
 
 

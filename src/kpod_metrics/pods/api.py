@@ -50,12 +50,15 @@ class Named(_Object):
     """A container of the spec."""
 
     name: str = ""
+    restart_policy: str = ""
+    """Its own: Always makes a sidecar of an init container."""
 
 
 class Spec(_Object):
     """A pod's spec. A sidecar is an init container that is restarted always."""
 
     node_name: str = ""
+    restart_policy: str = "Always"
     init_containers: list[Named] | None = None
     containers: list[Named] | None = None
     ephemeral_containers: list[Named] | None = None
@@ -65,10 +68,11 @@ class Terminated(_Object):
     """How a container ended."""
 
     container_id: str = msgspec.field(name="containerID", default="")
+    exit_code: int = 0
 
 
-class LastState(_Object):
-    """What a container was before its last restart."""
+class State(_Object):
+    """What a container is."""
 
     terminated: Terminated | None = None
 
@@ -79,12 +83,14 @@ class ContainerStatus(_Object):
     name: str = ""
     container_id: str = msgspec.field(name="containerID", default="")
     restart_count: int = 0
-    last_state: LastState | None = None
+    state: State | None = None
+    last_state: State | None = None
 
 
 class Status(_Object):
     """A pod's status."""
 
+    phase: str = ""
     qos_class: str = ""
     init_container_statuses: list[ContainerStatus] | None = None
     container_statuses: list[ContainerStatus] | None = None
@@ -150,8 +156,13 @@ def pod_of(item: Item) -> Pod:
         namespace=metadata.namespace,
         name=metadata.name,
         containers=tuple(
-            _container(one.name, statuses.get(one.name))
-            for some in (spec.init_containers, spec.containers, spec.ephemeral_containers)
+            _container(one.name, statuses.get(one.name), status.phase, one.restart_policy or policy)
+            for some, policy in (
+                # An init container is done once it succeeded; nobody restarts an ephemeral one.
+                (spec.init_containers, "Never" if spec.restart_policy == "Never" else "OnFailure"),
+                (spec.containers, spec.restart_policy),
+                (spec.ephemeral_containers, "Never"),
+            )
             for one in some or ()
         ),
         labels=labels,
@@ -162,12 +173,16 @@ def pod_of(item: Item) -> Pod:
     )
 
 
-def _container(name: str, status: ContainerStatus | None) -> Container:
+def _container(name: str, status: ContainerStatus | None, phase: str, policy: str) -> Container:
     if status is None:
         return Container(name)
     before = status.last_state.terminated if status.last_state else None
     ids = [before.container_id if before else "", status.container_id]
-    return Container(name, _newest([full.rpartition("://")[2] for full in ids]), status.restart_count)
+    now = status.state.terminated if status.state else None
+    ended = phase in {"Succeeded", "Failed"} or (
+        now is not None and (policy == "Never" or (policy == "OnFailure" and not now.exit_code))
+    )
+    return Container(name, _newest([full.rpartition("://")[2] for full in ids]), status.restart_count, ended)
 
 
 def _newest(ids: list[str]) -> tuple[str, ...]:

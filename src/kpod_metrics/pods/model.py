@@ -6,16 +6,18 @@ from typing import NamedTuple, Protocol
 
 
 class Identity(NamedTuple):
-    """Whom a series is charged to: the three pod labels."""
+    """Whom a series is charged to: the three pod labels, and those that were chosen of the pod's own."""
 
     namespace: str
     pod: str
     container: str
+    extra: tuple[str, ...] = ()
+    """Values of the pod's labels that are metric labels too (setting `pod_labels`), in the order of the setting."""
 
     @property
     def of_pod(self) -> "Identity":
         """The pod as a whole: the same with an empty container."""
-        return self if not self.container else Identity(self.namespace, self.pod, "")
+        return self._replace(container="") if self.container else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +36,40 @@ class Group:
         return self.identity.of_pod
 
 
+class Workload(NamedTuple):
+    """What Kubernetes tells of a pod beside its names."""
+
+    pod: Identity
+    owner_kind: str
+    owner: str
+    qos: str
+    restarts: tuple[tuple[Identity, int], ...]
+    """Of each container that was started."""
+
+
+HOST, FILTERED, PENDING, UNRESOLVED = "host", "filtered", "pending", "unresolved"
+"""Why a cgroup has no owner: no pod's by nature, a pod's that settings leave out, one not known yet, one that nobody
+ever named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What is there now."""
 
-    identities: dict[int, Identity] = field(default_factory=dict)
-    """Every cgroup whose events have an owner, by cgroup id, reported yet or not."""
-    reported: dict[int, Identity] = field(default_factory=dict)
+    identities: Mapping[int, Identity] = field(default_factory=dict)
+    """Every cgroup whose events have an owner, by cgroup id, reported yet or not; also some that are gone already."""
+    reported: Mapping[int, Identity] = field(default_factory=dict)
     """The cgroups that have series from now on."""
     groups: tuple[Group, ...] = ()
     """The cgroups whose files are read."""
     present: frozenset[int] = frozenset()
     """Every cgroup id that exists, with or without an owner."""
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    """Why the others have no owner."""
+    kept: frozenset[Identity] = frozenset()
+    """Containers whose series stay though they have no cgroup now: they will be started again."""
+    workloads: tuple[Workload, ...] = ()
+    """Of every pod with series, where there is Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +80,8 @@ class Container:
     ids: tuple[str, ...] = ()
     """Ids that it is known to have had, without the runtime's prefix, the newest last: a restart gives a new one."""
     restarts: int = 0
+    ended: bool = False
+    """Whether it has run to its end, and will not be started again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,45 +1,97 @@
 """Names what the kernel programs saw: cgroup id to pod, also for a while after the cgroup is gone."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
-from kpod_metrics.pods.model import Identity, Snapshot
+from kpod_metrics.pods.model import PENDING, UNRESOLVED, Identity, Snapshot
+
+CAPACITY = 10_000
+"""Cgroups and containers that are gone and still known: the oldest make room."""
+
+_Key = TypeVar("_Key", bound=Hashable)
+_What = TypeVar("_What")
+
+
+class _Grace(dict[_Key, tuple[_What, float]]):
+    """What is gone, and since when; the oldest first."""
+
+    def add(self, key: _Key, what: _What, now: float) -> None:
+        self.pop(key, None)
+        self[key] = (what, now)
+        if len(self) > CAPACITY:
+            del self[next(iter(self))]
+
+    def expire(self, before: float) -> None:
+        for key, (_, since) in list(self.items()):
+            if since > before:
+                break
+            del self[key]
 
 
 class Resolver:
-    """Knows the identity of every cgroup id of the last snapshot, and of those gone less than `grace` seconds ago."""
+    """Knows the owner of every cgroup id of the last snapshot, and of those gone less than `grace` seconds ago."""
 
     def __init__(self, grace: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._grace, self._clock = grace, clock
         self.snapshot = Snapshot()
-        self._gone: dict[int, tuple[Identity, float]] = {}
+        self._gone: _Grace[int, Identity | str] = _Grace()
+        """Cgroups: whose they were, or why they were nobody's."""
+        self._left: _Grace[Identity, None] = _Grace()
+        """Containers that have no cgroup any more."""
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take a new snapshot: ids that left it stay known through the grace time."""
+        """Take a new snapshot: what left it stays known through the grace time."""
         now = self._clock()
-        for cgroup, identity in self.snapshot.identities.items():
-            if cgroup not in snapshot.identities:
-                self._gone[cgroup] = (identity, now)
-        for cgroup in snapshot.identities:
-            self._gone.pop(cgroup, None)
-        self.snapshot = snapshot
+        before, self.snapshot = self.snapshot, snapshot
+        known = snapshot.identities.keys() | {id_ for id_, reason in snapshot.reasons.items() if reason != PENDING}
+        for cgroup in self._gone.keys() & known:
+            del self._gone[cgroup]
+        for cgroup, identity in before.identities.items():
+            if cgroup not in known:
+                self._gone.add(cgroup, identity, now)
+        for cgroup, reason in before.reasons.items():
+            if cgroup not in known and reason != PENDING:
+                self._gone.add(cgroup, reason, now)
+        current = self._current()
+        for identity in {*before.identities.values(), *before.kept} - current:
+            self._left.add(identity, None, now)
+        for identity in current & self._left.keys():
+            del self._left[identity]
 
     def resolve(self, cgroup: int) -> Identity | None:
-        """Whose events a cgroup's are; None where nobody is known."""
-        identity = self.snapshot.identities.get(cgroup)
-        if identity is None and cgroup in self._gone:
-            identity = self._gone[cgroup][0]
-        return identity
+        """Whose events a cgroup's are; None where that is nobody, or not known."""
+        owner = self._owner(cgroup)
+        return owner if isinstance(owner, Identity) else None
+
+    def reason(self, cgroup: int) -> str:
+        """Why a cgroup has no owner."""
+        owner = self._owner(cgroup)
+        return owner if isinstance(owner, str) else UNRESOLVED
+
+    def knows(self, cgroup: int) -> bool:
+        """Whether the last snapshots told anything of a cgroup."""
+        return self._owner(cgroup) is not None
+
+    def _owner(self, cgroup: int) -> Identity | str | None:
+        owner = self.snapshot.identities.get(cgroup)
+        if owner is None and cgroup in self._gone:
+            return self._gone[cgroup][0]
+        return owner or self.snapshot.reasons.get(cgroup)
 
     def expire(self) -> None:
-        """Forget the ids whose grace time is over; called after a page with their last values was published."""
-        now = self._clock()
-        self._gone = {id_: entry for id_, entry in self._gone.items() if now - entry[1] < self._grace}
+        """Forget what has been gone for the grace time; called after a page with its last values was published."""
+        before = self._clock() - self._grace
+        self._gone.expire(before)
+        self._left.expire(before)
 
     def is_gone(self, cgroup: int) -> bool:
         """Whether nothing can be charged to this id any more: it does not exist, and its grace time is over."""
         return cgroup not in self.snapshot.present and cgroup not in self._gone
 
+    def _current(self) -> set[Identity]:
+        return {*self.snapshot.identities.values(), *self.snapshot.kept}
+
     def identities(self) -> set[Identity]:
-        """Everybody who has series now: reported, or gone within the grace time."""
-        return set(self.snapshot.reported.values()) | {identity for identity, _ in self._gone.values()}
+        """Everybody who may have series now: there, to be started again, or gone within the grace time."""
+        return self._current() | self._left.keys()

@@ -7,13 +7,15 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.histogram import SLOTS
 from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value
+from kpod_metrics.pods import info
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 
 CONSTANT = {"node": "nöde-1"}
+EXTRA = ["label_app"]
 
 IDENTITIES = (
-    Identity("shop", "web-7d9c5-x2v4q", "app"),
+    Identity("shop", "web-7d9c5-x2v4q", "app", ('we"b',)),
     # A lone surrogate is what a path that is no UTF-8 becomes in Python.
     Identity("cgroup", 'a "quoted" \\ back\nline\\n/日本語\N{GRINNING FACE}/\udc80', ""),
 )
@@ -26,7 +28,7 @@ def tables() -> list[Table]:
     """Every table, in an order that does not depend on what was imported first."""
     kinds = [kind for _, kind in sorted(registered().items())]
     environment = Environment(syscalls=("read", "epoll_wait"))
-    return [*(table for kind in kinds for table in kind.declare(environment)), *health.TABLES]
+    return [*(table for kind in kinds for table in kind.declare(environment)), *info.TABLES, *health.TABLES]
 
 
 def label_sets(table: Table) -> list[tuple[str, ...]]:

@@ -20,7 +20,7 @@ from kpod_metrics.histogram import Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Scope, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Series, Store
-from tests.unit.exposition.fixture import CONSTANT, filled
+from tests.unit.exposition.fixture import CONSTANT, EXTRA, filled
 
 HERE = Path(__file__).parent
 UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
@@ -40,13 +40,15 @@ def store() -> Store:
 
 @pytest.fixture(scope="module")
 def page(store: Store) -> Page:
-    return Renderer(CONSTANT).render(store)
+    return Renderer(CONSTANT, EXTRA).render(store)
 
 
 def labels_of(table: Table, series: Series) -> dict[str, str]:
     labels = dict(zip((label.name for label in table.labels), series.labels, strict=True))
     if table.scope is not Scope.AGENT:
-        labels |= {**series.identity._asdict(), **CONSTANT}
+        *names, extra = series.identity
+        labels |= {**dict(zip(("namespace", "pod", "container"), names, strict=True)), **CONSTANT}
+        labels["label_app"] = extra[0] if extra else ""
     # A byte that is no UTF-8 is shown by its number.
     return {name: os.fsencode(value).decode("utf-8", "backslashreplace") for name, value in labels.items()}
 

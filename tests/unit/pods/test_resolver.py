@@ -2,7 +2,7 @@
 
 import pytest
 
-from kpod_metrics.pods.model import Identity, Snapshot
+from kpod_metrics.pods.model import FILTERED, HOST, PENDING, UNRESOLVED, Identity, Snapshot
 from kpod_metrics.pods.resolver import Resolver
 
 A, B = Identity("n", "a", "c"), Identity("n", "b", "c")
@@ -46,7 +46,7 @@ def test_present_cgroups_are_known(resolver: Resolver) -> None:
     resolver.update(snapshot({1: A, 2: B}, others=(3,), idle=(2,)))
     assert (resolver.resolve(1), resolver.resolve(2), resolver.resolve(3)) == (A, B, None)
     assert [resolver.is_gone(id_) for id_ in (1, 2, 3, 4)] == [False, False, False, True]
-    assert resolver.identities() == {A}
+    assert resolver.identities() == {A, B}
 
 
 def test_gone_cgroup_is_known_through_the_grace_time(resolver: Resolver, clock: Clock) -> None:
@@ -103,7 +103,7 @@ def test_new_owner_of_a_present_cgroup_counts(resolver: Resolver) -> None:
     resolver.update(snapshot({1: A}))
     resolver.update(snapshot({1: B}))
     assert resolver.resolve(1) == B
-    assert resolver.identities() == {B}
+    assert resolver.identities() == {A, B}  # the old one's last values are on a page first
 
 
 def test_cgroup_that_lost_its_owner_but_exists_keeps_it_for_the_grace_time(resolver: Resolver, clock: Clock) -> None:
@@ -114,6 +114,56 @@ def test_cgroup_that_lost_its_owner_but_exists_keeps_it_for_the_grace_time(resol
     resolver.expire()
     assert resolver.resolve(1) is None
     assert not resolver.is_gone(1)
+
+
+@pytest.mark.parametrize("reason", [HOST, FILTERED, UNRESOLVED])
+def test_why_a_cgroup_has_no_owner_outlives_it(resolver: Resolver, clock: Clock, reason: str) -> None:
+    resolver.update(Snapshot(present=frozenset({1}), reasons={1: reason}))
+    resolver.update(snapshot({}))
+    assert (resolver.resolve(1), resolver.reason(1), resolver.knows(1)) == (None, reason, True)
+    clock.now += GRACE
+    resolver.expire()
+    assert (resolver.reason(1), resolver.knows(1), resolver.is_gone(1)) == (UNRESOLVED, False, True)
+
+
+def test_pod_that_is_filtered_from_now_on(resolver: Resolver) -> None:
+    resolver.update(snapshot({1: A}))
+    resolver.update(Snapshot(present=frozenset({1}), reasons={1: FILTERED}))
+    assert (resolver.resolve(1), resolver.reason(1)) == (None, FILTERED)
+    assert resolver.identities() == {A}
+
+
+def test_name_that_is_pending_again_is_the_old_one_for_the_grace_time(resolver: Resolver, clock: Clock) -> None:
+    resolver.update(snapshot({1: A}))
+    resolver.update(Snapshot(present=frozenset({1}), reasons={1: PENDING}))
+    assert resolver.resolve(1) == A
+    clock.now += GRACE
+    resolver.expire()
+    assert (resolver.resolve(1), resolver.reason(1)) == (None, PENDING)
+
+
+def test_container_that_will_be_started_again_keeps_its_series(resolver: Resolver, clock: Clock) -> None:
+    resolver.update(snapshot({1: A}))
+    resolver.update(Snapshot(kept=frozenset({A})))
+    clock.now += GRACE
+    resolver.expire()
+    assert resolver.is_gone(1)
+    assert resolver.identities() == {A}
+    resolver.update(Snapshot())
+    assert resolver.identities() == {A}
+    clock.now += GRACE
+    resolver.expire()
+    assert resolver.identities() == set()
+
+
+def test_capacity(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest make room."""
+    monkeypatch.setattr("kpod_metrics.pods.resolver.CAPACITY", 3)
+    for id_ in range(5):
+        resolver.update(snapshot({id_: Identity("n", f"p{id_}", "c")}))
+    resolver.update(snapshot({}))
+    assert [resolver.knows(id_) for id_ in range(5)] == [False, False, True, True, True]
+    assert {identity.pod for identity in resolver.identities()} == {"p2", "p3", "p4"}
 
 
 def test_restarted_container_keeps_its_series(resolver: Resolver, clock: Clock) -> None:

@@ -1,38 +1,27 @@
-"""The source of pods without Kubernetes: every cgroup that holds processes, named after its path."""
+"""Names without Kubernetes: every cgroup that holds processes is reported, named after its path."""
 
-from kpod_metrics.cgroup.tree import Tree
+from collections.abc import Mapping, Sequence
+
+from kpod_metrics.cgroup.tree import Directory
 from kpod_metrics.pods.model import Group, Identity, Snapshot
 from kpod_metrics.pods.paths import identity_of_path
 
 
-class CgroupSource:
-    """Walks the cgroup tree. A cgroup that has held processes once is reported until it is removed."""
+class StandaloneNaming:
+    """A cgroup that has held processes once is reported until it is removed."""
 
     name = "cgroup"
+    connected = True
+    relists = 0
 
-    def __init__(self, root: str, kept_files: int = 0) -> None:
-        """`kept_files` descriptors may be kept open."""
-        self._root = root
-        self._tree = Tree(root, kept_files)
+    def __init__(self) -> None:
         self._names: dict[str, Identity] = {}
         self._held: set[int] = set()
-        self.connected = False
-        self.relists = 0
-        self.error = ""
 
-    def refresh(self, active: frozenset[int] = frozenset()) -> Snapshot:
-        """Return what is there now; `active` are ids with events: they hold processes, or did.
-
-        Raises OSError where the tree cannot be read; `connected` and `relists` follow.
-        """
-        try:
-            directories = self._tree.walk()
-        except OSError as error:
-            self.connected, self.error = False, f"{self._root}: {error.strerror}"
-            raise
-        if self.error:
-            self.relists += 1
-        self.connected, self.error = True, ""
+    def snapshot(
+        self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
+    ) -> Snapshot:
+        """Name every cgroup by its path."""
         present = frozenset([directory.id for directory in directories])
         self._held &= present
         self._held.update([d.id for d in directories if d.pids or d.id in active])
@@ -40,12 +29,14 @@ class CgroupSource:
         self._names = names
         held = [d for d in directories if d.id in self._held]
         with_reported_below = self._ancestors([d.path for d in held])
+        identities = {d.id: names[d.path] for d in directories}
+        identities.update((id_, identity_of_path(path)) for id_, path in passed.items())
         return Snapshot(
-            identities={d.id: names[d.path] for d in directories},
+            identities=identities,
             reported={d.id: names[d.path] for d in held},
             groups=tuple(
                 [
-                    Group(d.id, f"{self._root}/{d.path}", d.pids, names[d.path])
+                    Group(d.id, f"{root}/{d.path}", d.pids, names[d.path])
                     for d in held
                     if d.path and d.path not in with_reported_below
                 ]
@@ -53,9 +44,15 @@ class CgroupSource:
             present=present,
         )
 
+    def problem(self) -> str:
+        """Nothing can fail here."""
+        return ""
+
+    def start(self) -> None:
+        """Nothing to begin."""
+
     def close(self) -> None:
-        """Close the kept files."""
-        self._tree.close()
+        """Nothing to give back."""
 
     @staticmethod
     def _ancestors(paths: list[str]) -> set[str]:

@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.pods.cgroup_source import CgroupSource
+from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Identity
+from kpod_metrics.pods.standalone import StandaloneNaming
 
 UID = "3f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b"
 ID = "0123456789abcdef" * 4
 POD = f"kubepods/burstable/pod{UID}"
 
 Make = Callable[..., int]
+
+
+def finder(root: Path) -> Finder:
+    return Finder(str(root), StandaloneNaming())
 
 
 @pytest.fixture
@@ -39,12 +44,12 @@ def test_names(make: Make, tmp_path: Path) -> None:
         make(f"{POD}/{ID}", 3): Identity("", UID, ID[:12]),
         make("my/own", 4): Identity("cgroup", "my/own", ""),
     }
-    assert CgroupSource(str(tmp_path)).refresh().reported == expected
+    assert finder(tmp_path).refresh().reported == expected
 
 
 def test_every_cgroup_has_an_owner_and_only_used_ones_are_reported(make: Make, tmp_path: Path) -> None:
     used, empty = make("a/b", 1, 2), make("c")
-    snapshot = CgroupSource(str(tmp_path)).refresh()
+    snapshot = finder(tmp_path).refresh()
     above, root = make("a"), make("")
     assert snapshot.present == {root, above, used, empty}
     assert snapshot.identities == {
@@ -66,21 +71,21 @@ def test_files_are_read_of_the_lowest_reported_only(make: Make, tmp_path: Path) 
     make("a/b", 3)
     make("a/b/empty")
     make("a-b", 4)
-    snapshot = CgroupSource(str(tmp_path)).refresh()
+    snapshot = finder(tmp_path).refresh()
     assert {identity.pod for identity in snapshot.reported.values()} == {"/", "a", "a/b", "a-b"}
     assert {group.identity.pod for group in snapshot.groups} == {"a/b", "a-b"}
 
 
 def test_root_has_events_only(make: Make, tmp_path: Path) -> None:
     root = make("", 1)
-    snapshot = CgroupSource(str(tmp_path)).refresh()
+    snapshot = finder(tmp_path).refresh()
     assert set(snapshot.reported) == {root}
     assert snapshot.groups == ()
 
 
 def test_nested_cgroups_of_a_container_are_the_container(make: Make, tmp_path: Path) -> None:
     first, second = make(f"{POD}/{ID}/init.scope", 1), make(f"{POD}/{ID}/app", 2)
-    snapshot = CgroupSource(str(tmp_path)).refresh()
+    snapshot = finder(tmp_path).refresh()
     assert set(snapshot.reported) == {first, second}
     assert set(snapshot.reported.values()) == {Identity("", UID, ID[:12])}
     assert {group.id for group in snapshot.groups} == {first, second}
@@ -88,7 +93,8 @@ def test_nested_cgroups_of_a_container_are_the_container(make: Make, tmp_path: P
 
 
 def test_cgroup_that_held_processes_is_reported_until_it_is_removed(make: Make, tmp_path: Path) -> None:
-    source = CgroupSource(str(tmp_path))
+    naming = StandaloneNaming()
+    source = Finder(str(tmp_path), naming)
     used = make("a", 1)
     assert set(source.refresh().reported) == {used}
     make("a")
@@ -100,12 +106,12 @@ def test_cgroup_that_held_processes_is_reported_until_it_is_removed(make: Make, 
     snapshot = source.refresh()
     assert snapshot.reported == {}
     assert used not in snapshot.present
-    assert not source._held  # it would grow for ever
+    assert not naming._held  # it would grow for ever
 
 
 def test_cgroup_with_events_held_processes(make: Make, tmp_path: Path) -> None:
     """Its processes may have come and gone between two walks."""
-    source = CgroupSource(str(tmp_path))
+    source = finder(tmp_path)
     brief, idle = make("brief"), make("idle")
     assert source.refresh().reported == {}
     assert set(source.refresh(frozenset({brief, 10**15})).reported) == {brief}
@@ -117,8 +123,7 @@ def test_cgroup_with_events_held_processes(make: Make, tmp_path: Path) -> None:
 def test_source_that_cannot_be_read_says_so_and_comes_back(make: Make, tmp_path: Path) -> None:
     root = tmp_path / "mount"
     make("mount", 1)
-    source = CgroupSource(str(root))
-    assert (source.connected, source.error, source.relists) == (False, "", 0)
+    source = finder(root)
     source.refresh()
     assert (source.connected, source.relists) == (True, 0)
     root.rename(tmp_path / "elsewhere")

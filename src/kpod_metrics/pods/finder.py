@@ -1,0 +1,120 @@
+"""What runs here, found by walking the cgroup tree and named by what is known of it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from kpod_metrics.cgroup.events import CgroupEvents
+from kpod_metrics.cgroup.tree import Directory, Tree
+from kpod_metrics.errors import UnavailableError
+from kpod_metrics.pods.model import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class Naming(Protocol):
+    """Gives cgroups their owners."""
+
+    @property
+    def name(self) -> str:
+        """Where it has the names from."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether what it knows is up to date."""
+
+    @property
+    def relists(self) -> int:
+        """Times that all was listed anew after a fault."""
+
+    def snapshot(
+        self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
+    ) -> Snapshot:
+        """Name what is there (`directories`, parents first) and what has come and gone since (`passed`: id to path).
+
+        `active` are ids with events: they hold processes, or did.
+        """
+
+    def problem(self) -> str:
+        """What does not work, one line; empty while it works."""
+
+    def start(self) -> None:
+        """Begin to find out; returns at once."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Finder:
+    """Walks the tree, and follows the kernel's word of cgroups that are made between two walks."""
+
+    def __init__(self, root: str, naming: Naming, kept_files: int = 0, events: CgroupEvents | None = None) -> None:
+        """`kept_files` descriptors may be kept open; `events` tells of new cgroups where the kernel can."""
+        self._root, self._naming = root, naming
+        self._tree = Tree(root, kept_files)
+        self.events = events
+        self._made: dict[int, str] = {}
+        self._relists = 0
+        self.error = ""
+
+    @property
+    def name(self) -> str:
+        """The source of names."""
+        return self._naming.name
+
+    @property
+    def connected(self) -> bool:
+        """Whether both the tree and the source of names answer."""
+        return not self.error and self._naming.connected
+
+    @property
+    def relists(self) -> int:
+        """Times that all was listed anew after a fault."""
+        return self._relists + self._naming.relists
+
+    def open(self) -> None:
+        """Listen to the kernel, and start the source of names."""
+        if self.events is not None:
+            try:
+                self.events.open()
+            except UnavailableError as error:
+                self.events.close()
+                log.warning("cgroups that come and go between two cycles are not seen: %s", error)
+        self._naming.start()
+
+    def has_news(self) -> bool:
+        """Whether cgroups were made since the last refresh, as far as the kernel tells."""
+        if self.events is not None:
+            self._made.update(self.events.take())
+        return bool(self._made)
+
+    def refresh(self, active: frozenset[int] = frozenset()) -> Snapshot:
+        """Return what is there now; `active` are ids with events.
+
+        Raises OSError where the tree cannot be read.
+        """
+        # First what was made, then what is there: nothing falls between the two.
+        self.has_news()
+        try:
+            directories = self._tree.walk()
+        except OSError as error:
+            self.error = f"{self._root}: {error.strerror}"
+            raise
+        if self.error:
+            self._relists += 1
+        self.error = ""
+        made, self._made = self._made, {}
+        for directory in directories:
+            made.pop(directory.id, None)
+        return self._naming.snapshot(self._root, directories, made, active)
+
+    def problem(self) -> str:
+        """What does not work, one line; empty while it works."""
+        return self.error or self._naming.problem()
+
+    def close(self) -> None:
+        """Close the kept files, and end what it listens to."""
+        self._tree.close()
+        if self.events is not None:
+            self.events.close()
+        self._naming.close()

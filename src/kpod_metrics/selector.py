@@ -1,0 +1,49 @@
+"""Kubernetes label selectors, `app=web,tier!=cache,env in (a,b),!canary` (apimachinery, pkg/labels/selector.go)."""
+
+import re
+from collections.abc import Callable, Mapping
+
+Selector = Callable[[Mapping[str, str]], bool]
+
+_KEY = r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?"
+_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+_REQUIREMENT = re.compile(
+    rf"\s*(?:(?P<absent>!)\s*(?P<gone>{_KEY})"
+    rf"|(?P<set>{_KEY})\s+(?P<not>not)?in\s*\((?P<values>[^()]*)\)"
+    rf"|(?P<key>{_KEY})\s*(?:(?P<operator>==|=|!=)\s*(?P<value>{_VALUE}))?)\s*(?:,|$)"
+)
+_WHOLE_VALUE = re.compile(_VALUE)
+
+
+def parse(text: str) -> Selector:
+    """Return a test of a pod's labels; an empty selector takes all. Raises ValueError for what is none."""
+    requirements: list[Selector] = []
+    at = 0
+    while at < len(text):
+        match = _REQUIREMENT.match(text, at)
+        if not match:
+            raise ValueError(f"not a label selector at {text[at:]!r}")
+        requirements.append(_requirement(match))
+        at = match.end()
+    if text.rstrip().endswith(","):
+        raise ValueError("a label selector that ends with a comma")
+    return lambda labels: all(holds(labels) for holds in requirements)
+
+
+def _requirement(match: "re.Match[str]") -> Selector:
+    if match["absent"]:
+        gone = match["gone"]
+        return lambda labels: gone not in labels
+    if match["set"]:
+        key, wanted = match["set"], {value.strip() for value in match["values"].split(",")}
+        if not all(_WHOLE_VALUE.fullmatch(value) for value in wanted):
+            raise ValueError(f"not values of a label: {match['values']!r}")
+        if match["not"]:
+            return lambda labels: labels.get(key) not in wanted
+        return lambda labels: labels.get(key) in wanted
+    key, value = match["key"], match["value"]
+    if match["operator"] is None:
+        return lambda labels: key in labels
+    if match["operator"] == "!=":
+        return lambda labels: labels.get(key) != value
+    return lambda labels: labels.get(key) == value
