@@ -3,7 +3,12 @@
 Path forms: the kubelet's cgroup drivers (pkg/kubelet/cm/cgroup_manager_linux.go: `kubepods.slice/...-pod<uid>.slice`
 with the uid's dashes as underscores, or `kubepods/<qos>/pod<uid>`), and the runtimes' leaf directories
 (`cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, or the bare id). Where the kubelet uses systemd
-and containerd does not, both names are one directory (`...-pod<uid>.slice:cri-containerd:<id>`).
+and containerd does not, both names are one directory (`...-pod<uid>.slice:cri-containerd:<id>`). What may come before
+these (a cgroup root, the container that a node of kind is) and after (systemd, Docker, a whole cluster in a container)
+does not count: the outermost pod, and the outermost container in it, own all that is below.
+
+A UID is a UUID or, of a static pod, the MD5 of its file; a static pod's file that sets a UID of another form makes a
+cgroup that is not taken for a pod's.
 """
 
 import re
@@ -23,7 +28,8 @@ _SHORT = 12
 def kubernetes_ids(path: str) -> tuple[str, str] | None:
     """Return the pod UID and container id of a path that Kubernetes made, None for any other path.
 
-    A path nested in a container has the container's ids; the container id of the pod's own cgroup is "".
+    A path nested in a container has the container's ids; the container id of the pod's own cgroup is "". A sandbox
+    (pause) has an id like a container's: only who knows the pod's containers can tell.
     """
     parts = re.split("[/:]", path)
     for at, part in enumerate(parts):

@@ -6,55 +6,7 @@ from hypothesis import strategies as st
 
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.pods.paths import identity_of_path, kubernetes_ids
-
-UID = "3f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b"
-SYSTEMD_UID = UID.replace("-", "_")
-STATIC_UID = "5f4dcc3b5aa765d61d8327deb882cf99"
-ID = "0123456789abcdef" * 4
-SLICE = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{SYSTEMD_UID}.slice"
-KUBELET = f"kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{SYSTEMD_UID}.slice"
-GUARANTEED = f"kubepods.slice/kubepods-pod{SYSTEMD_UID}.slice"
-
-KUBERNETES = [
-    # The kubelet's systemd driver.
-    (f"{SLICE}/cri-containerd-{ID}.scope", UID, ID),
-    (f"{SLICE}/crio-{ID}.scope", UID, ID),
-    (f"{SLICE}/docker-{ID}.scope", UID, ID),
-    (f"{GUARANTEED}/cri-containerd-{ID}.scope", UID, ID),
-    (f"{SLICE.replace('burstable', 'besteffort')}/crio-{ID}.scope", UID, ID),
-    # ... with containerd's cgroupfs driver below it.
-    (f"system.slice/containerd.service/kubepods-burstable-pod{SYSTEMD_UID}.slice:cri-containerd:{ID}", UID, ID),
-    (f"kubepods-pod{SYSTEMD_UID}.slice:cri-containerd:{ID}/nested", UID, ID),
-    # The cgroupfs driver.
-    (f"kubepods/burstable/pod{UID}/{ID}", UID, ID),
-    (f"kubepods/besteffort/pod{UID}/{ID}", UID, ID),
-    (f"kubepods/pod{UID}/{ID}", UID, ID),
-    (f"kubepods/pod{UID}/crio-{ID}", UID, ID),
-    # A static pod's UID is a hash.
-    (f"kubepods/burstable/pod{STATIC_UID}/{ID}", STATIC_UID, ID),
-    (f"kubepods.slice/kubepods-burstable-pod{STATIC_UID}.slice/cri-containerd-{ID}.scope", STATIC_UID, ID),
-    # A kubelet with --cgroup-root, and kind: a node in a container.
-    (
-        f"kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{SYSTEMD_UID}.slice/cri-containerd-{ID}.scope",
-        UID,
-        ID,
-    ),
-    (f"system.slice/docker-{'f' * 64}.scope/kubelet.slice/{SLICE}/cri-containerd-{ID}.scope", UID, ID),
-    (f"docker/{'f' * 64}/kubelet/kubepods/burstable/pod{UID}/{ID}", UID, ID),
-    # Nested in a container: systemd, Docker, a JVM that makes cgroups.
-    (f"{SLICE}/cri-containerd-{ID}.scope/init.scope", UID, ID),
-    (f"{SLICE}/crio-{ID}.scope/container/system.slice/ssh.service", UID, ID),
-    (f"kubepods/pod{UID}/{ID}/docker/{'f' * 64}", UID, ID),
-    (f"kubepods/pod{UID}/{ID}/kubepods/pod{STATIC_UID}/{'f' * 64}", UID, ID),
-    # The pod as a whole.
-    (SLICE, UID, ""),
-    (GUARANTEED, UID, ""),
-    (f"kubepods/besteffort/pod{UID}", UID, ""),
-    (f"kubepods/pod{STATIC_UID}", STATIC_UID, ""),
-    (f"{SLICE}/helper", UID, ""),
-    # The monitor of a container is not the container.
-    (f"{SLICE}/crio-conmon-{ID}.scope", UID, ""),
-]
+from tests.unit.pods.layouts import ID, LAYOUTS, UID, Layout
 
 OTHERS = [
     ("", Identity("cgroup", "/", "")),
@@ -74,6 +26,15 @@ OTHERS = [
     (f"system.slice/docker-{ID}.scope", Identity("system", f"docker-{ID}.scope", "")),
     (f"docker/{ID}", Identity("cgroup", f"docker/{ID}", "")),
     (f"machine.slice/libpod-{ID}.scope/container", Identity("system", f"libpod-{ID}.scope", "")),
+    # CRI-O's monitors with conmon_cgroup = "system.slice"; Kata's processes outside a pod; a pod of Podman.
+    (f"system.slice/crio-conmon-{ID}.scope", Identity("system", f"crio-conmon-{ID}.scope", "")),
+    (f"kata_overhead/{ID}", Identity("cgroup", f"kata_overhead/{ID}", "")),
+    (
+        f"machine.slice/machine-libpod_pod_{ID}.slice/libpod-{ID}.scope",
+        Identity("system", f"libpod-{ID}.scope", ""),
+    ),
+    # A node in a container, outside its pods.
+    (f"system.slice/docker-{ID}.scope/kubelet.slice/kubelet.service", Identity("system", "kubelet.service", "")),
     # The kubelet's own folders hold no pod.
     ("kubepods", Identity("cgroup", "kubepods", "")),
     ("kubepods/burstable", Identity("cgroup", "kubepods/burstable", "")),
@@ -90,10 +51,29 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "uid", "container"), KUBERNETES)
-def test_kubernetes(path: str, uid: str, container: str) -> None:
-    assert kubernetes_ids(path) == (uid, container)
-    assert identity_of_path(path) == Identity("", uid, container[:12])
+def test_no_layout_is_there_twice() -> None:
+    assert len({layout.path for layout in LAYOUTS}) == len(LAYOUTS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.path)
+def test_kubernetes(layout: Layout) -> None:
+    assert kubernetes_ids(layout.path) == (layout.uid, layout.container)
+    assert identity_of_path(layout.path) == Identity("", layout.uid, layout.container[:12])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.path)
+def test_what_is_above_a_container_is_no_container(layout: Layout) -> None:
+    """Each path above is the container's, the pod's or nobody's, in this order; below, all is the container's."""
+    below = (layout.uid, layout.container)
+    if layout.container:
+        assert kubernetes_ids(f"{layout.path}/{'b' * 64}") == below
+    path, order = layout.path, [below, (layout.uid, ""), None]
+    while path:
+        found = kubernetes_ids(path)
+        assert found in order
+        order = order[order.index(found) :]
+        path = path.rpartition("/")[0]
+    assert order[-1] is None
 
 
 @pytest.mark.parametrize(("path", "expected"), OTHERS)
