@@ -41,7 +41,7 @@ def tool() -> Callable[[str, str], Path]:
         fetched = _fetch("scripts/tools", package)
         if not fetched.returncode:
             programs = Path(fetched.stdout.strip()) / "usr"
-            return next(path for folder in ("bin", "sbin") if (path := programs / folder / program).exists())
+            return next((path for path in programs.glob(f"*bin/{program}")), programs / "bin" / program)
         if there := shutil.which(program):
             return Path(there)
         return _missing(program, fetched)
