@@ -6,8 +6,9 @@ from kpod_metrics.kernel.programs import OBJECTS, MapHealth, ProgramHealth, Prog
 
 
 class CgroupEvents:
-    """Tells the id and path of every cgroup made since it was opened. It has no thread: the kernel keeps the news.
+    """Tells the id and path of every cgroup made since it was opened; for one thread at a time.
 
+    It has no thread of its own: the kernel keeps the news. An empty `take` costs 0.1 ms, each cgroup in it 1.6 us.
     A record in the ring of 512 KiB takes its path and up to 24 bytes: there is room for 2,520 containers of a kubelet
     and a containerd with systemd (paths of 191 bytes), or for 963 pods of a sandbox and one container. When more are
     made between two calls of `take` the newest are lost, and counted as `update_errors` of the ring. Half the size
