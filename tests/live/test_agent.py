@@ -2,12 +2,10 @@
 
 import ctypes
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.parse
 import urllib.request
@@ -15,71 +13,26 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kpod_metrics.kernel.libbpf import library
+from tests.live.agents import COMMAND, eventually, free_port, get, process, running_agent
 from tests.live.harness import Cgroup, go, stop_point, switches
 
-COMMAND = Path(sys.executable).parent / "kpod-metrics"
 INTERVAL = 0.2
 GRACE = 1.5
 SWITCHES = "kpod_cpu_context_switches_total"
 FAULTS = "kpod_mem_major_page_faults_total"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def eventually(what: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Try until it gives something true, and return that."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            found = what()
-        except OSError:
-            found = None
-        if found or time.monotonic() > end:
-            assert found, f"not within {seconds} s: {what}"
-            return found
-        time.sleep(0.05)
-
-
-def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        body: bytes = answer.read()
-        return body.decode()
-
-
-@contextmanager
-def process(command: list[str | Path], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """A process that is gone at the end, whatever happens."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KPOD_")}
-    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, env=clean) as started:
-        try:
-            yield started
-        finally:
-            started.kill()
-
-
 @contextmanager
 def agent(log: Path) -> "Iterator[tuple[subprocess.Popen[bytes], int]]":
     """A running agent past its first cycle, and its port."""
-    port = free_port()
-    command: list[str | Path] = [COMMAND, "run", "--listen", f"127.0.0.1:{port}", "--node-name", "test-node"]
-    command += ["--poll-interval", f"{INTERVAL}s", "--grace-period", f"{GRACE}s", "--discovery", "cgroup"]
+    settings = ["--node-name", "test-node", "--poll-interval", f"{INTERVAL}s", "--grace-period", f"{GRACE}s"]
     # Half of such a short interval, the default, is less than a busy machine may need.
-    command += ["--collector-deadline", "5s"]
-    with process(command, log) as started:
-        try:
-            eventually(lambda: get(f"http://127.0.0.1:{port}/readyz").startswith("ready"))
-        except AssertionError as error:
-            raise AssertionError(log.read_text()) from error
+    settings += ["--collector-deadline", "5s", "--discovery", "cgroup"]
+    with running_agent(log, *settings) as (started, port):
         yield started, port
 
 

@@ -272,6 +272,27 @@ def test_discovery_over_the_limit_is_no_update() -> None:
     assert read(store, EVENTS)[OVERFLOW, ("in", "b")] == 1
 
 
+def test_all_series_together_are_bounded() -> None:
+    """A histogram counts as its buckets, sum and count; what left makes room."""
+    weight = 1 + len(WAIT.exponents) + 3
+    every = frozenset({EVENTS, WAIT, READ, LEVEL})
+    store = Store([DELTAS, FILES, AGENT], every, max_total=2 * weight + 2)
+    for _ in range(2):
+        store.put(DELTAS, ONE, (), (1, delta(1)), (1, 0))
+        store.put(DELTAS, TWO, (), (1, delta(1)), (2, 0))
+        store.put(FILES, ONE, ("sda",), (1, 1), (1, 0))
+        store.put(DELTAS, THREE, (), (1, delta(1)), (3, 0))
+        store.put(FILES, TWO, ("sda",), (1, 1), (2, 0))
+        store.set(AGENT, ("x",), (1,))
+    assert store.overflow == {EVENTS.name: 2, WAIT.name: 2, READ.name: 2, LEVEL.name: 2}
+    assert {owner for owner, _ in read(store, WAIT)} == {ONE, TWO, OVERFLOW}
+    store.retain({TWO, THREE})
+    store.put(DELTAS, THREE, (), (1, delta(1)), (3, 0))
+    store.put(FILES, TWO, ("sda",), (1, 1), (2, 0))
+    assert {owner for owner, _ in read(store, WAIT)} == {TWO, THREE, OVERFLOW}
+    assert store.overflow[WAIT.name] == 2
+
+
 def test_overflow_does_not_bound_the_agents_own() -> None:
     store = store_of(AGENT, limit=1)
     for name in ("x", "y", "z"):

@@ -1,0 +1,324 @@
+"""Names by Kubernetes, on trees that the test describes; the source of pods and the time are the test's."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kpod_metrics.cgroup.tree import Directory
+from kpod_metrics.pods.cluster import PATIENCE, ClusterNaming, Filter
+from kpod_metrics.pods.model import (
+    FILTERED,
+    HOST,
+    PENDING,
+    UNRESOLVED,
+    Container,
+    Identity,
+    Pod,
+    Snapshot,
+    Workload,
+)
+from kpod_metrics.selector import parse
+
+GRACE = 5.0
+UID = "3f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b"
+OTHER = "4f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b"
+HASH = "a5363f4f31e043bdae3c93aca4991903"
+IDS = [f"{digit}" * 64 for digit in "0123456789"]
+
+
+class Source:
+    """A source of pods whose pods the test sets."""
+
+    name = "kubernetes"
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.relists = 0
+        self.pods: dict[str, Pod] = {}
+        self._deleted: list[Pod] = []
+        self.closed = self.started = False
+
+    def set(self, *pods: Pod) -> None:
+        """These are there now; what was there before and is not is deleted."""
+        now = {pod.uid: pod for pod in pods}
+        self._deleted += [pod for uid, pod in self.pods.items() if uid not in now]
+        self.pods = now
+
+    def start(self) -> None:
+        self.started = True
+
+    def poll(self) -> tuple[Mapping[str, Pod], tuple[Pod, ...]]:
+        deleted, self._deleted = tuple(self._deleted), []
+        return self.pods, deleted
+
+    def problem(self) -> str:
+        return "" if self.connected else "down"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class World:
+    """A tree, a source, and the naming that brings them together."""
+
+    def __init__(self, wanted: Filter) -> None:
+        self.now = 1000.0
+        self.source = Source()
+        self.naming = ClusterNaming(self.source, wanted, GRACE, lambda: self.now)
+        self.tree: dict[str, tuple[int, ...]] = {}
+        self._numbers: dict[str, int] = {}
+
+    def id(self, path: str) -> int:
+        """The id of a cgroup: the same as long as it is there."""
+        return self._numbers.setdefault(path, len(self._numbers) + 1)
+
+    def look(self, passed: Iterable[str] = ()) -> Snapshot:
+        """What is there now, and `passed`, that has come and gone."""
+        directories = [Directory(self.id(path), path, pids) for path, pids in sorted(self.tree.items())]
+        return self.naming.snapshot("/cg", directories, {self.id(path): path for path in passed}, frozenset())
+
+    def owner(self, path: str, snapshot: Snapshot | None = None) -> Identity | str | None:
+        """Whose a cgroup is, or why it is nobody's."""
+        snapshot = snapshot or self.look()
+        id_ = self.id(path)
+        assert not (id_ in snapshot.identities and id_ in snapshot.reasons)
+        return snapshot.identities.get(id_) or snapshot.reasons.get(id_)
+
+
+@pytest.fixture
+def world() -> World:
+    return World(Filter())
+
+
+def pod(uid: str = UID, name: str = "web-1", *containers: Container, **fields: Any) -> Pod:
+    default = (Container("app", (IDS[0],)),)
+    made = Pod(uid, "shop", name, containers or default, owner_kind="Deployment", owner="web", qos="Burstable")
+    return replace(made, **fields)
+
+
+def slice_of(uid: str = UID) -> str:
+    return f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid.replace('-', '_')}.slice"
+
+
+def scope(container: str, uid: str = UID) -> str:
+    return f"{slice_of(uid)}/cri-containerd-{container}.scope"
+
+
+def identity(container: str = "app", name: str = "web-1", *extra: str) -> Identity:
+    return Identity("shop", name, container, extra)
+
+
+def test_a_pod_and_its_host(world: World) -> None:
+    world.source.set(pod())
+    world.tree = {"": (1,), "system.slice/kubelet.service": (2,), slice_of(): (), scope(IDS[0]): (3, 4)}
+    snapshot = world.look()
+    assert [world.owner(path, snapshot) for path in world.tree] == [HOST, HOST, identity(""), identity()]
+    assert snapshot.reported == {world.id(scope(IDS[0])): identity()}
+    [group] = snapshot.groups
+    assert (group.id, group.path, group.pids, group.identity) == (
+        world.id(scope(IDS[0])),
+        f"/cg/{scope(IDS[0])}",
+        (3, 4),
+        identity(),
+    )
+    assert snapshot.present == {world.id(path) for path in world.tree}
+    assert snapshot.workloads == (Workload(identity(""), "Deployment", "web", "Burstable", ((identity(), 0),)),)
+
+
+def test_what_is_nested_in_a_container_is_the_containers(world: World) -> None:
+    """Files count the subtree, so the container has one group, with all processes below it."""
+    world.source.set(pod())
+    inner = f"{scope(IDS[0])}/init.scope"
+    world.tree = {slice_of(): (), scope(IDS[0]): (), inner: (5,), f"{inner}/{IDS[9]}": (6,)}
+    snapshot = world.look()
+    assert world.owner(inner, snapshot) == world.owner(f"{inner}/{IDS[9]}", snapshot) == identity()
+    assert [(group.id, group.pids) for group in snapshot.groups] == [(world.id(scope(IDS[0])), (5, 6))]
+
+
+def test_containers_of_every_kind_and_restarts(world: World) -> None:
+    containers = (Container("init", (IDS[0],), ended=True), Container("app", (IDS[1], IDS[2]), restarts=1))
+    world.source.set(pod(UID, "web-1", *containers))
+    world.tree = {slice_of(): (), **{scope(IDS[at]): (at + 1,) for at in range(3)}}
+    snapshot = world.look()
+    assert [world.owner(scope(IDS[at]), snapshot) for at in range(3)] == [identity("init"), identity(), identity()]
+    assert snapshot.kept == {identity()}
+    assert snapshot.workloads[0].restarts == ((identity(), 1),)
+
+
+def test_static_pod_is_found_by_the_hash_of_its_file(world: World) -> None:
+    world.source.set(pod(UID, "apiserver", cgroup_uid=HASH))
+    path = f"kubepods.slice/kubepods-pod{HASH}.slice/crio-{IDS[0]}.scope"
+    world.tree = {path: (1,)}
+    assert world.owner(path) == identity("app", "apiserver")
+
+
+def test_container_before_its_status_names_it(world: World) -> None:
+    """The cgroup is there first: nothing is decided until the name comes."""
+    world.source.set(pod(UID, "web-1", Container("app")))
+    world.tree = {slice_of(): (), scope(IDS[0]): (1,)}
+    assert world.owner(scope(IDS[0])) == PENDING
+    world.now += PATIENCE / 2
+    assert world.owner(scope(IDS[0])) == PENDING
+    world.source.set(pod())
+    assert world.owner(scope(IDS[0])) == identity()
+
+
+def test_sandbox_is_the_pods_own(world: World) -> None:
+    """No status ever names it: it is the pod's when its time is over, and has no files and no series at 0."""
+    world.source.set(pod())
+    world.tree = {slice_of(): (), scope(IDS[0]): (1,), scope(IDS[1]): (2,)}
+    assert world.owner(scope(IDS[1])) == PENDING
+    world.now += PATIENCE
+    for _ in range(2):
+        snapshot = world.look()
+        assert world.owner(scope(IDS[1]), snapshot) == identity("")
+        assert set(snapshot.reported.values()) == {identity()}
+        assert len(snapshot.groups) == 1
+
+
+def test_pod_before_it_is_heard_of(world: World) -> None:
+    world.tree = {scope(IDS[0]): (1,)}
+    assert world.owner(scope(IDS[0])) == PENDING
+    world.source.set(pod())
+    assert world.owner(scope(IDS[0])) == identity()
+
+
+def test_pod_that_nobody_ever_names(world: World) -> None:
+    world.tree = {scope(IDS[0]): (1,)}
+    assert world.owner(scope(IDS[0])) == PENDING
+    world.now += PATIENCE
+    for _ in range(3):
+        assert world.owner(scope(IDS[0])) == UNRESOLVED
+    world.source.set(pod())
+    assert world.owner(scope(IDS[0])) == identity()
+
+
+def test_source_that_is_away_is_waited_for(world: World) -> None:
+    """Whatever time it takes, and its whole patience from its return on."""
+    world.source.connected = False
+    world.tree = {scope(IDS[0]): (1,)}
+    for _ in range(3):
+        assert world.owner(scope(IDS[0])) == PENDING
+        world.now += 10 * PATIENCE
+    world.source.connected = True
+    assert world.owner(scope(IDS[0])) == PENDING
+    world.now += PATIENCE - 1
+    assert world.owner(scope(IDS[0])) == PENDING
+    world.now += 1
+    assert world.owner(scope(IDS[0])) == UNRESOLVED
+
+
+def test_what_came_and_went_between_two_looks(world: World) -> None:
+    world.source.set(pod())
+    snapshot = world.look(passed=[scope(IDS[0]), "system.slice/cron.service"])
+    assert world.owner(scope(IDS[0]), snapshot) == identity()
+    assert world.owner("system.slice/cron.service", snapshot) == HOST
+    assert snapshot.reported == {}
+    assert world.look().identities == {}  # the resolver has its grace time
+
+
+def test_what_came_and_went_before_its_name(world: World) -> None:
+    """Its pod is heard of later, perhaps as one that was deleted already."""
+    assert world.owner(scope(IDS[0]), world.look(passed=[scope(IDS[0])])) == PENDING
+    assert world.owner(scope(IDS[0])) == PENDING
+    world.source.set(pod())
+    world.source.set()
+    assert world.owner(scope(IDS[0])) == identity()
+    assert world.owner(scope(IDS[0])) is None
+    assert not world.naming._waiting
+
+
+def test_what_came_and_went_and_nobody_named(world: World) -> None:
+    world.look(passed=[scope(IDS[0])])
+    world.now += PATIENCE
+    assert world.owner(scope(IDS[0])) == UNRESOLVED
+    assert world.owner(scope(IDS[0])) is None
+    assert not world.naming._waiting
+
+
+def test_deleted_pod_is_known_as_long_as_it_has_cgroups(world: World) -> None:
+    world.source.set(pod())
+    world.tree = {scope(IDS[0]): (1,)}
+    world.look()
+    world.source.set()
+    for _ in range(3):
+        assert world.owner(scope(IDS[0])) == identity()
+        world.now += 10 * PATIENCE
+    world.tree = {}
+    world.look()
+    world.now += PATIENCE + 1
+    world.look()
+    assert not world.naming._recent
+    world.tree = {scope(IDS[0]): (1,)}
+    assert world.owner(scope(IDS[0])) == PENDING
+
+
+def test_waiting_and_deleted_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpod_metrics.pods.cluster.CAPACITY", 3)
+    uids = [f"{number:08x}-0d3c-4b7e-9a51-0c1d2e3f4a5b" for number in range(5)]
+    snapshot = world.look(passed=[scope(IDS[0], uid) for uid in uids])
+    assert [world.owner(scope(IDS[0], uid), snapshot) for uid in uids] == [PENDING] * 3 + [UNRESOLVED] * 2
+    assert len(world.naming._waiting) == 3
+    world.source.set(*(pod(uid, f"p{at}") for at, uid in enumerate(uids)))
+    world.look()
+    world.source.set()
+    world.look()
+    assert list(world.naming._recent) == uids[2:]
+
+
+def test_series_stay_with_what_will_be_started_again(world: World) -> None:
+    """In a crash loop's pause there is no cgroup; a job that is done leaves none."""
+    world.source.set(pod(), pod(OTHER, "job-1", Container("main", (IDS[1],), ended=True)))
+    world.tree = {scope(IDS[0]): (1,), scope(IDS[1], OTHER): (2,)}
+    snapshot = world.look()
+    assert {pod.pod for pod in snapshot.workloads} == {identity(""), identity("", "job-1")}
+    world.tree = {}
+    snapshot = world.look()
+    assert snapshot.reported == {}
+    assert snapshot.kept == {identity()}
+    assert {pod.pod for pod in snapshot.workloads} == {identity("")}
+
+
+def test_filters() -> None:
+    world = World(Filter(frozenset({"shop", "bank"}), frozenset({"bank"}), parse("app=web")))
+    pods = [
+        pod(labels={"app": "web"}),
+        pod(OTHER, "db-1", Container("app", (IDS[1],)), labels={"app": "db"}),
+        replace(
+            pod(OTHER.replace("4", "5", 1), "b", Container("app", (IDS[2],)), labels={"app": "web"}), namespace="bank"
+        ),
+        replace(
+            pod(OTHER.replace("4", "6", 1), "c", Container("app", (IDS[3],)), labels={"app": "web"}), namespace="dev"
+        ),
+    ]
+    world.source.set(*pods)
+    paths = [scope(IDS[at], one.uid) for at, one in enumerate(pods)]
+    world.tree = dict.fromkeys(paths, (1,))
+    snapshot = world.look()
+    assert [world.owner(path, snapshot) for path in paths] == [identity(), FILTERED, FILTERED, FILTERED]
+    assert snapshot.kept == {identity()}
+    assert len(snapshot.workloads) == 1
+    world.source.set(pod(labels={"app": "db"}))
+    assert world.owner(paths[0]) == FILTERED
+
+
+def test_chosen_labels_are_part_of_who_it_is() -> None:
+    world = World(Filter(labels=("app", "team")))
+    world.source.set(pod(labels={"app": "w" * 100, "x": "y"}))
+    world.tree = {scope(IDS[0]): (1,)}
+    assert world.owner(scope(IDS[0])) == identity("app", "web-1", "w" * 63, "")
+    world.source.set(pod(labels={"app": "w", "team": "t"}))
+    assert world.owner(scope(IDS[0])) == identity("app", "web-1", "w", "t")
+
+
+def test_the_source_is_passed_on(world: World) -> None:
+    naming = world.naming
+    naming.start()
+    assert (naming.name, naming.connected, naming.relists, naming.problem()) == ("kubernetes", True, 0, "")
+    world.source.connected, world.source.relists = False, 3
+    assert (naming.connected, naming.relists, naming.problem()) == (False, 3, "down")
+    naming.close()
+    assert world.source.started
+    assert world.source.closed
