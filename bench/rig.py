@@ -25,6 +25,7 @@ from kpod_metrics.collectors.base import BpfCollector, Collector, Environment
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.settings import DEFAULT_SYSCALLS
+from tests.fakes.apiserver import ApiServer
 
 BENCH = Path(__file__).parent
 CLONE_NEWNS = 0x20000
@@ -310,8 +311,34 @@ def less(values: Sequence[float], base: Sequence[float]) -> list[float]:
     return [value - under for value, under in zip(values, base, strict=True)]
 
 
+def _uid(number: int) -> str:
+    return f"{number:08x}-1111-4222-8333-444444444444"
+
+
+def _container_id(number: int) -> str:
+    return f"{number:064x}"
+
+
 class Pods:
     """Pods of one container with one sleeping process, in cgroups laid out as the kubelet does it."""
+
+    @contextlib.contextmanager
+    def api_server(self, options: Options) -> Iterator[list[str]]:
+        """Serve them as a Kubernetes API server does; gives the agent's settings for it."""
+        kubeconfig = options.scratch / "kubeconfig"
+        with ApiServer() as server:
+            for number in range(self._number):
+                name = f"bench-{number}"
+                server.create_pod(name, node="bench", uid=_uid(number))
+                server.run_container("default", name, "app", _container_id(number))
+            context = {
+                "clusters": [{"name": "bench", "cluster": {"server": server.url}}],
+                "users": [{"name": "bench", "user": {}}],
+                "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+                "current-context": "bench",
+            }
+            kubeconfig.write_text(json.dumps(context))
+            yield ["--discovery", "kubernetes", "--kubeconfig", str(kubeconfig), "--node-name", "bench"]
 
     def __init__(self, options: Options, number: int, own_namespaces: bool) -> None:
         self._program = compile_workload(options, "pod")
@@ -330,9 +357,8 @@ class Pods:
     def _start(self) -> None:
         self._root.mkdir()
         for number in range(self._number):
-            uid = f"{number:08x}_1111_4222_8333_444444444444"
-            container = f"{number:064x}"
-            path = self._root / f"kubepods-burstable-pod{uid}.slice" / f"cri-containerd-{container}.scope"
+            pod = f"kubepods-burstable-pod{_uid(number).replace('-', '_')}.slice"
+            path = self._root / pod / f"cri-containerd-{_container_id(number)}.scope"
             path.mkdir(parents=True)
 
             def enter(procs: Path = path / "cgroup.procs") -> None:

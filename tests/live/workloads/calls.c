@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* calls N: N times a syscall that no C library makes by itself (ioprio_get of nobody), and the end. */
+/* calls N: N times a syscall that no C library makes by itself (ioprio_get of nobody), and the end.
+ */
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
