@@ -36,6 +36,7 @@ class Disk(FileCollector):
 
     name = "disk"
     description = "bytes and operations on block devices"
+    controller = "io"
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -44,7 +45,7 @@ class Disk(FileCollector):
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup and device."""
-        if not self.has_controller("io"):
+        if not self.has_controller():
             return []
         # For this cycle only: a number is given to another device once its own has gone.
         names: dict[str, str] = {}

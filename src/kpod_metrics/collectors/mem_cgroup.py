@@ -58,6 +58,7 @@ class MemCgroup(FileCollector):
 
     name = "mem_cgroup"
     description = "memory charged, page cache, swap"
+    controller = "memory"
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -66,7 +67,7 @@ class MemCgroup(FileCollector):
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Two rows a cgroup."""
-        if not self.has_controller("memory"):
+        if not self.has_controller():
             return []
         # The first line is the heading. Without a swap device memory.swap.current would be 0 for ever.
         has_swap = read_if_there(f"{self.environment.proc_root}/swaps").count(b"\n") > 1

@@ -3,10 +3,10 @@
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent
-from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.collectors.base import Collector, Environment, Signal
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.metrics import Metric
 from kpod_metrics.pods.model import Group
@@ -18,6 +18,9 @@ _Found = TypeVar("_Found")
 
 class FileCollector(Collector):
     """A collector that reads cgroup after cgroup: one that cannot be read does not lose the others."""
+
+    controller: ClassVar[str] = ""
+    """The controller without which there is nothing to read."""
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
@@ -37,10 +40,20 @@ class FileCollector(Collector):
                     break
         return b""
 
-    def has_controller(self, name: str) -> bool:
-        """Whether the tree has a controller; without it none of its files is there, and looking for them costs."""
+    def open(self) -> list[Signal]:
+        """Say so where the controller is not in this tree: it may be with version 1, or not in the kernel."""
+        signals = super().open()
+        if not self.has_controller():
+            for signal in signals:
+                signal.hook = f"absent, there is no {self.controller} controller in this cgroup v2 tree"
+        return signals
+
+    def has_controller(self) -> bool:
+        """Whether the tree has the controller; without it none of its files is there, and looking for them costs."""
+        if not self.controller:
+            return True
         controllers = self.read(f"{self.environment.cgroup_root}/cgroup.controllers")
-        return not controllers or name.encode() in controllers.split()
+        return not controllers or self.controller.encode() in controllers.split()
 
     def close(self) -> None:
         """Close the kept files."""

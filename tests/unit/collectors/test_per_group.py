@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
+from kpod_metrics.collectors.disk import Disk
+from kpod_metrics.collectors.mem_cgroup import MemCgroup
+from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.pods.model import Group
 from tests.unit.collectors.cycles import Tree, refuse, write
 
@@ -54,3 +57,17 @@ def test_group_that_goes_while_it_is_read_is_no_failure(
     monkeypatch.setattr("kpod_metrics.files.os.read", no_device)
     assert CpuCgroup(tree.environment).collect(groups) == []
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("kind", "controller"), [(Disk, "io"), (MemCgroup, "memory")])
+def test_absent_controller_is_said(tree: Tree, kind: type[FileCollector], controller: str) -> None:
+    """Beside cgroup v1 the tree may have none: no failure, but `check` must not promise the metrics."""
+    for controllers, hook in (
+        ("cpu io memory\n", "file"),
+        ("cpu pids\n", f"absent, there is no {controller} controller in this cgroup v2 tree"),
+    ):
+        write(tree.root, cgroup__controllers=controllers)
+        collector = kind(tree.environment)
+        [signal] = collector.open()
+        collector.close()
+        assert (signal.hook, signal.problem) == (hook, "")
