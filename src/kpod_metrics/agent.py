@@ -181,6 +181,8 @@ class Agent:
         self._resolver = Resolver(settings.grace_period)
         self.states = [State(c, settings.collectors[c.name].interval) for c in chosen]
         self._store = Store((), frozenset())
+        self._overflow: dict[str, int] = {}
+        """0 for every metric that may be over the limit, to be seen to grow."""
         constant = {"node": settings.node_name} | ({"cluster": settings.cluster} if settings.cluster else {})
         self._renderer = Renderer(constant, [label_of(key) for key in settings.pod_labels])
         self.published = Published()
@@ -205,6 +207,7 @@ class Agent:
         )
         tables = [*health.TABLES, *of_kubernetes, *(table for state in self.states for table in state.collector.tables)]
         self._store = Store(tables, had, self.settings.series_limit, self.settings.series_limit_total)
+        self._overflow = dict.fromkeys(sorted(metric.name for metric in had - health.METRICS), 0)
         if not any(state.opened for state in self.states):
             self.close()
             reasons = dict.fromkeys(state.problem for state in self.states)
@@ -403,7 +406,7 @@ class Agent:
             if state.opened and not state.running:
                 for table, labels, values in health.kernel(state.collector.maps(), state.collector.programs()):
                     put(table, labels, values)
-        for metric, updates in self._store.overflow.items():
+        for metric, updates in (self._overflow | self._store.overflow).items():
             put(health.OVERFLOW, (metric,), (updates,))
         put(health.SOURCE, (self.source.name,), (int(self.source.connected), self.source.relists))
         if self.source.events is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from kpod_metrics import health
 from kpod_metrics.kernel.libbpf import library
 from tests.live.agents import COMMAND, eventually, free_port, get, process, running_agent
 from tests.live.harness import Cgroup, go, stop_point, switches
@@ -168,6 +169,10 @@ def test_agents_own_health(scraped: Scraped) -> None:
     assert {labels["collector"] for labels, _ in collectors} >= {"cpu_sched", "memory"}
     assert scraped.value('kpod_collector_up{collector="cpu_sched"}') == 1
     assert scraped.value('kpod_pod_source_connected{source="cgroup"}') == 1
+    while_measured = {"kpod_bpf_program_run_seconds_total", "kpod_bpf_program_runs_total"}
+    there = set(re.findall(r"^# TYPE (\S+)", scraped.page(), re.MULTILINE))
+    assert {metric.name for metric in health.METRICS} - there <= while_measured
+    assert scraped.value(f'kpod_series_overflow_total{{metric="{SWITCHES}"}}') == 0
     age = scraped.value("time() - kpod_last_cycle_timestamp_seconds")
     assert age is not None
     assert age < 5
