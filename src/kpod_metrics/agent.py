@@ -212,6 +212,8 @@ class Agent:
             self.close()
             reasons = dict.fromkeys(state.problem for state in self.states)
             raise RefusedError("nothing can be collected here: " + " | ".join(reasons or ["every collector is off"]))
+        for line in self.problems():
+            log.error("%s", line)
 
     def _open(self, state: State) -> None:
         try:
@@ -220,13 +222,8 @@ class Agent:
             state.collector.close()
             state.problem = str(error)
             state.errors += 1
-            log.error("collector %s is off: %s", state.collector.name, error)
             return
         state.opened = True
-        for signal in state.signals:
-            if signal.problem:
-                names = ", ".join(metric.name for metric in signal.metrics)
-                log.warning("collector %s: %s: %s", state.collector.name, names, signal.problem)
 
     def start(self) -> None:
         """Run cycles on a thread until `stop`."""

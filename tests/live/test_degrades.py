@@ -21,7 +21,7 @@ from kpod_metrics.metrics import Row
 from kpod_metrics.pods.model import Group
 
 AGENT = [sys.executable, "-m", "kpod_metrics"]
-RUN = [*AGENT, "run", "--poll-interval", "100ms", "--listen", "127.0.0.1:0"]
+RUN = [*AGENT, "run", "--poll-interval", "100ms", "--collector-deadline", "10s", "--listen", "127.0.0.1:0"]
 
 
 def outcome(command: list[str], script: str = "") -> tuple[int, list[str]]:
@@ -79,7 +79,8 @@ def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callabl
 def test_without_btf_and_nothing_left_to_collect() -> None:
     status, lines = outcome([*RUN, "--profile", "custom", "--collectors-cpu-sched-enabled", "true"], HIDE_BTF)
     assert status == 1
-    assert re.search(r"nothing can be collected here: .*vmlinux is missing", lines[-1])
+    [line] = lines
+    assert re.search(r"^kpod-metrics: nothing can be collected here: .*vmlinux is missing", line)
 
 
 def test_without_bpf_capabilities_files_are_read(running: Callable[..., tuple[str, str]]) -> None:
