@@ -172,6 +172,8 @@ def serve(agent: Agent, listener: socket.socket) -> None:
 
         def end() -> None:
             server.should_exit = True
+            # Who has not read its page by then is cut off, and uvicorn calls that an error, with a traceback.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

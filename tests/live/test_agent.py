@@ -210,10 +210,17 @@ def test_nothing_is_left_attached(number: signal.Signals, tmp_path: Path) -> Non
         scraper = HTTPConnection("127.0.0.1", port, timeout=5)
         scraper.request("GET", "/metrics")
         assert scraper.getresponse().read()
+        # Nor for one that does not read what it asked for, as often as fills all buffers.
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", port))
+        slow.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        time.sleep(0.5)
         began = time.monotonic()
         started.send_signal(number)
         status = started.wait(5)
         scraper.close()
+        slow.close()
         assert time.monotonic() - began < 2
         assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
     # The kernel frees a program some milliseconds after its last user has gone (RCU).
