@@ -23,7 +23,7 @@ $(READY): pyproject.toml requirements-dev.txt hatch_build.py $(wildcard bpf/*.c 
 	scripts/setup
 
 run: build  ## run the agent on this machine, no Kubernetes needed: http://localhost:9090/metrics
-	$(SUDO) .venv/bin/kpod-metrics run --discovery cgroup $(ARGS)
+	$(SUDO) setpriv --pdeathsig TERM .venv/bin/kpod-metrics run --discovery cgroup $(ARGS)
 
 check: build  ## the quick part of the tests: format, lint, types, imports, generated files, tests without a kernel
 	scripts/check

@@ -231,6 +231,21 @@ def test_nothing_is_left_attached(number: signal.Signals, tmp_path: Path) -> Non
     assert "ERROR" not in said
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_agent_ends_with_make_run(number: signal.Signals, tmp_path: Path) -> None:
+    """Whoever started `make run` knows that process only."""
+    port = free_port()
+    root = Path(__file__).parents[2]
+    with process(["make", "-C", root, "run", f"ARGS=--listen 127.0.0.1:{port}"], tmp_path / "make.log") as make:
+        eventually(lambda: get(f"http://127.0.0.1:{port}/metrics"))
+        [pid] = map(int, Path(f"/proc/{make.pid}/task/{make.pid}/children").read_text().split())
+        programs = held_ids(pid, "prog")
+        assert len(programs) >= 3
+        make.send_signal(number)
+        assert make.wait(5)
+    eventually(lambda: not programs & kernel_ids("prog"), 5)
+
+
 def test_port_in_use_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as owner:
         address = f"127.0.0.1:{owner.getsockname()[1]}"
