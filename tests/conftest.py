@@ -38,10 +38,13 @@ def tool() -> Callable[[str, str], Path]:
     """
 
     def find(package: str, program: str) -> Path:
-        fetched = _fetch("scripts/tools", package)
-        if not fetched.returncode:
-            programs = Path(fetched.stdout.strip()) / "usr"
-            return next((path for path in programs.glob(f"*bin/{program}")), programs / "bin" / program)
+        # From Debian 13 on promtool is no longer in prometheus but in a package of its own name.
+        for name in dict.fromkeys((package, program)):
+            fetched = _fetch("scripts/tools", name)
+            if fetched.returncode:
+                break
+            for path in Path(fetched.stdout.strip()).glob(f"usr/*bin/{program}"):
+                return path
         if there := shutil.which(program):
             return Path(there)
         return _missing(program, fetched)
