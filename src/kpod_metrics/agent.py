@@ -196,7 +196,6 @@ class Agent:
 
     def open(self) -> None:
         """Open the collectors; raises RefusedError if none of them can work."""
-        self.source.open()
         for state in self.states:
             self._open(state)
         # What cannot be had is not exported at all: a 0 would say that nothing happened.
@@ -212,8 +211,9 @@ class Agent:
             self.close()
             reasons = dict.fromkeys(state.problem for state in self.states)
             raise RefusedError("nothing can be collected here: " + " | ".join(reasons or ["every collector is off"]))
-        for line in self.problems():
+        for line in self._collector_problems():
             log.error("%s", line)
+        self.source.open()
 
     def _open(self, state: State) -> None:
         try:
@@ -422,6 +422,12 @@ class Agent:
 
     def problems(self) -> list[str]:
         """What does not work, a line each."""
+        lines = self._collector_problems()
+        if problem := self.source.problem():
+            lines.append(f"source of pods ({self.source.name}): {problem}")
+        return lines
+
+    def _collector_problems(self) -> list[str]:
         lines = [
             f"collector {state.collector.name} is {'failing' if state.opened else 'off'}: {state.problem}"
             for state in self.states
@@ -433,8 +439,6 @@ class Agent:
                 for signal in state.signals
                 if signal.problem
             ]
-        if problem := self.source.problem():
-            lines.append(f"source of pods ({self.source.name}): {problem}")
         return lines
 
     def missed_cycles(self) -> bool:
