@@ -2,14 +2,20 @@
 
 import os
 import platform
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kpod_metrics import __version__, agent
+from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import KpodError
 from kpod_metrics.kernel import rights
+from kpod_metrics.pods.discovery import kubernetes_source
 from kpod_metrics.settings import Settings
+
+_ANSWER = 5.0
+"""Seconds that the source of pods has to answer."""
 
 
 @dataclass
@@ -67,6 +73,9 @@ def run(settings: Settings) -> Report:
         add(Line("cgroup2", False, str(error)))
         return report
     add(Line("cgroup2", True, root))
+    add(_new_cgroups(settings))
+    if settings.discovery != "cgroup":
+        add(_pods(settings))
     for collector in agent.select(settings, agent.environment_of(settings, root)):
         try:
             for signal in collector.open():
@@ -77,3 +86,32 @@ def run(settings: Settings) -> Report:
         finally:
             collector.close()
     return report
+
+
+def _new_cgroups(settings: Settings) -> Line:
+    """Whether the kernel tells of cgroups that come and go between two cycles."""
+    events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root)
+    try:
+        events.open()
+        return Line("new cgroups", True, "tp_btf/cgroup_mkdir")
+    except KpodError as error:
+        return Line("new cgroups", False, str(error))
+    finally:
+        events.close()
+
+
+def _pods(settings: Settings) -> Line:
+    """Whether the source of pods answers within some seconds."""
+    try:
+        source = kubernetes_source(settings)
+    except KpodError as error:
+        return Line("pods", False, str(error))
+    source.start()
+    try:
+        end = time.monotonic() + _ANSWER
+        while not source.connected and time.monotonic() < end:
+            time.sleep(0.05)
+        found = f"{source.name}: {len(source.poll()[0])} on {settings.node_name}"
+        return Line("pods", source.connected, source.problem() or found)
+    finally:
+        source.close()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.apiserver import ApiServer
-from tests.live.agents import Page, eventually, get, running_agent
+from tests.live.agents import COMMAND, Page, eventually, get, running_agent
 from tests.live.containers import Runtime
 from tests.live.harness import Cgroup, compile_workload
 
@@ -91,26 +93,31 @@ class Node:
             Cgroup(Path(directory)).destroy()
 
 
-Start = Callable[..., Node]
-
-
-@pytest.fixture
-def start(api: ApiServer, cgroup_root: str, calls: str, tmp_path: Path) -> Iterator[Start]:
-    """Start an agent that asks the server; at the end it has said nothing that it should not."""
-    kubeconfig = tmp_path / "kubeconfig"
+def kubeconfig(folder: Path, api: ApiServer) -> str:
+    """Write how to reach the server; return the file's path."""
     context = {
         "clusters": [{"name": "c", "cluster": {"server": api.url}}],
         "users": [{"name": "u", "user": {"token": TOKEN}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
         "current-context": "x",
     }
-    kubeconfig.write_text(json.dumps(context))
+    path = folder / "kubeconfig"
+    path.write_text(json.dumps(context))
+    return str(path)
 
+
+Start = Callable[..., Node]
+
+
+@pytest.fixture
+def start(api: ApiServer, cgroup_root: str, calls: str, tmp_path: Path) -> Iterator[Start]:
+    """Start an agent that asks the server; at the end it has said nothing that it should not."""
+    config = kubeconfig(tmp_path, api)
     with ExitStack() as stack:
         log = tmp_path / "agent.log"
 
         def one(*settings: str) -> Node:
-            arguments = ["--discovery", "kubernetes", "--kubeconfig", str(kubeconfig), "--node-name", NODE]
+            arguments = ["--discovery", "kubernetes", "--kubeconfig", config, "--node-name", NODE]
             arguments += ["--grace-period", f"{GRACE}s", "--collector-deadline", "5s", "--syscalls", CALL]
             arguments += ["--profile", "custom", "--collectors-syscall-enabled", "true"]
             arguments += [] if "--poll-interval" in settings else ["--poll-interval", "200ms"]
@@ -334,6 +341,22 @@ def test_series_end_after_the_grace_time(api: ApiServer, start: Start) -> None:
     eventually(lambda: node.page().sum("kpod_bpf_map_entries", map="syscall") == 0)
 
 
+def test_check_asks_the_source(api: ApiServer, tmp_path: Path) -> None:
+    api.create_pod("web-1", node=NODE)
+    config = kubeconfig(tmp_path, api)
+    command = [str(COMMAND), "check", "--discovery", "kubernetes", "--kubeconfig", config, "--node-name", NODE]
+
+    def said() -> str:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        [line] = [line for line in done.stdout.splitlines() if line[6:].startswith("pods ")]
+        return " ".join(line.split())
+
+    assert said() == f"ok pods kubernetes: 1 on {NODE}"
+    api.tokens = {"another"}
+    assert said().startswith("FAIL pods ")
+    assert "401" in said()
+
+
 def test_chosen_labels_are_on_every_series_of_a_pod(api: ApiServer, start: Start) -> None:
     node = start("--pod-labels", "app,example.com/team", "--cluster", "c1", "--pod-selector", "app in (web,db)")
     run_pod(api, node, "web-1", labels={"app": "web", "example.com/team": "payments"})
@@ -352,8 +375,6 @@ def test_chosen_labels_are_on_every_series_of_a_pod(api: ApiServer, start: Start
 @contextmanager
 def sampling(node: Node) -> Iterator[Mapping[tuple[str, str, str], float]]:
     """Scrape all the time meanwhile, and keep the highest value of each series."""
-    import threading
-
     highest: dict[tuple[str, str, str], float] = {}
     over = threading.Event()
 
