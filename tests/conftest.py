@@ -10,6 +10,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
+from tests.fakes.certificates import Certificates
+
 IN_CI = os.environ.get("CI") == "true"
 REPOSITORY = Path(__file__).parent.parent
 
@@ -60,6 +62,11 @@ def promtool(tool: Callable[[str, str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def prometheus(tool: Callable[[str, str], Path]) -> Path:
     return tool("prometheus", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def certificates(tool: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tool("openssl", "openssl"), tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")

@@ -205,6 +205,10 @@ class ApiServer:
         with self._changed:
             return copy.deepcopy(self._pods[namespace, name])
 
+    def at_once(self) -> threading.Condition:
+        """Return what to hold for several changes and events to come to a watch together."""
+        return self._changed
+
     def _change(self, key: tuple[str, str], new: Object | None) -> None:
         old = self._pods.get(key)
         self._version += 1
@@ -231,7 +235,7 @@ class ApiServer:
         headers: Mapping[str, str] | None = None,
         message: str = "injected",
     ) -> None:
-        """Answer the next requests of a kind (list, watch, any) with an error."""
+        """Answer the next requests of a kind (list, page: one after the first, watch, any) with an error."""
         with self._changed:
             self._faults.append(Fault(kind, status, headers or {}, message, times))
 
@@ -281,10 +285,11 @@ class ApiServer:
 
     # Answers: called by the handler's thread
 
-    def _fault(self, kind: str) -> Fault | None:
+    def _fault(self, request: Request) -> Fault | None:
+        kinds = {"any", request.kind, "page" if "continue" in request.query else request.kind}
         with self._changed:
             for fault in self._faults:
-                if fault.kind in (kind, "any"):
+                if fault.kind in kinds:
                     fault.times -= 1
                     if not fault.times:
                         self._faults.remove(fault)
@@ -400,6 +405,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
@@ -414,7 +420,7 @@ class _Handler(BaseHTTPRequestHandler):
             api.requests.append(request)
         if api.tokens and request.authorization.removeprefix("Bearer ") not in api.tokens:
             self._answer(401, _status(401, "Unauthorized", "Unauthorized"))
-        elif fault := api._fault(request.kind):
+        elif fault := api._fault(request):
             self._answer(fault.status, _status(fault.status, fault.message, "Injected"), fault.headers)
         else:
             self._route(request)

@@ -31,8 +31,9 @@ class Client:
 
     def __init__(self, http: httpx2.Client, where: str) -> None:
         self._http = http
-        self._where = where
+        self.where = where
         self._socket: socket.socket | None = None
+        self._aborted = False
         self.requests = 0
         """HTTP requests sent, those with a token that was read again too."""
         http.event_hooks = {"request": [self._count]}
@@ -53,11 +54,13 @@ class Client:
 
     @contextmanager
     def _answer(self, path: str, query: Mapping[str, str], silence: float) -> Iterator[httpx2.Response]:
-        where = f"{self._where}{path}"
+        where = f"{self.where}{path}"
         timeout = httpx2.Timeout(CONNECT, read=silence)
         try:
             with self._http.stream("GET", path, params=query, timeout=timeout) as response:
                 self._socket = response.extensions["network_stream"].get_extra_info("socket")
+                if self._aborted:
+                    raise RequestError(f"{where}: closed")
                 if response.status_code != 200:
                     raise _refusal(where, response)
                 yield response
@@ -70,7 +73,8 @@ class Client:
             self._socket = None
 
     def abort(self) -> None:
-        """From any thread: end the stream that another thread waits for."""
+        """From any thread: end the answer that another thread reads, and every later one."""
+        self._aborted = True
         if stream := self._socket:
             with suppress(OSError):
                 # Not SSLSocket's own: that would take the TLS state from under the reader.

@@ -10,8 +10,7 @@ consistent list is asked for. Versions are compared as numbers, which Kubernetes
 etcd has always made true; where they are none, they are taken as they come.
 
 A silent server is noticed by a read timeout: bookmarks come about once a minute (the API server's
-`defaultBookmarkFrequency`, since 1.15), so SILENCE without a byte is no healthy watch. A server without bookmarks
-costs 30 requests an hour that way, still without a list.
+`defaultBookmarkFrequency`, since 1.15), so SILENCE without a byte is no healthy watch.
 """
 
 import random
@@ -73,6 +72,8 @@ class KubernetesSource(Source):
         self._selector = {"fieldSelector": f"spec.nodeName={node}"}
         self._version = ""
         """The newest resourceVersion seen in a list, an event or a bookmark."""
+        self._lines = 0
+        """Events of the last watch."""
         self._must_list = True
         self._last_list = float("-inf")
         self._versions: dict[str, str] = {}
@@ -85,7 +86,9 @@ class KubernetesSource(Source):
         try:
             self._watch(client)
         except RequestError as failure:
-            self._must_list |= failure.status not in _VERSION_STANDS
+            # A version that the server never heard of (its store was set back) is answered with silence.
+            silent = not self._lines and time.monotonic() - began >= self._silence
+            self._must_list |= silent or failure.status not in _VERSION_STANDS
             # A 410 is the answer of a server that works, and one list is due; not so if there was one just now.
             expired = failure.status == 410 and began - self._last_list >= self._steady
             if expired or time.monotonic() - began >= self._steady:
@@ -118,7 +121,7 @@ class KubernetesSource(Source):
         items: list[api.Item] = []
         more = first
         while True:
-            page = decoded(api.items_of, client.get(PATH, {**self._selector, **more}, PATIENCE))
+            page = decoded(api.items_of, client.get(PATH, {**self._selector, **more}, min(PATIENCE, self._silence)))
             items += page.items or ()
             if not page.metadata.more:
                 return items, page.metadata.resource_version
@@ -133,9 +136,11 @@ class KubernetesSource(Source):
             "resourceVersion": self._version,
             "timeoutSeconds": str(round(self._uniform(*WATCH))),
         }
+        self._lines = 0
         with client.lines(PATH, query, self._silence) as lines:
             self._works()
             for line in lines:
+                self._lines += 1
                 self._take(line)
 
     def _take(self, line: bytes) -> None:

@@ -130,6 +130,8 @@ class Source:
             try:
                 if self._client is None:
                     self._client = self._connect()
+                    if self._closed.is_set():  # `close` may have come before there was a client to abort
+                        break
                 wait = self._step(self._client)
             except Exception as error:  # a defect must not end the thread: without names all is "unresolved"
                 wait = self._failed(error)

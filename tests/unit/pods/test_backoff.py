@@ -1,0 +1,51 @@
+"""Waits after failures: jittered, bounded, doubling, and what a server asks for is heeded."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpod_metrics.pods.backoff import FIRST, MOST, MOST_ASKED_FOR, Backoff
+
+
+def highest(low: float, high: float) -> float:
+    """As random.uniform, at its most."""
+    assert low == 0.0
+    return high
+
+
+def test_ceiling_doubles_up_to_the_bound_and_starts_over() -> None:
+    backoff = Backoff(uniform=highest)
+    assert [backoff.next() for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    backoff.reset()
+    assert backoff.next() == 1
+    assert backoff.next(slow=True) == 60
+    assert backoff.next() == 4
+
+
+@given(st.integers(0, 2**32), st.integers(1, 200))
+def test_jittered_and_bounded(seed: int, failures: int) -> None:
+    backoff = Backoff(uniform=random.Random(seed).uniform)
+    waits = [backoff.next() for _ in range(failures)]
+    assert all(0 <= wait <= min(FIRST * 2**tries, MOST) for tries, wait in enumerate(waits))
+    assert len(set(waits)) == failures
+
+
+@given(st.floats(0, 1e9), st.integers(0, 2**32))
+def test_what_the_server_asks_for_is_the_least(asked_for: float, seed: int) -> None:
+    wait = Backoff(uniform=random.Random(seed).uniform).next(asked_for)
+    assert min(asked_for, MOST_ASKED_FOR) <= wait <= min(asked_for, MOST_ASKED_FOR) + FIRST
+
+
+def test_a_thousand_agents_do_not_return_at_once() -> None:
+    """All lose their server at the same moment: what comes to it in the worst second of the first ten minutes."""
+    chance = random.Random(1)
+    attempts = [0] * 600
+    for _ in range(1000):
+        backoff, at = Backoff(uniform=chance.uniform), 0.0
+        while (at := at + backoff.next()) < 600:
+            attempts[int(at)] += 1
+    # The first second has the first attempt of all, and some seconds; a minute later it is 1 in 30 a second.
+    assert max(attempts[:1]) < 1700
+    assert max(attempts[60:]) < 70
+    assert sum(attempts) / 1000 < 30
