@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.apiserver import ApiServer
+from tests.fakes.certificates import Certificates
 from tests.live.agents import COMMAND, Page, eventually, get, running_agent
 from tests.live.containers import Runtime
 from tests.live.harness import Cgroup, compile_workload
@@ -339,6 +340,25 @@ def test_series_end_after_the_grace_time(api: ApiServer, start: Start) -> None:
     assert time.monotonic() - deleted >= GRACE
     assert not node.page().find("kpod_pod_info")
     eventually(lambda: node.page().sum("kpod_bpf_map_entries", map="syscall") == 0)
+
+
+def test_kubelet_as_the_source(start: Start, certificates: Certificates) -> None:
+    """Its certificate is its own, its static pods have the hash of their file as UID."""
+    static = "a5363f4f31e043bdae3c93aca4991903"
+    certificate, key = certificates.self_signed("node-1")
+    with ApiServer(certificate=(certificate, key)) as kubelet:
+        kubelet.tokens = {TOKEN}
+        kubelet.create_pod("etcd-n1", node=NODE, containers=("etcd",), static_hash=static)
+        container = kubelet.run_container("default", "etcd-n1", "etcd")
+        kubelet.create_pod("web-1", node=NODE, owner=("ReplicaSet", "web-5d4f"), labels={"pod-template-hash": "5d4f"})
+        address = ["--kubelet-address", f"127.0.0.1:{kubelet.port}", "--kubelet-certificate", certificate]
+        node = start("--discovery", "kubelet", *address)
+        node.call(scope(static, container), 3)
+        eventually(lambda: counts(node.page()) == {("default", "etcd-n1", "etcd"): 3})
+        page = node.next_page()
+        assert unattributed(page) == NOBODY
+        assert page.find("kpod_pod_info", pod="etcd-n1", owner_kind="Node", owner=NODE)
+        assert page.sum("kpod_pod_source_connected", source="kubelet") == 1
 
 
 def test_check_asks_the_source(api: ApiServer, tmp_path: Path) -> None:
