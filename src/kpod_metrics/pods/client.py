@@ -1,6 +1,6 @@
 """HTTP to the API server and to the kubelet, with lightkube's configuration, authentication and TLS.
 
-Only `discovery` imports this, and only where pods come from Kubernetes: it costs 18 MB of memory.
+Only `discovery` imports this, and only where pods come from Kubernetes: it costs 10 MB of memory.
 """
 
 import os

@@ -226,7 +226,7 @@ def test_kubelet_is_the_node_by_name(tmp_path: Path) -> None:
 
 
 def test_without_kubernetes_its_client_is_not_imported(tmp_path: Path) -> None:
-    """It would cost 18 MB of memory."""
+    """It would cost 10 MB of memory."""
     (tmp_path / "cgroup.procs").touch()
     (tmp_path / "cgroup.controllers").touch()
     code = (
