@@ -98,7 +98,12 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def runtime(tool: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory, cgroup_root: str) -> Runtime:
+def runtime(
+    tool: Callable[[str, str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    cgroup_root: str,
+    mount_namespaces: None,
+) -> Runtime:
     """Start real containers."""
     return Runtime(tool("runc", "runc"), tmp_path_factory.mktemp("containers"), cgroup_root)
 
