@@ -39,7 +39,7 @@ def scope(uid: str, container: str) -> str:
 @pytest.fixture
 def api() -> Iterator[ApiServer]:
     """The server, that takes one token."""
-    with ApiServer(time_scale=0.01, bookmark_interval=1.0) as server:
+    with ApiServer(bookmark_interval=1.0) as server:
         server.tokens = {TOKEN}
         yield server
 
@@ -432,7 +432,8 @@ def test_a_thousand_pods_come_and_go(api: ApiServer, start: Start) -> None:
                 node.call(stay[number // 4], 3)
             api.delete_pod("default", name)
             node.remove(slice_of(uid))
-        # Their last values are on a page, then they go.
+        # All are named in the end, their last values are on a page, then they go.
+        eventually(lambda: not node.page().sum("kpod_pending_events"), 30)
         eventually(lambda: len(counts(node.page())) == 250, 30)
     assert {key: value for key, value in highest.items() if key[1].startswith("brief")} == true
     after = node.next_page()

@@ -197,11 +197,12 @@ class ClusterNaming:
 
     def _reindex(self) -> None:
         self._index = {}
+        claimed: dict[str, _Known | None] = {}
         for pod in (*(pod for pod, _ in self._recent.values()), *self._pods.values()):
             known = _Known(pod, self._wanted.labels) if self._wanted.wants(pod) else None
-            self._index[pod.uid] = known
-            if pod.cgroup_uid:
-                self._index[pod.cgroup_uid] = known
+            self._index[pod.uid] = claimed[pod.cgroup_uid] = known
+        # A static pod's other UID is an annotation, which anyone may write: it takes no pod's own.
+        self._index = claimed | self._index
 
     def _owner(
         self, id_: int, path: str, ids: tuple[str, str], waiting: Mapping[int, _Wait], now: float

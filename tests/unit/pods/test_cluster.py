@@ -154,6 +154,13 @@ def test_static_pod_is_found_by_the_hash_of_its_file(world: World) -> None:
     assert world.owner(path) == identity("app", "apiserver")
 
 
+def test_no_pod_can_claim_anothers_cgroups(world: World) -> None:
+    """The hash is an annotation, which whoever makes a pod may write."""
+    world.source.set(pod(), pod(OTHER, "thief", Container("app", (IDS[0],)), cgroup_uid=UID))
+    world.tree = {scope(IDS[0]): (1,)}
+    assert world.owner(scope(IDS[0])) == identity()
+
+
 def test_container_before_its_status_names_it(world: World) -> None:
     """The cgroup is there first: nothing is decided until the name comes."""
     world.source.set(pod(UID, "web-1", Container("app")))
