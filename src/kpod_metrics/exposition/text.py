@@ -6,6 +6,7 @@ are escaped and joined once in its life and kept with it; a cycle only formats n
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate, zip_longest
 from operator import add
 from typing import Any
@@ -45,6 +46,12 @@ def number(value: float) -> str:
     return repr(value)
 
 
+@cache
+def _ends(exponents: tuple[int, ...]) -> list[int]:
+    """The slots that the buckets end with."""
+    return [slot_of_exponent(exponent) for exponent in exponents]
+
+
 class Renderer:
     """Renders a store."""
 
@@ -81,7 +88,7 @@ class Renderer:
         assert value is not None
         prefixes = self._prefixes(table, metric, series) if before is None else before[1]
         if isinstance(value, Histogram):
-            line = self._histogram(prefixes, value, [slot_of_exponent(exponent) for exponent in metric.exponents])
+            line = self._histogram(prefixes, value, _ends(metric.exponents))
         else:
             line = prefixes[0] + number(value)
         written = series.written[at] = (value, prefixes, line)

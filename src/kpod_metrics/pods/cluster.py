@@ -95,6 +95,9 @@ class ClusterNaming:
         """Deleted pods by UID, and when they were last seen to matter."""
         self._ids: dict[str, tuple[str, str] | None] = {}
         self._waiting: dict[int, _Wait] = {}
+        self._settled: set[int] = set()
+        """Cgroups that had their time to be named, sandboxes above all."""
+        self._before: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
         self._connected_since: float | None = None
 
     @property
@@ -127,10 +130,13 @@ class ClusterNaming:
     def snapshot(
         self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
-        """Name every cgroup that is some pod's."""
+        """Name every cgroup that is some pod's; where nothing has changed, the snapshot is the one before."""
         now = self._clock()
         self._follow_connection(now)
-        self._take_pods(now)
+        changed = self._take_pods(now)
+        before, snapshot = self._before
+        if not (changed or passed or self._waiting or self._recent) and directories == before:
+            return snapshot
         identities: dict[int, Identity] = {}
         reported: dict[int, Identity] = {}
         reasons: dict[int, str] = {}
@@ -163,19 +169,24 @@ class ClusterNaming:
                 identities[id_] = owner
             else:
                 reasons[id_] = owner
-            if owner != PENDING:
-                self._waiting.pop(id_, None)
         self._forget_pods(alive, now)
+        present = frozenset([directory.id for directory in directories])
+        self._settled &= present
         kept = frozenset(self._kept())
-        return Snapshot(
+        snapshot = Snapshot(
             identities=identities,
             reported=reported,
             groups=tuple([Group(d.id, f"{root}/{d.path}", tuple(pids), owner) for d, pids, owner in tops.values()]),
-            present=frozenset([directory.id for directory in directories]),
+            present=present,
             reasons=reasons,
             kept=kept,
             workloads=tuple(self._workloads({identity.of_pod for identity in (*reported.values(), *kept)})),
         )
+        # What is not there any more is in one snapshot only.
+        self._before = (
+            (directories, snapshot) if present.issuperset(identities.keys() | reasons.keys()) else ((), snapshot)
+        )
+        return snapshot
 
     def _follow_connection(self, now: float) -> None:
         if not self._source.connected:
@@ -183,17 +194,18 @@ class ClusterNaming:
         elif self._connected_since is None:
             self._connected_since = now
 
-    def _take_pods(self, now: float) -> None:
-        """Bring the index up to date with the source."""
+    def _take_pods(self, now: float) -> bool:
+        """Bring the index up to date with the source; whether there was anything new."""
         pods, deleted = self._source.poll()
         if pods is self._pods and not deleted:
-            return
+            return False
         for pod in deleted:
             self._recent[pod.uid] = (pod, now)
         while len(self._recent) > CAPACITY:
             del self._recent[next(iter(self._recent))]
         self._pods = pods
         self._reindex()
+        return True
 
     def _reindex(self) -> None:
         self._index = {}
@@ -216,14 +228,13 @@ class ClusterNaming:
             identity = known.containers.get(container) if container else known.identity
             if identity is not None:
                 return identity
-        wait = waiting.get(id_) or _Wait(path, now)
-        # What the source could not tell while it was away it may tell once it is back.
-        if self._connected_since is None or now - max(wait.since, self._connected_since) < PATIENCE:
-            if len(self._waiting) < CAPACITY:
+        if id_ not in self._settled and len(self._waiting) < CAPACITY:
+            wait = waiting.get(id_) or _Wait(path, now)
+            # What the source could not tell while it was away it may tell once it is back.
+            if self._connected_since is None or now - max(wait.since, self._connected_since) < PATIENCE:
                 self._waiting[id_] = wait
                 return PENDING
-            return UNRESOLVED
-        self._waiting[id_] = wait
+            self._settled.add(id_)
         return UNRESOLVED if known is _UNKNOWN else known.identity
 
     @staticmethod

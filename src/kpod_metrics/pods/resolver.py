@@ -42,6 +42,8 @@ class Resolver:
 
     def update(self, snapshot: Snapshot) -> None:
         """Take a new snapshot: what left it stays known through the grace time."""
+        if snapshot is self.snapshot:
+            return
         now = self._clock()
         before, self.snapshot = self.snapshot, snapshot
         known = snapshot.identities.keys() | {id_ for id_, reason in snapshot.reasons.items() if reason != PENDING}

@@ -17,11 +17,15 @@ class StandaloneNaming:
     def __init__(self) -> None:
         self._names: dict[str, Identity] = {}
         self._held: set[int] = set()
+        self._before: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
 
     def snapshot(
         self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
-        """Name every cgroup by its path."""
+        """Name every cgroup by its path; where nothing has changed, the snapshot is the one before."""
+        before, snapshot = self._before
+        if not passed and active <= self._held and directories == before:
+            return snapshot
         present = frozenset([directory.id for directory in directories])
         self._held &= present
         self._held.update([d.id for d in directories if d.pids or d.id in active])
@@ -31,7 +35,7 @@ class StandaloneNaming:
         with_reported_below = self._ancestors([d.path for d in held])
         identities = {d.id: names[d.path] for d in directories}
         identities.update((id_, identity_of_path(path)) for id_, path in passed.items())
-        return Snapshot(
+        snapshot = Snapshot(
             identities=identities,
             reported={d.id: names[d.path] for d in held},
             groups=tuple(
@@ -43,6 +47,9 @@ class StandaloneNaming:
             ),
             present=present,
         )
+        # What has passed is in one snapshot only.
+        self._before = ((), snapshot) if passed else (directories, snapshot)
+        return snapshot
 
     def problem(self) -> str:
         """Nothing can fail here."""

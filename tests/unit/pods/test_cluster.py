@@ -147,6 +147,23 @@ def test_containers_of_every_kind_and_restarts(world: World) -> None:
     assert snapshot.workloads[0].restarts == ((identity(), 1),)
 
 
+def test_nothing_new_is_the_same_snapshot(world: World) -> None:
+    world.source.set(pod())
+    world.tree = {slice_of(): (), scope(IDS[0]): (1,), scope(IDS[1]): (2,)}
+    assert world.look() is not world.look()  # the sandbox waits
+    world.now += PATIENCE
+    snapshot = world.look()
+    assert world.look() is snapshot
+    world.tree[scope(IDS[0])] = (1, 7)
+    assert world.look().groups[0].pids == (1, 7)
+    world.source.set(pod(labels={"a": "b"}))
+    assert world.look() is not world.look(passed=["other"])
+    later = world.look()  # without what had passed
+    assert world.look() is later
+    world.source.set()
+    assert world.look() is not later
+
+
 def test_static_pod_is_found_by_the_hash_of_its_file(world: World) -> None:
     world.source.set(pod(UID, "apiserver", cgroup_uid=HASH))
     path = f"kubepods.slice/kubepods-pod{HASH}.slice/crio-{IDS[0]}.scope"
@@ -178,7 +195,8 @@ def test_sandbox_is_the_pods_own(world: World) -> None:
     world.tree = {slice_of(): (), scope(IDS[0]): (1,), scope(IDS[1]): (2,)}
     assert world.owner(scope(IDS[1])) == PENDING
     world.now += PATIENCE
-    for _ in range(2):
+    for connected in (True, False, True):  # what is settled stays so, whatever becomes of the source
+        world.source.connected = connected
         snapshot = world.look()
         assert world.owner(scope(IDS[1]), snapshot) == identity("")
         assert set(snapshot.reported.values()) == {identity()}
