@@ -10,6 +10,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
+from tests.chart import Chart
+
 from tests.fakes.certificates import Certificates
 
 IN_CI = os.environ.get("CI") == "true"
@@ -74,3 +76,10 @@ def kubectl() -> Path:
     """The real kubectl, as `tool` has the others."""
     fetched = _fetch("scripts/kubernetes-tools")
     return _missing("kubectl", fetched) if fetched.returncode else Path(fetched.stdout.strip()) / "kubectl"
+
+
+@pytest.fixture(scope="session")
+def chart() -> Chart:
+    """The chart, rendered by the real helm."""
+    fetched = _fetch("scripts/kubernetes-tools")
+    return _missing("helm", fetched) if fetched.returncode else Chart(Path(fetched.stdout.strip()) / "helm")

@@ -111,6 +111,11 @@ class Setting:
         """Its spelling as an environment variable."""
         return ENVIRONMENT_PREFIX + self.key.upper()
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        """What YAML may hold, as JSON Schema, as far as that can say it."""
+        return dict(getattr(self.parse, "schema", None) or _SCHEMAS.get(self.parse) or {"type": "string"})
+
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
@@ -118,42 +123,68 @@ def _text(value: Any) -> str:
     return value
 
 
-def _choice(*choices: str) -> tuple[str, Callable[[Any], str]]:
-    def parse(value: Any) -> str:
-        if value not in choices:
+@dataclass(frozen=True)
+class _Choice:
+    choices: tuple[str, ...]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"enum": list(self.choices)}
+
+    def __call__(self, value: Any) -> str:
+        if value not in self.choices:
             raise ValueError
         return str(value)
 
-    return ", ".join(choices), parse
+
+def _choice(*choices: str) -> tuple[str, Callable[[Any], str]]:
+    return ", ".join(choices), _Choice(choices)
 
 
-def _duration(low: float, high: float, accepted: str) -> tuple[str, Callable[[Any], float]]:
-    def parse(value: Any) -> float:
+@dataclass(frozen=True)
+class _Duration:
+    low: float
+    high: float
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        pattern = rf"^\s*{_DURATION.pattern}\s*$".replace(r"\d", "[0-9]").replace("(?:", "(")
+        return {"type": ["string", "number"], "minimum": self.low, "maximum": self.high, "pattern": pattern}
+
+    def __call__(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
         match = _DURATION.fullmatch(str(value).strip())
         if not match:
             raise ValueError
         seconds = float(match[1]) * _SECONDS[match[2]]
-        if not low <= seconds <= high:
+        if not self.low <= seconds <= self.high:
             raise ValueError
         return seconds
 
-    return accepted, parse
+
+def _duration(low: float, high: float, accepted: str) -> tuple[str, Callable[[Any], float]]:
+    return accepted, _Duration(low, high)
 
 
-def _integer(low: int, high: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
+@dataclass(frozen=True)
+class _Integer:
+    low: int
+    high: int
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+    def __call__(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError
         if not _INTEGER.fullmatch(str(value).strip()):
             raise ValueError
         number = int(value)
-        if not low <= number <= high:
+        if not self.low <= number <= self.high:
             raise ValueError
         return number
-
-    return parse
 
 
 def _boolean(value: Any) -> bool:
@@ -229,6 +260,17 @@ def _cgroup_root(value: Any) -> str:
     return str(value).rstrip("/")
 
 
+_LIST = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+_SCHEMAS: dict[Callable[[Any], Any], dict[str, Any]] = {
+    _boolean: {"type": "boolean"},
+    _names: _LIST,
+    _pod_labels: _LIST
+    | {"maxItems": _MOST_POD_LABELS, "items": {"type": "string", "pattern": f"^{_LABEL_KEY.pattern}$"}},
+    _address: {"type": "string", "pattern": "^.*:[0-9]{1,5}$"},
+    _host: {"type": "string", "minLength": 1},
+}
+
+
 def catalogue(collectors: Iterable[str]) -> list[Setting]:
     """Every setting of an agent that has these collectors."""
     settings = [
@@ -295,19 +337,19 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
             "series_limit",
             "series of one metric, above which they are folded together",
             "1 to 10000000",
-            _integer(1, 10**7),
+            _Integer(1, 10**7),
         ),
         Setting(
             "series_limit_total",
             "series of all pods together (a histogram with its buckets), above which they are folded together",
             "1 to 10000000",
-            _integer(1, 10**7),
+            _Integer(1, 10**7),
         ),
         Setting(
             "bpf_map_entries",
             "capacity of each kernel map of metrics (0: 10240, or 256 a CPU where that is more)",
             "0 to 1000000",
-            _integer(0, 10**6),
+            _Integer(0, 10**6),
         ),
         Setting("log_level", "least severity that is logged", *_choice("debug", "info", "warning", "error")),
         Setting("log_format", "form of log lines", *_choice("text", "json")),

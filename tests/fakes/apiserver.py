@@ -78,6 +78,7 @@ class ApiServer:
     def __init__(
         self,
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         certificate: tuple[str, str] | None = None,
         time_scale: float = 1.0,
@@ -99,6 +100,7 @@ class ApiServer:
         self._certificate = certificate
         self._time_scale = time_scale
         self._bookmark_interval = bookmark_interval
+        self._host = host
         self._port = port
         self._changed = threading.Condition()
         self._version = 1000
@@ -115,7 +117,7 @@ class ApiServer:
 
     def start(self) -> Self:
         """Listen, on the same port as before after a `stop`."""
-        self._http = _Server(("127.0.0.1", self._port), self, self._certificate)
+        self._http = _Server((self._host, self._port), self, self._certificate)
         self._port = self._http.server_address[1]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -146,7 +148,7 @@ class ApiServer:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self._certificate else 'http'}://{self._host}:{self._port}"
 
     @property
     def port(self) -> int:

@@ -1,0 +1,111 @@
+{{- define "kpod-metrics.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "kpod-metrics.fullname" -}}
+{{- $name := include "kpod-metrics.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What selectors have: the same in every version of the chart, as a DaemonSet's selector cannot be changed. */}}
+{{- define "kpod-metrics.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "kpod-metrics.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "kpod-metrics.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "kpod-metrics.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "kpod-metrics.serviceAccount" -}}
+{{- if .Values.serviceAccount.name -}}
+{{- .Values.serviceAccount.name -}}
+{{- else if .Values.serviceAccount.create -}}
+{{- include "kpod-metrics.fullname" . -}}
+{{- else -}}
+default
+{{- end -}}
+{{- end -}}
+
+{{- define "kpod-metrics.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The configuration file: what is given, but for what a values file takes back with null. */}}
+{{- define "kpod-metrics.config" -}}
+{{- $given := dict }}
+{{- range $key, $value := .Values.config }}
+{{- if not (kindIs "invalid" $value) }}
+{{- $_ := set $given $key $value }}
+{{- end }}
+{{- end }}
+{{- toYaml $given }}
+{{- end -}}
+
+{{- define "kpod-metrics.port" -}}
+{{- regexFind "[0-9]+$" (default "0.0.0.0:9090" .Values.config.listen) -}}
+{{- end -}}
+
+{{/* Whether a collector of the profile standard is on: {{ include "kpod-metrics.on" (list . "filesystem") }} */}}
+{{- define "kpod-metrics.on" -}}
+{{- $config := (index . 0).Values.config -}}
+{{- $collector := default (dict) (index (default (dict) $config.collectors) (index . 1)) -}}
+{{- if hasKey $collector "enabled" -}}
+{{- if $collector.enabled }}true{{ end -}}
+{{- else if has $config.profile (list "standard" "comprehensive") -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Whether it looks at other pods' processes in /proc; cgroups without processes are left out by discovery cgroup. */}}
+{{- define "kpod-metrics.hostPID" -}}
+{{- if or (include "kpod-metrics.on" (list . "filesystem")) (include "kpod-metrics.on" (list . "net_iface")) (eq .Values.config.discovery "cgroup") -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{- define "kpod-metrics.capabilities" -}}
+- BPF
+- PERFMON
+{{- if include "kpod-metrics.on" (list . "filesystem") }}
+- SYS_PTRACE
+{{- end }}
+{{- with .Values.extraCapabilities }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "kpod-metrics.appArmor" -}}
+{{- if .Values.appArmorProfile.type -}}
+{{- .Values.appArmorProfile.type -}}
+{{- else if include "kpod-metrics.on" (list . "filesystem") -}}
+Unconfined
+{{- else -}}
+RuntimeDefault
+{{- end -}}
+{{- end -}}
+
+{{/* The field is there from 1.30 on. */}}
+{{- define "kpod-metrics.appArmorIsField" -}}
+{{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}true{{ end -}}
+{{- end -}}
+
+{{- define "kpod-metrics.asksApi" -}}
+{{- if ne .Values.config.discovery "cgroup" }}true{{ end -}}
+{{- end -}}

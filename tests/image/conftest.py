@@ -1,0 +1,98 @@
+"""What the tests of the image share: it, unpacked; a network as a pod has one; an API server in it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.certificates import Certificates
+from tests.image.pod import Node, Object, Pods
+from tests.image.tools import REPOSITORY, fetched
+from tests.live.conftest import (  # noqa: F401 - fixtures
+    cgroup_root,
+    children,
+    machine_is_left_as_found,
+    on_disk,
+    runtime,
+    workload,
+)
+
+NODE = "node-1"
+TOKEN = "t0ken-of-the-service-account"
+HOST, POD = "10.113.7.1", "10.113.7.2"
+
+
+@pytest.fixture(scope="session")
+def image() -> Object:
+    """The image's configuration."""
+    path = REPOSITORY / "build/image/image.json"
+    assert path.exists(), "make test-image builds it"
+    found: Object = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture(scope="session")
+def rootfs(image: Object) -> Path:
+    """The image, unpacked."""
+    return REPOSITORY / "build/image/rootfs"
+
+
+@pytest.fixture(scope="session")
+def pods(image: Object, rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pods:
+    """Start pods of the image."""
+    return Pods(fetched("runc") / "usr/sbin/runc", rootfs, image, tmp_path_factory.mktemp("pods"))
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[str]:
+    """A pod's network, that the host reaches at POD and whose host is at HOST."""
+    name = f"kpod-test-{os.getpid()}"
+    link = f"kpod{os.getpid()}"
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)
+
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+        ip("address", "add", f"{HOST}/24", "dev", link)
+        ip("link", "set", link, "up")
+        ip("-n", name, "address", "add", f"{POD}/24", "dev", "eth0")
+        ip("-n", name, "link", "set", "eth0", "up")
+        ip("-n", name, "link", "set", "lo", "up")
+        yield f"/run/netns/{name}"
+    finally:
+        subprocess.run(["ip", "link", "delete", link], check=False)
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+@pytest.fixture(scope="session")
+def certificates(tool: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tool("openssl", "openssl"), tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def api(network: str, certificates: Certificates) -> Iterator[ApiServer]:
+    """The API server, by TLS and with a token."""
+    with ApiServer(host=HOST, certificate=certificates.signed("api", f"IP:{HOST}"), time_scale=0.01) as server:
+        server.tokens = {TOKEN}
+        yield server
+
+
+@pytest.fixture
+def node(api: ApiServer, network: str, certificates: Certificates, tmp_path: Path) -> Node:
+    """The node that pods start on."""
+    return Node(
+        tmp_path,
+        NODE,
+        HOST,
+        network,
+        (HOST, api.port),
+        TOKEN,
+        Path(certificates.ca).read_text(),
+        seccomp_folder=REPOSITORY / "deploy/seccomp",
+    )
