@@ -11,8 +11,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI")
 ARGS ?=
 # What only tests and benchmarks use: network namespaces, `perf bench` as a workload.
 TEST_PACKAGES := iproute2 linux-perf
+# What builds the image, and a network for it.
+IMAGE_PACKAGES := buildah debootstrap git iproute2 openssl
 
-.PHONY: help build run test check format generate bench clean
+.PHONY: help build run test test-image check format generate bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -33,6 +35,10 @@ test: build  ## everything to a green test run; needs root for what loads progra
 	scripts/check --lint-only
 	$(SUDO) scripts/test $(ARGS)
 
+test-image: build  ## build the image and run it as the chart does, under runc: every count, every right, every mount
+	scripts/packages $(IMAGE_PACKAGES)
+	$(SUDO) scripts/test-image $(ARGS)
+
 format: build  ## put Python and C into the project's format
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format --quiet .
@@ -40,6 +46,8 @@ format: build  ## put Python and C into the project's format
 
 generate: build  ## write the files that are made from the declarations
 	$(PY) -m kpod_metrics.reference --write docs/metrics.md
+	$(PY) scripts/chart.py --write
+	$(PY) scripts/lock.py > deploy/requirements.txt
 
 bench: build  ## measure speed and memory against the alternatives, into docs/performance.md
 	scripts/packages $(TEST_PACKAGES)

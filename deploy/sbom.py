@@ -1,4 +1,4 @@
-"""Print a software bill of materials of the image that this runs in: CycloneDX, from dpkg's and Python's own records."""
+"""Print the software bill of materials of the image that this runs in: CycloneDX, from dpkg's and Python's records."""
 
 import hashlib
 import json

@@ -10,8 +10,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
-from tests.chart import Chart
-
+from tests.chart.helm import Chart
 from tests.fakes.certificates import Certificates
 
 IN_CI = os.environ.get("CI") == "true"

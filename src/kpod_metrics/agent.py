@@ -23,6 +23,7 @@ from typing import Any
 from kpod_metrics import collectors as collectors_package
 from kpod_metrics import health
 from kpod_metrics.cgroup.events import CgroupEvents
+from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors.base import Collector, Environment, Signal
 from kpod_metrics.errors import KpodError, RefusedError
@@ -489,6 +490,8 @@ def tune_process() -> None:
 def build(settings: Settings) -> Agent:
     """Make an agent from settings; raises SettingError or RefusedError."""
     root = settings.cgroup_root or find_root(settings.proc_root)
+    if settings.discovery == "cgroup" and others_are_hidden(root):
+        raise RefusedError(HIDDEN)
     chosen = select(settings, environment_of(settings, root))
     uses_bpf = any(collector.uses_bpf for collector in chosen)
     # Root without these capabilities goes on with its files; anyone else most likely forgot sudo.

@@ -62,7 +62,9 @@ def run(settings: Settings) -> Report:
             "rights",
             rights.may_use_bpf(capabilities),
             f"uid {os.geteuid()}, "
-            + ("CAP_BPF and CAP_PERFMON" if rights.may_use_bpf(capabilities) else "without CAP_BPF and CAP_PERFMON"),
+            + (
+                f"without {lacking}" if (lacking := rights.lacking_for_bpf(capabilities)) else "CAP_BPF and CAP_PERFMON"
+            ),
         )
     )
     btf = os.path.join(settings.sys_root, "kernel/btf/vmlinux")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.chart.helm import Chart
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.certificates import Certificates
+from tests.image.cluster import TOP, Cluster
 from tests.image.pod import Node, Object, Pods
 from tests.image.tools import REPOSITORY, fetched
 from tests.live.conftest import (  # noqa: F401 - fixtures
@@ -20,6 +22,7 @@ from tests.live.conftest import (  # noqa: F401 - fixtures
     runtime,
     workload,
 )
+from tests.live.containers import Runtime, mounted_trees
 
 NODE = "node-1"
 TOKEN = "t0ken-of-the-service-account"
@@ -84,9 +87,17 @@ def api(network: str, certificates: Certificates) -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def node(api: ApiServer, network: str, certificates: Certificates, tmp_path: Path) -> Node:
-    """The node that pods start on."""
-    return Node(
+def cluster(  # noqa: PLR0917
+    api: ApiServer,
+    network: str,
+    certificates: Certificates,
+    pods: Pods,
+    chart: Chart,
+    runtime: Runtime,  # noqa: F811
+    tmp_path: Path,
+) -> Iterator[Cluster]:
+    """An API server, a node, the chart."""
+    node = Node(
         tmp_path,
         NODE,
         HOST,
@@ -96,3 +107,5 @@ def node(api: ApiServer, network: str, certificates: Certificates, tmp_path: Pat
         Path(certificates.ca).read_text(),
         seccomp_folder=REPOSITORY / "deploy/seccomp",
     )
+    yield Cluster(api, node, pods, chart, runtime, f"http://{POD}:9090")
+    assert [str(tree / TOP) for tree in mounted_trees() if (tree / TOP).exists()] == []

@@ -59,9 +59,10 @@ def memory(quantity: str) -> int:
     return int(match[1]) * {None: 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}[match[2]]
 
 
-def bundle(pod: Object, container: Object, rootfs: Path, image: Object, node: Node, cgroup: str) -> Object:
-    """The OCI configuration of one container of a pod's `spec`."""
+def bundle(pod: Object, image: Object, rootfs: Path, node: Node, cgroup: str) -> Object:
+    """The OCI configuration of the only container of a pod."""
     spec = pod["spec"]
+    [container] = spec["containers"]
     context = {**spec.get("securityContext", {}), **container.get("securityContext", {})}
     assert not context.get("privileged")
     configured = image["config"]
@@ -104,7 +105,7 @@ def bundle(pod: Object, container: Object, rootfs: Path, image: Object, node: No
             "env": _environment(spec, container, configured, node),
             "cwd": configured.get("WorkingDir") or "/",
             "noNewPrivileges": context.get("allowPrivilegeEscalation") is False,
-            "capabilities": {name: capabilities for name in sets},
+            "capabilities": dict.fromkeys(sets, capabilities),
         },
         "mounts": _mounts(spec, container, node),
         "linux": linux,
@@ -162,8 +163,10 @@ def _mounts(spec: Object, container: Object, node: Node) -> list[Object]:
         {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [*quiet, "relatime", "ro"]},
     ]
     volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
-    for mount in container.get("volumeMounts", []):
-        mounts.append(_bind(_source(volumes[mount["name"]], node), mount["mountPath"], mount.get("readOnly", False)))
+    mounts += [
+        _bind(_source(volumes[mount["name"]], node), mount["mountPath"], mount.get("readOnly", False))
+        for mount in container.get("volumeMounts", [])
+    ]
     if spec.get("automountServiceAccountToken", True):
         mounts.append(_bind(_account(node), ACCOUNT, True))
     return mounts
@@ -219,14 +222,13 @@ class Pods:
 
     @contextmanager
     def running(self, pod: Object, node: Node, log: Path) -> "Iterator[subprocess.Popen[bytes]]":
-        """Start the only container of a pod; its output goes to a file. It is stopped as a kubelet does, and removed."""
-        [container] = pod["spec"]["containers"]
+        """Start the only container of a pod; its output goes to a file. It is stopped as by a kubelet, and removed."""
         name = f"kpod-test-{os.getpid()}-{next(self._numbers)}"
         cgroup = f"kpod-test-agent-{os.getpid()}/{name}"
         new = [tree / path for tree in mounted_trees() for path in (cgroup, os.path.dirname(cgroup))]
         where = self._scratch / name
         where.mkdir()
-        config = bundle(pod, container, self.rootfs, self.image, node, cgroup)
+        config = bundle(pod, self.image, self.rootfs, node, cgroup)
         (where / "config.json").write_text(json.dumps(config))
         with log.open("wb") as file:
             started = subprocess.Popen(self._call("run", "--bundle", str(where), name), stdout=file, stderr=file)

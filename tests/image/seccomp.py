@@ -16,7 +16,10 @@ ARCHITECTURES = {"x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"
 GO = {"x86_64": "amd64", "aarch64": "arm64"}
 
 _GOCODE = "usr/share/gocode/src/github.com"
-CONTAINERD = ("golang-github-containerd-containerd-dev", f"{_GOCODE}/containerd/containerd/contrib/seccomp/seccomp_default.go")
+CONTAINERD = (
+    "golang-github-containerd-containerd-dev",
+    f"{_GOCODE}/containerd/containerd/contrib/seccomp/seccomp_default.go",
+)
 DOCKER = ("golang-github-docker-docker-dev", f"{_GOCODE}/docker/docker/profiles/seccomp/default.json")
 COMMON = ("golang-github-containers-common", "usr/share/containers/seccomp.json")
 """Of Podman, Buildah and CRI-O."""
@@ -65,7 +68,11 @@ def of_json(path: Path, capabilities: Collection[str]) -> Object:
         if (number := rule.get("errnoRet")) is not None:
             made["errnoRet"] = number
         rules.append(made)
-    found = {"defaultAction": whole["defaultAction"], "architectures": ARCHITECTURES[platform.machine()], "syscalls": rules}
+    found = {
+        "defaultAction": whole["defaultAction"],
+        "architectures": ARCHITECTURES[platform.machine()],
+        "syscalls": rules,
+    }
     if (number := whole.get("defaultErrnoRet")) is not None:
         found["defaultErrnoRet"] = number
     return found

@@ -83,7 +83,9 @@ class Runtime:
     def _call(self, *arguments: str) -> list[str]:
         return [str(self._runc), "--root", str(self._scratch / "state"), *arguments]
 
-    def _bundle(self, name: str, cgroups_path: str, command: Sequence[str], binds: Sequence[Path]) -> Path:
+    def _bundle(
+        self, name: str, cgroups_path: str, command: Sequence[str], binds: Sequence[Path], capabilities: Sequence[str]
+    ) -> Path:
         """Write what runc is to start; the first process is `pause`, which starts the command."""
         for workload in ("pause", *command[:1]):
             compile_workload(workload, self._rootfs / "bin", "-static")
@@ -98,6 +100,7 @@ class Runtime:
                 "user": {"uid": 0, "gid": 0},
                 "args": ["/bin/pause", *(f"/bin/{part}" for part in command[:1]), *command[1:]],
                 "cwd": "/",
+                "capabilities": {kind: list(capabilities) for kind in ("bounding", "effective", "permitted")},
             },
             "mounts": mounts,
             "linux": {"cgroupsPath": f"/{cgroups_path}", "namespaces": [{"type": kind} for kind in NAMESPACES]},
@@ -108,17 +111,19 @@ class Runtime:
         return bundle
 
     @contextmanager
-    def container(self, cgroups_path: str, *command: str, binds: Sequence[Path] = ()) -> Iterator[Container]:
+    def container(
+        self, cgroups_path: str, *command: str, binds: Sequence[Path] = (), capabilities: Sequence[str] = ()
+    ) -> Iterator[Container]:
         """Run a workload (`workloads/NAME.c` and its arguments), or nothing but a sandbox's first process.
 
-        `cgroups_path` is the container's cgroup below the mount, `binds` files that it has at the same path. At the
-        end the container is killed, and its cgroups and those above it that were not there before are removed from all
-        hierarchies.
+        `cgroups_path` is the container's cgroup below the mount, `binds` files that it has at the same path,
+        `capabilities` what it has of them. At the end the container is killed, and its cgroups and those above it that
+        were not there before are removed from all hierarchies.
         """
         above = [Path(cgroups_path), *Path(cgroups_path).parents][:-1]
         new = [tree / path for tree in mounted_trees() for path in above if not (tree / path).exists()]
         name = f"kpod-test-{os.getpid()}-{next(self._numbers)}"
-        bundle = self._bundle(name, cgroups_path, command, binds)
+        bundle = self._bundle(name, cgroups_path, command, binds, capabilities)
         log, pid_file = bundle / "log", bundle / "pid"
         process = subprocess.Popen(
             self._call("--log", str(log), "run", "--bundle", str(bundle), "--pid-file", str(pid_file), name),

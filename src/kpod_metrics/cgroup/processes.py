@@ -1,9 +1,11 @@
 """What the processes of a cgroup share: looked at in the first few of them, as a cgroup may have thousands."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent
+from kpod_metrics.files import read_bytes
 
 LOOKED_AT = 32
 """Processes of a cgroup whose namespaces are looked at."""
@@ -27,3 +29,27 @@ def distinct(pids: Sequence[int], of: Callable[[int], _Shared]) -> dict[_Shared,
     if refused is not None and not found:
         raise refused
     return found
+
+
+HIDDEN = (
+    "the processes of other containers are not seen from here: it takes the host's PID namespace "
+    "(Kubernetes: hostPID: true, Docker: --pid=host)"
+)
+
+
+def others_are_hidden(root: str, own: int | None = None) -> bool:
+    """Whether this process is in a PID namespace that no process of another cgroup is in.
+
+    cgroup.procs has 0 in the place of each that the reader's namespace lacks (cgroups(7)).
+    """
+    own = os.getpid() if own is None else own
+    hidden = False
+    for directory, _, _ in os.walk(root):
+        try:
+            pids = set(map(int, read_bytes(f"{directory}/cgroup.procs").split()))
+        except OSError:
+            continue
+        if pids - {0} and own not in pids:
+            return False
+        hidden = hidden or 0 in pids
+    return hidden

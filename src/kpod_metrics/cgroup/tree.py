@@ -31,9 +31,11 @@ def find_root(proc_root: str = "/proc") -> str:
     """Return the mount point of the whole cgroup v2 tree, from /proc/self/mountinfo.
 
     A container with a cgroup namespace may have a mount of a subtree only: the whole tree is the mount whose root
-    directory is inode 1. Raises RefusedError where there is none.
+    directory is inode 1. Where the machine is a container itself (kind, k3d), all of its tree is a subtree too: then
+    the mount is taken that begins furthest above the own namespace (`/../..`). Raises RefusedError where there is none.
     """
     partial = []
+    above: dict[int, str] = {}
     path = os.path.join(proc_root, "self/mountinfo")
     try:
         lines = os.fsdecode(read_bytes(path)).split("\n")
@@ -43,13 +45,18 @@ def find_root(proc_root: str = "/proc") -> str:
         head, _, tail = line.partition(" - ")
         if not tail.startswith("cgroup2 "):
             continue
-        mount = unescape_mount(head.split(" ")[4])
+        fields = head.split(" ")
+        mount = unescape_mount(fields[4])
         try:
             if os.stat(mount).st_ino == 1:
                 return mount
         except OSError:
             continue
         partial.append(mount)
+        if fields[3].startswith("/.."):
+            above.setdefault(fields[3].count(".."), mount)
+    if above:
+        return above[max(above)]
     if partial:
         raise RefusedError(
             f"cgroup2 is mounted at {partial[0]}, but only a part of its tree is seen there (a cgroup namespace): "

@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.mounts import FileSystem, file_systems
-from kpod_metrics.cgroup.processes import distinct
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.cgroup.processes import HIDDEN, distinct, others_are_hidden
+from kpod_metrics.collectors.base import Environment, Signal
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.collectors.statvfs import LIMIT, Probe, Statvfs
+from kpod_metrics.errors import RefusedError, UnavailableError
+from kpod_metrics.kernel import rights
 from kpod_metrics.metrics import Label, Metric, Row, Table, gauge
 from kpod_metrics.pods.model import Group, Identity
 
@@ -79,6 +81,19 @@ class Filesystem(FileCollector):
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """One table."""
         return (TABLE,)
+
+    def open(self) -> list[Signal]:
+        """Raise UnavailableError where the mounts of (almost) no pod can be looked at."""
+        if others_are_hidden(self.environment.cgroup_root):
+            raise UnavailableError(HIDDEN)
+        try:
+            capabilities = rights.effective(self.environment.proc_root)
+        except RefusedError:
+            return super().open()
+        # Without it, only those are seen that have the same user and no capability more (ptrace_may_access).
+        if lacking := rights.lacking(capabilities, rights.CAP_SYS_PTRACE):
+            raise UnavailableError(f"EPERM: this process lacks {lacking}")
+        return super().open()
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a container and file system."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
-from kpod_metrics.cgroup.processes import distinct
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.cgroup.processes import HIDDEN, distinct, others_are_hidden
+from kpod_metrics.collectors.base import Environment, Signal
 from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.errors import UnavailableError
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
 
@@ -73,6 +74,12 @@ class NetIface(FileCollector):
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """One table."""
         return (TABLE,)
+
+    def open(self) -> list[Signal]:
+        """Raise UnavailableError where no process of any pod is seen."""
+        if others_are_hidden(self.environment.cgroup_root):
+            raise UnavailableError(HIDDEN)
+        return super().open()
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row an interface of each pod's namespaces, with what its totals grew by."""

@@ -45,8 +45,8 @@ class Programs:
         btf = os.path.join(sys_root, "kernel/btf/vmlinux")
         if not os.path.exists(btf):
             raise UnavailableError(f"{btf} is missing: CO-RE needs a kernel with CONFIG_DEBUG_INFO_BTF")
-        if not rights.may_use_bpf(rights.effective(proc_root)):
-            raise UnavailableError("EPERM: this process has neither CAP_BPF and CAP_PERFMON nor CAP_SYS_ADMIN")
+        if lacking := rights.lacking_for_bpf(rights.effective(proc_root)):
+            raise UnavailableError(f"EPERM: this process lacks {lacking}")
         self.object = libbpf.Object(os.path.join(objects, f"{name}.bpf.o"))
         self.links: list[libbpf.Link] = []
         self.readers: Mapping[str, CumulativeMap] = {}

@@ -11,6 +11,8 @@ CAP_SYS_ADMIN = 21
 CAP_PERFMON = 38
 CAP_BPF = 39
 
+_NAMES = {CAP_SYS_PTRACE: "CAP_SYS_PTRACE", CAP_PERFMON: "CAP_PERFMON", CAP_BPF: "CAP_BPF"}
+
 
 def effective(proc_root: str = "/proc") -> int:
     """Return the effective capabilities of this process, as a bit mask; raises RefusedError where /proc is none."""
@@ -25,7 +27,16 @@ def effective(proc_root: str = "/proc") -> int:
     return 0
 
 
+def lacking(capabilities: int, *wanted: int) -> str:
+    """The names of those that are not among these capabilities, as in a sentence; empty where none lacks."""
+    return " and ".join(_NAMES[one] for one in wanted if not capabilities & 1 << one)
+
+
+def lacking_for_bpf(capabilities: int) -> str:
+    """What lacks for tracing programs to be loaded: CAP_BPF and CAP_PERFMON (5.8), unless CAP_SYS_ADMIN is there."""
+    return "" if capabilities & 1 << CAP_SYS_ADMIN else lacking(capabilities, CAP_BPF, CAP_PERFMON)
+
+
 def may_use_bpf(capabilities: int) -> bool:
-    """Whether tracing programs may be loaded: CAP_BPF and CAP_PERFMON (5.8), or CAP_SYS_ADMIN."""
-    both = 1 << CAP_BPF | 1 << CAP_PERFMON
-    return capabilities & both == both or bool(capabilities & 1 << CAP_SYS_ADMIN)
+    """Whether tracing programs may be loaded."""
+    return not lacking_for_bpf(capabilities)

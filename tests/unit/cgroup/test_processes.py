@@ -1,8 +1,9 @@
 import errno
+from pathlib import Path
 
 import pytest
 
-from kpod_metrics.cgroup.processes import LOOKED_AT, distinct
+from kpod_metrics.cgroup.processes import LOOKED_AT, distinct, others_are_hidden
 
 
 def test_first_process_of_each() -> None:
@@ -33,3 +34,21 @@ def test_refusal_is_raised_if_nothing_is_known() -> None:
     assert _fails({1: errno.EACCES}) == {"a": 2}
     with pytest.raises(PermissionError):
         _fails({1: errno.EACCES, 2: errno.ENOENT})
+
+
+@pytest.mark.parametrize(
+    ("members", "hidden"),
+    [
+        ({"": "0\n0\n", "a": "0\n", "a/own": "7\n9\n"}, True),
+        ({"": "1\n2\n", "a": "", "a/own": "7\n"}, False),
+        ({"": "0\n", "a": "8\n", "a/own": "7\n"}, False),
+        ({"": "", "a": "", "a/own": "7\n"}, False),
+    ],
+    ids=["container", "host", "sees some", "alone"],
+)
+def test_processes_in_another_namespace(tmp_path: Path, members: dict[str, str], hidden: bool) -> None:
+    for path, pids in members.items():
+        (tmp_path / path).mkdir(exist_ok=True)
+        (tmp_path / path / "cgroup.procs").write_text(pids)
+    (tmp_path / "a" / "threaded").mkdir()
+    assert others_are_hidden(str(tmp_path), own=7) is hidden

@@ -51,7 +51,20 @@ def test_root_is_the_mount_of_the_whole_tree(whole: str, tmp_path: Path) -> None
 
 def test_mount_of_a_subtree_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=rf"^cgroup2 is mounted at {tmp_path}, but only a part .*--cgroup-root$"):
-        tree.find_root(proc(tmp_path, f"31 22 0:26 /../.. {tmp_path} rw - cgroup2 cgroup2 rw"))
+        tree.find_root(proc(tmp_path, f"31 22 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw"))
+
+
+def test_machine_that_is_a_container_has_its_subtree(tmp_path: Path) -> None:
+    """kind: the node has a cgroup namespace of its own, and so has the agent, with a mount that shows the node's."""
+    own, pod, node = (tmp_path / name for name in ("own", "pod", "node"))
+    for folder in (own, pod, node):
+        folder.mkdir()
+    mounts = [
+        f"31 22 0:26 / {own} rw - cgroup2 cgroup2 rw",
+        f"32 22 0:26 /.. {pod} rw - cgroup2 cgroup2 rw",
+        f"33 22 0:26 /../../../.. {node} ro - cgroup2 cgroup2 rw",
+    ]
+    assert tree.find_root(proc(tmp_path, *mounts)) == str(node)
 
 
 def test_no_mount_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Print the part of requirements-dev.txt that the agent runs with: its own dependencies and theirs, with their hashes.
 
 Run in the development environment, whose packages say what they depend on.
@@ -14,7 +13,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 
 
-def needed(name: str, extras: frozenset[str] = frozenset(), found: set[tuple[str, frozenset[str]]] | None = None) -> set[str]:
+def needed(
+    name: str, extras: frozenset[str] = frozenset(), found: set[tuple[str, frozenset[str]]] | None = None
+) -> set[str]:
     """Return the names of a package's dependencies, and of theirs."""
     found = set() if found is None else found
     for line in distribution(name).requires or []:
