@@ -39,9 +39,8 @@ def python() -> list[dict[str, Any]]:
             "version": package.version,
             "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{package.version}",
         }
-        licence = package.metadata.get("License-Expression")
-        if licence:
-            entry["licenses"] = [{"expression": licence}]
+        if "License-Expression" in package.metadata:
+            entry["licenses"] = [{"expression": package.metadata["License-Expression"]}]
         found.append(entry)
     return found
 

@@ -30,6 +30,7 @@ def needed(
 
 
 def main() -> None:
+    """Print them."""
     blocks = re.split(r"\n(?=\S)", (ROOT / "requirements-dev.txt").read_text().strip())
     names = needed("kpod-metrics")
     chosen = [block for block in blocks if canonicalize_name(block.split("==")[0]) in names]
