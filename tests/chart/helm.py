@@ -18,12 +18,12 @@ class Chart:
     """Renders the chart as the article installs it: release and namespace kpod-metrics."""
 
     def __init__(self, helm: Path, chart: Path = CHART) -> None:
-        self._helm = helm
+        self.helm = helm
         self.chart = chart
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run helm."""
-        return subprocess.run([self._helm, *arguments], capture_output=True, text=True, check=False)
+        return subprocess.run([self.helm, *arguments], capture_output=True, text=True, check=False)
 
     def text(self, *arguments: str | Path, release: str = "kpod-metrics") -> str:
         """What would be installed."""
