@@ -5,6 +5,7 @@ set). Every error carries the kernel's own words: libbpf's messages, which hold 
 """
 
 import ctypes
+import errno
 import errno as errno_names
 import os
 import re
@@ -158,6 +159,15 @@ def possible_cpus() -> int:
     if count < 0:
         raise lib.error("possible CPUs", count)
     return count
+
+
+def is_refused() -> bool:
+    """Whether bpf() as such is refused, whatever the capabilities: by seccomp, which answers EPERM or ENOSYS.
+
+    The kernel itself answers a look-up in a map that there is not with EBADF.
+    """
+    result: int = library().so.bpf_map_lookup_elem(-1, b"", b"")
+    return result != 0 and ctypes.get_errno() in {errno.EPERM, errno.ENOSYS}
 
 
 def has_map_type(map_type: int) -> bool:

@@ -47,6 +47,10 @@ class Programs:
             raise UnavailableError(f"{btf} is missing: CO-RE needs a kernel with CONFIG_DEBUG_INFO_BTF")
         if lacking := rights.lacking_for_bpf(rights.effective(proc_root)):
             raise UnavailableError(f"EPERM: this process lacks {lacking}")
+        if libbpf.is_refused():
+            raise UnavailableError(
+                "EPERM: bpf() is refused, capabilities or not: by a seccomp profile (or a kernel lock)"
+            )
         self.object = libbpf.Object(os.path.join(objects, f"{name}.bpf.o"))
         self.links: list[libbpf.Link] = []
         self.readers: Mapping[str, CumulativeMap] = {}

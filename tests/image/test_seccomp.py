@@ -1,0 +1,57 @@
+"""The runtimes' own seccomp profiles, from their packages, and ours: what the agent can do under each."""
+
+import pytest
+
+from tests.image import seccomp
+from tests.image.cluster import Cluster
+from tests.image.test_counts import HOGS, switched
+
+FAULTS = "kpod_mem_major_page_faults_total"
+LETS_BPF = ["containerd-1.6", "containerd-1.7", "docker-26.1"]
+REFUSES_PERF = ["containers-common-0.62"]
+REFUSES_BPF = ["docker-20.10", "containers-common-0.50"]
+
+
+def test_every_profile_is_tried() -> None:
+    assert sorted(LETS_BPF + REFUSES_PERF + REFUSES_BPF) == sorted(seccomp.PROFILES)
+
+
+@pytest.mark.parametrize("name", LETS_BPF + REFUSES_PERF)
+def test_runtime_default_is_enough(name: str, cluster: Cluster) -> None:
+    """Where perf events are refused, major faults are read from files (the test machine has none): nothing is off."""
+    cluster.node.seccomp = seccomp.profile(name)
+    with cluster.agent(cluster.render("config.profile=comprehensive")) as agent, cluster.three(*HOGS) as three:
+        switched(agent, three)
+        page = agent.page()
+        assert min(page.find("kpod_collector_up").values()) == 1
+        lines = agent.ready().splitlines()[1:]
+        if name in REFUSES_PERF and lines:
+            [line] = lines
+            assert line.startswith(f"{FAULTS}: perf_event_open on CPU 0: EPERM")
+            assert line.endswith("no memory controller's memory.stat to read")
+        else:
+            assert not lines
+
+
+@pytest.mark.parametrize("name", REFUSES_BPF)
+def test_runtime_default_of_old_is_not(name: str, cluster: Cluster) -> None:
+    cluster.node.seccomp = seccomp.profile(name)
+    with cluster.agent(cluster.render()) as agent:
+        page = agent.next_page()
+        down = {dict(labels)["collector"] for labels, up in page.find("kpod_collector_up").items() if not up}
+        assert down == {"cpu_sched", "memory", "net_tcp"}
+        lines = [line for line in agent.ready().splitlines() if line.startswith("collector ")]
+        assert len(lines) == 3
+        assert all("EPERM" in line and "seccomp" in line for line in lines), lines
+
+
+@pytest.mark.parametrize("profile", ["minimal", "standard", "comprehensive"])
+def test_ours_is_enough_everywhere(profile: str, cluster: Cluster) -> None:
+    rendered = cluster.render(
+        f"config.profile={profile}",
+        "seccompProfile.type=Localhost",
+        "seccompProfile.localhostProfile=kpod-metrics.json",
+    )
+    with cluster.agent(rendered) as agent, cluster.three(*HOGS) as three:
+        switched(agent, three)
+        assert agent.ready() == "ready\n"
