@@ -12,7 +12,7 @@ ARGS ?=
 # What only tests and benchmarks use: network namespaces, `perf bench` as a workload.
 TEST_PACKAGES := iproute2 linux-perf
 # What builds the image, and a network for it.
-IMAGE_PACKAGES := buildah debootstrap git iproute2 openssl
+IMAGE_PACKAGES := buildah debootstrap git iproute2
 
 .PHONY: help build run test test-image check format generate bench clean
 

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from tests.live.conftest import (  # noqa: F401 - fixtures
     cgroup_root,
     children,
     machine_is_left_as_found,
+    mount_namespaces,
     on_disk,
     runtime,
     workload,
@@ -71,11 +72,6 @@ def network() -> Iterator[str]:
     finally:
         subprocess.run(["ip", "link", "delete", link], check=False)
         subprocess.run(["ip", "netns", "delete", name], check=False)
-
-
-@pytest.fixture(scope="session")
-def certificates(tool: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tool("openssl", "openssl"), tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
