@@ -27,8 +27,8 @@ from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors.base import Collector, Environment, Signal
 from kpod_metrics.errors import KpodError, RefusedError
+from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
-from kpod_metrics.exposition.text import Renderer
 from kpod_metrics.kernel import rights
 from kpod_metrics.metrics import Metric, Profile, Row, label_of, sum_of
 from kpod_metrics.pods import info
@@ -187,7 +187,8 @@ class Agent:
         self._overflow: dict[str, int] = {}
         """0 for every metric that may be over the limit, to be seen to grow."""
         constant = {"node": settings.node_name} | ({"cluster": settings.cluster} if settings.cluster else {})
-        self._renderer = Renderer(constant, [label_of(key) for key in settings.pod_labels])
+        extra = [label_of(key) for key in settings.pod_labels]
+        self._renderer = Renderer(constant, extra, classic=settings.classic_histograms)
         self.published = Published()
         self._crew = _Crew()
         self._stop = threading.Event()

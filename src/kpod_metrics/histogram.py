@@ -15,6 +15,8 @@ MIN_EXPONENT = -20
 """log2 of the lowest bound, in seconds."""
 MAX_EXPONENT = 6
 """log2 of the highest finite bound, in seconds."""
+FIRST_INDEX = MIN_EXPONENT * SLOTS_PER_OCTAVE
+"""Index in schema 2 of the bucket that ends where slot 0 does: slot `i` is the bucket of index `i + FIRST_INDEX`."""
 SLOTS = (MAX_EXPONENT - MIN_EXPONENT) * SLOTS_PER_OCTAVE + 2
 _EMPTY = (0,) * SLOTS
 

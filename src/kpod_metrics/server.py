@@ -15,13 +15,22 @@ import uvicorn
 from kpod_metrics import __version__
 from kpod_metrics.agent import Agent
 from kpod_metrics.errors import RefusedError
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 _QUALITY = re.compile(r";\s*q=([0-9.]+)", re.IGNORECASE)
-_MEDIA = {"application/openmetrics-text": OPENMETRICS, "text/plain": TEXT, "text/*": TEXT, "*/*": TEXT}
+_MEDIA = {
+    "application/openmetrics-text": OPENMETRICS,
+    "application/vnd.google.protobuf": PROTOBUF,
+    "text/plain": TEXT,
+    "text/*": TEXT,
+    "*/*": TEXT,
+}
+_DELIMITED = {"proto=io.prometheus.client.metricfamily", "encoding=delimited"}
+"""What must be said of protobuf: it has other encodings and could be any message."""
 _PLAIN = "text/plain; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 
@@ -50,13 +59,16 @@ def negotiate(accept: str) -> str:
     """Choose the format for an Accept header: the one with the highest quality, the text format by default."""
     best, chosen = 0.0, TEXT
     for part in accept.split(","):
-        media = part.split(";")[0].strip().lower()
+        media, *parameters = (word.strip().lower() for word in part.split(";"))
         match = _QUALITY.search(part)
         try:
             quality = float(match[1]) if match else 1.0
         except ValueError:
             continue
         kind = _MEDIA.get(media)
+        said = {word.replace(" ", "").replace('"', "") for word in parameters}
+        if kind is PROTOBUF and not said.issuperset(_DELIMITED):
+            continue
         if kind and quality > best:
             best, chosen = quality, kind
     return chosen

@@ -81,6 +81,7 @@ class Settings:
     series_limit: int = 100_000
     series_limit_total: int = 200_000
     bpf_map_entries: int = 0
+    classic_histograms: bool = True
     log_level: str = "info"
     log_format: str = "text"
     collectors: dict[str, CollectorSettings] = field(default_factory=dict)
@@ -350,6 +351,12 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
             "capacity of each kernel map of metrics (0: 10240, or 256 a CPU where that is more)",
             "0 to 1000000",
             _Integer(0, 10**6),
+        ),
+        Setting(
+            "classic_histograms",
+            "classic buckets beside the native ones, for a scraper that asks for protobuf (text always has them)",
+            "true, false",
+            _boolean,
         ),
         Setting("log_level", "least severity that is logged", *_choice("debug", "info", "warning", "error")),
         Setting("log_format", "form of log lines", *_choice("text", "json")),

@@ -5,6 +5,7 @@ up, and takes differences of running totals. Two things bound it: series end wit
 cardinality limit is added up in one overflow series and counted.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
@@ -23,7 +24,7 @@ _NOBODY = Identity("", "", "")
 class Series:
     """The children of one table's metrics with the same labels."""
 
-    __slots__ = ("identity", "labels", "values", "written")
+    __slots__ = ("born_ns", "identity", "labels", "protobuf", "values", "written")
 
     def __init__(self, identity: Identity, labels: tuple[str, ...], metrics: Sequence[Metric]) -> None:
         self.identity, self.labels = identity, labels
@@ -31,7 +32,11 @@ class Series:
             Histogram() if metric.kind is Kind.HISTOGRAM else None for metric in metrics
         ]
         self.written: list[Any] = [None] * len(metrics)
-        """What the exposition keeps for each value: the lines that it wrote last."""
+        """What the exposition keeps for each value: the sample that it made last."""
+        self.protobuf = b""
+        """Its labels, as the exposition wrote them in protobuf."""
+        self.born_ns = time.time_ns()
+        """Since when it is counted, in Unix time."""
 
 
 class Store:

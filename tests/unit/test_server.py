@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from kpod_metrics.agent import Agent
 from kpod_metrics.errors import RefusedError
-from kpod_metrics.exposition.text import OPENMETRICS, TEXT, Renderer
+from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.exposition.protobuf import PROTOBUF
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.server import Application, accepts_gzip, bind, negotiate, serve
@@ -35,6 +37,17 @@ PROMETHEUS_3_5 = (
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
     "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
+DELIMITED = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+# With --enable-feature=native-histograms.
+NATIVE_2_42 = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,"
+    "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+NATIVE_3_5 = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,"
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,*/*;q=0.1"
+)
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 
 
@@ -44,6 +57,14 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
         (PROMETHEUS_2_42, OPENMETRICS),
         (PROMETHEUS_3_5, OPENMETRICS),
         (BROWSER, TEXT),
+        (NATIVE_2_42, PROTOBUF),
+        (NATIVE_3_5, PROTOBUF),
+        ('Application/vnd.google.Protobuf; encoding="delimited"; proto = io.prometheus.client.MetricFamily', PROTOBUF),
+        ("application/vnd.google.protobuf", TEXT),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text", TEXT),
+        ("application/vnd.google.protobuf;proto=other.Message;encoding=delimited", TEXT),
+        (f"{DELIMITED};q=0.4,text/plain;q=0.5", TEXT),
+        (f"{DELIMITED};q=0", TEXT),
         ("", TEXT),
         ("*/*", TEXT),
         ("text/plain", TEXT),
@@ -67,7 +88,7 @@ def test_negotiation(accept: str, expected: str) -> None:
 
 @given(st.text() | st.text("aplictonxe/;q=01.,* -"))
 def test_any_header_gives_a_format(header: str) -> None:
-    assert negotiate(header) in {TEXT, OPENMETRICS}
+    assert negotiate(header) in {TEXT, OPENMETRICS, PROTOBUF}
     assert accepts_gzip(header) in {True, False}
 
 
@@ -147,9 +168,12 @@ def test_page_by_accept(running: Agent) -> None:
     openmetrics = ask(running, "/metrics", accept=PROMETHEUS_2_42)
     assert (openmetrics.status, openmetrics.headers["content-type"]) == (200, OPENMETRICS)
     assert openmetrics.body == Renderer(CONSTANT).render(filled()).openmetrics()
+    protobuf = ask(running, "/metrics", accept=NATIVE_2_42)
+    assert (protobuf.status, protobuf.headers["content-type"]) == (200, PROTOBUF)
+    assert protobuf.body == Renderer(CONSTANT).render(filled()).protobuf()
 
 
-@pytest.mark.parametrize("accept", ["", PROMETHEUS_3_5])
+@pytest.mark.parametrize("accept", ["", PROMETHEUS_3_5, NATIVE_3_5])
 def test_gzip(running: Agent, accept: str) -> None:
     plain = ask(running, "/metrics", accept=accept)
     zipped = ask(running, "/metrics", accept=accept, accept_encoding="gzip")

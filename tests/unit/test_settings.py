@@ -56,6 +56,7 @@ def test_defaults() -> None:
         "series_limit": 100_000,
         "series_limit_total": 200_000,
         "bpf_map_entries": 0,
+        "classic_histograms": True,
         "log_level": "info",
         "log_format": "text",
         "collectors": {},
@@ -104,6 +105,7 @@ GOOD: Mapping[str, tuple[tuple[str, Any, Any], ...]] = {
     "series_limit": (("1", 1, 1), ("10000000", 10_000_000, 10_000_000)),
     "series_limit_total": (("1", 1, 1), ("10000000", 10_000_000, 10_000_000)),
     "bpf_map_entries": (("1000000", 1_000_000, 1_000_000), ("7", 7, 7)),
+    "classic_histograms": (("false", False, False), ("on", True, True)),
     "log_level": (("debug", "debug", "debug"), ("error", "error", "error")),
     "log_format": (("json", "json", "json"), ("text", "text", "text")),
 } | {
@@ -140,6 +142,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "pod_selector": ("a=b,", "a in b", "a=b c", "=b", "a>1", None, ["a"]),
     "pod_labels": (1, None, "a.b,a-b", "-a", "a b", ",".join(f"l{number}" for number in range(21))),
     "bpf_map_entries": (-1, "1000001", "many"),
+    "classic_histograms": ("", "native", None),
     "log_level": ("warn", "INFO", None),
     "log_format": ("xml", 0),
 } | {

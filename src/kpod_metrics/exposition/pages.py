@@ -3,7 +3,9 @@
 import gzip
 import threading
 
-from kpod_metrics.exposition.text import OPENMETRICS, TEXT, Page
+from kpod_metrics.exposition.page import Page
+from kpod_metrics.exposition.protobuf import PROTOBUF
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 
 _REMEMBERED = 20
 """Cycles for which a format that was asked for is written in advance."""
@@ -17,6 +19,11 @@ class Published:
         self._page: Page | None = None
         self._written: dict[tuple[str, bool], bytes] = {}
         self._asked: dict[tuple[str, bool], int] = {}
+
+    @property
+    def page(self) -> Page | None:
+        """The newest page; None before the first."""
+        return self._page
 
     @property
     def ready(self) -> bool:
@@ -47,7 +54,8 @@ class Published:
         if body is None:
             plain = written.get((content_type, False))
             if plain is None:
-                plain = {TEXT: page.text, OPENMETRICS: page.openmetrics}[content_type]()
+                write = {TEXT: page.text, OPENMETRICS: page.openmetrics, PROTOBUF: page.protobuf}[content_type]
+                plain = write()
                 written[content_type, False] = plain
             # Level 1: on such repetitive text the higher ones cost three times as much for a few per cent.
             body = gzip.compress(plain, 1) if zipped else plain

@@ -6,19 +6,27 @@ from collections import Counter
 
 import pytest
 
+from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.pages import Published
-from kpod_metrics.exposition.text import OPENMETRICS, TEXT, Page
-from kpod_metrics.metrics import gauge
+from kpod_metrics.exposition.protobuf import PROTOBUF
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT
+from kpod_metrics.metrics import Label, Scope, Table, gauge
+from kpod_metrics.store import Store
+from tests.unit.exposition.client_model import decode
 
-VARIANTS = [(kind, zipped) for kind in (TEXT, OPENMETRICS) for zipped in (False, True)]
+TABLE = Table((gauge("kpod_test", "Test.", "test"),), (Label("at", per="test"),), Scope.AGENT)
+VARIANTS = [(kind, zipped) for kind in (TEXT, OPENMETRICS, PROTOBUF) for zipped in (False, True)]
 
 
 class CountedPage(Page):
     """A page that counts how often each format is written."""
 
     def __init__(self, value: int) -> None:
-        super().__init__()
-        self.add(gauge("kpod_test", "Test.", "test"), "\n".join([f"kpod_test {value}"] * 200))
+        store = Store([TABLE], frozenset(TABLE.metrics))
+        for at in range(200):
+            store.set(TABLE, (str(at),), (value,))
+        page = Renderer({}).render(store)
+        super().__init__(page.families, page.labels)
         self.written: Counter[str] = Counter()
 
     def text(self) -> bytes:
@@ -29,9 +37,20 @@ class CountedPage(Page):
         self.written["openmetrics"] += 1
         return super().openmetrics()
 
+    def protobuf(self) -> bytes:
+        self.written["protobuf"] += 1
+        return super().protobuf()
+
 
 def expected(page: Page, kind: str) -> bytes:
-    return Page.text(page) if kind == TEXT else Page.openmetrics(page)
+    return {TEXT: Page.text, OPENMETRICS: Page.openmetrics, PROTOBUF: Page.protobuf}[kind](page)
+
+
+def values(kind: str, body: bytes) -> set[int]:
+    """The values of a page's samples."""
+    if kind == PROTOBUF:
+        return {int(one.gauge.value) for family in decode(body) for one in family.metric}
+    return {int(line.split()[1]) for line in body.splitlines() if not line.startswith(b"#")}
 
 
 def test_not_ready_before_the_first_page() -> None:
@@ -59,7 +78,7 @@ def test_format_is_written_once_a_cycle() -> None:
     for _ in range(3):
         for kind, zipped in VARIANTS:
             published.get(kind, zipped)
-    assert page.written == {"text": 1, "openmetrics": 1}
+    assert page.written == {"text": 1, "openmetrics": 1, "protobuf": 1}
 
 
 def test_format_asked_for_lately_is_written_in_advance() -> None:
@@ -100,12 +119,11 @@ def test_page_is_never_a_mixture() -> None:
             over = done.is_set()
             for kind, zipped in VARIANTS:
                 body = published.get(kind, zipped)
-                lines = set((gzip.decompress(body) if zipped else body).splitlines())
-                samples = [line for line in lines if not line.startswith(b"#")]
-                if len(samples) != 1 or int(samples[0].split()[1]) < last:
+                found = values(kind, gzip.decompress(body) if zipped else body)
+                if len(found) != 1 or min(found) < last:
                     wrong.append(body)
                     return
-                last = int(samples[0].split()[1])
+                last = min(found)
         newest.append(last)
 
     threads = [threading.Thread(target=scrape) for _ in range(3)]

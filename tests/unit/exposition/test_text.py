@@ -15,7 +15,8 @@ from prometheus_client import Metric as Family
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from kpod_metrics.exposition.text import Page, Renderer, escape, number
+from kpod_metrics.exposition.page import Page, Renderer
+from kpod_metrics.exposition.text import escape, number
 from kpod_metrics.histogram import Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Scope, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity

@@ -1,0 +1,58 @@
+"""From the store to a page: one cycle's samples, to be written in any format."""
+
+import time
+from collections.abc import Sequence
+
+from kpod_metrics.exposition import protobuf, text
+from kpod_metrics.exposition.samples import Family, Labels, Sample
+from kpod_metrics.store import Store
+
+
+class Renderer:
+    """Makes pages of a store."""
+
+    def __init__(self, constant: dict[str, str], extra: Sequence[str] = (), *, classic: bool = True) -> None:
+        """`constant` and `extra` are as in `Labels`; `classic`: histograms in protobuf have classic buckets too."""
+        self._labels = Labels(constant, extra)
+        self._classic = classic
+
+    def render(self, store: Store) -> "Page":
+        """Take all samples; a sample whose value is that of a cycle ago is that of a cycle ago."""
+        families = []
+        for table, at, metric, children in store.families():
+            samples: list[Sample] = []
+            add = samples.append
+            for series in children:
+                value = series.values[at]
+                if value is None:
+                    continue
+                sample = series.written[at]
+                if sample is None or sample.value is not value:
+                    sample = series.written[at] = Sample(series, value, sample.prefixes if sample else ())
+                add(sample)
+            if samples:
+                families.append(Family(table, metric, samples))
+        return Page(families, self._labels, self._classic)
+
+
+class Page:
+    """One cycle's samples. Nothing in it changes, so that any thread may write it."""
+
+    def __init__(self, families: Sequence[Family], labels: Labels, classic: bool = True) -> None:
+        self.families = families
+        self.labels = labels
+        self.time_ns = time.time_ns()
+        """When it was made, in Unix time."""
+        self._classic = classic
+
+    def text(self) -> bytes:
+        """Write in the text format 0.0.4."""
+        return text.write(self.families, self.labels)
+
+    def openmetrics(self) -> bytes:
+        """Write in OpenMetrics 1.0."""
+        return text.write_openmetrics(self.families, self.labels)
+
+    def protobuf(self) -> bytes:
+        """Write in Prometheus' protobuf format, with native histograms."""
+        return protobuf.write(self.families, self.labels, classic=self._classic)

@@ -1,0 +1,98 @@
+"""Prometheus' protobuf format: the one that has native histograms.
+
+Each family is a MetricFamily message after its length (github.com/prometheus/client_model, metrics.proto; the format
+is described at prometheus.io/docs/specs/native_histograms). A series' labels are encoded once in its life.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+from kpod_metrics.exposition.samples import Family, Labels, Sample, shown
+from kpod_metrics.exposition.wire import double, message, number, signed, signed_number, string, varint
+from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, SLOTS, Histogram, slot_of_exponent
+from kpod_metrics.metrics import Kind, Metric
+
+PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+
+_TYPES = {Kind.COUNTER: 0, Kind.GAUGE: 1, Kind.HISTOGRAM: 4}
+"""Of enum MetricType."""
+_COUNTER, _GAUGE, _HISTOGRAM = 3, 2, 7
+"""Fields of message Metric."""
+_BRIDGED = 2
+"""Empty buckets that do not end a span: a new one costs as much."""
+
+# In every histogram. Slot 0 has all that is at most 2**MIN_EXPONENT seconds, down to nothing. As a bucket of the schema
+# it would say that all of it is in the upper sixth of that; as the zero bucket of just this width it says what is so,
+# and marks a histogram without observations as native.
+_SCHEMA = signed_number(5, SCHEMA) + double(6, 2.0**MIN_EXPONENT)
+
+
+def write(families: Iterable[Family], labels: Labels, *, classic: bool) -> bytes:
+    """Write a page; `classic`: histograms have their classic buckets too."""
+    parts: list[bytes] = []
+    for family in families:
+        metric = family.metric
+        samples = [sample.protobuf or _write(family, sample, labels, classic) for sample in family.samples]
+        head = string(1, metric.name) + string(2, metric.help) + number(3, _TYPES[metric.kind])
+        body = b"".join([head, *samples])
+        parts += (varint(len(body)), body)
+    return b"".join(parts)
+
+
+def _write(family: Family, sample: Sample, labels: Labels, classic: bool) -> bytes:
+    """Encode one Metric, as the field that it is of its family, and keep that with the sample."""
+    series = sample.series
+    if not series.protobuf:
+        pairs = labels.of(family.table, series)
+        series.protobuf = b"".join(message(1, string(1, name) + string(2, shown(value))) for name, value in pairs)
+    if isinstance(sample.value, Histogram):
+        value = message(_HISTOGRAM, _histogram(family.metric, sample.value, classic))
+    else:
+        value = message(_COUNTER if family.metric.kind is Kind.COUNTER else _GAUGE, double(1, sample.value))
+    sample.protobuf = message(4, series.protobuf + value)
+    return sample.protobuf
+
+
+def _histogram(metric: Metric, total: Histogram, classic: bool) -> bytes:
+    slots = total.slots
+    parts = [number(1, total.count), double(2, total.sum_ns / 1e9)]
+    if classic:
+        cumulative = list(accumulate(slots))
+        for exponent in metric.exponents:
+            below = cumulative[slot_of_exponent(exponent)]
+            parts.append(message(3, number(1, below) + double(2, 2.0**exponent)))
+    parts += (_SCHEMA, number(7, slots[0]))
+    deltas: list[bytes] = []
+    at = previous = 0
+    for first, end in _spans(slots):
+        # From slot 0 on, which is in no span: the first offset is the bucket's index, others are gaps.
+        offset = first + FIRST_INDEX if not deltas else first - at
+        parts.append(message(12, signed_number(1, offset) + number(2, end - first)))
+        for count in slots[first:end]:
+            deltas.append(signed(count - previous))
+            previous = count
+        at = end
+    if deltas:
+        parts.append(message(13, b"".join(deltas)))
+    return b"".join(parts)
+
+
+def _spans(slots: Sequence[int]) -> list[tuple[int, int]]:
+    """Return where runs of slots begin and end that have counts, but for the zero bucket.
+
+    What is above the last finite bound counts as being in the bucket that follows, as if it were at most 76 s: a
+    histogram has a bucket for every observation, and quantiles that fall there say "above 64 s".
+    """
+    spans: list[tuple[int, int]] = []
+    first = end = 0
+    for slot in range(1, SLOTS):
+        if slots[slot]:
+            if end and slot - end > _BRIDGED:
+                spans.append((first, end))
+                first = slot
+            elif not end:
+                first = slot
+            end = slot + 1
+    if end:
+        spans.append((first, end))
+    return spans

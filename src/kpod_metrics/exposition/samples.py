@@ -1,0 +1,70 @@
+"""What a page is made of: values as they were at the end of one cycle, and the labels of their series."""
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+from kpod_metrics.histogram import Histogram
+from kpod_metrics.metrics import Metric, Scope, Table
+from kpod_metrics.store import Series
+
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+
+
+def shown(value: str) -> str:
+    r"""Return a label's value in characters that every format has.
+
+    A byte of a path that is no UTF-8 (os.fsdecode() made a surrogate of it) is shown as `\xff`: two names that differ
+    in such bytes only stay two series.
+    """
+    if value.isascii():
+        return value
+    return _NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", value)
+
+
+class Sample:
+    """One value, which never changes, and what it is in each format from when that is first asked for.
+
+    Any thread may write it in a format: two at once write the same.
+    """
+
+    __slots__ = ("prefixes", "protobuf", "series", "text", "value")
+
+    def __init__(self, series: Series, value: int | float | Histogram, prefixes: tuple[str, ...] = ()) -> None:
+        self.series, self.value = series, value
+        self.prefixes = prefixes
+        """Its lines in the text format up to the numbers: the same for every value of its series."""
+        self.text = ""
+        self.protobuf = b""
+
+
+class Family(NamedTuple):
+    """The samples of one metric."""
+
+    table: Table
+    metric: Metric
+    samples: list[Sample]
+
+
+class Labels:
+    """Names and values of the labels of any series."""
+
+    def __init__(self, constant: dict[str, str], extra: Sequence[str] = ()) -> None:
+        """`constant` are labels that every pod's series has with one value (node, and cluster where set).
+
+        `extra` are the names of those whose values an identity has.
+        """
+        self.constant = constant
+        self.extra = extra
+
+    def of(self, table: Table, series: Series) -> list[tuple[str, str]]:
+        """Return a series' labels in their order."""
+        own = [(label.name, value) for label, value in zip(table.labels, series.labels, strict=True)]
+        if table.scope is Scope.AGENT:
+            return own
+        pod = series.identity
+        # One whose pod is not known has them too, empty: every series of a name has the same labels.
+        chosen = zip_longest(self.extra, pod.extra, fillvalue="")
+        where = [("namespace", pod.namespace), ("pod", pod.pod), ("container", pod.container)]
+        return [*where, *self.constant.items(), *chosen, *own]

@@ -1,0 +1,156 @@
+"""Prometheus' protobuf format: every value of a page, read back by protobuf's own decoder."""
+
+import os
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from kpod_metrics.exposition import wire
+from kpod_metrics.exposition.page import Page, Renderer
+from kpod_metrics.histogram import MIN_EXPONENT, SLOTS, Histogram, slot_of_exponent
+from kpod_metrics.metrics import HistogramDelta, Scope, Table, latency
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.store import Series, Store
+from tests.unit.exposition.client_model import TYPES, decode, labels_of, slots_of
+from tests.unit.exposition.fixture import CONSTANT, EXTRA, filled
+
+FIRST = -79
+"""Index in schema 2 of the bucket after the zero bucket: (2**-20, 2**-19.75]."""
+
+TABLE = Table((latency("kpod_wait_seconds", "Wait.", "test", exponents=(-20, 0, 6)),))
+ME = Identity("n", "p", "c")
+
+
+@pytest.fixture(scope="module")
+def store() -> Store:
+    return filled()
+
+
+@pytest.fixture(scope="module")
+def page(store: Store) -> Page:
+    return Renderer(CONSTANT, EXTRA).render(store)
+
+
+def expected_labels(table: Table, series: Series) -> dict[str, str]:
+    labels = dict(zip((label.name for label in table.labels), series.labels, strict=True))
+    if table.scope is not Scope.AGENT:
+        *names, extra = series.identity
+        labels |= {**dict(zip(("namespace", "pod", "container"), names, strict=True)), **CONSTANT}
+        labels["label_app"] = extra[0] if extra else ""
+    return {name: os.fsencode(value).decode("utf-8", "backslashreplace") for name, value in labels.items()}
+
+
+def test_values_are_the_stores(page: Page, store: Store) -> None:
+    families = list(decode(page.protobuf()))
+    declared = list(store.families())
+    assert [family.name for family in families] == [metric.name for _, _, metric, _ in declared]
+    for family, (table, at, metric, children) in zip(families, declared, strict=True):
+        assert (TYPES[family.type], family.help) == (metric.kind.value, metric.help)
+        for one, series in zip(family.metric, children, strict=True):
+            assert labels_of(one) == expected_labels(table, series)
+            value = series.values[at]
+            if not isinstance(value, Histogram):
+                assert getattr(one, TYPES[family.type]).value == value
+                continue
+            histogram = one.histogram
+            assert slots_of(histogram, SLOTS, FIRST) == list(value.slots)
+            assert (histogram.sample_count, histogram.sample_sum) == (value.count, value.sum_ns / 1e9)
+            assert [(bucket.upper_bound, bucket.cumulative_count) for bucket in histogram.bucket] == [
+                (2.0**exponent, sum(value.slots[: slot_of_exponent(exponent) + 1])) for exponent in metric.exponents
+            ]
+
+
+def test_without_classic_buckets(store: Store) -> None:
+    families = list(decode(Renderer(CONSTANT, EXTRA, classic=False).render(store_of([1] * SLOTS)).protobuf()))
+    [histogram] = [one.histogram for family in families for one in family.metric]
+    assert not histogram.bucket
+    assert (histogram.schema, histogram.sample_count) == (2, SLOTS)
+
+
+def store_of(slots: list[int], first: int = 0) -> Store:
+    store = Store([TABLE], frozenset(TABLE.metrics))
+    store.put(TABLE, ME, (), (HistogramDelta(slots, 3, first),), (1, 0))
+    return store
+
+
+def one(slots: list[int], first: int = 0) -> Any:
+    [family] = decode(Renderer({}).render(store_of(slots, first)).protobuf())
+    [metric] = family.metric
+    return metric.histogram
+
+
+def spans(histogram: Any) -> list[tuple[int, int]]:
+    return [(span.offset, span.length) for span in histogram.positive_span]
+
+
+def test_empty_histogram_is_native() -> None:
+    """Prometheus takes one without spans and with a threshold of 0 for classic, and would make other series of it."""
+    histogram = one([0])
+    assert (histogram.zero_threshold, histogram.zero_count, spans(histogram)) == (2.0**-20, 0, [])
+
+
+def test_least_and_most() -> None:
+    least = one([7])
+    assert (least.zero_count, least.sample_count, spans(least)) == (7, 7, [])
+    assert least.zero_threshold == 2.0**MIN_EXPONENT
+    most = one([9], SLOTS - 1)
+    # Index 25: (2**6, 2**6.25].
+    assert (spans(most), list(most.positive_delta), most.zero_count) == ([(25, 1)], [9], 0)
+
+
+def test_short_gaps_are_bridged() -> None:
+    slots = [0] * SLOTS
+    slots[1], slots[4], slots[8], slots[9] = 5, 2, 1, 1
+    histogram = one(slots)
+    assert spans(histogram) == [(FIRST, 4), (3, 2)]
+    assert list(histogram.positive_delta) == [5, -5, 0, 2, -1, 0]
+
+
+@given(st.lists(st.integers(0, 2**62) | st.just(0), min_size=SLOTS, max_size=SLOTS).filter(lambda s: sum(s) < 2**63))
+@example([2**50] * SLOTS)
+@example([0, *([0, 0, 0, 1] * 26), 0])
+def test_any_histogram_comes_back(slots: list[int]) -> None:
+    histogram = one(slots)
+    assert slots_of(histogram, SLOTS, FIRST) == slots
+    assert histogram.sample_count == sum(slots)
+    assert all(offset > 2 for offset, _ in spans(histogram)[1:])
+    assert all(length > 0 for _, length in spans(histogram))
+
+
+def test_second_page_has_new_numbers_and_the_first_keeps_its_own() -> None:
+    store, renderer = store_of([1]), Renderer({"node": "x"})
+    first = renderer.render(store)
+    store.put(TABLE, ME, (), (HistogramDelta([4], 1),), (1, 0))
+    second = renderer.render(store)
+    counts = [next(iter(decode(page.protobuf()))).metric[0].histogram.sample_count for page in (second, first, second)]
+    assert counts == [5, 1, 5]
+
+
+@given(st.text(max_size=20))
+@example("\udc80")
+@example("\ud800")
+def test_any_label_is_utf8(value: str) -> None:
+    store = Store([TABLE], frozenset(TABLE.metrics))
+    store.put(TABLE, Identity("n", value, ""), (), (HistogramDelta([1], 1),), (1, 0))
+    [family] = decode(Renderer({}).render(store).protobuf())
+    back = labels_of(family.metric[0])["pod"]
+    assert back == value or not value.isascii()
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_varint(number: int) -> None:
+    encoded = wire.varint(number)
+    assert sum((byte & 127) << 7 * at for at, byte in enumerate(encoded)) == number
+    assert [byte > 127 for byte in encoded] == [True] * (len(encoded) - 1) + [False]
+
+
+@pytest.mark.parametrize(("number", "encoded"), [(0, 0), (-1, 1), (1, 2), (-2, 3), (2**31 - 1, 2**32 - 2)])
+def test_signed(number: int, encoded: int) -> None:
+    assert wire.signed(number) == wire.varint(encoded)
+
+
+def test_fixed() -> None:
+    assert wire.fixed(1, 2**63) == b"\x09" + struct.pack("<Q", 2**63)
