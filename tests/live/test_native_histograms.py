@@ -1,0 +1,198 @@
+"""Native histograms in two generations of real Prometheus: quantiles of known workloads, the same counts everywhere."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import uvicorn
+
+from kpod_metrics.agent import Agent
+from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.metrics import HistogramDelta, Metric, Table, latency
+from kpod_metrics.pods.finder import Finder
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.reference import declared
+from kpod_metrics.server import Application, bind
+from kpod_metrics.settings import Settings
+from kpod_metrics.store import Store
+from tests.live.agents import eventually, running_agent
+from tests.live.harness import Cgroup
+from tests.live.prometheus import Prometheus, running_prometheus
+from tests.unit.test_histogram import FACTOR, SHAPES, bucketed, exact
+
+NATIVE = "--enable-feature=native-histograms"
+QUANTILES = (0.5, 0.9, 0.99)
+
+TABLE = Table((latency("kpod_wait_seconds", "Wait.", "test"),))
+
+
+[LATENCY] = [metric for _, _, metric in declared() if metric.name == "kpod_syscall_latency_seconds"]
+
+
+def in_bucket_of(true: float, found: float, metric: Metric) -> bool:
+    """Whether a quantile is in the classic bucket that the true one is in."""
+    bounds = [0.0, *(2.0**exponent for exponent in metric.exponents)]
+    at = bisect_left(bounds, true)
+    return bounds[at - 1] <= found <= bounds[at]
+
+
+@pytest.fixture(scope="module", params=["prometheus", "forky/prometheus"], ids=["2.42", "3.5"])
+def program(request: pytest.FixtureRequest, tool: Callable[[str, str], Path]) -> Path:
+    return tool(request.param, "prometheus")
+
+
+def distribution(seed: int) -> list[int]:
+    """Three thousand observations in nanoseconds, in order."""
+    generator = random.Random(seed)
+    scale = 10 ** generator.uniform(-4, 0)
+    shape = SHAPES[seed % len(SHAPES)]
+    return sorted(int(min(max(shape(generator, scale), 20e-6), 10.0) * 1e9) for _ in range(3000))
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, list[int]]:
+    """Observations by pod."""
+    return {f"pod-{seed}": distribution(seed) for seed in range(200)}
+
+
+@pytest.fixture(scope="module")
+def target(known: dict[str, list[int]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An agent's endpoint, with a page of known histograms."""
+    store = Store([TABLE], frozenset(TABLE.metrics))
+    for owner, (pod, observed) in enumerate(known.items()):
+        delta = HistogramDelta(bucketed(observed), sum(observed))
+        store.put(TABLE, Identity("n", pod, "c"), (), (delta,), (owner, 0))
+    store.put(TABLE, Identity("n", "idle", "c"), (), (HistogramDelta((), 0),), (-1, 0))
+    extremes = [1, 2, 500, 10**12, 10**13]
+    store.put(TABLE, Identity("n", "extremes", "c"), (), (HistogramDelta(bucketed(extremes), sum(extremes)),), (-2, 0))
+    agent = Agent(Settings(), Finder(str(tmp_path_factory.mktemp("cgroup")), StandaloneNaming()), [])
+    agent.published.publish(Renderer({"node": "x"}).render(store))
+    config = uvicorn.Config(Application(agent), http="h11", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with bind(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+class Both(NamedTuple):
+    """One Prometheus with native histograms, one without."""
+
+    native: Prometheus
+    classic: Prometheus
+
+
+@pytest.fixture(scope="module")
+def both(program: Path, target: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    with (
+        running_prometheus(program, folder / "native", target, NATIVE) as native,
+        running_prometheus(program, folder / "classic", target) as classic,
+    ):
+        yield Both(native, classic)
+
+
+def test_quantiles_of_many_distributions(both: Both, known: dict[str, list[int]]) -> None:
+    errors: list[float] = []
+    for q in QUANTILES:
+        native = both.native.by("pod", f"histogram_quantile({q}, kpod_wait_seconds)")
+        classic = both.classic.by("pod", f"histogram_quantile({q}, kpod_wait_seconds_bucket)")
+        for pod, observed in known.items():
+            true = exact(observed, q)
+            assert true / FACTOR <= native[pod] <= true * FACTOR
+            assert in_bucket_of(true, classic[pod], TABLE.metrics[0])
+            errors.append(abs(native[pod] / true - 1))
+    assert len(errors) == 600
+    mean = sum(errors) / len(errors)
+    print(f"mean error {mean:.2%}, most {max(errors):.2%}")
+    assert mean <= 0.015
+
+
+def test_counts_and_sums_are_the_same(both: Both, known: dict[str, list[int]]) -> None:
+    counts = both.native.by("pod", "histogram_count(kpod_wait_seconds)")
+    sums = both.native.by("pod", "histogram_sum(kpod_wait_seconds)")
+    assert counts == both.classic.by("pod", "kpod_wait_seconds_count")
+    assert sums == both.classic.by("pod", "kpod_wait_seconds_sum")
+    assert counts == {pod: len(observed) for pod, observed in known.items()} | {"idle": 0, "extremes": 5}
+
+
+def test_one_series_each(both: Both, known: dict[str, list[int]]) -> None:
+    """Also of a histogram that nothing was observed in yet."""
+    [(_, series)] = both.native.query('count({__name__=~"kpod_wait_seconds.*"})')
+    assert series == len(known) + 2
+    [(_, classic)] = both.classic.query('count({__name__=~"kpod_wait_seconds.*"})')
+    assert classic == series * TABLE.metrics[0].series()
+
+
+def test_quantiles_beyond_the_bounds(both: Both) -> None:
+    """At most 0.95 us is somewhere between it and nothing; above 64 s is above 64 s."""
+    low, high = (
+        both.native.by("pod", f'histogram_quantile({q}, kpod_wait_seconds{{pod="extremes"}})')["extremes"]
+        for q in (0.3, 0.9)
+    )
+    assert 0 < low < 2**-20
+    assert 64 < high <= 64 * FACTOR
+
+
+def test_native_and_classic_of_one_scrape(target: str, tool: Callable[[str, str], Path], tmp_path: Path) -> None:
+    program = tool("forky/prometheus", "prometheus")
+    with running_prometheus(
+        program, tmp_path / "p", target, NATIVE, scrape=["always_scrape_classic_histograms: true"]
+    ) as prometheus:
+        native = prometheus.by("pod", "histogram_count(kpod_wait_seconds)")
+        assert native == prometheus.by("pod", "kpod_wait_seconds_count")
+        assert native == prometheus.by("pod", 'kpod_wait_seconds_bucket{le="+Inf"}')
+
+
+SLEEPS = """
+import json, random, sys, time
+generator = random.Random(1)
+taken = []
+for _ in range(400):
+    wanted = min(max(generator.lognormvariate(-6.5, 1.0), 0.0002), 0.05)
+    before = time.perf_counter_ns()
+    time.sleep(wanted)
+    taken.append(time.perf_counter_ns() - before)
+print(json.dumps(taken), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_real_workload(
+    program: Path, tmp_path: Path, cgroup: Callable[[str], Cgroup], children: list[subprocess.Popen[bytes]]
+) -> None:
+    """Sleeps that a process times itself, counted by the kernel programs, asked of Prometheus."""
+    settings = ["--profile", "comprehensive", "--syscalls", "clock_nanosleep", "--poll-interval", "200ms"]
+    settings += ["--collector-deadline", "5s"]
+    with (
+        running_agent(tmp_path / "agent.log", *settings) as (_, port),
+        running_prometheus(program, tmp_path / "native", f"127.0.0.1:{port}", NATIVE) as native,
+        running_prometheus(program, tmp_path / "classic", f"127.0.0.1:{port}") as classic,
+    ):
+        group = cgroup("sleeper")
+        sleeper = group.start(sys.executable, "-c", SLEEPS, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+        children.append(sleeper)
+        assert sleeper.stdout is not None
+        taken = sorted(json.loads(sleeper.stdout.readline()))
+        chosen = f'{{pod=~".*/{re.escape(group.path.name)}"}}'
+        name = f"kpod_syscall_latency_seconds{chosen}"
+        eventually(lambda: [value for _, value in native.query(f"histogram_count({name})")] == [len(taken)])
+        bucket, count = (name.replace("seconds{", f"seconds_{suffix}{{") for suffix in ("bucket", "count"))
+        eventually(lambda: [value for _, value in classic.query(count)] == [len(taken)])
+        for q in QUANTILES:
+            true = exact(taken, q)
+            [(_, found)] = native.query(f"histogram_quantile({q}, {name})")
+            assert true / FACTOR <= found <= true * FACTOR
+            [(_, found)] = classic.query(f"histogram_quantile({q}, {bucket})")
+            assert in_bucket_of(true, found, LATENCY)
