@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kpod_metrics import collectors as collectors_package
 from kpod_metrics import health
@@ -26,7 +26,7 @@ from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors.base import Collector, Environment, Signal
-from kpod_metrics.errors import KpodError, RefusedError
+from kpod_metrics.errors import KpodError, RefusedError, SettingError
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.kernel import rights
@@ -41,6 +41,9 @@ from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
+
+if TYPE_CHECKING:
+    from kpod_metrics.otlp.push import Exporter
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +193,7 @@ class Agent:
         extra = [label_of(key) for key in settings.pod_labels]
         self._renderer = Renderer(constant, extra, classic=settings.classic_histograms)
         self.published = Published()
+        self._exporter = exporter_of(settings, self.published)
         self._crew = _Crew()
         self._stop = threading.Event()
         self._active: set[int] = set()
@@ -234,10 +238,14 @@ class Agent:
         self._started = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="cycle", daemon=True)
         self._thread.start()
+        if self._exporter is not None:
+            self._exporter.start()
 
     def stop(self, timeout: float = 1.0) -> None:
         """End the cycles and detach everything; a cycle that takes longer than `timeout` seconds is left behind."""
         self._stop.set()
+        if self._exporter is not None:
+            self._exporter.stop()
         if self._thread is not None:
             self._thread.join(timeout)
         self.close()
@@ -413,6 +421,9 @@ class Agent:
         if self.source.events is not None:
             for table, labels, values in health.kernel(self.source.events.maps(), self.source.events.programs()):
                 put(table, labels, values)
+        if self._exporter is not None:
+            counts = (self._exporter.sent, self._exporter.dropped, self._exporter.queued_bytes)
+            put(health.OTLP, (), counts)
         put(health.CYCLE, (), (duration, time.time(), len(pods)))
         for table, labels, values in health.process():
             put(table, labels, values)
@@ -429,6 +440,8 @@ class Agent:
         lines = self._collector_problems()
         if problem := self.source.problem():
             lines.append(f"source of pods ({self.source.name}): {problem}")
+        if self._exporter is not None and self._exporter.problem:
+            lines.append(f"OTLP to {self._exporter.endpoint}: {self._exporter.problem}")
         return lines
 
     def _collector_problems(self) -> list[str]:
@@ -502,6 +515,17 @@ def build(settings: Settings) -> Agent:
         )
     events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root)
     return Agent(settings, Finder(root, naming_of(settings), kept_files(), events), chosen)
+
+
+def exporter_of(settings: Settings, published: Published) -> "Exporter | None":
+    """Return what pushes by OTLP, where that is on; raises SettingError."""
+    if settings.otlp_key and not settings.otlp_certificate:
+        raise SettingError(f"otlp_key: {settings.otlp_key!r} is not accepted; accepted: with otlp_certificate only")
+    if not settings.otlp_endpoint:
+        return None
+    from kpod_metrics.otlp.push import Exporter  # noqa: PLC0415 - its HTTP client costs memory
+
+    return Exporter(settings, lambda: published.page, health.STARTED_NS)
 
 
 def naming_of(settings: Settings) -> Naming:

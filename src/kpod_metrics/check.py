@@ -10,6 +10,7 @@ from kpod_metrics import __version__, agent
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import KpodError
+from kpod_metrics.exposition.pages import Published
 from kpod_metrics.kernel import rights
 from kpod_metrics.pods.discovery import kubernetes_source
 from kpod_metrics.settings import Settings
@@ -78,6 +79,8 @@ def run(settings: Settings) -> Report:
     add(_new_cgroups(settings))
     if settings.discovery != "cgroup":
         add(_pods(settings))
+    if settings.otlp_endpoint:
+        add(_receiver(settings))
     for collector in agent.select(settings, agent.environment_of(settings, root)):
         try:
             for signal in collector.open():
@@ -100,6 +103,15 @@ def _new_cgroups(settings: Settings) -> Line:
         return Line("new cgroups", False, str(error))
     finally:
         events.close()
+
+
+def _receiver(settings: Settings) -> Line:
+    """Whether the OTLP receiver takes a request."""
+    exporter = agent.exporter_of(settings, Published())
+    assert exporter is not None
+    problem = exporter.probe()
+    exporter.stop()
+    return Line("otlp", not problem, f"{exporter.endpoint}{': ' if problem else ''}{problem}")
 
 
 def _pods(settings: Settings) -> Line:

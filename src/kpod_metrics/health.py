@@ -103,6 +103,15 @@ PROGRAMS = _agent(
     ),
     labels=(Label("program", per="kernel program"),),
 )
+OTLP = _agent(
+    _counter("kpod_otlp_sent_points_total", "Data points that the OTLP receiver took; there where one is set."),
+    _counter(
+        "kpod_otlp_dropped_points_total",
+        "Data points that the OTLP receiver refused, or that waited for it until there was no more room; there where "
+        "one is set.",
+    ),
+    _gauge("kpod_otlp_queue_bytes", "What waits for the OTLP receiver; there where one is set."),
+)
 BUILD = _agent(
     _gauge("kpod_build_info", "1, with the version."),
     labels=(Label("version", per="version"),),
@@ -116,13 +125,16 @@ PROCESS = _agent(
     _gauge("process_start_time_seconds", "When the agent started, in Unix time.", "time at import"),
 )
 
-TABLES = (COLLECTORS, CYCLE, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, BUILD, PROCESS)
+TABLES = (COLLECTORS, CYCLE, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, OTLP, BUILD, PROCESS)
 METRICS = frozenset(metric for table in TABLES for metric in table.metrics)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STARTED = time.time()
 
 Rows = Iterable[tuple[Table, tuple[str, ...], tuple[float | int | None, ...]]]
+
+
+STARTED_NS = int(_STARTED * 1e9)
 
 
 def process() -> Rows:

@@ -82,6 +82,17 @@ class Settings:
     series_limit_total: int = 200_000
     bpf_map_entries: int = 0
     classic_histograms: bool = True
+    otlp_endpoint: str = ""
+    """Empty: nothing is pushed."""
+    otlp_headers: tuple[tuple[str, str], ...] = ()
+    otlp_interval: float = 60.0
+    """Seconds."""
+    otlp_timeout: float = 10.0
+    """Seconds."""
+    otlp_compression: str = "gzip"
+    otlp_ca: str = ""
+    otlp_certificate: str = ""
+    otlp_key: str = ""
     log_level: str = "info"
     log_format: str = "text"
     collectors: dict[str, CollectorSettings] = field(default_factory=dict)
@@ -101,6 +112,8 @@ class Setting:
     accepted: str
     parse: Callable[[Any], Any]
     path: tuple[str, ...] = ()
+    secret: bool = False
+    """Whether a value is not to be shown."""
 
     @property
     def flag(self) -> str:
@@ -223,6 +236,34 @@ def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(parts, list | tuple):
         raise ValueError
     return tuple(dict.fromkeys(name.strip() for name in map(_text, parts) if name.strip()))
+
+
+_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(:([0-9]{1,5}))?(/[^\s?#]*)?")
+
+
+def _url(value: Any) -> str:
+    match = _URL.fullmatch(_text(value))
+    if value == "":
+        return ""
+    if not match or not 0 < int(match[3] or 1) <= 65535:
+        raise ValueError
+    return str(value)
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _headers(value: Any) -> tuple[tuple[str, str], ...]:
+    if isinstance(value, dict):
+        pairs = [(_text(name), _text(content)) for name, content in value.items()]
+    else:
+        if not all("=" in pair for pair in _names(value)):
+            raise ValueError
+        pairs = [(pair.split("=", 1)[0], pair.split("=", 1)[1]) for pair in _names(value)]
+    pairs = [(name.strip().lower(), content.strip()) for name, content in pairs]
+    if not all(_HEADER_NAME.fullmatch(name) and content.isascii() and content.isprintable() for name, content in pairs):
+        raise ValueError
+    return tuple(pairs)
 
 
 _MOST_POD_LABELS = 20
@@ -358,6 +399,29 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
             "true, false",
             _boolean,
         ),
+        Setting(
+            "otlp_endpoint",
+            "receiver that metrics are pushed to by OTLP over HTTP, beside being scraped; none when empty",
+            "http://HOST:PORT or https://HOST:PORT (/v1/metrics is added), or with a path, which is used as it is",
+            _url,
+        ),
+        Setting(
+            "otlp_headers",
+            "HTTP headers for the receiver, such as a token",
+            "NAME=VALUE,NAME=VALUE, or in YAML a mapping",
+            _headers,
+            secret=True,
+        ),
+        Setting("otlp_interval", "time between two pushes", *_duration(0.1, 3600, "100ms to 1h, like 60s")),
+        Setting(
+            "otlp_timeout",
+            "how long the receiver may take to connect, to read, to answer",
+            *_duration(0.1, 600, "100ms to 10m, like 10s"),
+        ),
+        Setting("otlp_compression", "compression of what is pushed", *_choice("gzip", "none")),
+        Setting("otlp_ca", "what the receiver's certificate is verified by (default: system's CAs)", "a file", _file),
+        Setting("otlp_certificate", "certificate to show to the receiver", "a file", _file),
+        Setting("otlp_key", "key of otlp_certificate (default: in the same file)", "a file", _file),
         Setting("log_level", "least severity that is logged", *_choice("debug", "info", "warning", "error")),
         Setting("log_format", "form of log lines", *_choice("text", "json")),
     ]
@@ -413,8 +477,9 @@ def load(
             parsed = setting.parse(value)
         except (ValueError, TypeError):
             name = ".".join(setting.path) or key
+            shown = "its value" if setting.secret else repr(value)
             raise SettingError(
-                f"{name}: {value!r} (from {origin}) is not accepted; accepted: {setting.accepted}"
+                f"{name}: {shown} (from {origin}) is not accepted; accepted: {setting.accepted}"
             ) from None
         if setting.path:
             _, collector, name = setting.path

@@ -6,8 +6,11 @@ import re
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +19,8 @@ import uvicorn
 
 from kpod_metrics.agent import Agent
 from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.exposition.protobuf import PROTOBUF
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.metrics import HistogramDelta, Metric, Table, latency
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Identity
@@ -24,10 +29,14 @@ from kpod_metrics.reference import declared
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
-from tests.live.agents import eventually, running_agent
+from tests.fakes.otlp import Fault, Receiver, points_of
+from tests.live.agents import Page, eventually, running_agent
 from tests.live.harness import Cgroup
 from tests.live.prometheus import Prometheus, running_prometheus
+from tests.unit.exposition.client_model import decode, labels_of
 from tests.unit.test_histogram import FACTOR, SHAPES, bucketed, exact
+
+Children = list[subprocess.Popen[bytes]]
 
 NATIVE = "--enable-feature=native-histograms"
 QUANTILES = (0.5, 0.9, 0.99)
@@ -155,6 +164,14 @@ def test_native_and_classic_of_one_scrape(target: str, tool: Callable[[str, str]
         assert native == prometheus.by("pod", 'kpod_wait_seconds_bucket{le="+Inf"}')
 
 
+def scraped(url: str, accept: str) -> bytes:
+    """A page in a format."""
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=5) as answer:
+        assert answer.headers["Content-Type"] == accept
+        body: bytes = answer.read()
+        return body
+
+
 SLEEPS = """
 import json, random, sys, time
 generator = random.Random(1)
@@ -169,9 +186,7 @@ sys.stdin.read()
 """
 
 
-def test_real_workload(
-    program: Path, tmp_path: Path, cgroup: Callable[[str], Cgroup], children: list[subprocess.Popen[bytes]]
-) -> None:
+def test_real_workload(program: Path, tmp_path: Path, cgroup: Callable[[str], Cgroup], children: Children) -> None:
     """Sleeps that a process times itself, counted by the kernel programs, asked of Prometheus."""
     settings = ["--profile", "comprehensive", "--syscalls", "clock_nanosleep", "--poll-interval", "200ms"]
     settings += ["--collector-deadline", "5s"]
@@ -196,3 +211,68 @@ def test_real_workload(
             assert true / FACTOR <= found <= true * FACTOR
             [(_, found)] = classic.query(f"histogram_quantile({q}, {bucket})")
             assert in_bucket_of(true, found, LATENCY)
+
+
+def test_counts_are_the_same_in_every_format(
+    tmp_path: Path, cgroup: Callable[[str], Cgroup], children: Children
+) -> None:
+    """Text, OpenMetrics, protobuf and OTLP of an agent whose pod has come to rest."""
+    group = cgroup("sleeper")
+    name = "kpod_syscall_latency_seconds"
+    with Receiver() as receiver:
+        settings = ["--profile", "comprehensive", "--syscalls", "clock_nanosleep", "--poll-interval", "200ms"]
+        settings += ["--collector-deadline", "5s", "--otlp-endpoint", receiver.url, "--otlp-interval", "200ms"]
+        with running_agent(tmp_path / "agent.log", *settings) as (_, port):
+            sleeper = group.start(sys.executable, "-c", SLEEPS, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+            children.append(sleeper)
+            assert sleeper.stdout is not None
+            taken = json.loads(sleeper.stdout.readline())
+            url = f"http://127.0.0.1:{port}/metrics"
+
+            def text(accept: str) -> float:
+                found = Page(scraped(url, accept).decode()).find(f"{name}_count", syscall="clock_nanosleep")
+                return sum(value for labels, value in found.items() if dict(labels)["pod"].endswith(group.path.name))
+
+            def protobuf() -> int:
+                return sum(
+                    one.histogram.sample_count
+                    for family in decode(scraped(url, PROTOBUF))
+                    for one in family.metric
+                    if family.name == name and labels_of(one)["pod"].endswith(group.path.name)
+                )
+
+            def otlp() -> int:
+                with receiver.lock:
+                    newest = receiver.pushes[-1].request
+                return sum(
+                    point.point.count
+                    for point in points_of(newest)
+                    if point.metric.name == name and point.resource["k8s.pod.name"].endswith(group.path.name)
+                )
+
+            def same(count: Callable[[], float], expected: int) -> bool:
+                return count() == expected
+
+            every = {"text": lambda: text(TEXT), "om": lambda: text(OPENMETRICS), "protobuf": protobuf, "otlp": otlp}
+            for count in every.values():
+                eventually(partial(same, count, len(taken)))
+
+
+def test_agent_ends_promptly_while_its_receiver_hangs(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        receiver.always = Fault(delay=20.0)
+        settings = ["--poll-interval", "200ms", "--collector-deadline", "5s"]
+        settings += ["--otlp-endpoint", receiver.url, "--otlp-interval", "200ms"]
+        with running_agent(tmp_path / "agent.log", *settings) as (agent, port):
+            eventually(lambda: receiver.requests)
+            url = f"http://127.0.0.1:{port}/metrics"
+            stamp = "kpod_last_cycle_timestamp_seconds"
+            first = Page(scraped(url, TEXT).decode()).sum(stamp)
+            # The receiver has had its request all the while, and cycles go on.
+            eventually(lambda: Page(scraped(url, TEXT).decode()).sum(stamp) > first + 1)
+            assert Page(scraped(url, TEXT).decode()).sum("kpod_otlp_queue_bytes") > 0
+            assert receiver.requests == 1
+            began = time.monotonic()
+            agent.terminate()
+            assert agent.wait(5) == 0
+            assert time.monotonic() - began < 2

@@ -134,7 +134,10 @@ def test_wrong_variable_and_file_are_one_line(tmp_path: Path) -> None:
     file.write_text("pol_interval: 1s\n")
     for result in (kpod("run", "--config", str(file)), kpod("run", KPOD_CONFIG=str(file))):
         assert (result.returncode, result.stdout) == (2, "")
-        assert one_line(result.stderr) == f"kpod-metrics: {file}: pol_interval is no setting (nearest: poll_interval)"
+        assert (
+            one_line(result.stderr)
+            == f"kpod-metrics: {file}: pol_interval is no setting (nearest: poll_interval, otlp_interval)"
+        )
 
 
 @pytest.mark.parametrize(

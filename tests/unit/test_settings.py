@@ -57,6 +57,14 @@ def test_defaults() -> None:
         "series_limit_total": 200_000,
         "bpf_map_entries": 0,
         "classic_histograms": True,
+        "otlp_endpoint": "",
+        "otlp_headers": (),
+        "otlp_interval": 60.0,
+        "otlp_timeout": 10.0,
+        "otlp_compression": "gzip",
+        "otlp_ca": "",
+        "otlp_certificate": "",
+        "otlp_key": "",
         "log_level": "info",
         "log_format": "text",
         "collectors": {},
@@ -78,6 +86,8 @@ def test_deadline_follows_the_interval(given_: str, expected: float) -> None:
     settings.collector_deadline = 7.0
     assert settings.deadline == 7.0
 
+
+AUTHORIZED = (("authorization", "Bearer x="), ("b", "c d"))
 
 # key: (as text, as YAML has it, parsed); two that differ from each other and, between them, from the default.
 GOOD: Mapping[str, tuple[tuple[str, Any, Any], ...]] = {
@@ -105,6 +115,20 @@ GOOD: Mapping[str, tuple[tuple[str, Any, Any], ...]] = {
     "series_limit": (("1", 1, 1), ("10000000", 10_000_000, 10_000_000)),
     "series_limit_total": (("1", 1, 1), ("10000000", 10_000_000, 10_000_000)),
     "bpf_map_entries": (("1000000", 1_000_000, 1_000_000), ("7", 7, 7)),
+    "otlp_endpoint": (
+        ("http://a:4318", "http://a:4318", "http://a:4318"),
+        ("https://[fd00::1]/x/y", "https://[fd00::1]/x/y", "https://[fd00::1]/x/y"),
+    ),
+    "otlp_headers": (
+        ("Authorization=Bearer x=,b=c d", {"Authorization": "Bearer x=", "b": "c d"}, AUTHORIZED),
+        ("a=", ["a="], (("a", ""),)),
+    ),
+    "otlp_interval": (("100ms", "100ms", 0.1), ("1h", 3600, 3600.0)),
+    "otlp_timeout": (("100ms", 0.1, 0.1), ("10m", "10m", 600.0)),
+    "otlp_compression": (("none", "none", "none"), ("gzip", "gzip", "gzip")),
+    "otlp_ca": (("@a/f", "@a/f", "@a/f"), ("@b/f", "@b/f", "@b/f")),
+    "otlp_certificate": (("@a/f", "@a/f", "@a/f"), ("@b/f", "@b/f", "@b/f")),
+    "otlp_key": (("@a/f", "@a/f", "@a/f"), ("@b/f", "@b/f", "@b/f")),
     "classic_histograms": (("false", False, False), ("on", True, True)),
     "log_level": (("debug", "debug", "debug"), ("error", "error", "error")),
     "log_format": (("json", "json", "json"), ("text", "text", "text")),
@@ -143,6 +167,14 @@ BAD: dict[str, tuple[Any, ...]] = {
     "pod_labels": (1, None, "a.b,a-b", "-a", "a b", ",".join(f"l{number}" for number in range(21))),
     "bpf_map_entries": (-1, "1000001", "many"),
     "classic_histograms": ("", "native", None),
+    "otlp_headers": ("a", "a b=c", "=b", "a=\x07", {"a": 1}, {"a": "b\nc"}, 1, None),
+    "otlp_endpoint": ("a:4318", "grpc://a:1", "http://", "http://a b", "http://u:p@a", "http://a:0", "http://a?x", 1),
+    "otlp_interval": ("0", "99ms", "2h"),
+    "otlp_timeout": ("0", "11m"),
+    "otlp_compression": ("", "zstd", None),
+    "otlp_ca": ("", "/nonexistent", "@", None),
+    "otlp_certificate": ("", "/nonexistent", "@", None),
+    "otlp_key": ("", "/nonexistent", "@", None),
     "log_level": ("warn", "INFO", None),
     "log_format": ("xml", 0),
 } | {
@@ -229,7 +261,8 @@ def test_wrong_value_is_one_line(key: str, value: Any, tmp_path: Path) -> None:
         message = str(caught.value)
         name = key.replace("collectors_", "collectors.").replace("_enabled", ".enabled").replace("_int", ".int")
         name = name if key.startswith("collectors_") else key
-        assert message == f"{name}: {value!r} (from {origin}) is not accepted; accepted: {setting.accepted}"
+        shown = "its value" if setting.secret else repr(value)  # a token must not get into a log
+        assert message == f"{name}: {shown} (from {origin}) is not accepted; accepted: {setting.accepted}"
         assert message.isprintable()
 
 
@@ -266,7 +299,7 @@ def test_empty_file_sets_nothing(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        ({"poll_intervall": 1}, "poll_intervall is no setting (nearest: poll_interval)"),
+        ({"poll_intervall": 1}, "poll_intervall is no setting (nearest: poll_interval, otlp_interval)"),
         ({"collectors": {"dsk": {"interval": 1}}}, "collectors.dsk is no setting"),
         ({"collectors": {"disk": {"intervl": 1}}}, "(nearest: collectors.disk.interval"),
         ({"collectors": {"disk": 1}}, "collectors.disk is no setting"),

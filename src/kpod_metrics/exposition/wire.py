@@ -9,6 +9,7 @@ from struct import Struct
 _BYTES = [bytes([number]) for number in range(128)]
 _DOUBLE = Struct("<d").pack
 _FIXED = Struct("<Q").pack
+_SIGNED_FIXED = Struct("<q").pack
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
 """Wire types."""
@@ -64,3 +65,8 @@ def double(field: int, value: float) -> bytes:
 def fixed(field: int, value: int) -> bytes:
     """Encode a field of type `fixed64`."""
     return tag(field, _FIXED64) + _FIXED(value)
+
+
+def signed_fixed(field: int, value: int) -> bytes:
+    """Encode a field of type `sfixed64`."""
+    return tag(field, _FIXED64) + _SIGNED_FIXED(value)

@@ -1,0 +1,1 @@
+"""Pushing what the pages say by OTLP; imported only where an endpoint is set."""
