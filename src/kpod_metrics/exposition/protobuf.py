@@ -5,7 +5,9 @@ is described at prometheus.io/docs/specs/native_histograms). A series' labels ar
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import accumulate
+from operator import sub
 
 from kpod_metrics.exposition.samples import Family, Labels, Sample, shown
 from kpod_metrics.exposition.wire import double, message, number, signed, signed_number, string, varint
@@ -58,9 +60,8 @@ def _histogram(metric: Metric, total: Histogram, classic: bool) -> bytes:
     parts = [number(1, total.count), double(2, total.sum_ns / 1e9)]
     if classic:
         cumulative = list(accumulate(slots))
-        for exponent in metric.exponents:
-            below = cumulative[slot_of_exponent(exponent)]
-            parts.append(message(3, number(1, below) + double(2, 2.0**exponent)))
+        for slot, bound in _bounds(metric.exponents):
+            parts.append(message(3, number(1, cumulative[slot]) + bound))
     parts += (_SCHEMA, number(7, slots[0]))
     deltas: list[bytes] = []
     at = previous = 0
@@ -68,13 +69,18 @@ def _histogram(metric: Metric, total: Histogram, classic: bool) -> bytes:
         # From slot 0 on, which is in no span: the first offset is the bucket's index, others are gaps.
         offset = first + FIRST_INDEX if not deltas else first - at
         parts.append(message(12, signed_number(1, offset) + number(2, end - first)))
-        for count in slots[first:end]:
-            deltas.append(signed(count - previous))
-            previous = count
-        at = end
+        counts = slots[first:end]
+        deltas += map(signed, map(sub, counts, [previous, *counts]))
+        at, previous = end, counts[-1]
     if deltas:
         parts.append(message(13, b"".join(deltas)))
     return b"".join(parts)
+
+
+@cache
+def _bounds(exponents: tuple[int, ...]) -> list[tuple[int, bytes]]:
+    """Return of each classic bucket the slot that it ends with, and its bound as a field of message Bucket."""
+    return [(slot_of_exponent(exponent), double(2, 2.0**exponent)) for exponent in exponents]
 
 
 def _spans(slots: Sequence[int]) -> list[tuple[int, int]]:

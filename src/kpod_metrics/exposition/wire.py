@@ -4,6 +4,7 @@ Encoded by hand: it is three kinds of field, and a library for it costs memory i
 for it (protobuf.dev/programming-guides/encoding).
 """
 
+from functools import cache
 from struct import Struct
 
 _BYTES = [bytes([number]) for number in range(128)]
@@ -19,6 +20,8 @@ def varint(number: int) -> bytes:
     """Encode a number that is not negative: seven bits a byte, the low ones first."""
     if number < 128:
         return _BYTES[number]
+    if number < 1 << 14:
+        return bytes((number & 127 | 128, number >> 7))
     encoded = bytearray()
     while number > 127:
         encoded.append(number & 127 | 128)
@@ -29,9 +32,11 @@ def varint(number: int) -> bytes:
 
 def signed(number: int) -> bytes:
     """Encode a number of a `sint32` or `sint64`: those near zero are short, whatever their sign."""
-    return varint(2 * number if number >= 0 else -2 * number - 1)
+    zigzag = 2 * number if number >= 0 else -2 * number - 1
+    return _BYTES[zigzag] if zigzag < 128 else varint(zigzag)
 
 
+@cache
 def tag(field: int, kind: int) -> bytes:
     """Encode what comes before a field's value."""
     return varint(field << 3 | kind)
