@@ -213,13 +213,13 @@ def test_queue_is_bounded_and_losses_counted(fault: Fault | None, pages: Pages, 
         url = receiver.url if fault else "http://127.0.0.1:1"
         exporter = push(url, 4000, otlp_interval=0.02, otlp_compression="none", otlp_timeout=0.2)
         most = 0
-        end = time.monotonic() + 2
+        end = time.monotonic() + 1
         while time.monotonic() < end:
             most = max(most, exporter.queued_bytes)
             time.sleep(0.005)
         assert exporter.dropped > 0
         assert most <= 4000
-        assert pages.made > 40  # nobody waited
+        assert pages.made > 15  # nobody waited
         assert len([thread for thread in threading.enumerate() if thread.name.startswith("otlp")]) == 2
         # When it is back, what is still queued arrives, and every point is accounted for.
         pages.stopped = True
