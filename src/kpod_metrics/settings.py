@@ -310,6 +310,8 @@ _SCHEMAS: dict[Callable[[Any], Any], dict[str, Any]] = {
     | {"maxItems": _MOST_POD_LABELS, "items": {"type": "string", "pattern": f"^{_LABEL_KEY.pattern}$"}},
     _address: {"type": "string", "pattern": "^.*:[0-9]{1,5}$"},
     _host: {"type": "string", "minLength": 1},
+    _headers: {"type": ["object", "string"], "additionalProperties": {"type": "string"}},
+    _url: {"type": "string", "pattern": f"^({_URL.pattern})?$"},
 }
 
 

@@ -86,7 +86,19 @@ def test_every_value_is_used() -> None:
 
 
 EXAMPLES: dict[str, Any] = {
-    **{key: f"value-of-{key}" for key in ("node_name", "cluster", "kubeconfig", "kubelet_ca", "kubelet_certificate")},
+    **{
+        key: f"value-of-{key}"
+        for key in (
+            "node_name",
+            "cluster",
+            "kubeconfig",
+            "kubelet_ca",
+            "kubelet_certificate",
+            "otlp_ca",
+            "otlp_certificate",
+            "otlp_key",
+        )
+    },
     **{key: f"/{key}" for key in ("cgroup_root", "proc_root", "sys_root")},
     "listen": "0.0.0.0:9191",
     "kubelet_address": "10.0.0.1:10250",
@@ -94,6 +106,10 @@ EXAMPLES: dict[str, Any] = {
     "profile": "custom",
     "discovery": "kubelet",
     "pod_selector": "app=web",
+    "classic_histograms": False,
+    "otlp_endpoint": "https://otel:4318/v1/metrics",
+    "otlp_headers": {"authorization": "Bearer x"},
+    "otlp_compression": "none",
     "log_level": "debug",
     "log_format": "json",
     "bpf_map_entries": 20000,
@@ -308,6 +324,16 @@ def test_network_policy_lets_in_the_scraper_and_out_to_the_source(chart: Chart) 
     assert [port["port"] for port in policy("config.discovery=kubelet")["egress"][0]["ports"]] == [10250]
     spec = policy("config.discovery=kubelet,config.kubelet_address=10.0.0.1:10255")
     assert [port["port"] for port in spec["egress"][0]["ports"]] == [10255]
+    for endpoint, port in (
+        ("http://otel.monitoring:4318", 4318),
+        ("https://[fd00::1]:4319/v1/x:1", 4319),
+        ("https://[fd00::1]", 443),
+        ("http://a/b", 80),
+    ):
+        [pushed, names] = policy(f"config.discovery=cgroup,config.otlp_endpoint={endpoint}")["egress"]
+        assert pushed == {"ports": [{"port": port, "protocol": "TCP"}]}
+        assert {one["port"] for one in names["ports"]} == {53}
+        assert len(policy(f"config.discovery=kubelet,config.otlp_endpoint={endpoint}")["egress"]) == 3
 
 
 def test_pod_of_helm_test_is_no_agents(chart: Chart) -> None:
