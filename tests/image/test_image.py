@@ -35,6 +35,11 @@ def test_every_module_is_compiled(rootfs: Path) -> None:
     assert len(list((packages / "kpod_metrics/bpf").glob("*.bpf.o"))) >= 5
 
 
+def test_receivers_certificates_can_be_verified(rootfs: Path) -> None:
+    """A receiver of OTLP is verified by the system's CAs, which a slim base has none of."""
+    assert (rootfs / "etc/ssl/certs/ca-certificates.crt").stat().st_size > 100_000
+
+
 def test_configuration(image: Object) -> None:
     config = image["config"]
     environment = dict(entry.split("=", 1) for entry in config["Env"])
