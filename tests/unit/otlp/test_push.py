@@ -283,9 +283,11 @@ def test_probe(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize(
     ("header", "least", "most"),
-    [("", 0, 0), ("3", 3, 3), ("-1", 0, 0), ("nan", 0, 0), ("soon", 0, 0), (formatdate(time.time() + 500), 300, 500)],
+    [("", 0, 0), ("3", 3, 3), ("-1", 0, 0), ("nan", 0, 0), ("soon", 0, 0), ("DATE", 300, 500)],
 )
 def test_retry_after(header: str, least: float, most: float) -> None:
+    if header == "DATE":
+        header = formatdate(time.time() + 500)  # here, not when the tests are collected: minutes before
     assert least <= _seconds(header) <= most
 
 
