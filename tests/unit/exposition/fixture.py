@@ -1,5 +1,6 @@
 """A store with every declared metric in it: values that depend on names only, labels that are hard to write."""
 
+import os
 from zlib import crc32
 
 from kpod_metrics import health
@@ -9,7 +10,7 @@ from kpod_metrics.histogram import SLOTS
 from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value
 from kpod_metrics.pods import info
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.store import Store
+from kpod_metrics.store import Series, Store
 
 CONSTANT = {"node": "nöde-1"}
 EXTRA = ["label_app"]
@@ -61,3 +62,14 @@ def filled() -> Store:
                 values = [value_of(metric, identity, labels) for metric in table.metrics]
                 store.put(table, identity, labels, values, (owner, 0))
     return store
+
+
+def labels_of(table: Table, series: Series) -> dict[str, str]:
+    """The labels that a page must give a series."""
+    labels = dict(zip((label.name for label in table.labels), series.labels, strict=True))
+    if table.scope is not Scope.AGENT:
+        *names, extra = series.identity
+        labels |= {**dict(zip(("namespace", "pod", "container"), names, strict=True)), **CONSTANT}
+        labels["label_app"] = extra[0] if extra else ""
+    # A byte that is no UTF-8 is shown by its number.
+    return {name: os.fsencode(value).decode("utf-8", "backslashreplace") for name, value in labels.items()}

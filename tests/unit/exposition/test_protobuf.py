@@ -1,6 +1,5 @@
 """Prometheus' protobuf format: every value of a page, read back by protobuf's own decoder."""
 
-import os
 import struct
 from typing import Any
 
@@ -11,36 +10,18 @@ from hypothesis import strategies as st
 from kpod_metrics.exposition import wire
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.histogram import MIN_EXPONENT, SLOTS, Histogram, slot_of_exponent
-from kpod_metrics.metrics import HistogramDelta, Scope, Table, latency
+from kpod_metrics.metrics import HistogramDelta, Table, latency
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.store import Series, Store
+from kpod_metrics.store import Store
 from tests.unit.exposition.client_model import TYPES, decode, labels_of, slots_of
-from tests.unit.exposition.fixture import CONSTANT, EXTRA, filled
+from tests.unit.exposition.fixture import CONSTANT, EXTRA
+from tests.unit.exposition.fixture import labels_of as expected_labels
 
 FIRST = -79
 """Index in schema 2 of the bucket after the zero bucket: (2**-20, 2**-19.75]."""
 
 TABLE = Table((latency("kpod_wait_seconds", "Wait.", "test", exponents=(-20, 0, 6)),))
 ME = Identity("n", "p", "c")
-
-
-@pytest.fixture(scope="module")
-def store() -> Store:
-    return filled()
-
-
-@pytest.fixture(scope="module")
-def page(store: Store) -> Page:
-    return Renderer(CONSTANT, EXTRA).render(store)
-
-
-def expected_labels(table: Table, series: Series) -> dict[str, str]:
-    labels = dict(zip((label.name for label in table.labels), series.labels, strict=True))
-    if table.scope is not Scope.AGENT:
-        *names, extra = series.identity
-        labels |= {**dict(zip(("namespace", "pod", "container"), names, strict=True)), **CONSTANT}
-        labels["label_app"] = extra[0] if extra else ""
-    return {name: os.fsencode(value).decode("utf-8", "backslashreplace") for name, value in labels.items()}
 
 
 def test_values_are_the_stores(page: Page, store: Store) -> None:

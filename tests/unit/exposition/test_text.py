@@ -18,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.text import escape, number
 from kpod_metrics.histogram import Histogram, slot_of_exponent
-from kpod_metrics.metrics import Kind, Metric, Scope, Table, counter, gauge, latency
+from kpod_metrics.metrics import Kind, Metric, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.store import Series, Store
-from tests.unit.exposition.fixture import CONSTANT, EXTRA, filled
+from kpod_metrics.store import Store
+from tests.unit.exposition.fixture import labels_of
 
 HERE = Path(__file__).parent
 UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
@@ -32,26 +32,6 @@ FORMATS: dict[str, tuple[Callable[[Page], bytes], Callable[[str], Iterable[Famil
     "golden.txt": (Page.text, parse_text),
     "golden.om": (Page.openmetrics, parse_openmetrics),
 }
-
-
-@pytest.fixture(scope="module")
-def store() -> Store:
-    return filled()
-
-
-@pytest.fixture(scope="module")
-def page(store: Store) -> Page:
-    return Renderer(CONSTANT, EXTRA).render(store)
-
-
-def labels_of(table: Table, series: Series) -> dict[str, str]:
-    labels = dict(zip((label.name for label in table.labels), series.labels, strict=True))
-    if table.scope is not Scope.AGENT:
-        *names, extra = series.identity
-        labels |= {**dict(zip(("namespace", "pod", "container"), names, strict=True)), **CONSTANT}
-        labels["label_app"] = extra[0] if extra else ""
-    # A byte that is no UTF-8 is shown by its number.
-    return {name: os.fsencode(value).decode("utf-8", "backslashreplace") for name, value in labels.items()}
 
 
 def expected(store: Store) -> Samples:

@@ -25,6 +25,7 @@ from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
 from tests.fakes.certificates import Certificates
 from tests.fakes.otlp import Fault, Receiver, partial, points_of
+from tests.unit.imports import imported_by_an_agent
 
 POINTS = 50
 TABLE = Table((counter("kpod_test_total", "Test.", "test"),), (Label("at", per="test"),), Scope.AGENT)
@@ -293,19 +294,8 @@ def test_retry_after(header: str, least: float, most: float) -> None:
 
 def test_without_an_endpoint_nothing_is_imported(tmp_path: Path) -> None:
     """The HTTP client would cost memory."""
-    (tmp_path / "cgroup.procs").touch()
-    (tmp_path / "cgroup.controllers").touch()
-    code = (
-        "import sys, kpod_metrics.cli, kpod_metrics.server\n"
-        "from kpod_metrics.agent import build\n"
-        "from kpod_metrics.settings import load\n"
-        f"flags = {{'discovery': 'cgroup', 'profile': 'custom', 'cgroup_root': {str(tmp_path)!r}}}\n"
-        "build(load(flags, {}, None, ())[0])\n"
-        "loaded = {'kpod_metrics.otlp', 'httpx2', 'httpcore2', 'google.protobuf', 'opentelemetry'} & set(sys.modules)\n"
-        "sys.exit(f'imported: {loaded}' if loaded else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    heavy = ("kpod_metrics.otlp", "httpx2", "httpcore2", "google.protobuf", "opentelemetry")
+    assert imported_by_an_agent(tmp_path, "kpod_metrics.server", *heavy) == ""
 
 
 def test_with_an_endpoint_no_protobuf_library_is_imported() -> None:

@@ -2,8 +2,6 @@
 
 import base64
 import gc
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from kpod_metrics.pods.source import RequestError
 from kpod_metrics.settings import Settings
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.certificates import Certificates
+from tests.unit.imports import imported_by_an_agent
 from tests.unit.pods.conftest import kubeconfig
 
 
@@ -227,16 +226,4 @@ def test_kubelet_is_the_node_by_name(tmp_path: Path) -> None:
 
 def test_without_kubernetes_its_client_is_not_imported(tmp_path: Path) -> None:
     """It would cost 10 MB of memory."""
-    (tmp_path / "cgroup.procs").touch()
-    (tmp_path / "cgroup.controllers").touch()
-    code = (
-        "import sys, kpod_metrics.cli, kpod_metrics.pods.discovery\n"
-        "from kpod_metrics.agent import build\n"
-        "from kpod_metrics.settings import load\n"
-        f"flags = {{'discovery': 'cgroup', 'profile': 'custom', 'cgroup_root': {str(tmp_path)!r}}}\n"
-        "build(load(flags, {}, None, ())[0]).source.refresh()\n"
-        "loaded = {'lightkube', 'httpx2', 'httpcore2'} & set(sys.modules)\n"
-        "sys.exit(f'imported: {loaded}' if loaded else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert imported_by_an_agent(tmp_path, "kpod_metrics.pods.discovery", "lightkube", "httpx2", "httpcore2") == ""
