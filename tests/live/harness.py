@@ -18,9 +18,16 @@ from kpod_metrics.pods.model import Group
 WORKLOADS = Path(__file__).parent / "workloads"
 
 
+COMPILED = os.environ.get("KPOD_TEST_WORKLOADS", "")
+"""A folder of workloads that were compiled elsewhere, for a machine without a compiler."""
+
+SCALE = int(os.environ.get("KPOD_TEST_SCALE", "1"))
+"""By how much to divide the events of a test that is about their number, on a machine that is slower by as much."""
+
+
 def compile_workload(name: str, into: Path, *options: str) -> str:
     """Compile `workloads/NAME.c` unless it is there already."""
-    target = into / name
+    target = (Path(COMPILED) if COMPILED else into) / name
     if not target.exists():
         command = ["clang", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", *options, "-o", str(target)]
         subprocess.run([*command, str(WORKLOADS / f"{name}.c")], check=True)

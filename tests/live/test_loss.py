@@ -14,7 +14,7 @@ from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.kernel.libbpf import KernelError
-from tests.live.harness import Cgroup, Totals, go, opened, stop_point, switches
+from tests.live.harness import SCALE, Cgroup, Totals, go, opened, stop_point, switches
 
 SWITCHES = "kpod_cpu_context_switches_total"
 COUNT = "kpod_syscall_count_total"
@@ -128,7 +128,7 @@ def test_fifty_million_events_read_every_10_ms(
     cgroup: Callable[[str], Cgroup], workload: Callable[[str], str], children: list[subprocess.Popen[bytes]]
 ) -> None:
     """Two CPUs at full rate in two cgroups and, half of it, in one that they share: no event is lost or read twice."""
-    each = 12_500_000
+    each = 12_500_000 // SCALE
     own = [cgroup("a"), cgroup("b")]
     shared = cgroup("shared")
     with opened(Syscall(Environment(syscalls=("read",)))) as collector:
@@ -163,5 +163,5 @@ def test_fifty_million_events_read_every_10_ms(
             assert totals.histogram(owner, "kpod_syscall_latency_seconds", "read").count == totals.number(
                 owner, COUNT, "read"
             )
-        assert reads > 100
+        assert reads > 100 // SCALE
         assert collector.maps()[0].evictions == 0

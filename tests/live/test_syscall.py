@@ -18,7 +18,7 @@ from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.histogram import SLOTS, upper_bound
 from kpod_metrics.kernel import syscalls
 from kpod_metrics.settings import DEFAULT_SYSCALLS
-from tests.live.harness import WORKLOADS, Cgroup, Totals, go, opened, stop_point
+from tests.live.harness import COMPILED, WORKLOADS, Cgroup, Totals, go, opened, stop_point
 
 COUNT = "kpod_syscall_count_total"
 ERRORS = "kpod_syscall_errors_total"
@@ -101,9 +101,10 @@ def i386(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The 32-bit program: of instructions only, it needs no 32-bit C library."""
     if not X86:
         pytest.skip("an i386 program needs an x86 kernel")
-    target = tmp_path_factory.mktemp("i386") / "syscall_i386"
-    flags = ["-m32", "-O1", "-nostdlib", "-static", "-ffreestanding", "-fno-stack-protector", "-Wall", "-Werror"]
-    subprocess.run(["clang", *flags, "-o", str(target), str(WORKLOADS / "syscall_i386.c")], check=True)
+    target = Path(COMPILED or tmp_path_factory.mktemp("i386")) / "syscall_i386"
+    if not target.exists():
+        flags = ["-m32", "-O1", "-nostdlib", "-static", "-ffreestanding", "-fno-stack-protector", "-Wall", "-Werror"]
+        subprocess.run(["clang", *flags, "-o", str(target), str(WORKLOADS / "syscall_i386.c")], check=True)
     try:
         # Stops itself at once; a kernel without IA32_EMULATION refuses to execute it.
         probe = subprocess.Popen([str(target)])

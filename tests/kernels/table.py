@@ -1,0 +1,59 @@
+"""The kernels that the live tests run on, all Debian's own. A further one is one line."""
+
+import platform
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One row of the matrix."""
+
+    name: str
+    suite: str
+    package: str
+    """A pattern of the package's whole name: the newest version that matches is taken."""
+    architecture: str = "amd64"
+    one_thread: bool = False
+    """Emulate all CPUs by one thread: slower, and free of the emulator's own races."""
+
+
+KERNELS = (
+    Kernel("5.10", "bullseye", r"linux-image-5\.10\.\d+-\d+-cloud-amd64"),
+    Kernel("6.1", "bookworm", r"linux-image-6\.1\.\d+-\d+-cloud-amd64"),
+    Kernel("6.12", "trixie", r"linux-image-6\.12\.\d+\+deb13-cloud-amd64"),
+    Kernel("newest", "trixie-backports", r"linux-image-\d+\.\d+\.\d+\+deb13-cloud-amd64", one_thread=True),
+    Kernel("6.1-arm64", "bookworm", r"linux-image-6\.1\.\d+-\d+-cloud-arm64", "arm64"),
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How Debian, the compiler, Python's packages and the emulator name one architecture."""
+
+    triplet: str
+    wheels: str
+    emulator: tuple[str, ...]
+    console: str
+
+
+ARCHITECTURES = {
+    # Five-level page tables would only cost the emulator time.
+    "amd64": Architecture(
+        "x86_64-linux-gnu",
+        "manylinux2014_x86_64",
+        ("qemu-system-x86_64", "-machine", "q35", "-cpu", "max,la57=off"),
+        "ttyS0",
+    ),
+    # Pointer authentication costs the emulator half of its speed.
+    "arm64": Architecture(
+        "aarch64-linux-gnu",
+        "manylinux2014_aarch64",
+        ("qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth=off"),
+        "ttyAMA0",
+    ),
+}
+
+USERLAND = "bookworm"
+"""The Debian release whose Python, libbpf and tools all rows have."""
+
+HOST = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
