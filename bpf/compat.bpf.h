@@ -9,6 +9,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "kernel_types.h"
+#include "kpod.bpf.h"
 
 /*
  * Architectures keep a syscall's number in registers of their own, and mark a
@@ -85,6 +86,71 @@ static __always_inline __u64 socket_cgroup_id(struct sock *sk)
 		return 1;
 	return BPF_CORE_READ((struct cgroup *)tagged, kn, id);
 }
+
+/*
+ * State of each task. TASK_STORAGE is in tracing programs since 5.11 or 5.12
+ * (a10787e6d58c, "bpf: Enable task local storage for tracing programs"); on a kernel
+ * without it the agent sets kpod_no_task_storage, and the same calls use a hash by the
+ * task's address, which unlike its pid is its own from fork to free; KPOD_TASK_FREED
+ * empties it. The map not used is not created. NAME_make() returns the state, NULL if
+ * there is no room, which it counts; it allocates: not with a run queue locked.
+ */
+const volatile bool kpod_no_task_storage = false;
+
+#define KPOD_TASK_STATE(name, value_type)                                               \
+	struct {                                                                        \
+		__uint(type, BPF_MAP_TYPE_TASK_STORAGE);                                \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                   \
+		__type(key, int);                                                       \
+		__type(value, value_type);                                              \
+	} name SEC(".maps");                                                            \
+	struct {                                                                        \
+		__uint(type, BPF_MAP_TYPE_HASH);                                        \
+		__uint(max_entries, 262144);                                            \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                   \
+		__type(key, __u64);                                                     \
+		__type(value, value_type);                                              \
+	} name##_by_task SEC(".maps");                                                  \
+	KPOD_COUNT_FAILURES(name)                                                       \
+	static __always_inline value_type *name##_get(struct task_struct *task)         \
+	{                                                                               \
+		__u64 address = (__u64)task;                                            \
+                                                                                        \
+		if (!kpod_no_task_storage)                                              \
+			return bpf_task_storage_get(&name, task, 0, 0);                 \
+		return bpf_map_lookup_elem(&name##_by_task, &address);                  \
+	}                                                                               \
+	static __always_inline value_type *name##_make(struct task_struct *task)        \
+	{                                                                               \
+		__u64 address = (__u64)task;                                            \
+		value_type zero = {}, *value;                                           \
+                                                                                        \
+		if (!kpod_no_task_storage) {                                            \
+			value = bpf_task_storage_get(&name, task, &zero,                \
+						     BPF_LOCAL_STORAGE_GET_F_CREATE);   \
+		} else {                                                                \
+			value = bpf_map_lookup_elem(&name##_by_task, &address);         \
+			if (!value) {                                                   \
+				bpf_map_update_elem(&name##_by_task, &address, &zero,   \
+						    BPF_NOEXIST);                       \
+				value = bpf_map_lookup_elem(&name##_by_task, &address); \
+			}                                                               \
+		}                                                                       \
+		if (!value)                                                             \
+			name##_failed();                                                \
+		return value;                                                           \
+	}
+
+/* Only loaded where there is no task storage. */
+#define KPOD_TASK_FREED(name)                                   \
+	SEC("tp_btf/sched_process_free")                        \
+	int BPF_PROG(name##_freed, struct task_struct *task)    \
+	{                                                       \
+		__u64 address = (__u64)task;                    \
+                                                                \
+		bpf_map_delete_elem(&name##_by_task, &address); \
+		return 0;                                       \
+	}
 
 /*
  * State of each socket. SK_STORAGE is in tracing programs since 5.11 (8e4597c627fb,

@@ -10,6 +10,7 @@
  * prev is the task whose voluntary or involuntary switch the kernel counts.
  */
 #include "kpod.bpf.h"
+#include "compat.bpf.h"
 
 struct cpu_key {
 	__u64 cgroup_id;

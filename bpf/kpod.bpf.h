@@ -68,68 +68,6 @@
 	}
 
 /*
- * State of each task. TASK_STORAGE is in tracing programs since 5.12 or so; on a
- * kernel without it the agent sets kpod_no_task_storage, and the same calls use a
- * hash by pid, which KPOD_TASK_FREED empties. The map not used is not created.
- * NAME_make() returns a zeroed state, NULL if there is no room, which it counts;
- * it allocates: not with a run queue locked.
- */
-const volatile bool kpod_no_task_storage = false;
-
-#define KPOD_TASK_STATE(name, value_type)                                             \
-	struct {                                                                      \
-		__uint(type, BPF_MAP_TYPE_TASK_STORAGE);                              \
-		__uint(map_flags, BPF_F_NO_PREALLOC);                                 \
-		__type(key, int);                                                     \
-		__type(value, value_type);                                            \
-	} name SEC(".maps");                                                          \
-	struct {                                                                      \
-		__uint(type, BPF_MAP_TYPE_HASH);                                      \
-		__uint(max_entries, 262144);                                          \
-		__uint(map_flags, BPF_F_NO_PREALLOC);                                 \
-		__type(key, int);                                                     \
-		__type(value, value_type);                                            \
-	} name##_by_pid SEC(".maps");                                                 \
-	KPOD_COUNT_FAILURES(name)                                                     \
-	static __always_inline value_type *name##_get(struct task_struct *task)       \
-	{                                                                             \
-		int pid;                                                              \
-                                                                                      \
-		if (!kpod_no_task_storage)                                            \
-			return bpf_task_storage_get(&name, task, 0, 0);               \
-		pid = task->pid;                                                      \
-		return bpf_map_lookup_elem(&name##_by_pid, &pid);                     \
-	}                                                                             \
-	static __always_inline value_type *name##_make(struct task_struct *task)      \
-	{                                                                             \
-		value_type zero = {}, *value;                                         \
-		int pid;                                                              \
-                                                                                      \
-		if (!kpod_no_task_storage) {                                          \
-			value = bpf_task_storage_get(&name, task, &zero,              \
-						     BPF_LOCAL_STORAGE_GET_F_CREATE); \
-		} else {                                                              \
-			pid = task->pid;                                              \
-			bpf_map_update_elem(&name##_by_pid, &pid, &zero, BPF_ANY);    \
-			value = bpf_map_lookup_elem(&name##_by_pid, &pid);            \
-		}                                                                     \
-		if (!value)                                                           \
-			name##_failed();                                              \
-		return value;                                                         \
-	}
-
-/* Only loaded where there is no task storage. */
-#define KPOD_TASK_FREED(name)                                \
-	SEC("tp_btf/sched_process_free")                     \
-	int BPF_PROG(name##_freed, struct task_struct *task) \
-	{                                                    \
-		int pid = task->pid;                         \
-                                                             \
-		bpf_map_delete_elem(&name##_by_pid, &pid);   \
-		return 0;                                    \
-	}
-
-/*
  * Histograms are exponential with four slots an octave (Prometheus schema 2),
  * in units of seconds: the upper bound of slot i is 2^(i / 4 - 20) s, inclusive,
  * exact to the nanosecond. Slot 0 holds all up to 2^-20 s (0.95 us), the last

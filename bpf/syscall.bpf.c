@@ -55,29 +55,6 @@ struct begun {
 KPOD_TASK_STATE(task_syscall, struct begun)
 KPOD_TASK_FREED(task_syscall)
 
-/*
- * As task_syscall_get() and _make(), of current, which 5.10 does not let a program
- * look into. In the hash by pid a thread that executes a program loses what it began,
- * for it takes its leader's pid: that execve is not counted.
- */
-static __always_inline struct begun *begun_of(struct task_struct *task, bool make)
-{
-	struct begun *begun, zero = {};
-	int pid;
-
-	if (!kpod_no_task_storage)
-		return make ? task_syscall_make(task) : task_syscall_get(task);
-	pid = bpf_get_current_pid_tgid();
-	begun = bpf_map_lookup_elem(&task_syscall_by_pid, &pid);
-	if (begun || !make)
-		return begun;
-	bpf_map_update_elem(&task_syscall_by_pid, &pid, &zero, BPF_NOEXIST);
-	begun = bpf_map_lookup_elem(&task_syscall_by_pid, &pid);
-	if (!begun)
-		task_syscall_failed();
-	return begun;
-}
-
 static __always_inline __u32 tracked(__u16 pair, struct task_struct *task)
 {
 	return in_compat_syscall(task) ? pair >> 8 : pair & 0xff;
@@ -100,7 +77,7 @@ int BPF_PROG(syscall_begins, struct pt_regs *regs, unsigned long number)
 	index = tracked(pair, task);
 	if (!index)
 		return 0;
-	begun = begun_of(task, true);
+	begun = task_syscall_make(task);
 	if (!begun)
 		return 0;
 	begun->syscall = index;
@@ -148,7 +125,7 @@ int BPF_PROG(syscall_ends, struct pt_regs *regs, long ret)
 	if (!index)
 		return 0;
 	now = bpf_ktime_get_ns();
-	begun = begun_of(task, false);
+	begun = task_syscall_get(task);
 	if (!begun || !begun->syscall)
 		return 0;
 	if (index != begun->syscall && index != ANY_BEGUN)

@@ -6,11 +6,15 @@ mount -t tmpfs none /run
 mount -t tmpfs none /tmp
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t ext4 -o ro "$(disk 2)" /usr/lib/modules
+# Without udev nobody loads these when they are asked for.
+for module in tun fuse; do modprobe $module; done
+# What a container runtime does: hand the controllers on.
+for controller in cpu io memory; do echo +$controller > /sys/fs/cgroup/cgroup.subtree_control; done
 ip link set lo up
 cd /work
-export KPOD_RESULT_DISK=$(disk 4) KPOD_TEST_DISK=$(disk 5)
-export KPOD_TEST_WORKLOADS=/work/workloads
-export KPOD_TEST_SCALE=25
+export RESULT_DISK=$(disk 4) LIVE_DISK=$(disk 5)
+export LIVE_WORKLOADS=/work/workloads
+export LIVE_SCALE=25
 export HOME=/root LANG=C.UTF-8 CI=true PYTHONPATH=/work/src:/work PYTHONUNBUFFERED=1
 python3 -m tests.kernels.inside
 echo "tests.kernels.inside ended with status $?"

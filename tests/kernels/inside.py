@@ -39,7 +39,7 @@ def write(result: dict[str, Any]) -> None:
         entry = tarfile.TarInfo("result.json")
         entry.size = len(text)
         archive.addfile(entry, io.BytesIO(text))
-    with open(os.environ["KPOD_RESULT_DISK"], "wb") as disk:
+    with open(os.environ["RESULT_DISK"], "wb") as disk:
         disk.write(buffer.getvalue())
         os.fsync(disk.fileno())
 

@@ -18,10 +18,10 @@ from kpod_metrics.pods.model import Group
 WORKLOADS = Path(__file__).parent / "workloads"
 
 
-COMPILED = os.environ.get("KPOD_TEST_WORKLOADS", "")
+COMPILED = os.environ.get("LIVE_WORKLOADS", "")
 """A folder of workloads that were compiled elsewhere, for a machine without a compiler."""
 
-SCALE = int(os.environ.get("KPOD_TEST_SCALE", "1"))
+SCALE = int(os.environ.get("LIVE_SCALE", "1"))
 """By how much to divide the events of a test that is about their number, on a machine that is slower by as much."""
 
 

@@ -4,8 +4,10 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,14 +57,30 @@ def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgro
         assert (health.evictions, health.capacity) == (reader.evictions, 16)
 
 
+@contextmanager
+def more_threads(number: int) -> Iterator[None]:
+    """So many more tasks, that do nothing."""
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    yield
+    end.set()
+    for thread in threads:
+        thread.join()
+
+
 def test_failed_updates_are_counted(cgroup: Callable[[str], Cgroup]) -> None:
     """A full map of task states: every further task is one failure, its switches count, its waits cannot."""
     owner = cgroup("a")
 
     def errors(collector: CpuSched) -> int:
-        return next(map_.update_errors or 0 for map_ in collector.maps() if map_.name == "task_delay_by_pid")
+        return next(map_.update_errors or 0 for map_ in collector.maps() if map_.name == "task_delay_by_task")
 
-    with opened(CpuSched(Environment(map_entries=64, forced_off=frozenset({"task_storage"})))) as collector:
+    with (
+        more_threads(64),
+        opened(CpuSched(Environment(map_entries=64, forced_off=frozenset({"task_storage"})))) as collector,
+    ):
         assert isinstance(collector, CpuSched)
         totals = Totals(collector).read()
         assert errors(collector) > 0  # the iterator found more tasks than 64 already

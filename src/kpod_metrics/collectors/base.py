@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import CumulativeMap
-from kpod_metrics.kernel.programs import BY_PID, OBJECTS, MapHealth, ProgramHealth, Programs
+from kpod_metrics.kernel.programs import BY_TASK, OBJECTS, MapHealth, ProgramHealth, Programs
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
 
@@ -133,16 +133,16 @@ class BpfCollector(Collector):
         return signals
 
     def _choose_task_state(self, bpf: libbpf.Object, entries: int) -> None:
-        """Keep the state of tasks in task storage or, where the kernel has none, in a hash by pid."""
-        by_pid = [name for name in bpf.maps if name.endswith(BY_PID)]
-        if not by_pid:
+        """Keep the state of tasks in task storage or, where the kernel has none, in a hash by its address."""
+        by_task = [name for name in bpf.maps if name.endswith(BY_TASK)]
+        if not by_task:
             return
         storage = "task_storage" not in self.environment.forced_off and libbpf.has_map_type(
             libbpf.BPF_MAP_TYPE_TASK_STORAGE
         )
         bpf.set_rodata("kpod_no_task_storage", bytes([not storage]))
-        for name in by_pid:
-            state = name.removesuffix(BY_PID)
+        for name in by_task:
+            state = name.removesuffix(BY_TASK)
             if storage:
                 bpf.maps[name].dont_create()
                 bpf.programs[f"{state}_freed"].dont_load()

@@ -11,8 +11,8 @@ from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
 OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 """Where the build hook puts the compiled objects."""
 
-BY_PID = "_by_pid"
-"""How the hash is named that stands in for task storage (KPOD_TASK_STATE of bpf/kpod.bpf.h)."""
+BY_TASK = "_by_task"
+"""How the hash is named that stands in for task storage (KPOD_TASK_STATE of bpf/compat.bpf.h)."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Programs:
         for map_ in self.object.maps.values():
             if not map_.created:
                 continue
-            counter = self.object.maps.get(f"{map_.name.removesuffix(BY_PID)}_failures")
+            counter = self.object.maps.get(f"{map_.name.removesuffix(BY_TASK)}_failures")
             if reader := self.readers.get(map_.name):
                 found.append(
                     MapHealth(
