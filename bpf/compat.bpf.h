@@ -88,7 +88,7 @@ static __always_inline __u64 socket_cgroup_id(struct sock *sk)
 }
 
 /*
- * State of each task. TASK_STORAGE is in tracing programs since 5.11 or 5.12
+ * State of each task. TASK_STORAGE is in tracing programs since 5.13
  * (a10787e6d58c, "bpf: Enable task local storage for tracing programs"); on a kernel
  * without it the agent sets kpod_no_task_storage, and the same calls use a hash by the
  * task's address, which unlike its pid is its own from fork to free; KPOD_TASK_FREED
@@ -177,7 +177,6 @@ const volatile bool kpod_no_socket_storage = false;
 		__type(key, __u64);                                                                \
 		__type(value, value_type);                                                         \
 	} name##_by_address SEC(".maps");                                                          \
-	KPOD_COUNT_FAILURES(name##_by_address)                                                     \
 	static __always_inline value_type *name##_get(struct sock *sk)                             \
 	{                                                                                          \
 		__u64 address = (__u64)sk;                                                         \
@@ -203,7 +202,7 @@ const volatile bool kpod_no_socket_storage = false;
 		bpf_map_update_elem(&name##_by_address, &address, first, BPF_NOEXIST);             \
 		value = bpf_map_lookup_elem(&name##_by_address, &address);                         \
 		if (!value)                                                                        \
-			name##_by_address_failed();                                                \
+			name##_failed();                                                           \
 		return value;                                                                      \
 	}                                                                                          \
 	static __always_inline void name##_drop(struct sock *sk)                                   \

@@ -26,8 +26,23 @@ struct cgroup {
 	struct cgroup_root *root;
 };
 
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+enum cgroup_subsys_id {
+	memory_cgrp_id = 1,
+};
+
 struct css_set {
 	struct cgroup *dfl_cgrp;
+	struct cgroup_subsys_state *subsys[1]; /* by enum cgroup_subsys_id */
+};
+
+struct mem_cgroup {
+	struct cgroup_subsys_state css; /* the first field, as the kernel's own casts need it */
+	bool oom_group;
 };
 
 struct sched_info {

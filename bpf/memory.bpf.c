@@ -10,6 +10,8 @@ struct memory_value {
 	__u64 born_ns;
 	__u64 oom_kills;
 	__u64 major_faults;
+	__u64 group_kills;
+	__u64 group_killed_ns; /* when the first exit of the last one was seen */
 };
 
 KPOD_METRIC_MAP(memory, struct memory_key, struct memory_value)
@@ -27,6 +29,68 @@ struct {
 	__type(key, struct victim);
 	__type(value, __u8);
 } oom_victims SEC(".maps");
+
+/* Kills of whole groups that were counted, by what group_killed_ns was before. */
+struct group_kill {
+	__u64 cgroup_id;
+	__u64 before_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct group_kill);
+	__type(value, __u8);
+} oom_groups SEC(".maps");
+
+/*
+ * The cgroup that is killed as a whole (memory.oom.group), as mem_cgroup_get_oom_group()
+ * finds it: the highest one from the victim's up; the kernel stops at the cgroup whose
+ * limit was hit, which nobody has kept. 0 is none.
+ */
+static __always_inline __u64 oom_group_id(struct task_struct *task)
+{
+	struct cgroup_subsys_state *css = NULL;
+	__u64 id = 0, at;
+
+	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
+		return 0;
+	at = bpf_core_field_offset(struct css_set, subsys) +
+	     bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id) * sizeof(css);
+	bpf_probe_read_kernel(&css, sizeof(css), (void *)task->cgroups + at);
+	for (int depth = 0; depth < 32 && css; depth++) {
+		if (BPF_CORE_READ((struct mem_cgroup *)css, oom_group))
+			id = BPF_CORE_READ(css, cgroup, kn, id);
+		css = BPF_CORE_READ(css, parent);
+	}
+	return id;
+}
+
+/*
+ * Every process of the group was there when the kill began: one that was started after
+ * the first exit of the last kill belongs to another one. Many of them exit at once, and
+ * the first to enter what they all saw has it.
+ */
+static __always_inline void count_group_kill(struct task_struct *task)
+{
+	struct memory_key key = {.cgroup_id = oom_group_id(task)};
+	struct group_kill kill = {.cgroup_id = key.cgroup_id};
+	struct memory_value *value;
+	__u8 one = 1;
+
+	if (!key.cgroup_id)
+		return;
+	value = memory_of(&key);
+	if (!value)
+		return;
+	kill.before_ns = value->group_killed_ns;
+	if (task->group_leader->start_time < kill.before_ns)
+		return;
+	if (bpf_map_update_elem(&oom_groups, &kill, &one, BPF_NOEXIST))
+		return;
+	value->group_killed_ns = bpf_ktime_get_ns();
+	__sync_fetch_and_add(&value->group_kills, 1);
+}
 
 /*
  * oom/mark_victim would name the victim by pid only, and runs in whoever's
@@ -51,6 +115,7 @@ int BPF_PROG(process_exits, struct task_struct *task)
 	value = memory_of(&key);
 	if (value)
 		__sync_fetch_and_add(&value->oom_kills, 1);
+	count_group_kill(task);
 	return 0;
 }
 

@@ -79,17 +79,18 @@ class Store:
                         series.values[at] = None
 
     def discover(self, identities: Collection[Identity]) -> None:
-        """Have every counter of these containers at 0, so that increase() sees the first event.
+        """Have every counter of these containers, and of their pods, at 0, so that increase() sees the first event.
 
         Only tables filled by kernel events: those filled from files appear, with their running totals, when first read.
         """
         for table, children in self._tables.items():
-            if table.totals or table.scope is not Scope.CONTAINER or any(not label.values for label in table.labels):
+            if table.totals or table.scope is Scope.AGENT or any(not label.values for label in table.labels):
                 continue
             if all(metric.kind is Kind.GAUGE for metric in table.metrics):
                 continue
             combinations = list(product(*(label.values for label in table.labels)))
-            for identity in identities:
+            owners = identities if table.scope is Scope.CONTAINER else {identity.of_pod for identity in identities}
+            for identity in owners:
                 if (identity, combinations[0]) not in children:
                     for labels in combinations:
                         series = self._child(table, identity, labels, update=False)

@@ -111,7 +111,7 @@ def unpack(packages: Sequence[Path], into: Path) -> None:
     for package in packages:
         # The owner is left out where there is no root: nothing in the images asks for another.
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as files:
-            tar = ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", into]
+            tar = ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(into)]
             subprocess.run(tar, stdin=files.stdout, check=True)
         if files.returncode:
             raise SystemExit(f"{package} cannot be unpacked")

@@ -96,9 +96,9 @@ def _ext4(image: Path, content: Path, spare: int, at: int = 0) -> int:
     with image.open("wb") as file:
         file.truncate((size + at) << 20)
     where = f"root_owner=0:0,offset={at << 20}"
-    command = ["mkfs.ext4", "-q", "-F", "-d", content, "-E", where, "-O", "^has_journal", image, f"{size}M"]
+    command = ["mkfs.ext4", "-q", "-F", "-d", str(content), "-E", where, "-O", "^has_journal"]
     environment = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
-    subprocess.run(command, check=True, env=environment)
+    subprocess.run([*command, str(image), f"{size}M"], check=True, env=environment)
     return size
 
 
@@ -226,14 +226,15 @@ def _compile_workloads(architecture: str, into: Path) -> None:
         subprocess.run([*command, "-o", into / source.stem, source], check=True)
 
 
-def tree(architecture: str, into: Path) -> Path:
-    """Pack this tree, its objects as they are, and the workloads, for one architecture."""
+def tree(architecture: str, into: Path, arguments: str = "") -> Path:
+    """Pack this tree, its objects as they are, and the workloads, for one architecture; `arguments` are for pytest."""
     content = into / f"tree-{architecture}"
     ignore = shutil.ignore_patterns("__pycache__", ".*")
     for name in ("src", "tests", "bpf"):
         shutil.copytree(REPOSITORY / name, content / name, ignore=ignore)
     for name in ("hatch_build.py", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, content / name)
+    (content / "arguments").write_text(arguments)
     _compile_workloads(architecture, content / "workloads")
     image = into / f"tree-{architecture}.ext4"
     _ext4(image, content, 16)

@@ -1,10 +1,11 @@
-"""What runs in the virtual machine: finds out what this kernel has, runs the live tests, writes the result to a disk."""
+"""What runs in the virtual machine: what this kernel has, what the verifier says, the live tests; onto a disk."""
 
 import hashlib
 import io
 import json
 import os
 import platform
+import re
 import sys
 import tarfile
 import time
@@ -13,8 +14,108 @@ from typing import Any
 
 import pytest
 
+from kpod_metrics.cgroup.events import CgroupEvents
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.base import BpfCollector, Environment
+from kpod_metrics.errors import KpodError
+from kpod_metrics.kernel import libbpf
+from kpod_metrics.settings import DEFAULT_SYSCALLS
 from tests.kernels.machine import STARTED
 
+STATISTICS, INSTRUCTIONS = 4, 1
+"""Bits of the verifier's log level."""
+
+NOT_HERE = ("tests/live/test_bench.py", "tests/live/test_containers.py", "tests/live/test_agent.py")
+"""What needs a compiler, a container runtime or Prometheus, and what no kernel matters to."""
+
+
+class Verified(libbpf.Object):
+    """An object that keeps what the verifier says of each program."""
+
+    level = STATISTICS
+    logs: dict[str, bytes]
+
+    def load(self) -> None:
+        size = 1 << (16 if self.level == STATISTICS else 24)
+        kept = {name: program.keep_log(self.level, size) for name, program in self.programs.items()}
+        try:
+            super().load()
+        finally:
+            type(self).logs = {name: log.value for name, log in kept.items()}
+
+
+def verify(open_and_close: Any) -> dict[str, Any]:
+    """Load an object as the agent does; return each program's cost, or the verifier's whole log of what it refused."""
+    real, libbpf.Object = libbpf.Object, Verified  # type: ignore[misc]
+    try:
+        for level in (STATISTICS, STATISTICS | INSTRUCTIONS):
+            Verified.level, Verified.logs = level, {}
+            try:
+                open_and_close()
+            except (KpodError, OSError) as error:
+                logs = {name: log.decode("utf-8", "replace") for name, log in Verified.logs.items() if log}
+                refused = {"error": str(error), "logs": logs}
+            else:
+                found = ((name, re.search(rb"processed (\d+) insns", log)) for name, log in Verified.logs.items())
+                return {"instructions": {name: int(match[1]) for name, match in found if match}}
+        return refused
+    finally:
+        libbpf.Object = real  # type: ignore[misc]
+
+
+def signals() -> dict[str, dict[str, str]]:
+    """The hook of every metric on this kernel, as `check` says, or why it has none."""
+    found = {}
+    for kind in registered().values():
+        collector = kind(Environment(syscalls=DEFAULT_SYSCALLS))
+        try:
+            for signal in collector.open():
+                for metric in signal.metrics:
+                    found[metric.name] = {"hook": signal.hook, "problem": signal.problem}
+        except (KpodError, OSError) as error:
+            for metric in collector.wanted:
+                found[metric.name] = {"hook": "", "problem": str(error)}
+        finally:
+            collector.close()
+    return found
+
+
+def absent() -> dict[str, str]:
+    """Metrics whose file is not in a cgroup of this kernel."""
+    cgroup = Path("/sys/fs/cgroup/absent")
+    cgroup.mkdir()
+    files = {"kpod_mem_cgroup_peak_bytes": "memory.peak"}
+    for resource in ("cpu", "memory", "io"):
+        for what in ("waiting", "stalled"):
+            files[f"kpod_pressure_{resource}_{what}_seconds_total"] = f"{resource}.pressure"
+    missing = {metric: f"no {file}" for metric, file in files.items() if not (cgroup / file).exists()}
+    cgroup.rmdir()
+    return missing
+
+
+def verifier() -> dict[str, dict[str, Any]]:
+    """By object."""
+    found = {}
+    for name, kind in registered().items():
+        if issubclass(kind, BpfCollector):
+            collector = kind(Environment(syscalls=DEFAULT_SYSCALLS))
+
+            def whole(collector: BpfCollector = collector) -> None:
+                try:
+                    collector.open()
+                finally:
+                    collector.close()
+
+            found[name] = verify(whole)
+    events = CgroupEvents()
+
+    def open_events() -> None:
+        try:
+            events.open()
+        finally:
+            events.close()
+
+    return found | {"cgroups": verify(open_events)}
 
 
 class Recorder:
@@ -23,13 +124,20 @@ class Recorder:
     def __init__(self) -> None:
         self.tests: dict[str, dict[str, Any]] = {}
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            proves = [[list(mark.args), mark.kwargs.get("within", "")] for mark in item.iter_markers("proves")]
+            self.tests[item.nodeid] = {"outcome": "not run", "seconds": 0.0, "why": "", "proves": proves}
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0, "why": ""})
+        test = self.tests[report.nodeid]
         test["seconds"] = round(test["seconds"] + report.duration, 2)
         if report.outcome != "passed":
             test["outcome"] = report.outcome
             reason = report.longrepr
             test["why"] = reason[2] if isinstance(reason, tuple) else report.longreprtext
+        elif test["outcome"] == "not run":
+            test["outcome"] = "passed"
 
 
 def write(result: dict[str, Any]) -> None:
@@ -52,10 +160,17 @@ def main() -> int:
         "release": platform.release(),
         "machine": platform.machine(),
         "objects": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in objects},
+        "verifier": verifier(),
+        "signals": signals(),
+        "absent": absent(),
     }
+    for name, verdict in result["verifier"].items():
+        print(f"{name}: {verdict.get('instructions') or verdict['error']}", flush=True)
     recorder = Recorder()
-    arguments = ["-v", "-p", "no:cacheprovider", "--color=no", "--durations=20", *Path("tests/kernels/arguments").read_text().split()]
-    result["status"] = int(pytest.main(arguments, [recorder]))
+    chosen = Path("arguments").read_text().split() if Path("arguments").exists() else []
+    ignored = [f"--ignore={path}" for path in NOT_HERE]
+    options = ["-v", "-p", "no:cacheprovider", "--color=no", "--durations=10", "-o", "timeout=300", *ignored]
+    result["status"] = int(pytest.main([*options, *(chosen or ["tests/live"])], [recorder]))
     result["tests"] = recorder.tests
     result["seconds"] = round(time.monotonic() - began, 1)
     write(result)

@@ -24,6 +24,16 @@ STARTED = "kpod: tests start"
 """What the guest prints first: before it, the kernel's start can be at fault only."""
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a row boots, and a folder for the disks that it writes to."""
+
+    booted: Booted
+    root: Path
+    tree: Path
+    work: Path
+
+
 @dataclass
 class Outcome:
     """What became of one row."""
@@ -34,68 +44,69 @@ class Outcome:
     result: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
     """Why there is no result."""
-    restarts: int = 0
 
 
-def _disks(booted: Booted, root: Path, tree: Path, work: Path, result: Path) -> list[str]:
+def _disks(machine: Machine) -> list[str]:
     """One controller with a disk each: init.sh and inside.py know them by number."""
+    for name, size in (("result", RESULT_MIB), ("scratch", SCRATCH_MIB)):
+        with (machine.work / name).open("wb") as file:
+            file.truncate(size << 20)
+    kept = [(machine.work / name, "cache=unsafe") for name in ("result", "scratch")]
+    thrown_away = [(path, "snapshot=on") for path in (machine.root, machine.booted.modules, machine.tree)]
     arguments = ["-device", "nvme,id=nvme,serial=kpod"]
-    scratch = work / "scratch.img"
-    with scratch.open("wb") as file:
-        file.truncate(SCRATCH_MIB << 20)
-    disks = ((root, True), (booted.modules, True), (tree, True), (result, False), (scratch, False))
-    for number, (path, snapshot) in enumerate(disks, 1):
-        kept = "snapshot=on" if snapshot else "cache=unsafe"
-        arguments += ["-drive", f"file={path},if=none,id=d{number},format=raw,{kept}"]
+    for number, (path, how) in enumerate([*thrown_away, *kept], 1):
+        arguments += ["-drive", f"file={path},if=none,id=d{number},format=raw,{how}"]
         arguments += ["-device", f"nvme-ns,drive=d{number},bus=nvme,nsid={number}"]
     return arguments
 
 
-def _command(booted: Booted, append: str) -> list[str]:
-    architecture = ARCHITECTURES[booted.kernel.architecture]
-    threads = "single" if booted.kernel.one_thread else "multi"
+def _command(machine: Machine, console: Path) -> list[str]:
+    architecture = ARCHITECTURES[machine.booted.kernel.architecture]
+    threads = "single" if machine.booted.kernel.one_thread else "multi"
     command = [*architecture.emulator, "-accel", f"tcg,thread={threads}", "-smp", str(CPUS), "-m", str(MEMORY_MIB)]
-    command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    parameters = f"root=PARTUUID={SIGNATURE}-01 rw rootwait init=/init console={architecture.console} panic=-1 psi=1 {append}"
-    return [*command, "-kernel", str(booted.vmlinuz), "-append", parameters.strip()]
+    command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"]
+    parameters = f"root=PARTUUID={SIGNATURE}-01 rw rootwait init=/init console={architecture.console} panic=-1 psi=1"
+    return [*command, "-kernel", str(machine.booted.vmlinuz), "-append", parameters, *_disks(machine)]
 
 
-def boot(booted: Booted, root: Path, tree: Path, work: Path, budget: float, append: str = "") -> Outcome:
-    """Run one machine to its end, or to the end of its budget; one that dies before the tests start gets another go."""
-    work.mkdir(parents=True, exist_ok=True)
-    outcome = Outcome(booted, work / "console.log")
-    result = work / "result.img"
+def boot(machine: Machine, console: Path, budget: float) -> Outcome:
+    """Run one machine to its end, or to the end of its budget.
+
+    One whose kernel dies before the tests start, which is the emulator's fault about once in 30 boots, gets two more
+    goes; each is said, and leaves its console's log.
+    """
+    machine.work.mkdir(parents=True, exist_ok=True)
+    outcome = Outcome(machine.booted, console)
     began = time.monotonic()
-    for attempt in range(3):
-        outcome.restarts = attempt
-        with result.open("wb") as file:
-            file.truncate(RESULT_MIB << 20)
-        command = [*_command(booted, append), *_disks(booted, root, tree, work, result)]
-        command += ["-serial", f"file:{outcome.console}"]
-        emulator = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        try:
-            said, _ = emulator.communicate(timeout=max(1.0, budget - (time.monotonic() - began)))
-        except subprocess.TimeoutExpired:
-            outcome.problem = f"not done within its budget of {budget:.0f} s"
-        else:
-            outcome.problem = f"the emulator failed: {said.decode().strip()}" if emulator.returncode else ""
-        finally:
-            emulator.kill()
-            emulator.wait()
-            if emulator.stdout:
-                emulator.stdout.close()
-        console = outcome.console.read_text(errors="replace")
-        if STARTED in console or OOPS not in console:
+    for attempt in range(1, 4):
+        left = max(1.0, budget - (time.monotonic() - began))
+        outcome.problem = _run(_command(machine, console), left) or ""
+        said = console.read_text(errors="replace") if console.exists() else ""
+        if STARTED in said or OOPS not in said or attempt == 3:
             break
-        outcome.console.rename(work / f"console-died-{attempt}.log")
-        print(f"{booted.kernel.name}: the kernel died before the tests began; once more", flush=True)
+        console.rename(console.with_suffix(f".died-{attempt}.log"))
+        print(f"{machine.booted.kernel.name}: the kernel died before the tests began; once more", flush=True)
     outcome.seconds = time.monotonic() - began
     if not outcome.problem:
         try:
-            outcome.result = _read(result)
+            outcome.result = _read(machine.work / "result")
         except (tarfile.TarError, KeyError, ValueError) as error:
             outcome.problem = f"no result came back ({error})"
     return outcome
+
+
+def _run(command: list[str], budget: float) -> str | None:
+    """Run an emulator; return what is wrong."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as emulator:
+        try:
+            said, _ = emulator.communicate(timeout=budget)
+        except subprocess.TimeoutExpired:
+            return f"not done within its budget, {budget:.0f} s"
+        finally:
+            emulator.kill()
+    return f"the emulator failed: {said.strip()}" if emulator.returncode else None
 
 
 def _read(image: Path) -> dict[str, Any]:

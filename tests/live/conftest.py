@@ -11,7 +11,7 @@ import pytest
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import RefusedError
 from tests.live.containers import Runtime
-from tests.live.harness import Cgroup, compile_workload, machine_state
+from tests.live.harness import ONLY_THERE, Cgroup, compile_workload, machine_state
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -88,6 +88,24 @@ def cgroup(cgroup_root: str, request: pytest.FixtureRequest) -> Iterator[Callabl
     yield make
     for directory, _, _ in os.walk(parent, topdown=False):
         Cgroup(Path(directory)).destroy()
+
+
+@pytest.fixture
+def limited(cgroup_root: str, cgroup: Callable[[str], Cgroup]) -> Callable[..., Cgroup]:
+    """Make a cgroup that has the cpu, io and memory controllers: `limited("pod/a", memory_max=1 << 20)`."""
+    wanted = {"cpu", "io", "memory"}
+    if missing := wanted - set(Path(cgroup_root, "cgroup.subtree_control").read_text().split()):
+        pytest.skip(f"the cgroup2 tree is without {', '.join(sorted(missing))}: {ONLY_THERE}")
+
+    def make(name: str, **limits: object) -> Cgroup:
+        made = cgroup(name)
+        for above in reversed(made.path.parents[: len(Path(name).parts)]):
+            (above / "cgroup.subtree_control").write_text(" ".join(f"+{controller}" for controller in wanted))
+        for key, value in limits.items():
+            (made.path / key.replace("_", ".", 1)).write_text(str(value))
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")

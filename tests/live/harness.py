@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from kpod_metrics.collectors.base import Collector
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import HistogramDelta, Kind, Row
@@ -23,6 +25,13 @@ COMPILED = os.environ.get("LIVE_WORKLOADS", "")
 
 SCALE = int(os.environ.get("LIVE_SCALE", "1"))
 """By how much to divide the events of a test that is about their number, on a machine that is slower by as much."""
+
+ONLY_THERE = "`make test-kernels` runs this on every row"
+
+
+def proves(*metrics: str, within: str = "") -> pytest.MarkDecorator:
+    """Say of a test that it shows these metrics to be exact, or within a bound: docs/kernels.md is made from that."""
+    return pytest.mark.proves(*metrics, within=within)
 
 
 def compile_workload(name: str, into: Path, *options: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
-from tests.live.harness import Cgroup, Totals, go, opened, stop_point, switches
+from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point, switches
 
 WAIT = "kpod_cpu_runqueue_latency_seconds"
 SWITCHES = "kpod_cpu_context_switches_total"
@@ -20,6 +20,7 @@ def waited_ns(pid: int) -> int:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
 
 
+@proves(WAIT, SWITCHES)
 @pytest.mark.parametrize("forced_off", [(), ("task_storage", "batch")], ids=["newest", "oldest"])
 @pytest.mark.parametrize("pause", [None, "2000"], ids=["hogs", "sleepers"])
 def test_wait_and_switches_equal_schedstat(

@@ -3,6 +3,7 @@
 Its cgroup v2 tree may lack the io, cpu and memory controllers; what needs those is tried on other kernels.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -18,11 +19,13 @@ from kpod_metrics.cgroup.tree import Tree, read_pids
 from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.filesystem import Filesystem
+from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
+from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.pods.model import Group, Identity
-from tests.live.harness import WORKLOADS, Cgroup, Totals, opened
+from tests.live.harness import WORKLOADS, Cgroup, Totals, opened, proves
 
 MakeCgroup = Callable[[str], Cgroup]
 Children = list["subprocess.Popen[bytes]"]
@@ -54,6 +57,7 @@ def answer(process: "subprocess.Popen[bytes]", line: str | None = None) -> str:
     return process.stdout.readline().decode().strip()
 
 
+@proves("kpod_cpu_usage_seconds_total", within="2 ms")
 def test_cpu_time_equals_schedstat(cgroup: MakeCgroup, children: Children) -> None:
     busy, idle = cgroup("busy"), cgroup("idle")
     children += [busy.start(*SPIN), idle.start("sleep", "1000")]
@@ -77,6 +81,7 @@ def test_cpu_time_equals_schedstat(cgroup: MakeCgroup, children: Children) -> No
             children[0].send_signal(signal.SIGCONT)
 
 
+@proves(*(metric.name for metric in PRESSURE.metrics))
 def test_pressure_equals_the_files(cgroup: MakeCgroup, children: Children) -> None:
     crowded = cgroup("crowded")
     cpu = str(min(os.sched_getaffinity(0)))
@@ -108,14 +113,18 @@ for line in sys.stdin:
         sender.bind((interface, 0))
         for _ in range(int(count)):
             # To everybody, of an experimental protocol that nothing answers.
-            sender.send((b"\\xff" * 6 + b"\\x02" * 6 + b"\\x88\\xb5").ljust(int(size), b"\\0"))
+            try:
+                sender.send((b"\\xff" * 6 + b"\\x02" * 6 + b"\\x88\\xb5").ljust(int(size), b"\\0"))
+            except OSError as error:
+                assert error.errno == 105, error  # ENOBUFS: it was dropped
     print("sent", flush=True)
 """
 
 
+@proves(*(metric.name for metric in INTERFACES.metrics))
 def test_interfaces_of_a_network_namespace(cgroup: MakeCgroup, children: Children) -> None:
     pod, host = cgroup("pod"), cgroup("host")
-    links = ("link set lo up", "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up")
+    links = ("link set lo up", "link add v0 type veth peer name v1", "link set v0 up", "link set v1 mtu 500 up")
     process = piped(pod, children, "unshare", "-n", sys.executable, "-c", NETWORK, *links)
     children.append(host.start("sleep", "1000"))
     assert answer(process) == "ready"
@@ -132,8 +141,16 @@ def test_interfaces_of_a_network_namespace(cgroup: MakeCgroup, children: Childre
             assert number("tx_packets", "v0") == number("rx_packets", "v1") == all_
             assert number("tx_bytes", "v0") == number("rx_bytes", "v1") == all_ * 200
             assert number("rx_packets", "v0") == number("tx_packets", "v1") == 0
+        assert answer(process, "v0 11 1000") == "sent"  # more than v1 takes
         assert answer(process, "lo 7 100") == "sent"
         totals.read([group(pod), group(host)])
+        assert number("rx_drops", "v1") == 11
+        # Netlink tells of the same, each interface having been made before the first read.
+        told = json.loads(subprocess.check_output(["nsenter", "-t", str(process.pid), "-n", "ip", "-j", "-s", "link"]))
+        for interface in told:
+            for direction, statistics in interface["stats64"].items():
+                for what, key in (("bytes",) * 2, ("packets",) * 2, ("errors",) * 2, ("drops", "dropped")):
+                    assert number(f"{direction}_{what}", interface["ifname"]) == statistics[key]
         assert number("tx_packets", "lo") == number("rx_packets", "lo") == 7
         assert {owner for owner, _, _ in totals.numbers} == {pod.id}
 
@@ -173,6 +190,7 @@ done
 
 
 @pytest.mark.usefixtures("mount_namespaces")
+@proves(*(f"kpod_fs_{name}_bytes" for name in ("capacity", "usage", "available")))
 def test_file_system_of_a_mount_namespace(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
     inside, outside = cgroup("inside"), cgroup("outside")
     point = tmp_path / "a disk"

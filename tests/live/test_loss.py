@@ -16,7 +16,7 @@ from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.kernel.libbpf import KernelError
-from tests.live.harness import SCALE, Cgroup, Totals, go, opened, stop_point, switches
+from tests.live.harness import SCALE, Cgroup, Totals, go, opened, proves, stop_point, switches
 
 SWITCHES = "kpod_cpu_context_switches_total"
 COUNT = "kpod_syscall_count_total"
@@ -140,6 +140,7 @@ def test_a_failed_and_a_late_read_lose_nothing(
         assert totals.number(owner, SWITCHES) - switches(process.pid) == start
 
 
+@proves(COUNT, ERRORS)
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_fifty_million_events_read_every_10_ms(

@@ -11,12 +11,13 @@ import pytest
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, OOM_KILLS, Memory
 from kpod_metrics.pods.model import Group, Identity
-from tests.live.harness import Cgroup, Totals, go, opened, stop_point
+from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point
 
 FAULTS = MAJOR_FAULTS.name
 KILLS = OOM_KILLS.name
 
 
+@proves(FAULTS)
 def test_major_faults_equal_rusage(
     cgroup: Callable[[str], Cgroup],
     workload: Callable[[str], str],

@@ -16,7 +16,7 @@ import pytest
 from kpod_metrics import histogram
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.net_tcp import CONNECTIONS, TRAFFIC, NetTcp
-from tests.live.harness import Cgroup, Totals, go, opened, stop_point
+from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point
 
 SENT, RECEIVED, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.metrics)
 [CONNECTED] = (metric.name for metric in CONNECTIONS.metrics)
@@ -151,6 +151,7 @@ def collector(*forced_off: str, map_entries: int = 0) -> NetTcp:
     return NetTcp(Environment(forced_off=frozenset(forced_off), map_entries=map_entries))
 
 
+@proves(SENT, RECEIVED)
 @pytest.mark.parametrize(
     ("how", "end", "forced_off"),
     [
@@ -183,6 +184,7 @@ def test_bytes_are_exact(
         assert_counted(totals, peers.expected(2, ended=True) | {c: Counted()})
 
 
+@proves(RETRANSMITS)
 @pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
 def test_retransmits_equal_tcp_info(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
@@ -203,6 +205,7 @@ def test_retransmits_equal_tcp_info(
                 peers.go()
 
 
+@proves(RETRANSMITS)
 @pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
 def test_retransmits_of_the_handshake(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
@@ -258,6 +261,7 @@ def test_missed_changes_are_made_up_for(cgroup: Callable[[str], Cgroup], network
         )
 
 
+@proves(CONNECTED, FAILURES)
 def test_connections_by_direction(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """What A opens B accepts; what nobody accepts is a failure of A alone."""
     a, b, c = cgroup("a"), cgroup("b"), cgroup("c")
@@ -283,6 +287,7 @@ def test_connections_by_direction(cgroup: Callable[[str], Cgroup], network: Netw
             )
 
 
+@proves(CONNECTED)
 def test_a_connect_at_both_ends_is_outbound(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """SYNs cross, from SYN_SENT by SYN_RECV to ESTABLISHED, and nobody listened: here they are one socket's."""
     a, b = cgroup("a"), cgroup("b")
@@ -293,6 +298,7 @@ def test_a_connect_at_both_ends_is_outbound(cgroup: Callable[[str], Cgroup], net
             assert_counted(totals, {a: Counted(1003 * done, 1003 * done, outbound=done), b: Counted()})
 
 
+@proves(SENT, CONNECTED)
 @pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
 def test_a_socket_has_another_connection(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
@@ -347,6 +353,7 @@ def traced(into: list[Probe]) -> Iterator[Callable[[], None]]:
         os.close(mount)
 
 
+@proves(RTT)
 def test_rtt_equals_the_trace_and_is_charged_to_the_socket(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """A known delay, and segments that arrive while D's process runs: what is charged to current is charged to D."""
     a, b, c, d = cgroup("a"), cgroup("b"), cgroup("c"), cgroup("d")
@@ -380,6 +387,7 @@ def test_rtt_equals_the_trace_and_is_charged_to_the_socket(cgroup: Callable[[str
         assert current.count(wire) > 0.5 * len(current)
 
 
+@proves(SENT, RECEIVED, RETRANSMITS)
 @pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
 def test_older_connections_count_from_now_on(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]

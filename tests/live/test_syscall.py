@@ -18,7 +18,7 @@ from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.histogram import SLOTS, upper_bound
 from kpod_metrics.kernel import syscalls
 from kpod_metrics.settings import DEFAULT_SYSCALLS
-from tests.live.harness import COMPILED, WORKLOADS, Cgroup, Totals, go, opened, stop_point
+from tests.live.harness import COMPILED, WORKLOADS, Cgroup, Totals, go, opened, proves, stop_point
 
 COUNT = "kpod_syscall_count_total"
 ERRORS = "kpod_syscall_errors_total"
@@ -142,6 +142,8 @@ def made(workload: Workload) -> dict[str, tuple[float, float]]:
     return {name: (done.calls, done.errors) for name, done in workload.done.items()}
 
 
+@proves(COUNT, ERRORS)
+@proves(LATENCY, within="what the caller measures around it")
 @pytest.mark.parametrize("forced_off", [frozenset(), {"task_storage"}, {"batch"}], ids=["new", "5.10", "5.5"])
 def test_every_default_syscall_is_counted_exactly(
     cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: frozenset[str]
@@ -167,6 +169,7 @@ def test_every_default_syscall_is_counted_exactly(
         assert seen(totals, c) == {}
 
 
+@proves(LATENCY, within="what the caller measures around it")
 def test_latency_of_known_sleeps(cgroup: Callable[[str], Cgroup], launch: Launch) -> None:
     """Each observation is at least the sleep, and at most what the workload measured around it."""
     a = cgroup("a")
@@ -195,6 +198,7 @@ def test_latency_of_known_sleeps(cgroup: Callable[[str], Cgroup], launch: Launch
         assert seen(totals, a) == {"read": (2, 0), "epoll_wait": (2, 0), "futex": (2, 2)}
 
 
+@proves(COUNT, ERRORS)
 def test_32_bit_numbers_are_a_table_of_their_own(
     cgroup: Callable[[str], Cgroup], i386: str, children: list[Process]
 ) -> None:
@@ -234,6 +238,7 @@ def test_32_and_64_bit_processes_of_one_cgroup(
         assert seen(Totals(tracing).read(), a) == {"close": (7, 7), "read": (20, 20)}
 
 
+@proves(COUNT, ERRORS)
 def test_threads(cgroup: Callable[[str], Cgroup], launch: Launch) -> None:
     """On several CPUs at once, into the same value."""
     a = cgroup("a")
@@ -245,6 +250,7 @@ def test_threads(cgroup: Callable[[str], Cgroup], launch: Launch) -> None:
             assert seen(totals.read(), a) == {"read": (200_000 * cycle, 200_000 * cycle)}
 
 
+@proves(COUNT)
 @pytest.mark.parametrize("forced_off", [frozenset(), {"task_storage"}], ids=["new", "5.10"])
 def test_children(cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: frozenset[str]) -> None:
     """A fork returns twice and is one call; children's calls are counted, each once."""
@@ -288,6 +294,7 @@ def test_exec_of_a_32_bit_image(
             assert seen(totals.read(), a) == ({by: (1, 0)} if by in names else {})
 
 
+@proves(COUNT)
 @pytest.mark.parametrize("names", [("execve", "epoll_wait"), ("execve", "execveat", "epoll_wait")])
 @pytest.mark.parametrize("forced_off", [frozenset(), {"task_storage"}], ids=["new", "5.10"])
 def test_exec_in_a_thread_that_takes_the_leaders_pid(

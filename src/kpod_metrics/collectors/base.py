@@ -1,13 +1,14 @@
 """What a collector is: it declares tables of metrics, and yields rows of them once a cycle."""
 
 import abc
+import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import CumulativeMap
-from kpod_metrics.kernel.programs import BY_TASK, OBJECTS, MapHealth, ProgramHealth, Programs
+from kpod_metrics.kernel.programs import OBJECTS, STAND_INS, MapHealth, ProgramHealth, Programs
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
 
@@ -104,6 +105,8 @@ class BpfCollector(Collector):
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
         self._loaded: Programs | None = None
+        self.without: set[str] = set()
+        """Kernel features that are missing here or forced off; known after `open`."""
 
     def prepare(self, bpf: libbpf.Object) -> None:
         """Set read-only data, leave programs and maps out: before load."""
@@ -113,43 +116,78 @@ class BpfCollector(Collector):
         """Attach the programs, in an order in which none misses what another needs; keep every link in `links`."""
 
     def open(self) -> list[Signal]:
-        """Load and attach."""
+        """Load and attach; what the kernel turns out to lack is done without.
+
+        Only a load tells whether a program may use a kind of storage: task storage's type is there two releases before
+        tracing programs have it.
+        """
+        self.without = set(self.environment.forced_off)
+        first: libbpf.KernelError | None = None
+        while True:
+            try:
+                return self._open()
+            except libbpf.KernelError as refused:
+                first = first or refused
+                untried = [] if self._loaded is None else self._storages(self._loaded.object)
+                if refused.errno != errno.EINVAL or not untried:
+                    raise first from None
+                self.close()
+                self.without.add(untried[0])
+
+    def _open(self) -> list[Signal]:
         where = self.environment
         self._loaded = loaded = Programs(self.name, where.objects, where.sys_root, where.proc_root)
         bpf = loaded.object
         entries = self.environment.map_entries or max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * libbpf.possible_cpus())
         for name in self.metric_maps:
             bpf.maps[name].max_entries = entries
-        self._choose_task_state(bpf, entries)
+        self._choose_storage(bpf)
         self.prepare(bpf)
         bpf.load()
         signals = self.attach(bpf, loaded.links)
         loaded.readers = {
-            name: CumulativeMap(
-                bpf.maps[name], bpf.maps[f"{name}_failures"], batch="batch" not in self.environment.forced_off
-            )
+            name: CumulativeMap(bpf.maps[name], bpf.maps[f"{name}_failures"], batch="batch" not in self.without)
             for name in self.metric_maps
         }
+        if not all(reader.has_batch() for reader in loaded.readers.values()):
+            self.without.add("batch")
+        for signal in signals:
+            if signal.hook:
+                signal.hook = "; ".join((signal.hook, *self._how(bpf)))
         return signals
 
-    def _choose_task_state(self, bpf: libbpf.Object, entries: int) -> None:
-        """Keep the state of tasks in task storage or, where the kernel has none, in a hash by its address."""
-        by_task = [name for name in bpf.maps if name.endswith(BY_TASK)]
-        if not by_task:
-            return
-        storage = "task_storage" not in self.environment.forced_off and libbpf.has_map_type(
-            libbpf.BPF_MAP_TYPE_TASK_STORAGE
-        )
-        bpf.set_rodata("kpod_no_task_storage", bytes([not storage]))
-        for name in by_task:
-            state = name.removesuffix(BY_TASK)
-            if storage:
-                bpf.maps[name].dont_create()
-                bpf.programs[f"{state}_freed"].dont_load()
-            else:
-                bpf.maps[state].dont_create()
-                if self.environment.map_entries:
-                    bpf.maps[name].max_entries = entries
+    def _storages(self, bpf: libbpf.Object) -> list[str]:
+        """The kinds of storage that the programs use, and that are not known to be missing."""
+        return [
+            kind
+            for suffix, kind in STAND_INS.items()
+            if kind not in self.without and any(name.endswith(suffix) for name in bpf.maps)
+        ]
+
+    def _choose_storage(self, bpf: libbpf.Object) -> None:
+        """Keep the state of tasks and sockets with them or, where the kernel cannot, in a hash by their address."""
+        for suffix, kind in STAND_INS.items():
+            for name in [name for name in bpf.maps if name.endswith(suffix)]:
+                bpf.set_rodata(f"kpod_no_{kind}", bytes([kind in self.without]))
+                state = name.removesuffix(suffix)
+                if kind not in self.without:
+                    bpf.maps[name].dont_create()
+                    if f"{state}_freed" in bpf.programs:
+                        bpf.programs[f"{state}_freed"].dont_load()
+                else:
+                    bpf.maps[state].dont_create()
+                    if self.environment.map_entries:
+                        bpf.maps[name].max_entries = self.environment.map_entries
+
+    def _how(self, bpf: libbpf.Object) -> list[str]:
+        """What `check` says of the choices that were made."""
+        said = []
+        for suffix, kind in STAND_INS.items():
+            if any(name.endswith(suffix) for name in bpf.maps):
+                said.append("state in " + ("a hash by address" if kind in self.without else kind.replace("_", " ")))
+        if "batch" in self.without:
+            said.append("read key by key")
+        return said
 
     def attach_task_state(self, bpf: libbpf.Object, links: list[libbpf.Link], name: str) -> None:
         """Where state `name` is a hash, have it emptied of tasks that are gone."""

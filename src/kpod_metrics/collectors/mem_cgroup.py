@@ -1,4 +1,4 @@
-"""Memory charged to each cgroup, from the memory controller: four files a container, five where the node has swap.
+"""Memory charged to each cgroup, from the memory controller: three files a container, four where the node has swap.
 
 Without the controller one file is looked for and not found.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from kpod_metrics.cgroup.keyed import flat, read_if_there, single
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.per_group import FileCollector
-from kpod_metrics.metrics import Row, Scope, Table, counter, gauge
+from kpod_metrics.metrics import Row, Table, gauge
 from kpod_metrics.pods.model import Group
 
 USAGE = Table(
@@ -37,24 +37,10 @@ USAGE = Table(
         ),
     )
 )
-KILLS = Table(
-    (
-        counter(
-            "kpod_mem_oom_group_kills_total",
-            "Times that all processes of a container were killed together for want of memory "
-            "(kpod_mem_oom_kills_total counts the processes). "
-            "One that ends the container is counted only if its cgroup is still there at the next read.",
-            "oom_group_kill of memory.events",
-            optional="from Linux 5.17 on",
-        ),
-    ),
-    scope=Scope.POD,
-    totals=True,
-)
 
 
 class MemCgroup(FileCollector):
-    """Memory of each cgroup, and how often it was killed as a whole."""
+    """Memory of each cgroup."""
 
     name = "mem_cgroup"
     description = "memory charged, page cache, swap"
@@ -62,11 +48,11 @@ class MemCgroup(FileCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """Gauges of containers, and a counter of pods."""
-        return (USAGE, KILLS)
+        """One table."""
+        return (USAGE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """Two rows a cgroup."""
+        """One row a cgroup."""
         if not self.has_controller():
             return []
         # The first line is the heading. Without a swap device memory.swap.current would be 0 for ever.
@@ -81,8 +67,5 @@ class MemCgroup(FileCollector):
             (cache,) = flat(self.read(f"{path}/memory.stat"), b"file")
             swap = single(self.read(f"{path}/memory.swap.current")) if has_swap else None
             yield Row(USAGE, group.id, (), (usage, peak, cache, swap))
-            (kills,) = flat(self.read(f"{path}/memory.events"), b"oom_group_kill")
-            if kills is not None:
-                yield Row(KILLS, group.id, (), (kills,))
 
         return self.each(groups, read)

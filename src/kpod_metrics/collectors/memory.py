@@ -7,7 +7,7 @@ from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import libbpf, perf
-from kpod_metrics.metrics import Metric, Profile, Row, Table, counter
+from kpod_metrics.metrics import Metric, Profile, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group
 
 OOM_KILLS = counter(
@@ -24,6 +24,13 @@ MAJOR_FAULTS = counter(
     events=True,
 )
 TABLE = Table((OOM_KILLS, MAJOR_FAULTS))
+GROUP_KILLS = counter(
+    "kpod_mem_oom_group_kills_total",
+    "Times that all processes of a container, or of the pod, were killed together for want of memory "
+    "(kpod_mem_oom_kills_total counts the processes).",
+    "sched_process_exit: a victim below a mem_cgroup.oom_group, as oom_group_kill in memory.events (5.17)",
+)
+GROUPS = Table((GROUP_KILLS,), scope=Scope.POD)
 
 
 class Memory(BpfCollector):
@@ -42,8 +49,8 @@ class Memory(BpfCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
-        return (TABLE,)
+        """Of containers, and of pods."""
+        return (TABLE, GROUPS)
 
     def prepare(self, bpf: libbpf.Object) -> None:
         """Without the metric, leave its program out."""
@@ -53,9 +60,9 @@ class Memory(BpfCollector):
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Attach to exits, and to a perf event on each CPU that is up."""
         signals = []
-        if OOM_KILLS in self.wanted:
+        if exits := tuple(metric for metric in (OOM_KILLS, GROUP_KILLS) if metric in self.wanted):
             links.append(bpf.programs["process_exits"].attach())
-            signals.append(Signal((OOM_KILLS,), bpf.programs["process_exits"].section))
+            signals.append(Signal(exits, bpf.programs["process_exits"].section))
         if MAJOR_FAULTS in self.wanted:
             self._program = bpf.programs["major_fault"]
             signals.append(self._attach_faults())
@@ -97,8 +104,12 @@ class Memory(BpfCollector):
         if self._program is not None:
             self._follow_cpus()
         reader = self.reader("memory")
-        kills, faults = reader.layout.fields["oom_kills"], reader.layout.fields["major_faults"]
-        rows = [Row(TABLE, d.key[0], (), (d.number(kills), d.number(faults))) for d in reader.read()]
+        kills, faults, groups_killed = (
+            reader.layout.fields[name] for name in ("oom_kills", "major_faults", "group_kills")
+        )
+        deltas = reader.read()
+        rows = [Row(TABLE, d.key[0], (), (d.number(kills), d.number(faults))) for d in deltas]
+        rows += [Row(GROUPS, d.key[0], (), (d.number(groups_killed),)) for d in deltas if d.number(groups_killed)]
         if self._files is not None:
             rows += self._from_files(groups, self._files)
         return rows

@@ -1,11 +1,10 @@
 """TCP bytes, retransmits, connections and round-trip times, from `bpf/net_tcp.bpf.c`."""
 
-import errno
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.kernel import libbpf
-from kpod_metrics.metrics import HistogramDelta, Label, Metric, Row, Table, counter, latency
+from kpod_metrics.metrics import HistogramDelta, Label, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
 TRAFFIC = Table(
@@ -59,34 +58,15 @@ class NetTcp(BpfCollector):
     description = "TCP bytes, retransmits, connections, round-trip time"
     metric_maps = ("net_tcp",)
 
-    def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
-        super().__init__(environment, wanted)
-        self._storage = "socket_storage" not in environment.forced_off
-
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """What is counted once, and what is counted by direction."""
         return (TRAFFIC, CONNECTIONS)
 
-    def open(self) -> list[Signal]:
-        """Load and attach; where the verifier refuses socket storage (there is no other way to ask), without it."""
-        try:
-            return super().open()
-        except libbpf.KernelError as refused:
-            if not self._storage or refused.errno != errno.EINVAL:
-                raise
-        self.close()
-        self._storage = False
-        return super().open()
-
     def prepare(self, bpf: libbpf.Object) -> None:
-        """Keep the state of sockets with them or, where the kernel cannot, in a hash."""
-        bpf.set_rodata("kpod_no_socket_storage", bytes([not self._storage]))
-        bpf.maps["tcp_sockets_by_address" if self._storage else "tcp_sockets"].dont_create()
-        if not self._storage:
-            bpf.programs["tcp_older"].dont_load()  # kernels without the one have no bpf_sock_from_file() either
-        if self.environment.map_entries:
-            bpf.maps["tcp_sockets_by_address"].max_entries = self.environment.map_entries
+        """Kernels without socket storage have no bpf_sock_from_file() either."""
+        if "socket_storage" in self.without:
+            bpf.programs["tcp_older"].dont_load()
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
@@ -94,7 +74,7 @@ class NetTcp(BpfCollector):
             bpf.programs[name] for name in ("tcp_state", "tcp_end", "tcp_retransmit", "tcp_read", "tcp_segment")
         ]
         links.append(state.attach())
-        if self._storage:
+        if bpf.programs["tcp_older"].loaded:
             older = bpf.programs["tcp_older"].attach()
             links.append(older)
             older.run_iterator()

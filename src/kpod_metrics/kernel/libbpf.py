@@ -18,9 +18,7 @@ from kpod_metrics.errors import UnavailableError
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import btf
 
-BPF_MAP_TYPE_PERCPU_ARRAY = 6
-BPF_MAP_TYPE_TASK_STORAGE = 29
-_GROWING = frozenset({1, 24, BPF_MAP_TYPE_TASK_STORAGE})
+_GROWING = frozenset({1, 24, 29})
 """HASH (ours are not preallocated), SK_STORAGE and TASK_STORAGE of enum bpf_map_type."""
 
 _LOG_LINES = 6
@@ -67,6 +65,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__section_name": (_S, (_P,)),
     "bpf_program__fd": (_I, (_P,)),
     "bpf_program__set_autoload": (_I, (_P, ctypes.c_bool)),
+    "bpf_program__set_log_level": (_I, (_P, _U32)),
+    "bpf_program__set_log_buf": (_I, (_P, _P, _Z)),
     "bpf_program__attach": (_P, (_P,)),
     "bpf_program__attach_perf_event": (_P, (_P, _I)),
     "bpf_link__destroy": (_I, (_P,)),
@@ -75,7 +75,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ring_buffer__new": (_P, (_I, _SAMPLE, _P, _P)),
     "ring_buffer__consume": (_I, (_P,)),
     "ring_buffer__free": (None, (_P,)),
-    "libbpf_probe_bpf_map_type": (_I, (_I, _P)),
     "libbpf_num_possible_cpus": (_I, ()),
     "libbpf_set_print": (_P, (_PRINT,)),
 }
@@ -168,12 +167,6 @@ def is_refused() -> bool:
     """
     result: int = library().so.bpf_map_lookup_elem(-1, b"", b"")
     return result != 0 and ctypes.get_errno() in {errno.EPERM, errno.ENOSYS}
-
-
-def has_map_type(map_type: int) -> bool:
-    """Whether a map of this type can be made (libbpf makes one and throws it away)."""
-    result: int = library().so.libbpf_probe_bpf_map_type(map_type, None)
-    return result == 1
 
 
 class Map:
@@ -351,10 +344,22 @@ class Program:
         self._lib, self._pointer = lib, pointer
         self.name: str = lib.so.bpf_program__name(pointer).decode()
         self.section: str = lib.so.bpf_program__section_name(pointer).decode()
+        self._log: ctypes.Array[ctypes.c_char] | None = None
 
     def dont_load(self) -> None:
         """Leave this program out at load."""
         self._lib.so.bpf_program__set_autoload(self._pointer, False)
+
+    def keep_log(self, level: int, size: int) -> "ctypes.Array[ctypes.c_char]":
+        """Have the verifier's log of this program written to the memory returned: before load.
+
+        Bits of `level`: 1 each instruction that it looked at, 4 what that cost. Before 6.4 a log that does not fit
+        fails the load.
+        """
+        log = self._log = ctypes.create_string_buffer(size)
+        self._lib.so.bpf_program__set_log_level(self._pointer, level)
+        self._lib.so.bpf_program__set_log_buf(self._pointer, log, size)
+        return log
 
     @property
     def fd(self) -> int:

@@ -67,6 +67,17 @@ class CumulativeMap:
         """Entries at the last read."""
         return len(self._seen)
 
+    def has_batch(self) -> bool:
+        """Whether the kernel reads this map in batches: one call, which takes nothing as read."""
+        if self._batch:
+            try:
+                self.map.lookup_batch(1)
+            except KernelError as error:
+                if error.errno not in _NOT_SUPPORTED:
+                    raise
+                self._batch = False
+        return self._batch
+
     def update_errors(self) -> int:
         """Updates that failed in the kernel since the programs were loaded."""
         return failed_updates(self._failures)
@@ -98,21 +109,15 @@ class CumulativeMap:
 
     def _entries(self) -> Iterator[tuple[bytes, bytes]]:
         if self._batch:
-            try:
-                # Twice what was there leaves room for what comes; the kernel fills it in one call.
-                count, keys, values = self.map.lookup_batch(max(64, 2 * len(self._seen)))
-            except KernelError as error:
-                if self._seen or error.errno not in _NOT_SUPPORTED:
-                    raise
-                self._batch = False
-            else:
-                key_size, value_size = self.map.key_size, self.map.value_size
-                for i in range(count):
-                    yield (
-                        bytes(keys[i * key_size : (i + 1) * key_size]),
-                        bytes(values[i * value_size : (i + 1) * value_size]),
-                    )
-                return
+            # Twice what was there leaves room for what comes; the kernel fills it in one call.
+            count, keys, values = self.map.lookup_batch(max(64, 2 * len(self._seen)))
+            key_size, value_size = self.map.key_size, self.map.value_size
+            for i in range(count):
+                yield (
+                    bytes(keys[i * key_size : (i + 1) * key_size]),
+                    bytes(values[i * value_size : (i + 1) * value_size]),
+                )
+            return
         found: dict[bytes, bytes] = {}
         # get_next_key starts over when its key was evicted meanwhile: the dict takes each key once.
         for key in self.map.iterate():

@@ -11,8 +11,8 @@ from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
 OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 """Where the build hook puts the compiled objects."""
 
-BY_TASK = "_by_task"
-"""How the hash is named that stands in for task storage (KPOD_TASK_STATE of bpf/compat.bpf.h)."""
+STAND_INS = {"_by_task": "task_storage", "_by_address": "socket_storage"}
+"""How the hash is named that stands in for each kind of storage (KPOD_TASK_STATE and KPOD_SOCKET_STATE)."""
 
 
 @dataclass
@@ -62,7 +62,8 @@ class Programs:
         for map_ in self.object.maps.values():
             if not map_.created:
                 continue
-            counter = self.object.maps.get(f"{map_.name.removesuffix(BY_TASK)}_failures")
+            state = next((map_.name.removesuffix(end) for end in STAND_INS if map_.name.endswith(end)), map_.name)
+            counter = self.object.maps.get(f"{state}_failures")
             if reader := self.readers.get(map_.name):
                 found.append(
                     MapHealth(

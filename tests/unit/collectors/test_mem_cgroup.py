@@ -3,21 +3,19 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.collectors.mem_cgroup import MemCgroup
-from tests.unit.collectors.cycles import POD, Cycles, Tree, write
+from tests.unit.collectors.cycles import Cycles, Tree, write
 
 STAT = "anon 100\nfile {}\nkernel 5\ninactive_file 77\nfile_mapped 9\npgmajfault 3\n"
-EVENTS = "low 0\nhigh 0\nmax 9\noom 2\noom_kill 5\noom_group_kill {}\n"
 NO_SWAP = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 SWAP = NO_SWAP + "/dev/zram0                              partition\t1048572\t\t0\t\t100\n"
 
 
-def whole(usage: int, peak: int, cache: int, swap: int, kills: int) -> dict[str, str]:
+def whole(usage: int, peak: int, cache: int, swap: int) -> dict[str, str]:
     return {
         "memory__current": f"{usage}\n",
         "memory__peak": f"{peak}\n",
         "memory__stat": STAT.format(cache),
         "memory__swap__current": f"{swap}\n",
-        "memory__events": EVENTS.format(kills),
     }
 
 
@@ -25,7 +23,7 @@ def test_gauges_are_the_files_in_every_cycle(tree: Tree) -> None:
     (tree.proc / "swaps").write_text(SWAP)
     group, cycles = tree.group("a", 7), Cycles(MemCgroup(tree.environment))
     for usage in (4096, 8192, 2048):
-        write(Path(group.path), **whole(usage, 9000, 512, 64, 0))
+        write(Path(group.path), **whole(usage, 9000, 512, 64))
         assert cycles.run(group).exported() == {
             "mem_cgroup_usage_bytes": usage,
             "mem_cgroup_peak_bytes": 9000,
@@ -34,42 +32,26 @@ def test_gauges_are_the_files_in_every_cycle(tree: Tree) -> None:
         }
 
 
-def test_kills_are_the_pods_and_outlive_a_container(tree: Tree) -> None:
-    cycles = Cycles(MemCgroup(tree.environment))
-    old, new = tree.group("a", 7), tree.group("b", 8)
-    for group, kills, expected in ((old, 0, 0), (old, 3, 3), (old, 3, 3), (new, 1, 4), (new, 2, 5)):
-        write(Path(group.path), **whole(1, 1, 1, 1, kills))
-        assert cycles.run(group).exported(POD.of_pod) == {"mem_oom_group_kills_total": expected}
-
-
 @pytest.mark.parametrize("swaps", [NO_SWAP, "", None])
 def test_swap_needs_a_device(tree: Tree, swaps: str | None) -> None:
     if swaps is not None:
         (tree.proc / "swaps").write_text(swaps)
     group, cycles = tree.group("a", 7), Cycles(MemCgroup(tree.environment))
-    write(Path(group.path), **whole(1, 2, 3, 4, 5))
+    write(Path(group.path), **whole(1, 2, 3, 4))
     assert "mem_cgroup_swap_bytes" not in cycles.run(group).exported()
 
 
 def test_older_kernel(tree: Tree) -> None:
-    """5.10: no memory.peak, no oom_group_kill."""
+    """5.10: no memory.peak."""
     group, cycles = tree.group("a", 7), Cycles(MemCgroup(tree.environment))
-    write(
-        Path(group.path),
-        memory__current="4096\n",
-        memory__stat="anon 1\nfile 512\n",
-        memory__events="low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n",
-    )
+    write(Path(group.path), memory__current="4096\n", memory__stat="anon 1\nfile 512\n")
     cycles.run(group)
     assert cycles.exported() == {"mem_cgroup_usage_bytes": 4096, "mem_cgroup_cache_bytes": 512}
-    assert cycles.exported(POD.of_pod) == {}
 
 
 def test_odd_content(tree: Tree) -> None:
     group, cycles = tree.group("a", 7), Cycles(MemCgroup(tree.environment))
-    write(
-        Path(group.path), memory__current="1\n", memory__peak="", memory__stat="file", memory__events="oom_group_kill"
-    )
+    write(Path(group.path), memory__current="1\n", memory__peak="", memory__stat="file")
     assert cycles.run(group).exported() == {"mem_cgroup_usage_bytes": 1}
 
 

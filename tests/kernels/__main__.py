@@ -1,0 +1,101 @@
+"""Boots the kernels of table.py, runs the live tests in each, and judges: `make test-kernels`."""
+
+import argparse
+import difflib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.kernels import image, machine, matrix
+from tests.kernels.machine import Outcome
+from tests.kernels.table import KERNELS, Kernel
+
+PAGE = image.REPOSITORY / "docs" / "kernels.md"
+LOGS = image.REPOSITORY / "build" / "kernels"
+"""Where each row leaves its console's log and its result."""
+
+
+def _prepare(rows: list[Kernel], work: Path, arguments: str) -> list[tuple[image.Booted, Path, Path]]:
+    """Fetch and make all that the rows boot."""
+    trees = {name: image.tree(name, work, arguments) for name in image.architectures(rows)}
+    roots = {name: image.root(name) for name in image.architectures(rows)}
+    return [(image.kernel(row), roots[row.architecture], trees[row.architecture]) for row in rows]
+
+
+def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> list[Outcome]:
+    shutil.rmtree(LOGS, ignore_errors=True)
+    LOGS.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="kpod-kernels-") as scratch, ThreadPoolExecutor(together) as pool:
+        began = time.monotonic()
+        prepared = _prepare(rows, Path(scratch), arguments)
+        print(f"all is fetched and made: {time.monotonic() - began:.0f} s", flush=True)
+
+        def row(parts: tuple[image.Booted, Path, Path]) -> Outcome:
+            booted, root, tree = parts
+            name = booted.kernel.name
+            outcome = machine.boot(
+                machine.Machine(booted, root, tree, Path(scratch) / name), LOGS / f"{name}.log", budget
+            )
+            tests = outcome.result.get("tests", {}).values()
+            counts = {kind: sum(test["outcome"] == kind for test in tests) for kind in ("passed", "failed", "skipped")}
+            told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            print(f"{name}: {outcome.problem or told}, {outcome.seconds:.0f} s", flush=True)
+            return outcome
+
+        # The slow ones first: the last to end decides.
+        order = sorted(prepared, key=lambda parts: not parts[0].kernel.one_thread)
+        done = {outcome.booted.kernel.name: outcome for outcome in pool.map(row, order)}
+    return [done[row.name] for row in rows]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernel", default=os.environ.get("KERNEL", ""), help="one row's name; all without it")
+    parser.add_argument("--together", type=int, default=os.cpu_count() or 1, help="how many at once")
+    parser.add_argument("--budget", type=float, default=900, help="seconds for each row")
+    parser.add_argument("--tests", default="", help="arguments for pytest instead of tests/live: nothing is judged")
+    options = parser.parse_args()
+    rows = matrix.chosen(KERNELS, options.kernel)
+    outcomes = _run(rows, options.together, options.budget, options.tests)
+    in_ci = os.environ.get("CI") == "true"
+    if options.tests:
+        failed = [
+            name for o in outcomes for name, test in o.result.get("tests", {}).items() if test["outcome"] == "failed"
+        ]
+        for outcome in outcomes:
+            for name, test in outcome.result.get("tests", {}).items():
+                if test["outcome"] != "passed":
+                    print(f"{outcome.booted.kernel.name}: {name} {test['outcome']}\n{test['why']}")
+        return int(bool(failed or any(outcome.problem for outcome in outcomes)))
+    bad = False
+    for outcome in outcomes:
+        found = matrix.problems(outcome)
+        if found:
+            bad = True
+            print(f"\n==== {outcome.booted.kernel.name}: the console\n{outcome.console.read_text(errors='replace')}")
+            print(f"==== {outcome.booted.kernel.name}: what is wrong")
+            print("\n".join(found), flush=True)
+    if bad:
+        return 1
+    limits = matrix.over_limit(outcomes, accept=not in_ci)
+    if limits:
+        print("\n".join(limits))
+        return 1
+    if len(rows) == len(KERNELS):
+        text = matrix.page(outcomes)
+        if not in_ci:
+            PAGE.write_text(text)
+        elif matrix.substance(text) != matrix.substance(PAGE.read_text() if PAGE.exists() else ""):
+            before = PAGE.read_text().splitlines() if PAGE.exists() else []
+            print(f"{PAGE.relative_to(image.REPOSITORY)} is not what this run shows; `make test-kernels` writes it")
+            print("\n".join(difflib.unified_diff(before, text.splitlines(), "committed", "this run", lineterm="")))
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Real OOM kills in cgroups that the memory controller limits: whose they are, and how many."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics import agent as agents
+from kpod_metrics.cgroup.keyed import flat
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.memory import GROUP_KILLS, OOM_KILLS, Memory
+from kpod_metrics.settings import load
+from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point
+
+KILLS, GROUPS = OOM_KILLS.name, GROUP_KILLS.name
+MIB = 1 << 20
+
+Limited = Callable[..., Cgroup]
+Process = subprocess.Popen[bytes]
+
+
+def events(cgroup: Cgroup, key: str) -> int | None:
+    """What the kernel itself counts; hierarchical, and None where it does not."""
+    (value,) = flat((cgroup.path / "memory.events").read_bytes(), key.encode())
+    return value
+
+
+def starve(owner: Cgroup, program: str, *arguments: str) -> None:
+    """Eat memory in it until the kernel kills."""
+    assert owner.start(program, *arguments).wait(60) == -signal.SIGKILL
+
+
+def gone(processes: Sequence[Process]) -> None:
+    for process in processes:
+        assert process.wait(60) == -signal.SIGKILL
+
+
+@proves(KILLS)
+def test_kills_equal_memory_events(limited: Limited, workload: Callable[[str], str]) -> None:
+    """One in A and then another, of a process whose first thread is gone; one in B; C is killed by hand."""
+    a, b, c = (limited(name, memory_max=24 * MIB) for name in "abc")
+    program = workload("glutton")
+    with opened(Memory(Environment())) as collector:
+        totals = Totals(collector)
+        starve(a, program)
+        starve(b, program)
+        totals.read()
+        assert [totals.number(owner, KILLS) for owner in (a, b, c)] == [1, 1, 0]
+        starve(a, program, "thread")
+        killed = c.start("sleep", "60")
+        killed.kill()
+        killed.wait()
+        totals.read()
+        assert [totals.number(owner, KILLS) for owner in (a, b, c)] == [2, 1, 0]
+        assert [events(owner, "oom_kill") for owner in (a, b, c)] == [2, 1, 0]
+        assert all(totals.number(owner, GROUPS) == 0 for owner in (a, b, c))
+
+
+@proves(KILLS)
+def test_the_victims_not_the_triggers(
+    limited: Limited, workload: Callable[[str], str], children: list[Process]
+) -> None:
+    """A holds most of what A and B may have together; B asks for more, and a process of A is killed for it."""
+    parent = limited("parent", memory_max=64 * MIB)
+    a, b = limited("parent/a"), limited("parent/b")
+    holder, trigger = (owner.start(workload("glutton"), size) for owner, size in ((a, "44"), (b, "36")))
+    children += [holder, trigger]
+    with opened(Memory(Environment())) as collector:
+        totals = Totals(collector)
+        stop_point(holder)
+        go(holder)
+        stop_point(holder)
+        Path(f"/proc/{holder.pid}/oom_score_adj").write_text("500")
+        stop_point(trigger)
+        go(trigger)
+        stop_point(trigger)  # it got all that it asked for, and lives
+        gone([holder])
+        totals.read()
+        assert (totals.number(a, KILLS), totals.number(b, KILLS)) == (1, 0)
+        assert [events(owner, "oom_kill") for owner in (a, b, parent)] == [1, 0, 1]
+
+
+@proves(KILLS, GROUPS)
+def test_a_group_is_so_many_kills_and_one_of_the_group(limited: Limited, workload: Callable[[str], str]) -> None:
+    """Five processes, twice in the same cgroup, then three in a cgroup below one that is killed as a whole."""
+    a = limited("a", memory_max=24 * MIB)
+    pod = limited("pod", memory_max=24 * MIB)
+    inner, beside = limited("pod/inner"), limited("pod/beside")
+    for group in (a, pod):
+        (group.path / "memory.oom.group").write_text("1")
+    program = workload("glutton")
+    with opened(Memory(Environment())) as collector:
+        totals = Totals(collector)
+        for done in (1, 2):
+            idle = [a.start("sleep", "60") for _ in range(4)]
+            starve(a, program)
+            gone(idle)
+            time.sleep(0.1)
+            totals.read()
+            assert totals.number(a, KILLS) == 5 * done
+            assert totals.number(a, GROUPS) == done
+        idle = [beside.start("sleep", "60") for _ in range(2)]
+        starve(inner, program)
+        gone(idle)
+        time.sleep(0.1)
+        totals.read()
+        assert [totals.number(owner, KILLS) for owner in (pod, inner, beside)] == [0, 1, 2]
+        assert [totals.number(owner, GROUPS) for owner in (pod, inner, beside)] == [1, 0, 0]
+        for owner, groups, processes in ((a, 2, 10), (pod, 1, 3)):
+            assert events(owner, "oom_group_kill") in {None, groups}
+            # The kernel's own count has the first victim of a group twice where it has not gone yet.
+            assert processes <= (events(owner, "oom_kill") or 0) <= processes + groups
+
+
+def test_kills_survive_the_containers_restart(
+    limited: Limited, cgroup_root: str, workload: Callable[[str], str]
+) -> None:
+    """The same path, another cgroup: the first one is gone before the agent reads what happened in it."""
+    program = workload("glutton")
+    settings, _ = load({"listen": "127.0.0.1:0", "discovery": "cgroup"}, {}, None, list(registered()))
+    agent = agents.build(settings)
+
+    def value(name: str, owner: Cgroup) -> int | None:
+        page = agent.published.get("text/plain; version=0.0.4; charset=utf-8", False).decode()
+        pod = f'pod="{owner.path.relative_to(cgroup_root)}"'
+        found = [int(line.split()[-1]) for line in page.splitlines() if line.startswith(name) and pod in line]
+        return found[0] if found else None
+
+    try:
+        agent.open()
+        for kills in (1, 2, 3):
+            container = limited("container", memory_max=24 * MIB)
+            (container.path / "memory.oom.group").write_text("1")
+            idle = container.start("sleep", "60")
+            agent.cycle()
+            assert value(KILLS, container) == 2 * (kills - 1)
+            starve(container, program)
+            gone([idle])
+            container.destroy()
+            agent.cycle()
+            assert value(KILLS, container) == 2 * kills
+            assert value(GROUPS, container) == kills
+    finally:
+        agent.stop()
+
+
+@pytest.mark.parametrize("forced_off", [(), ("batch",)], ids=["newest", "oldest"])
+def test_kill_of_a_process_that_was_there_before(
+    limited: Limited, workload: Callable[[str], str], children: list[Process], forced_off: tuple[str, ...]
+) -> None:
+    a = limited("a", memory_max=24 * MIB)
+    process = a.start(workload("glutton"), "100")
+    children.append(process)
+    stop_point(process)
+    with opened(Memory(Environment(forced_off=frozenset(forced_off)))) as collector:
+        go(process)
+        gone([process])
+        assert Totals(collector).read().number(a, KILLS) == 1
