@@ -11,6 +11,12 @@
 #include "kernel_types.h"
 #include "kpod.bpf.h"
 
+/* include/linux/socket.h, include/linux/net.h, include/uapi/linux/in.h */
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define IPPROTO_TCP 6
+
 /*
  * Architectures keep a syscall's number in registers of their own, and mark a
  * 32-bit call their own way. x86-64: TS_COMPAT in thread_info.status, set for the
@@ -85,6 +91,37 @@ static __always_inline __u64 socket_cgroup_id(struct sock *sk)
 	if (!tagged || tagged & 3)
 		return 1;
 	return BPF_CORE_READ((struct cgroup *)tagged, kn, id);
+}
+
+/*
+ * The socket that an open file is, NULL if it is none. bpf_sock_from_file() is there
+ * since 5.11 (4f19cab76136, "bpf: Add a bpf_sock_from_file helper"); before, a socket
+ * is told by its file system, and is a number to the verifier.
+ */
+#define SOCKFS_MAGIC 0x534F434B
+
+static __always_inline struct sock *socket_of_file(struct file *file)
+{
+	struct socket *socket;
+
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_sock_from_file)) {
+		socket = bpf_sock_from_file(file);
+		return socket ? socket->sk : NULL;
+	}
+	if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) != SOCKFS_MAGIC)
+		return NULL;
+	socket = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(socket, sk);
+}
+
+/* What bpf_skc_to_tcp_sock() asks of a socket, where that helper takes no number. */
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	return (family == AF_INET || family == AF_INET6) &&
+	       BPF_CORE_READ(sk, sk_type) == SOCK_STREAM &&
+	       BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
 }
 
 /*

@@ -90,6 +90,7 @@ struct bpf_iter__task {
 
 /* Sockets: include/net/sock.h, include/linux/tcp.h. */
 struct sock_common {
+	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	unsigned long skc_flags;
 };
@@ -104,6 +105,8 @@ struct sock_cgroup_data___before_5_15 {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u16 sk_type;
+	__u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
@@ -125,7 +128,18 @@ struct socket {
 	struct sock *sk;
 };
 
-struct file;
+struct super_block {
+	unsigned long s_magic;
+};
+
+struct inode {
+	struct super_block *i_sb;
+};
+
+struct file {
+	struct inode *f_inode;
+	void *private_data;
+};
 
 /* The context of an iterator over the open files of tasks: kernel/bpf/task_iter.c. */
 struct bpf_iter__task_file {

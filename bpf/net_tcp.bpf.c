@@ -69,16 +69,36 @@ static __always_inline void read_totals(struct tcp_sock *tcp, struct counted *no
 }
 
 /* A FIN takes one number of the sequence in each direction. Nothing follows it. */
-static __always_inline void leave_out_fins(struct sock *sk, struct tcp_sock *tcp,
-					   struct counted *now)
+static __always_inline void leave_out_fins(struct counted *now, bool all_sent, unsigned long flags)
 {
 	const __u32 queued = 1 << BPF_TCP_FIN_WAIT1 | 1 << BPF_TCP_FIN_WAIT2 |
 			     1 << BPF_TCP_CLOSING | 1 << BPF_TCP_LAST_ACK;
 
-	if (queued >> now->state & 1 && tcp->snd_nxt == tcp->write_seq)
+	if (queued >> now->state & 1 && all_sent)
 		now->sent--;
-	if (sk->__sk_common.skc_flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1)
+	if (flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1)
 		now->received--; /* tcp_fin() was here */
+}
+
+static __always_inline void read_payload(struct sock *sk, struct tcp_sock *tcp, struct counted *now)
+{
+	read_totals(tcp, now);
+	leave_out_fins(now, tcp->snd_nxt == tcp->write_seq, sk->__sk_common.skc_flags);
+}
+
+/* The same of a socket that is a number to the verifier on some kernels. */
+static __always_inline void read_payload_of_older(struct sock *sk, struct counted *now)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+	__u32 snd_nxt = BPF_CORE_READ(tcp, snd_nxt);
+
+	now->state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	now->sent =
+		BPF_CORE_READ(tcp, bytes_acked) + (__u32)(snd_nxt - BPF_CORE_READ(tcp, snd_una));
+	now->received = BPF_CORE_READ(tcp, bytes_received);
+	now->retransmits = BPF_CORE_READ(tcp, total_retrans);
+	leave_out_fins(now, snd_nxt == BPF_CORE_READ(tcp, write_seq),
+		       BPF_CORE_READ(sk, __sk_common.skc_flags));
 }
 
 /* Totals never shrink while there is a connection; tcp_disconnect() sets them to 0. */
@@ -129,8 +149,7 @@ static __always_inline void look(struct sock *sk)
 	/* What is read after the end was counted at the change to CLOSE. */
 	if (!tcp || now.state == BPF_TCP_CLOSE)
 		return;
-	read_totals(tcp, &now);
-	leave_out_fins(sk, tcp, &now);
+	read_payload(sk, tcp, &now);
 	last = tcp_sockets_of(sk, &now);
 	if (!last || !grown(last, &now))
 		return;
@@ -184,8 +203,7 @@ static __always_inline void change(struct sock *sk, struct tcp_sock *tcp, __u32 
 	struct counted now = {.state = from}, *last;
 	struct net_tcp_value *value = value_of(sk);
 
-	read_totals(tcp, &now);
-	leave_out_fins(sk, tcp, &now);
+	read_payload(sk, tcp, &now);
 	last = tcp_sockets_of(sk, &now);
 	if (value && last) {
 		count(value, last, &now);
@@ -253,28 +271,18 @@ int tcp_older(struct bpf_iter__task_file *ctx)
 {
 	struct counted now = {}, again = {};
 	struct file *file = ctx->file;
-	struct socket *socket;
-	struct tcp_sock *tcp;
 	struct sock *sk;
 
 	if (!file)
 		return 0;
-	socket = bpf_sock_from_file(file);
-	if (!socket)
+	sk = socket_of_file(file);
+	if (!sk || !is_tcp(sk))
 		return 0;
-	sk = socket->sk;
-	tcp = bpf_skc_to_tcp_sock(sk);
-	if (!tcp)
-		return 0;
-	now.state = sk->__sk_common.skc_state;
+	read_payload_of_older(sk, &now);
 	if (now.state == BPF_TCP_CLOSE || now.state == BPF_TCP_LISTEN)
 		return 0;
-	read_totals(tcp, &now);
-	leave_out_fins(sk, tcp, &now);
 	barrier();
-	again.state = sk->__sk_common.skc_state;
-	read_totals(tcp, &again);
-	leave_out_fins(sk, tcp, &again);
+	read_payload_of_older(sk, &again);
 	if (now.state == again.state && !grown(&now, &again) && !grown(&again, &now))
 		tcp_sockets_of(sk, &now);
 	return 0;

@@ -98,7 +98,7 @@ def test_bytes_and_operations_on_a_disk(limited: Limited, disk: str) -> None:
         assert not [key for key in totals.numbers if key[0] == b.id]
 
 
-@proves("kpod_mem_cgroup_usage_bytes", "kpod_mem_cgroup_peak_bytes", "kpod_mem_cgroup_cache_bytes", within="1 MiB")
+@proves("kpod_mem_cgroup_usage_bytes", "kpod_mem_cgroup_peak_bytes", "kpod_mem_cgroup_cache_bytes", within="2 MiB")
 def test_memory(limited: Limited, workload: Callable[[str], str], children: list[Process], on_disk: Path) -> None:
     """Memory that a process holds, a file of 4 MiB read beside it, and the most there was when it has gone."""
     a, b = limited("a"), limited("b")
@@ -111,19 +111,20 @@ def test_memory(limited: Limited, workload: Callable[[str], str], children: list
         assert (b.id, usage, ()) in totals.numbers
         go(children[0])
         stop_point(children[0])
-        subprocess.run(["dd", f"of={on_disk}", "oflag=nocache", "conv=notrunc", "count=0"], check=True, stderr=-3)
+        with on_disk.open("rb") as file:  # whoever brings a page back into the cache is charged for it
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         a.run("cat", str(on_disk), stdin=subprocess.DEVNULL)
         totals.read([group(a), group(b)])
         assert 4 * MIB <= totals.number(a, cache) <= 5 * MIB
         held = 20 * MIB + totals.number(a, cache)
-        assert held <= totals.number(a, usage) - base <= held + 2 * MIB
+        assert totals.number(a, usage) - base == pytest.approx(held, abs=2 * MIB)
         assert totals.number(a, usage) == int((a.path / "memory.current").read_text())
         children[0].kill()
         children[0].wait()
         totals.read([group(a), group(b)])
         assert totals.number(a, usage) <= held - 20 * MIB + base + 2 * MIB
         if (a.path / "memory.peak").exists():
-            assert held <= totals.number(a, peak) <= held + base + 2 * MIB
+            assert totals.number(a, peak) == pytest.approx(held + base, abs=2 * MIB)
         else:
             assert (a.id, peak, ()) not in totals.numbers  # before 5.19
         assert (a.id, swap, ()) not in totals.numbers  # there is no swap device

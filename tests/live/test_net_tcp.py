@@ -408,13 +408,6 @@ def test_older_connections_count_from_now_on(
                 owner: now._replace(retransmits=now.retransmits - was, outbound=0, inbound=0)
                 for (owner, now), was in zip(peers.expected(done).items(), before, strict=True)
             }
-            if forced_off and done == 1:
-                # Without an iterator a connection is met at its first segment: what A sent until then is not seen.
-                unseen = {owner: now.sent - totals.read().number(owner, SENT) for owner, now in expected.items()}
-                assert 0 < unseen[a] <= 3 * 200_003
-                assert unseen[b] == 0
-            if forced_off:
-                expected = {owner: now._replace(sent=now.sent - unseen[owner]) for owner, now in expected.items()}
             assert_counted(totals, expected | {c: Counted(), d: Counted()})
 
 

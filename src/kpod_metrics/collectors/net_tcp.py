@@ -63,21 +63,15 @@ class NetTcp(BpfCollector):
         """What is counted once, and what is counted by direction."""
         return (TRAFFIC, CONNECTIONS)
 
-    def prepare(self, bpf: libbpf.Object) -> None:
-        """Kernels without socket storage have no bpf_sock_from_file() either."""
-        if "socket_storage" in self.without:
-            bpf.programs["tcp_older"].dont_load()
-
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
         state, end, retransmit, read, segment = hooks = [
             bpf.programs[name] for name in ("tcp_state", "tcp_end", "tcp_retransmit", "tcp_read", "tcp_segment")
         ]
         links.append(state.attach())
-        if bpf.programs["tcp_older"].loaded:
-            older = bpf.programs["tcp_older"].attach()
-            links.append(older)
-            older.run_iterator()
+        older = bpf.programs["tcp_older"].attach()
+        links.append(older)
+        older.run_iterator()
         links.extend(hook.attach() for hook in (end, retransmit, read, segment))
         *totals, failures, rtt = TRAFFIC.metrics
         return [
