@@ -14,7 +14,10 @@ TEST_PACKAGES := iproute2 linux-perf
 # What builds the image, and a network for it.
 IMAGE_PACKAGES := buildah debootstrap git iproute2
 
-.PHONY: help build run test test-image check format generate bench clean
+# What boots other kernels: emulators, file systems, a linker for other architectures, `depmod`.
+KERNEL_PACKAGES := qemu-system-x86 qemu-system-arm e2fsprogs lld kmod debian-archive-keyring
+
+.PHONY: help build run test test-image test-kernels check format generate bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -38,6 +41,10 @@ test: build  ## everything to a green test run; needs root for what loads progra
 test-image: build  ## build the image and run it as the chart does, under runc: every count, every right, every mount
 	scripts/packages $(IMAGE_PACKAGES)
 	$(SUDO) scripts/test-image $(ARGS)
+
+test-kernels: build  ## the live tests on other kernels, in virtual machines: KERNEL=6.1 for one; writes docs/kernels.md
+	scripts/packages $(KERNEL_PACKAGES)
+	$(PY) -m tests.kernels $(ARGS)
 
 format: build  ## put Python and C into the project's format
 	$(PY) -m ruff check --fix-only --quiet .

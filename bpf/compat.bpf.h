@@ -18,6 +18,23 @@
 #define IPPROTO_TCP 6
 
 /*
+ * Programs are compiled as raw tracepoints. The agent loads them with the types of the
+ * tracepoint's arguments (tp_btf, since 5.5), through which they may look themselves,
+ * and faster; where that is refused it sets kpod_untyped and loads them as they are:
+ * then an argument is a number to the verifier, only a helper may look behind it, and
+ * there is no storage. READ(p, a, b) is p->a->b either way.
+ */
+const volatile bool kpod_untyped = false;
+
+#define READ(p, a...) (kpod_untyped ? BPF_CORE_READ(p, a) : ___arrow(p, a))
+
+/* A task's cgroup in the v2 hierarchy: what bpf_get_current_cgroup_id() gives for current. */
+static __always_inline __u64 task_cgroup_id(struct task_struct *task)
+{
+	return READ(task, cgroups, dfl_cgrp, kn, id);
+}
+
+/*
  * Architectures keep a syscall's number in registers of their own, and mark a
  * 32-bit call their own way. x86-64: TS_COMPAT in thread_info.status, set for the
  * length of the call (arch/x86/include/asm/thread_info.h). arm64: TIF_32BIT in
@@ -28,9 +45,12 @@
 
 static __always_inline __u32 syscall_number(struct pt_regs *regs)
 {
+	struct pt_regs___x86 *x86 = (void *)regs;
+	struct pt_regs___arm64 *arm64 = (void *)regs;
+
 	if (bpf_core_field_exists(struct pt_regs___x86, orig_ax))
-		return ((struct pt_regs___x86 *)regs)->orig_ax;
-	return ((struct pt_regs___arm64 *)regs)->syscallno;
+		return READ(x86, orig_ax);
+	return READ(arm64, syscallno);
 }
 
 /*
@@ -83,11 +103,12 @@ static __always_inline bool in_compat_syscall(struct task_struct *current)
  */
 static __always_inline __u64 socket_cgroup_id(struct sock *sk)
 {
+	struct sock_cgroup_data___before_5_15 *data = (void *)&sk->sk_cgrp_data;
 	__u64 tagged;
 
 	if (bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
-		return sk->sk_cgrp_data.cgroup->kn->id;
-	tagged = ((struct sock_cgroup_data___before_5_15 *)&sk->sk_cgrp_data)->val;
+		return READ(sk, sk_cgrp_data.cgroup, kn, id);
+	tagged = READ(data, val);
 	if (!tagged || tagged & 3)
 		return 1;
 	return BPF_CORE_READ((struct cgroup *)tagged, kn, id);
@@ -122,6 +143,14 @@ static __always_inline bool is_tcp(struct sock *sk)
 	return (family == AF_INET || family == AF_INET6) &&
 	       BPF_CORE_READ(sk, sk_type) == SOCK_STREAM &&
 	       BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+}
+
+/* The TCP socket that a full socket is, NULL if it is another one. */
+static __always_inline struct tcp_sock *tcp_of(struct sock *sk)
+{
+	if (!kpod_untyped)
+		return bpf_skc_to_tcp_sock(sk);
+	return is_tcp(sk) ? (struct tcp_sock *)sk : NULL;
 }
 
 /*
@@ -180,7 +209,7 @@ const volatile bool kpod_no_task_storage = false;
 
 /* Only loaded where there is no task storage. */
 #define KPOD_TASK_FREED(name)                                   \
-	SEC("tp_btf/sched_process_free")                        \
+	SEC("raw_tp/sched_process_free")                        \
 	int BPF_PROG(name##_freed, struct task_struct *task)    \
 	{                                                       \
 		__u64 address = (__u64)task;                    \

@@ -44,7 +44,7 @@ static __always_inline void remember(struct task_struct *task, __u64 run_delay)
 		last->run_delay = run_delay;
 }
 
-SEC("tp_btf/task_newtask")
+SEC("raw_tp/task_newtask")
 int BPF_PROG(new_task, struct task_struct *task)
 {
 	remember(task, 0);
@@ -61,7 +61,7 @@ int old_tasks(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-SEC("tp_btf/sched_switch")
+SEC("raw_tp/sched_switch")
 int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
 {
 	struct cpu_key key;
@@ -69,7 +69,7 @@ int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
 	struct delay *last;
 	__u64 run_delay, wait;
 
-	if (!prev->pid)
+	if (!READ(prev, pid))
 		return 0; /* the idle task */
 	key.cgroup_id = task_cgroup_id(prev);
 	value = cpu_sched_of(&key);
@@ -80,7 +80,7 @@ int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
 		__sync_fetch_and_add(&value->untimed, 1);
 		return 0;
 	}
-	run_delay = prev->sched_info.run_delay;
+	run_delay = READ(prev, sched_info.run_delay);
 	wait = run_delay - last->run_delay;
 	last->run_delay = run_delay;
 	histogram_observe(&value->wait, wait);

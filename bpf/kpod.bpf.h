@@ -163,10 +163,4 @@ static __always_inline void histogram_observe(struct histogram *histogram, __u64
 	__sync_fetch_and_add(&histogram->sum_ns, ns);
 }
 
-/* A task's cgroup in the v2 hierarchy: what bpf_get_current_cgroup_id() gives for current. */
-static __always_inline __u64 task_cgroup_id(struct task_struct *task)
-{
-	return task->cgroups->dfl_cgrp->kn->id;
-}
-
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* OOM kills and major page faults, charged to the process that died or waited. */
 #include "kpod.bpf.h"
+#include "compat.bpf.h"
 
 struct memory_key {
 	__u64 cgroup_id;
@@ -57,7 +58,7 @@ static __always_inline __u64 oom_group_id(struct task_struct *task)
 		return 0;
 	at = bpf_core_field_offset(struct css_set, subsys) +
 	     bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id) * sizeof(css);
-	bpf_probe_read_kernel(&css, sizeof(css), (void *)task->cgroups + at);
+	bpf_probe_read_kernel(&css, sizeof(css), (void *)READ(task, cgroups) + at);
 	for (int depth = 0; depth < 32 && css; depth++) {
 		if (BPF_CORE_READ((struct mem_cgroup *)css, oom_group))
 			id = BPF_CORE_READ(css, cgroup, kn, id);
@@ -84,7 +85,7 @@ static __always_inline void count_group_kill(struct task_struct *task)
 	if (!value)
 		return;
 	kill.before_ns = value->group_killed_ns;
-	if (task->group_leader->start_time < kill.before_ns)
+	if (READ(task, group_leader, start_time) < kill.before_ns)
 		return;
 	if (bpf_map_update_elem(&oom_groups, &kill, &one, BPF_NOEXIST))
 		return;
@@ -97,7 +98,7 @@ static __always_inline void count_group_kill(struct task_struct *task)
  * allocation found no memory. A victim's exit runs in the victim, and the
  * kernel has left the mark in signal->oom_mm by then.
  */
-SEC("tp_btf/sched_process_exit")
+SEC("raw_tp/sched_process_exit")
 int BPF_PROG(process_exits, struct task_struct *task)
 {
 	struct victim victim = {};
@@ -105,10 +106,10 @@ int BPF_PROG(process_exits, struct task_struct *task)
 	struct memory_value *value;
 	__u8 one = 1;
 
-	if (!task->signal->oom_mm)
+	if (!READ(task, signal, oom_mm))
 		return 0;
-	victim.start_time = task->group_leader->start_time;
-	victim.tgid = task->tgid;
+	victim.start_time = READ(task, group_leader, start_time);
+	victim.tgid = READ(task, tgid);
 	if (bpf_map_update_elem(&oom_victims, &victim, &one, BPF_NOEXIST))
 		return 0;
 	key.cgroup_id = task_cgroup_id(task);

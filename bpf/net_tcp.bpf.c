@@ -63,9 +63,9 @@ static __always_inline struct net_tcp_value *value_of(struct sock *sk)
  */
 static __always_inline void read_totals(struct tcp_sock *tcp, struct counted *now)
 {
-	now->sent = tcp->bytes_acked + (__u32)(tcp->snd_nxt - tcp->snd_una);
-	now->received = tcp->bytes_received;
-	now->retransmits = tcp->total_retrans;
+	now->sent = READ(tcp, bytes_acked) + (__u32)(READ(tcp, snd_nxt) - READ(tcp, snd_una));
+	now->received = READ(tcp, bytes_received);
+	now->retransmits = READ(tcp, total_retrans);
 }
 
 /* A FIN takes one number of the sequence in each direction. Nothing follows it. */
@@ -83,7 +83,8 @@ static __always_inline void leave_out_fins(struct counted *now, bool all_sent, u
 static __always_inline void read_payload(struct sock *sk, struct tcp_sock *tcp, struct counted *now)
 {
 	read_totals(tcp, now);
-	leave_out_fins(now, tcp->snd_nxt == tcp->write_seq, sk->__sk_common.skc_flags);
+	leave_out_fins(now, READ(tcp, snd_nxt) == READ(tcp, write_seq),
+		       READ(sk, __sk_common.skc_flags));
 }
 
 /* The same of a socket that is a number to the verifier on some kernels. */
@@ -142,8 +143,8 @@ static __always_inline void count_change(struct net_tcp_value *value, struct cou
 
 static __always_inline void look(struct sock *sk)
 {
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-	struct counted now = {.state = sk->__sk_common.skc_state}, *last;
+	struct tcp_sock *tcp = tcp_of(sk);
+	struct counted now = {.state = READ(sk, __sk_common.skc_state)}, *last;
 	struct net_tcp_value *value;
 
 	/* What is read after the end was counted at the change to CLOSE. */
@@ -159,20 +160,22 @@ static __always_inline void look(struct sock *sk)
 }
 
 /* A segment for an established connection, not yet looked into. */
-SEC("tp_btf/tcp_probe")
+SEC("raw_tp/tcp_probe")
 int BPF_PROG(tcp_segment, struct sock *sk)
 {
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct tcp_sock *tcp = tcp_of(sk);
 	struct counted now = {.state = BPF_TCP_ESTABLISHED}, *last;
 	struct net_tcp_value *value;
+	__u32 srtt_us;
 
 	if (!tcp)
 		return 0;
 	value = value_of(sk);
 	if (!value)
 		return 0;
-	if (tcp->srtt_us)
-		histogram_observe(&value->rtt, (__u64)(tcp->srtt_us >> 3) * 1000);
+	srtt_us = READ(tcp, srtt_us);
+	if (srtt_us)
+		histogram_observe(&value->rtt, (__u64)(srtt_us >> 3) * 1000);
 	read_totals(tcp, &now); /* no FIN yet, in either direction */
 	last = tcp_sockets_of(sk, &now);
 	if (!last)
@@ -184,14 +187,14 @@ int BPF_PROG(tcp_segment, struct sock *sk)
 }
 
 /* A reader took bytes from the socket. */
-SEC("tp_btf/tcp_rcv_space_adjust")
+SEC("raw_tp/tcp_rcv_space_adjust")
 int BPF_PROG(tcp_read, struct sock *sk)
 {
 	look(sk);
 	return 0;
 }
 
-SEC("tp_btf/tcp_retransmit_skb")
+SEC("raw_tp/tcp_retransmit_skb")
 int BPF_PROG(tcp_retransmit, struct sock *sk)
 {
 	look(sk);
@@ -220,10 +223,10 @@ static __always_inline void change(struct sock *sk, struct tcp_sock *tcp, __u32 
  * connection is spared, by close, reset, time-wait or timeout, is the last look:
  * the totals have all, and no segment finds the socket any more.
  */
-SEC("tp_btf/inet_sock_set_state")
+SEC("raw_tp/inet_sock_set_state")
 int BPF_PROG(tcp_state, struct sock *sk, int from, int to)
 {
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct tcp_sock *tcp = tcp_of(sk);
 	struct counted born = {.state = to}, *last;
 
 	if (!tcp)
@@ -248,10 +251,10 @@ int BPF_PROG(tcp_state, struct sock *sk, int from, int to)
  * does while it has interrupted tcp_state in a task is missed there. Whatever
  * comes next for the socket makes up for it; here, for the change to CLOSE.
  */
-SEC("tp_btf/tcp_destroy_sock")
+SEC("raw_tp/tcp_destroy_sock")
 int BPF_PROG(tcp_end, struct sock *sk)
 {
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct tcp_sock *tcp = tcp_of(sk);
 	struct counted *last;
 
 	if (!tcp)

@@ -60,8 +60,7 @@ static __always_inline __u32 tracked(__u16 pair, struct task_struct *task)
 	return in_compat_syscall(task) ? pair >> 8 : pair & 0xff;
 }
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(syscall_begins, struct pt_regs *regs, unsigned long number)
+static __always_inline int call_begins(unsigned long number)
 {
 	struct task_struct *task;
 	struct begun *begun;
@@ -104,8 +103,7 @@ static __always_inline bool is_error(long ret)
 	}
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(syscall_ends, struct pt_regs *regs, long ret)
+static __always_inline int call_ends(struct pt_regs *regs, long ret)
 {
 	__u32 number = syscall_number(regs), index;
 	struct syscall_key key = {};
@@ -141,5 +139,31 @@ int BPF_PROG(syscall_ends, struct pt_regs *regs, long ret)
 	histogram_observe(&value->latency, now - begun->start_ns);
 	return 0;
 }
+
+/*
+ * Since 7.2 ("bpf: Add sleepable support for raw tracepoint programs") a task may be
+ * preempted inside a program here, and until it goes on no other task's calls run that
+ * program on that CPU: the kernel takes it for recursion and skips it. So the agent
+ * attaches all of these there, and the first one else: of each call every one that runs
+ * sets the same beginning, and the first that runs at its end counts it. A call is lost
+ * only where as many tasks of one CPU are inside, each in another one.
+ */
+#define KPOD_SYSCALL_HOOKS(copy)                                                       \
+	SEC("raw_tp/sys_enter")                                                        \
+	int BPF_PROG(syscall_begins##copy, struct pt_regs *regs, unsigned long number) \
+	{                                                                              \
+		return call_begins(number);                                            \
+	}                                                                              \
+                                                                                       \
+	SEC("raw_tp/sys_exit")                                                         \
+	int BPF_PROG(syscall_ends##copy, struct pt_regs *regs, long ret)               \
+	{                                                                              \
+		return call_ends(regs, ret);                                           \
+	}
+
+KPOD_SYSCALL_HOOKS()
+KPOD_SYSCALL_HOOKS(_2)
+KPOD_SYSCALL_HOOKS(_3)
+KPOD_SYSCALL_HOOKS(_4)
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

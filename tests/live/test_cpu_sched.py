@@ -21,7 +21,7 @@ def waited_ns(pid: int) -> int:
 
 
 @proves(WAIT, SWITCHES)
-@pytest.mark.parametrize("forced_off", [(), ("task_storage", "batch")], ids=["newest", "oldest"])
+@pytest.mark.parametrize("forced_off", [(), ("task_storage", "batch"), ("tp_btf",)], ids=["newest", "oldest", "raw"])
 @pytest.mark.parametrize("pause", [None, "2000"], ids=["hogs", "sleepers"])
 def test_wait_and_switches_equal_schedstat(
     cgroup: Callable[[str], Cgroup],

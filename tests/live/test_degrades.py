@@ -77,6 +77,15 @@ def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callabl
 
 
 @pytest.mark.usefixtures("mount_namespaces")
+def test_check_says_that_btf_is_missing() -> None:
+    command = ["unshare", "--mount", "sh", "-ec", f'{HIDE_BTF}\nexec "$@"', "sh", *AGENT, "check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert re.search(r"^FAIL\s+BTF .*vmlinux is missing", done.stdout, re.MULTILINE)
+    assert re.search(r"^FAIL\s+net_tcp .*CO-RE needs a kernel with CONFIG_DEBUG_INFO_BTF", done.stdout, re.MULTILINE)
+    assert re.search(r"^ok\s+pressure", done.stdout, re.MULTILINE)
+
+
 def test_without_btf_and_nothing_left_to_collect() -> None:
     status, lines = outcome([*RUN, "--profile", "custom", "--collectors-cpu-sched-enabled", "true"], HIDE_BTF)
     assert status == 1
@@ -155,12 +164,12 @@ def variant(tmp_path: Path, old: str, new: str) -> Path:
 
 
 def test_hook_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
-    said = refusal(variant(tmp_path, "tp_btf/task_newtask", "tp_btf/no_such_hook"))
+    said = refusal(variant(tmp_path, "raw_tp/task_newtask", "raw_tp/no_such_hook"))
     assert "no_such_hook" in said
 
 
 def test_verifier_is_quoted(tmp_path: Path) -> None:
-    said = refusal(variant(tmp_path, "if (!prev->pid)", "if (*(volatile char *)0)"))
+    said = refusal(variant(tmp_path, "if (!READ(prev, pid))", "if (*(volatile char *)0)"))
     assert re.search(r"E(ACCES|INVAL|PERM)", said)
     assert re.search(r"task_leaves|R\d", said)
 

@@ -23,6 +23,7 @@ SENT, RECEIVED, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.
 
 OLDEST = ("socket_storage", "batch")
 """What the oldest kernels lack."""
+EVERY_WAY = pytest.mark.parametrize("forced_off", [(), OLDEST, ("tp_btf",)], ids=["newest", "oldest", "raw"])
 
 Process = subprocess.Popen[bytes]
 
@@ -162,6 +163,7 @@ def collector(*forced_off: str, map_entries: int = 0) -> NetTcp:
         ("splice", "half", ()),
         ("send", "reset", OLDEST),
         ("splice", "close", OLDEST),
+        ("sendmsg", "half", ("tp_btf",)),
     ],
 )
 def test_bytes_are_exact(
@@ -185,7 +187,7 @@ def test_bytes_are_exact(
 
 
 @proves(RETRANSMITS)
-@pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
+@EVERY_WAY
 def test_retransmits_equal_tcp_info(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
 ) -> None:
@@ -206,7 +208,7 @@ def test_retransmits_equal_tcp_info(
 
 
 @proves(RETRANSMITS)
-@pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
+@EVERY_WAY
 def test_retransmits_of_the_handshake(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
 ) -> None:
@@ -262,10 +264,13 @@ def test_missed_changes_are_made_up_for(cgroup: Callable[[str], Cgroup], network
 
 
 @proves(CONNECTED, FAILURES)
-def test_connections_by_direction(cgroup: Callable[[str], Cgroup], network: Network) -> None:
+@EVERY_WAY
+def test_connections_by_direction(
+    cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
+) -> None:
     """What A opens B accepts; what nobody accepts is a failure of A alone."""
     a, b, c = cgroup("a"), cgroup("b"), cgroup("c")
-    with opened(collector()) as net_tcp, socket.socket() as deaf:
+    with opened(collector(*forced_off)) as net_tcp, socket.socket() as deaf:
         totals = Totals(net_tcp)
         deaf.bind(("127.0.0.1", 0))  # and never listens
         opened_so_far = refused = 0
@@ -299,7 +304,7 @@ def test_a_connect_at_both_ends_is_outbound(cgroup: Callable[[str], Cgroup], net
 
 
 @proves(SENT, CONNECTED)
-@pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
+@EVERY_WAY
 def test_a_socket_has_another_connection(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
 ) -> None:
@@ -354,14 +359,17 @@ def traced(into: list[Probe]) -> Iterator[Callable[[], None]]:
 
 
 @proves(RTT)
-def test_rtt_equals_the_trace_and_is_charged_to_the_socket(cgroup: Callable[[str], Cgroup], network: Network) -> None:
+@pytest.mark.parametrize("forced_off", [(), ("tp_btf",)], ids=["newest", "raw"])
+def test_rtt_equals_the_trace_and_is_charged_to_the_socket(
+    cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
+) -> None:
     """A known delay, and segments that arrive while D's process runs: what is charged to current is charged to D."""
     a, b, c, d = cgroup("a"), cgroup("b"), cgroup("c"), cgroup("d")
     one_way_us = 66_000  # the bucket of twice that is 125 to 149 ms
     rtt = 2 * one_way_us / 1e6
     wire = network.lay_wire(d, delay_us=one_way_us)
     probes: list[Probe] = []
-    with opened(collector()) as net_tcp, traced(probes) as take:
+    with opened(collector(*forced_off)) as net_tcp, traced(probes) as take:
         totals = Totals(net_tcp)
         peers = Peers(network, a, b, connections=5, traffic=(101, 203))
         for done in (1, 2):
@@ -388,7 +396,7 @@ def test_rtt_equals_the_trace_and_is_charged_to_the_socket(cgroup: Callable[[str
 
 
 @proves(SENT, RECEIVED, RETRANSMITS)
-@pytest.mark.parametrize("forced_off", [(), OLDEST], ids=["newest", "oldest"])
+@EVERY_WAY
 def test_older_connections_count_from_now_on(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
 ) -> None:

@@ -148,15 +148,17 @@ def test_kills_survive_the_containers_restart(
         agent.stop()
 
 
-@pytest.mark.parametrize("forced_off", [(), ("batch",)], ids=["newest", "oldest"])
+@pytest.mark.parametrize("forced_off", [(), ("batch",), ("tp_btf",)], ids=["newest", "oldest", "raw"])
 def test_kill_of_a_process_that_was_there_before(
     limited: Limited, workload: Callable[[str], str], children: list[Process], forced_off: tuple[str, ...]
 ) -> None:
     a = limited("a", memory_max=24 * MIB)
+    (a.path / "memory.oom.group").write_text("1")
     process = a.start(workload("glutton"), "100")
     children.append(process)
     stop_point(process)
     with opened(Memory(Environment(forced_off=frozenset(forced_off)))) as collector:
         go(process)
         gone([process])
-        assert Totals(collector).read().number(a, KILLS) == 1
+        totals = Totals(collector).read()
+        assert (totals.number(a, KILLS), totals.number(a, GROUPS)) == (1, 1)

@@ -144,7 +144,9 @@ def made(workload: Workload) -> dict[str, tuple[float, float]]:
 
 @proves(COUNT, ERRORS)
 @proves(LATENCY, within="what the caller measures around it")
-@pytest.mark.parametrize("forced_off", [frozenset(), {"task_storage"}, {"batch"}], ids=["new", "5.10", "5.5"])
+@pytest.mark.parametrize(
+    "forced_off", [frozenset(), {"task_storage"}, {"batch"}, {"tp_btf"}], ids=["new", "5.10", "5.5", "raw"]
+)
 def test_every_default_syscall_is_counted_exactly(
     cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: frozenset[str]
 ) -> None:
@@ -251,7 +253,7 @@ def test_threads(cgroup: Callable[[str], Cgroup], launch: Launch) -> None:
 
 
 @proves(COUNT)
-@pytest.mark.parametrize("forced_off", [frozenset(), {"task_storage"}], ids=["new", "5.10"])
+@pytest.mark.parametrize("forced_off", [frozenset(), {"task_storage"}, {"tp_btf"}], ids=["new", "5.10", "raw"])
 def test_children(cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: frozenset[str]) -> None:
     """A fork returns twice and is one call; children's calls are counted, each once."""
     a = cgroup("a")
@@ -296,7 +298,7 @@ def test_exec_of_a_32_bit_image(
 
 @proves(COUNT)
 @pytest.mark.parametrize("names", [("execve", "epoll_wait"), ("execve", "execveat", "epoll_wait")])
-@pytest.mark.parametrize("forced_off", [frozenset(), {"task_storage"}], ids=["new", "5.10"])
+@pytest.mark.parametrize("forced_off", [frozenset(), {"task_storage"}, {"tp_btf"}], ids=["new", "5.10", "raw"])
 def test_exec_in_a_thread_that_takes_the_leaders_pid(
     cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: frozenset[str], names: tuple[str, ...]
 ) -> None:

@@ -160,7 +160,7 @@ def test_discover_has_every_combination_at_zero() -> None:
     store = store_of(DELTAS, COMBINED, FILES, GAUGES, POD)
     store.discover({ONE})
     zeros = {(ONE, (direction, call)): 0 for direction in ("in", "out") for call in ("a", "b", "c")}
-    assert read(store, EVENTS) == {(ONE, ()): 0} | zeros
+    assert read(store, EVENTS) == {(ONE, ()): 0, (ONE.of_pod, ()): 0} | zeros
     assert read(store, WAIT) == {(ONE, ()): ({}, 0)}
     assert not read(store, READ)
     assert not read(store, LEVEL)

@@ -128,8 +128,8 @@ class BpfCollector(Collector):
                 return self._open()
             except libbpf.KernelError as refused:
                 first = first or refused
-                untried = [] if self._loaded is None else self._storages(self._loaded.object)
-                if refused.errno != errno.EINVAL or not untried:
+                untried = self._untried(refused.errno)
+                if not untried:
                     raise first from None
                 self.close()
                 self.without.add(untried[0])
@@ -141,6 +141,7 @@ class BpfCollector(Collector):
         entries = self.environment.map_entries or max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * libbpf.possible_cpus())
         for name in self.metric_maps:
             bpf.maps[name].max_entries = entries
+        self._choose_types(bpf)
         self._choose_storage(bpf)
         self.prepare(bpf)
         bpf.load()
@@ -156,13 +157,26 @@ class BpfCollector(Collector):
                 signal.hook = "; ".join((signal.hook, *self._how(bpf)))
         return signals
 
-    def _storages(self, bpf: libbpf.Object) -> list[str]:
-        """The kinds of storage that the programs use, and that are not known to be missing."""
-        return [
+    def _untried(self, refused: int) -> list[str]:
+        """What to do without next: a kind of storage (EINVAL says that it is missing), then the arguments' types."""
+        if self._loaded is None:
+            return []
+        storages = [
             kind
             for suffix, kind in STAND_INS.items()
-            if kind not in self.without and any(name.endswith(suffix) for name in bpf.maps)
+            if refused == errno.EINVAL and any(name.endswith(suffix) for name in self._loaded.object.maps)
         ]
+        return [feature for feature in (*storages, "tp_btf") if feature not in self.without]
+
+    def _choose_types(self, bpf: libbpf.Object) -> None:
+        """Attach to tracepoints whose arguments have types or, where that is refused, to raw ones: without storage."""
+        untyped = "tp_btf" in self.without
+        bpf.set_rodata("kpod_untyped", bytes([untyped]))
+        if untyped:
+            self.without.update(STAND_INS.values())
+        else:
+            for program in bpf.programs.values():
+                program.take_types()
 
     def _choose_storage(self, bpf: libbpf.Object) -> None:
         """Keep the state of tasks and sockets with them or, where the kernel cannot, in a hash by their address."""

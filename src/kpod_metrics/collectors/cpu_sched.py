@@ -48,7 +48,7 @@ class CpuSched(BpfCollector):
         links.append(tasks)
         tasks.run_iterator()
         links.append(programs["task_leaves"].attach())
-        return [Signal(TABLE.metrics, programs["task_leaves"].section)]
+        return [Signal(TABLE.metrics, programs["task_leaves"].hook)]
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup; the switches are the observations and the few whose wait was not known."""

@@ -62,7 +62,7 @@ class Memory(BpfCollector):
         signals = []
         if exits := tuple(metric for metric in (OOM_KILLS, GROUP_KILLS) if metric in self.wanted):
             links.append(bpf.programs["process_exits"].attach())
-            signals.append(Signal(exits, bpf.programs["process_exits"].section))
+            signals.append(Signal(exits, bpf.programs["process_exits"].hook))
         if MAJOR_FAULTS in self.wanted:
             self._program = bpf.programs["major_fault"]
             signals.append(self._attach_faults())

@@ -75,9 +75,9 @@ class NetTcp(BpfCollector):
         links.extend(hook.attach() for hook in (end, retransmit, read, segment))
         *totals, failures, rtt = TRAFFIC.metrics
         return [
-            Signal(tuple(totals), ", ".join(hook.section for hook in hooks)),
-            Signal((failures, *CONNECTIONS.metrics), state.section),
-            Signal((rtt,), segment.section),
+            Signal(tuple(totals), ", ".join(hook.hook for hook in hooks)),
+            Signal((failures, *CONNECTIONS.metrics), state.hook),
+            Signal((rtt,), segment.hook),
         ]
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel import libbpf, syscalls
+from kpod_metrics.kernel.programs import ProgramHealth
 from kpod_metrics.metrics import HistogramDelta, Label, Metric, Profile, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
@@ -38,6 +39,10 @@ LATENCY = latency(
 METRICS: tuple[Metric, ...] = (COUNT, ERRORS, LATENCY)
 
 
+UNPREEMPTED = "unpreempted"
+"""The feature that a program at a syscall runs to its end before another task runs: bpf/syscall.bpf.c says the rest."""
+
+
 class Syscall(BpfCollector):
     """Tracked syscalls of each cgroup."""
 
@@ -67,17 +72,42 @@ class Syscall(BpfCollector):
         return super().open()
 
     def prepare(self, bpf: libbpf.Object) -> None:
-        """Fill the tables by number."""
+        """Fill the tables by number; where one program at each end will do, leave the others out."""
         bpf.set_rodata("begins", self._tracked.begins)
         bpf.set_rodata("ends", self._tracked.ends)
+        if UNPREEMPTED in self.without or self._may_be_preempted():
+            self.without.add(UNPREEMPTED)
+        else:
+            for program in self._hooks(bpf, "begins")[1:] + self._hooks(bpf, "ends")[1:]:
+                program.dont_load()
+
+    def _may_be_preempted(self) -> bool:
+        """Whether the kernel has what came with programs that are preempted at syscalls."""
+        with open(f"{self.environment.sys_root}/kernel/btf/vmlinux", "rb") as btf:
+            return b"\0trace_call_bpf_faultable\0" in btf.read()
+
+    @staticmethod
+    def _hooks(bpf: libbpf.Object, end: str) -> list[libbpf.Program]:
+        """The programs at one end of a syscall, all alike."""
+        return [program for name, program in bpf.programs.items() if name.startswith(f"syscall_{end}")]
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """First the ends: a call is counted when both of its ends were seen."""
         self.attach_task_state(bpf, links, "task_syscall")
-        ends, begins = bpf.programs["syscall_ends"], bpf.programs["syscall_begins"]
-        links.append(ends.attach())
-        links.append(begins.attach())
-        return [Signal(METRICS, f"{begins.section}, {ends.section}")]
+        ends, begins = ([program for program in self._hooks(bpf, end) if program.loaded] for end in ("ends", "begins"))
+        links.extend(program.attach() for program in (*ends, *begins))
+        times = f", {len(ends)} times each" if len(ends) > 1 else ""
+        return [Signal(METRICS, f"{begins[0].hook}, {ends[0].hook}{times}")]
+
+    def programs(self) -> list[ProgramHealth]:
+        """Statistics; of programs that stand in for each other, only what the last one missed is lost."""
+        found = super().programs()
+        last = {program.name[:-2]: program.name for program in found if program.name[-2] == "_"}
+        for program in found:
+            kind = program.name[:-2] if program.name[-2] == "_" else program.name
+            if last.get(kind, program.name) != program.name:
+                program.missed = 0
+        return found
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup and syscall; the calls are the observations."""

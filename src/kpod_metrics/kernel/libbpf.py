@@ -20,6 +20,10 @@ from kpod_metrics.kernel import btf
 
 _GROWING = frozenset({1, 24, 29})
 """HASH (ours are not preallocated), SK_STORAGE and TASK_STORAGE of enum bpf_map_type."""
+_RAW = "raw_tp/"
+# include/uapi/linux/bpf.h
+_PROG_TYPE_TRACING = 26
+_TRACE_RAW_TP = 23
 
 _LOG_LINES = 6
 """How many of libbpf's last lines an error carries; the verifier says at its end what it refused."""
@@ -65,6 +69,10 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__section_name": (_S, (_P,)),
     "bpf_program__fd": (_I, (_P,)),
     "bpf_program__set_autoload": (_I, (_P, ctypes.c_bool)),
+    "bpf_program__set_type": (_I, (_P, _I)),
+    "bpf_program__set_expected_attach_type": (_I, (_P, _I)),
+    "bpf_program__set_attach_target": (_I, (_P, _I, _S)),
+    "bpf_program__attach_trace": (_P, (_P,)),
     "bpf_program__set_log_level": (_I, (_P, _U32)),
     "bpf_program__set_log_buf": (_I, (_P, _P, _Z)),
     "bpf_program__attach": (_P, (_P,)),
@@ -345,6 +353,26 @@ class Program:
         self.name: str = lib.so.bpf_program__name(pointer).decode()
         self.section: str = lib.so.bpf_program__section_name(pointer).decode()
         self._log: ctypes.Array[ctypes.c_char] | None = None
+        self._typed = False
+
+    @property
+    def hook(self) -> str:
+        """What it is attached to, as `check` says it."""
+        return self.section.replace(_RAW, "tp_btf/", 1) if self._typed else self.section
+
+    def take_types(self) -> None:
+        """Load a raw tracepoint's program as tp_btf, whose arguments have types; others stay what they are.
+
+        Raises KernelError where the kernel's BTF does not have the tracepoint.
+        """
+        if not self.section.startswith(_RAW):
+            return
+        so, self._typed = self._lib.so, True
+        so.bpf_program__set_type(self._pointer, _PROG_TYPE_TRACING)
+        so.bpf_program__set_expected_attach_type(self._pointer, _TRACE_RAW_TP)
+        result = so.bpf_program__set_attach_target(self._pointer, 0, self.section.removeprefix(_RAW).encode())
+        if result:
+            raise self._lib.error(self.hook, result)
 
     def dont_load(self) -> None:
         """Leave this program out at load."""
@@ -376,7 +404,8 @@ class Program:
 
     def attach(self) -> "Link":
         """Attach to the hook that the section names; raises KernelError with that name."""
-        return self._link(self._lib.so.bpf_program__attach(self._pointer), self.section)
+        attach = self._lib.so.bpf_program__attach_trace if self._typed else self._lib.so.bpf_program__attach
+        return self._link(attach(self._pointer), self.hook)
 
     def attach_perf_event(self, perf_fd: int, what: str) -> "Link":
         """Attach to a perf event; the link owns the event's descriptor from then on."""

@@ -183,12 +183,23 @@ def test_failing_read_takes_nothing(kernel: FakeMap, batch: bool) -> None:
 def test_without_batch_it_iterates(kernel: FakeMap, number: int) -> None:
     reader = reader_of(kernel)
     kernel.batch_error = number
+    assert not reader.has_batch()
     kernel.set(1, 100, 5)
     assert read(reader) == {1: (5, [0, 0])}
     kernel.set(1, 100, 6)
     kernel.set(2, 100, 1)
     assert read(reader) == {1: (1, [0, 0]), 2: (1, [0, 0])}
     assert len(kernel.rooms) == 1  # asked once, and remembered
+
+
+def test_asking_for_batches_takes_nothing_as_read(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 5)
+    assert reader.has_batch()
+    assert read(reader) == {1: (5, [0, 0])}
+    kernel.batch_error = errno.ENOMEM
+    with pytest.raises(KernelError, match="ENOMEM"):
+        reader.has_batch()
 
 
 def test_other_errors_of_the_batch_call_are_raised(kernel: FakeMap) -> None:

@@ -1,0 +1,124 @@
+"""What the matrix of kernels says, and when it fails: without a virtual machine."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernels import image, matrix
+from tests.kernels.image import Booted
+from tests.kernels.machine import Outcome
+from tests.kernels.table import ARCHITECTURES, KERNELS
+
+PEAK = "kpod_mem_cgroup_peak_bytes"
+SWITCHES = "kpod_cpu_context_switches_total"
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    """A row on which every metric is shown by one test."""
+    every = [metric for metrics in matrix._collectors().values() for metric in metrics]
+    return {
+        "release": "6.1.0-50-cloud-amd64",
+        "machine": "x86_64",
+        "objects": image.objects(),
+        "verifier": {"cpu_sched": {"instructions": {"task_leaves": 500}}},
+        "signals": {metric: {"hook": "tp_btf/x", "problem": ""} for metric in every},
+        "absent": {},
+        "tests": {"test_all": {"outcome": "passed", "seconds": 1.0, "why": "", "proves": [[every, ""]]}},
+    } | changes
+
+
+def outcome(told: dict[str, Any], row: int = 1) -> Outcome:
+    booted = Booted(KERNELS[row], "linux-image-x", "6.1.176-1", Path("vmlinuz"), Path("modules"))
+    return Outcome(booted, Path("console"), 1.0, told)
+
+
+def test_a_row_where_all_is_shown_has_no_problem() -> None:
+    assert matrix.problems(outcome(result())) == []
+    assert matrix.cell(result(), SWITCHES) == ("exact, tp_btf/x", True)
+
+
+def test_a_bound_is_said() -> None:
+    told = result()
+    told["tests"]["another"] = {"outcome": "passed", "why": "", "proves": [[[SWITCHES], "2 ms"]]}
+    assert matrix.cell(told, SWITCHES) == ("within 2 ms, tp_btf/x", True)
+
+
+def test_one_failed_test_is_a_wrong_cell_and_its_reason_is_told() -> None:
+    told = result()
+    told["tests"]["another"] = {"outcome": "failed", "why": "3 == 4", "proves": [[[SWITCHES], ""]]}
+    found = matrix.problems(outcome(told))
+    assert found == [f"6.1: {SWITCHES}: **wrong**: another, tp_btf/x", "6.1: another failed\n3 == 4"]
+
+
+def test_what_no_test_shows_is_a_problem() -> None:
+    told = result()
+    told["tests"]["test_all"]["outcome"] = "skipped"
+    assert f"6.1: {SWITCHES}: **not shown**, tp_btf/x" in matrix.problems(outcome(told))
+
+
+def test_only_what_may_be_absent_is() -> None:
+    pressure = "kpod_pressure_io_waiting_seconds_total"
+    told = result(absent={PEAK: "no memory.peak", pressure: "no io.pressure"})
+    assert matrix.cell(told, PEAK)[1]
+    assert matrix.problems(outcome(told)) == [f"6.1: {pressure}: **not available**: no io.pressure"]
+
+
+def test_a_refused_program_shows_the_verifiers_log() -> None:
+    told = result(verifier={"net_tcp": {"error": "EACCES", "logs": {"tcp_end": "R1 invalid mem access"}}})
+    found = "\n".join(matrix.problems(outcome(told)))
+    assert re.search(r"net_tcp is refused: EACCES\n--- tcp_end of net_tcp on 6.1\nR1 invalid mem access", found)
+
+
+def test_another_object_is_a_problem() -> None:
+    assert "not those that were compiled here" in matrix.problems(outcome(result(objects={})))[0]
+
+
+def test_a_row_without_a_result() -> None:
+    dead = outcome({})
+    dead.problem = "not done within its budget, 900 s"
+    assert matrix.problems(dead) == ["6.1: not done within its budget, 900 s"]
+
+
+def test_a_doubled_cost_fails_and_a_new_program_is_accepted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "LIMITS", tmp_path / "limits.json")
+
+    def cost(count: int) -> Outcome:
+        return outcome(result(verifier={"cpu_sched": {"instructions": {"task_leaves": count}}}))
+
+    assert "has no figure" in matrix.over_limit([cost(500)], accept=False)[0]
+    assert matrix.over_limit([cost(500)], accept=True) == []
+    assert matrix.over_limit([cost(999)], accept=False) == []
+    assert matrix.over_limit([cost(999)], accept=True) == []
+    assert json.loads((tmp_path / "limits.json").read_text()) == {"cpu_sched/task_leaves": {"6.1": 500}}
+    assert "looked at 1000 instructions, 500 were accepted" in matrix.over_limit([cost(1000)], accept=False)[0]
+    gone = outcome(result(verifier={"cpu_sched": {"instructions": {"another": 1}}}))
+    matrix.over_limit([gone], accept=True)
+    assert json.loads((tmp_path / "limits.json").read_text()) == {"cpu_sched/another": {"6.1": 1}}
+
+
+def test_a_page_differs_in_substance_only() -> None:
+    page = matrix.page([outcome(result())])
+    newer = result(release="6.1.0-51-cloud-amd64", verifier={"cpu_sched": {"instructions": {"task_leaves": 501}}})
+    assert matrix.substance(matrix.page([outcome(newer)])) == matrix.substance(page)
+    for changed in (
+        result(absent={PEAK: "no memory.peak"}),
+        result(verifier={"cpu_sched": {"instructions": {"another": 500}}}),
+    ):
+        assert matrix.substance(matrix.page([outcome(changed)])) != matrix.substance(page)
+
+
+def test_rows_are_chosen_by_name() -> None:
+    assert matrix.chosen(KERNELS, "") == list(KERNELS)
+    assert [row.name for row in matrix.chosen(KERNELS, "5.10")] == ["5.10"]
+    with pytest.raises(SystemExit, match="no kernel is named .4.9"):
+        matrix.chosen(KERNELS, "4.9")
+
+
+def test_the_table_is_sound() -> None:
+    assert len({row.name for row in KERNELS}) == len(KERNELS)
+    assert {row.architecture for row in KERNELS} == ARCHITECTURES.keys()
