@@ -115,7 +115,7 @@ def test_a_page_differs_in_substance_only() -> None:
 def test_rows_are_chosen_by_name() -> None:
     assert matrix.chosen(KERNELS, "") == list(KERNELS)
     assert [row.name for row in matrix.chosen(KERNELS, "5.10")] == ["5.10"]
-    with pytest.raises(SystemExit, match="no kernel is named .4.9"):
+    with pytest.raises(SystemExit, match="no kernel is named"):
         matrix.chosen(KERNELS, "4.9")
 
 
