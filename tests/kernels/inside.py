@@ -25,8 +25,8 @@ from tests.kernels.machine import STARTED
 STATISTICS, INSTRUCTIONS = 4, 1
 """Bits of the verifier's log level."""
 
-NOT_HERE = ("tests/live/test_bench.py", "tests/live/test_containers.py", "tests/live/test_agent.py")
-"""What needs a compiler, a container runtime or Prometheus, and what no kernel matters to."""
+NOT_HERE = tuple(f"tests/live/test_{name}.py" for name in ("agent", "bench", "containers", "kubernetes"))
+"""What needs a compiler, a container runtime, Prometheus or a Kubernetes client; no kernel matters to it."""
 
 
 class Verified(libbpf.Object):

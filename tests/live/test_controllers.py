@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -273,3 +274,7 @@ def test_the_only_tree_is_v2() -> None:
     assert "cgroup" not in kinds
     assert find_root() == "/sys/fs/cgroup"
     assert set(Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()) >= {"cpu", "io", "memory", "pids"}
+    command = [sys.executable, "-m", "kpod_metrics", "check", "--discovery", "cgroup", "--profile", "comprehensive"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "FAIL" not in done.stdout

@@ -86,6 +86,14 @@ def test_check_says_that_btf_is_missing() -> None:
     assert re.search(r"^ok\s+pressure", done.stdout, re.MULTILINE)
 
 
+def test_a_small_limit_of_locked_memory_is_raised() -> None:
+    """Before 5.11 maps count towards it; later the memory controller has them. libbpf sees to both."""
+    command = ["prlimit", "--memlock=65536:65536", *AGENT, "check", "--discovery", "cgroup"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    for collector in ("cpu_sched", "memory", "net_tcp"):
+        assert re.search(rf"^ok\s+{collector} ", done.stdout, re.MULTILINE), done.stdout
+
+
 def test_without_btf_and_nothing_left_to_collect() -> None:
     status, lines = outcome([*RUN, "--profile", "custom", "--collectors-cpu-sched-enabled", "true"], HIDE_BTF)
     assert status == 1
