@@ -115,6 +115,17 @@ static __always_inline __u64 socket_cgroup_id(struct sock *sk)
 }
 
 /*
+ * oom/mark_victim tells of the victim itself since 6.8 or so (72ba14deb40a, "mm: Update
+ * mark_victim tracepoints fields"), before by its pid only. There the victim's exit has
+ * to do: until 6.16 sched_process_exit comes after exit_mm(), which waits for the one
+ * who kills; since, it comes first, and may miss the mark.
+ */
+static __always_inline bool mark_victim_has_task(void)
+{
+	return bpf_core_field_exists(struct trace_event_raw_mark_victim, uid);
+}
+
+/*
  * The socket that an open file is, NULL if it is none. bpf_sock_from_file() is there
  * since 5.11 (4f19cab76136, "bpf: Add a bpf_sock_from_file helper"); before, a socket
  * is told by its file system, and is a number to the verifier.

@@ -55,6 +55,11 @@ struct signal_struct {
 	struct mm_struct *oom_mm;
 };
 
+/* The record of a tracepoint, for what its fields tell of the kernel. */
+struct trace_event_raw_mark_victim {
+	__u32 uid;
+};
+
 struct thread_info {
 	unsigned long flags;
 };

@@ -23,7 +23,7 @@ struct victim {
 	__u32 unused;
 };
 
-/* Victims that were counted: each of a victim's threads exits, and is seen here. */
+/* Victims that were counted: each of a victim's threads exits, and may be seen here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
@@ -93,30 +93,39 @@ static __always_inline void count_group_kill(struct task_struct *task)
 	__sync_fetch_and_add(&value->group_kills, 1);
 }
 
-/*
- * oom/mark_victim would name the victim by pid only, and runs in whoever's
- * allocation found no memory. A victim's exit runs in the victim, and the
- * kernel has left the mark in signal->oom_mm by then.
- */
-SEC("raw_tp/sched_process_exit")
-int BPF_PROG(process_exits, struct task_struct *task)
+static __always_inline void count_victim(struct task_struct *task)
 {
 	struct victim victim = {};
 	struct memory_key key;
 	struct memory_value *value;
 	__u8 one = 1;
 
-	if (!READ(task, signal, oom_mm))
-		return 0;
 	victim.start_time = READ(task, group_leader, start_time);
 	victim.tgid = READ(task, tgid);
 	if (bpf_map_update_elem(&oom_victims, &victim, &one, BPF_NOEXIST))
-		return 0;
+		return;
 	key.cgroup_id = task_cgroup_id(task);
 	value = memory_of(&key);
 	if (value)
 		__sync_fetch_and_add(&value->oom_kills, 1);
 	count_group_kill(task);
+}
+
+/* Runs in whoever's allocation found no memory: that is nobody's fault. */
+SEC("raw_tp/mark_victim")
+int BPF_PROG(victim_chosen, struct task_struct *victim)
+{
+	if (mark_victim_has_task())
+		count_victim(victim);
+	return 0;
+}
+
+/* Else the victim's exit tells of it: signal->oom_mm keeps the mark. */
+SEC("raw_tp/sched_process_exit")
+int BPF_PROG(process_exits, struct task_struct *task)
+{
+	if (!mark_victim_has_task() && READ(task, signal, oom_mm))
+		count_victim(task);
 	return 0;
 }
 

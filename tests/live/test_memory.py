@@ -98,9 +98,9 @@ def test_oom_kills_are_the_victims(
 
 def test_without_the_metric_no_fault_program_is_loaded(bpf_statistics: None) -> None:
     with opened(Memory(Environment(), frozenset({OOM_KILLS}))) as collector:
-        assert {program.name for program in collector.programs()} == {"process_exits"}
+        assert {program.name for program in collector.programs()} == {"process_exits", "victim_chosen"}
     with opened(Memory(Environment())) as collector:
-        assert {program.name for program in collector.programs()} == {"process_exits", "major_fault"}
+        assert {program.name for program in collector.programs()} == {"process_exits", "victim_chosen", "major_fault"}
 
 
 def test_refused_perf_event_is_said(tmp_path: Path) -> None:

@@ -241,11 +241,12 @@ def test_32_and_64_bit_processes_of_one_cgroup(
 
 
 @proves(COUNT, ERRORS)
-def test_threads(cgroup: Callable[[str], Cgroup], launch: Launch) -> None:
+@pytest.mark.parametrize("forced_off", [frozenset(), {"unpreempted"}], ids=["new", "7.2"])
+def test_threads(cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: frozenset[str]) -> None:
     """On several CPUs at once, into the same value."""
     a = cgroup("a")
     threads = launch(a, "threads", 50_000, 4)
-    with opened(collector("read")) as tracing:
+    with opened(collector("read", forced_off=frozenset(forced_off))) as tracing:
         totals = Totals(tracing)
         for cycle in (1, 2):
             threads.phase()
@@ -379,6 +380,17 @@ def test_as_many_names_as_there_may_be(cgroup: Callable[[str], Cgroup], launch: 
         counted = seen(Totals(tracing).read(), a)
         assert counted["getppid"] == (13, 0)
         assert "getuid" not in counted
+
+
+def test_of_programs_that_stand_in_for_each_other_the_last_one_tells_what_is_lost() -> None:
+    with opened(collector("read", forced_off=frozenset({"unpreempted"}))) as tracing:
+        programs = [program.name for program in tracing.programs() if not program.name.endswith("_freed")]
+        copies = ("", "_2", "_3", "_4")
+        assert sorted(programs) == sorted(f"syscall_{end}{copy}" for copy in copies for end in ("begins", "ends"))
+        for program in tracing._loaded.object.programs.values():  # type: ignore[attr-defined]
+            program.statistics = lambda: (0, 0, 7)
+        missed = {program.name: program.missed for program in tracing.programs()}
+        assert {name for name, count in missed.items() if count} == {"syscall_begins_4", "syscall_ends_4"}
 
 
 def test_a_wrong_name_is_one_line_and_status_2() -> None:

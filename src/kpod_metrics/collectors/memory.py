@@ -13,7 +13,7 @@ from kpod_metrics.pods.model import Group
 OOM_KILLS = counter(
     "kpod_mem_oom_kills_total",
     "Processes that the kernel killed for want of memory.",
-    "sched_process_exit: a process whose signal_struct.oom_mm is set, as oom_kill in memory.events",
+    "mark_victim or, where that does not tell of the task, the exit of one whose signal_struct.oom_mm is set",
     profile=Profile.MINIMAL,
     events=True,
 )
@@ -28,7 +28,7 @@ GROUP_KILLS = counter(
     "kpod_mem_oom_group_kills_total",
     "Times that all processes of a container, or of the pod, were killed together for want of memory "
     "(kpod_mem_oom_kills_total counts the processes).",
-    "sched_process_exit: a victim below a mem_cgroup.oom_group, as oom_group_kill in memory.events (5.17)",
+    "a victim, as above, below a mem_cgroup.oom_group; as oom_group_kill of memory.events (5.17)",
 )
 GROUPS = Table((GROUP_KILLS,), scope=Scope.POD)
 
@@ -58,11 +58,12 @@ class Memory(BpfCollector):
             bpf.programs["major_fault"].dont_load()
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
-        """Attach to exits, and to a perf event on each CPU that is up."""
+        """Attach to what tells of victims, and to a perf event on each CPU that is up."""
         signals = []
         if exits := tuple(metric for metric in (OOM_KILLS, GROUP_KILLS) if metric in self.wanted):
-            links.append(bpf.programs["process_exits"].attach())
-            signals.append(Signal(exits, bpf.programs["process_exits"].hook))
+            hooks = [bpf.programs[name] for name in ("victim_chosen", "process_exits")]
+            links.extend(hook.attach() for hook in hooks)
+            signals.append(Signal(exits, " or ".join(hook.hook for hook in hooks)))
         if MAJOR_FAULTS in self.wanted:
             self._program = bpf.programs["major_fault"]
             signals.append(self._attach_faults())
