@@ -25,7 +25,9 @@ from tests.kernels.machine import STARTED
 STATISTICS, INSTRUCTIONS = 4, 1
 """Bits of the verifier's log level."""
 
-NOT_HERE = tuple(f"tests/live/test_{name}.py" for name in ("agent", "bench", "containers", "kubernetes"))
+NOT_HERE = tuple(
+    f"tests/live/test_{name}.py" for name in ("agent", "bench", "containers", "kubernetes", "native_histograms")
+)
 """What needs a compiler, a container runtime, Prometheus or a Kubernetes client; no kernel matters to it."""
 
 
