@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #define BITE (1 << 20)
 
@@ -35,6 +36,8 @@ int main(int argc, char **argv)
 {
 	pthread_t thread;
 
+	/* The kernel would join pages into huge ones later, and charge the holes between them. */
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	if (argc > 1 && !strcmp(argv[1], "thread")) {
 		if (pthread_create(&thread, NULL, eat, NULL))
 			return 1;
