@@ -424,7 +424,7 @@ class Agent:
         if self._exporter is not None:
             counts = (self._exporter.sent, self._exporter.dropped, self._exporter.queued_bytes)
             put(health.OTLP, (), counts)
-        put(health.CYCLE, (), (duration, time.time(), len(pods)))
+        put(health.CYCLE, (), (duration, time.time(), len(pods), self.settings.poll_interval))
         for table, labels, values in health.process():
             put(table, labels, values)
 

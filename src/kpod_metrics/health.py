@@ -36,6 +36,9 @@ CYCLE = _agent(
     _gauge("kpod_collection_cycle_seconds", "How long the last cycle took."),
     _gauge("kpod_last_cycle_timestamp_seconds", "When the last cycle ended, in Unix time."),
     _gauge("kpod_discovered_pods", "Pods that have series."),
+    _gauge(
+        "kpod_poll_interval_seconds", "Time between two cycles, as set: what a cycle's duration and age are judged by."
+    ),
 )
 UNATTRIBUTED = _agent(
     _counter(

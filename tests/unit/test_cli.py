@@ -10,7 +10,8 @@ import pytest
 
 from kpod_metrics import __version__, cli
 from kpod_metrics.collectors import registered
-from kpod_metrics.reference import as_markdown, declared
+from kpod_metrics.metrics import Profile
+from kpod_metrics.reference import as_markdown, declared, profile_series
 from kpod_metrics.settings import catalogue
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
@@ -179,6 +180,13 @@ def test_metrics_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_metrics_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["metrics", "--format", "markdown"]) == 0
     assert capsys.readouterr().out == as_markdown()
+
+
+@pytest.mark.parametrize(
+    ("profile", "ceiling"), [(Profile.MINIMAL, 30), (Profile.STANDARD, 75), (Profile.COMPREHENSIVE, 200)]
+)
+def test_series_of_a_pod_stay_below_their_ceiling(profile: Profile, ceiling: int) -> None:
+    assert profile_series(profile, native=False, optional=True) <= ceiling
 
 
 def test_reader_that_has_seen_enough_is_no_error() -> None:

@@ -1,4 +1,4 @@
-"""Memory charged to each cgroup, from the memory controller: three files a container, four where the node has swap.
+"""Memory charged to each cgroup, from the memory controller: four files a container, five where the node has swap.
 
 Without the controller one file is looked for and not found.
 """
@@ -35,6 +35,12 @@ USAGE = Table(
             "memory.swap.current",
             optional="where the node has swap",
         ),
+        gauge(
+            "kpod_mem_cgroup_limit_bytes",
+            "Memory limit of the container: processes are killed where nothing more can be reclaimed below it.",
+            "memory.max",
+            optional="with a memory limit",
+        ),
     )
 )
 
@@ -66,6 +72,7 @@ class MemCgroup(FileCollector):
             peak = single(self.read(f"{path}/memory.peak"))
             (cache,) = flat(self.read(f"{path}/memory.stat"), b"file")
             swap = single(self.read(f"{path}/memory.swap.current")) if has_swap else None
-            yield Row(USAGE, group.id, (), (usage, peak, cache, swap))
+            limit = single(self.read(f"{path}/memory.max"))  # "max" where there is none
+            yield Row(USAGE, group.id, (), (usage, peak, cache, swap, limit))
 
         return self.each(groups, read)

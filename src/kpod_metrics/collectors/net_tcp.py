@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.kernel import libbpf
-from kpod_metrics.metrics import HistogramDelta, Label, Row, Table, counter, latency
+from kpod_metrics.metrics import LATENCY_EXPONENTS, HistogramDelta, Label, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
 TRAFFIC = Table(
@@ -35,6 +35,8 @@ TRAFFIC = Table(
             "kpod_net_tcp_rtt_seconds",
             "Smoothed TCP round-trip time, observed at each segment that an established connection receives.",
             "tcp_probe: tcp_sock.srtt_us",
+            # One bucket from 4 to 67 s, where no usual round trip is: a pod's series have a ceiling.
+            exponents=(*LATENCY_EXPONENTS[:-2], LATENCY_EXPONENTS[-1]),
         ),
     )
 )

@@ -41,6 +41,20 @@ def test_swap_needs_a_device(tree: Tree, swaps: str | None) -> None:
     assert "mem_cgroup_swap_bytes" not in cycles.run(group).exported()
 
 
+@pytest.mark.parametrize(("content", "limit"), [("max\n", None), ("", None), ("67108864\n", 67108864), ("0\n", 0)])
+def test_limit_where_there_is_one(tree: Tree, content: str, limit: int | None) -> None:
+    group, cycles = tree.group("a", 7), Cycles(MemCgroup(tree.environment))
+    write(Path(group.path), **whole(1, 2, 3, 4), memory__max=content)
+    assert cycles.run(group).exported().get("mem_cgroup_limit_bytes") == limit
+
+
+def test_limit_follows_a_resize(tree: Tree) -> None:
+    group, cycles = tree.group("a", 7), Cycles(MemCgroup(tree.environment))
+    for content, limit in (("4096\n", 4096), ("8192\n", 8192), ("max\n", None)):
+        write(Path(group.path), **whole(1, 2, 3, 4), memory__max=content)
+        assert cycles.run(group).exported().get("mem_cgroup_limit_bytes") == limit
+
+
 def test_older_kernel(tree: Tree) -> None:
     """5.10: no memory.peak."""
     group, cycles = tree.group("a", 7), Cycles(MemCgroup(tree.environment))
