@@ -1,0 +1,33 @@
+"""`python -m monitoring --write|--check`: for the build."""
+
+import argparse
+import os
+import sys
+
+from monitoring.files import every, stale
+
+
+def main() -> int:
+    """Write the files, or say which are not as they would be written."""
+    parser = argparse.ArgumentParser(prog="python -m monitoring")
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--write", action="store_true")
+    choice.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    wanted = every()
+    wrong = stale(wanted)
+    if options.check:
+        for path in wrong:
+            print(f"{os.path.relpath(path)} is not what monitoring/ says: run `make generate`", file=sys.stderr)
+        return int(bool(wrong))
+    for path in wrong:
+        if path in wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted[path])
+        else:
+            path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

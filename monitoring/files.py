@@ -1,0 +1,61 @@
+"""The files that are written from what is declared here: rules and dashboards, in the tree and in the chart."""
+
+from pathlib import Path
+
+import yaml
+
+from monitoring import alerts, recording
+
+ROOT = Path(__file__).parent
+CHART = ROOT.parent / "helm" / "kpod-metrics" / "files"
+"""Where the chart takes them from; a copy, for a chart holds all of its files."""
+
+HEADING = "# Written by `make generate` from monitoring/{}: change it there.\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as one would write it: a text of several lines as a block."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _rules(source: str, groups: list[dict[str, object]]) -> str:
+    body = yaml.dump({"groups": groups}, Dumper=_Dumper, sort_keys=False, width=4096, allow_unicode=True)
+    return HEADING.format(source) + body
+
+
+def rules() -> dict[str, str]:
+    """Rule files by name."""
+    recorded = [{"record": rule.record, "expr": rule.expr} for rule in recording.RULES]
+    return {
+        "recording.yaml": _rules("recording.py", [{"name": "kpod-metrics.recording", "rules": recorded}]),
+        "alerts.yaml": _rules(
+            "alerts.py",
+            [
+                {"name": "kpod-metrics.pods", "rules": [alert.rule() for alert in alerts.OF_PODS]},
+                {"name": "kpod-metrics.agent", "rules": [alert.rule() for alert in alerts.OF_AGENT]},
+            ],
+        ),
+    }
+
+
+def every() -> dict[Path, str]:
+    """All files with their content. The chart's are among them where the chart is."""
+    made = {Path("rules", name): content for name, content in rules().items()}
+    found = {ROOT / path: content for path, content in made.items()}
+    if CHART.parent.is_dir():
+        found |= {CHART / path: content for path, content in made.items()}
+    return found
+
+
+def stale(wanted: dict[Path, str]) -> list[Path]:
+    """Files that are not what they should be, or should not be there."""
+    folders = {path.parent for path in wanted}
+    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()}
+    differ = {path for path, content in wanted.items() if path not in there or path.read_text() != content}
+    return sorted(differ | (there - wanted.keys()))

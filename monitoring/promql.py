@@ -1,0 +1,69 @@
+"""What the expressions of rules and panels have in common."""
+
+import re
+
+CONTAINER = "cluster, namespace, pod, container, node"
+"""Who a container is. A scrape's own labels (job, instance) are not in it: an agent that moves is no other pod."""
+
+
+def rate(counter: str, *labels: str, window: str = "5m") -> str:
+    """Growth of a counter a second, by container and these labels of its own."""
+    return f"sum by ({', '.join((CONTAINER, *labels))}) (rate({counter}[{window}]))"
+
+
+def _histogram(part: str, name: str, selector: str, by: str, window: str) -> str:
+    """What a histogram's sum or count grows by a second, from whichever kind the scraper keeps."""
+    return (
+        f"sum by ({by}) (rate({name}_{part}{selector}[{window}]))\n"
+        f"or\n"
+        f"sum by ({by}) (histogram_{part}(rate({name}{selector}[{window}])))"
+    )
+
+
+def sum_rate(name: str, *labels: str, selector: str = "", window: str = "5m", by: str = CONTAINER) -> str:
+    """Growth of a histogram's sum."""
+    return _histogram("sum", name, selector, ", ".join((by, *labels)), window)
+
+
+def count_rate(name: str, *labels: str, selector: str = "", window: str = "5m", by: str = CONTAINER) -> str:
+    """Growth of a histogram's count."""
+    return _histogram("count", name, selector, ", ".join((by, *labels)), window)
+
+
+def quantile(of: float, name: str, *labels: str, selector: str = "", window: str = "5m", by: str = CONTAINER) -> str:
+    """Quantile of what a histogram observed within the window."""
+    kept = ", ".join((by, *labels))
+    return (
+        f"histogram_quantile({of}, sum by ({kept}, le) (rate({name}_bucket{selector}[{window}])))\n"
+        f"or\n"
+        f"histogram_quantile({of}, sum by ({kept}) (rate({name}{selector}[{window}])))"
+    )
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_WORD = re.compile(r"(?<![\w:$.])[a-zA-Z_:][\w:]*")
+_KEYWORDS = frozenset({"and", "or", "unless", "bool", "offset", "inf", "Inf", "nan", "NaN"})
+_GROUPING = re.compile(r"\b(by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
+_MATCHERS = re.compile(r"\{([^}]*)\}")
+_DURATION = re.compile(r"\[[^\]]*\]|\boffset\s+\w+")
+
+
+def names(expression: str) -> tuple[set[str], set[str]]:
+    """Return the metric names and the label names that an expression mentions."""
+    labels: set[str] = set()
+
+    def grouping(match: "re.Match[str]") -> str:
+        labels.update(label.strip() for label in match[2].split(",") if label.strip())
+        return " "
+
+    def matchers(match: "re.Match[str]") -> str:
+        labels.update(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", match[1]))
+        return " "
+
+    # What is before a parenthesis is a function, or an aggregation: its grouping is gone by then.
+    text = _STRING.sub('""', expression)
+    text = _DURATION.sub(" ", text)
+    text = _MATCHERS.sub(matchers, text)
+    text = _GROUPING.sub(grouping, text)
+    metrics = {word[0] for word in _WORD.finditer(text) if not text[word.end() :].lstrip().startswith("(")} - _KEYWORDS
+    return metrics, labels

@@ -1,0 +1,74 @@
+"""Recording rules: what several alerts read, or what is slow to compute from many series."""
+
+from dataclasses import dataclass
+
+from monitoring.promql import CONTAINER, count_rate, quantile, rate, sum_rate
+
+SEGMENT = 1448
+"""Payload of a TCP segment at an MTU of 1500."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A recorded expression; its name is level:metric:operation."""
+
+    record: str
+    expr: str
+
+
+def _ratio(of: str, to: str) -> str:
+    """Divide two vectors; nothing where there is nothing to divide by."""
+    return f"{of}\n/\n({to} > 0)"
+
+
+_RTT, _SYSCALL = "kpod_net_tcp_rtt_seconds", "kpod_syscall_latency_seconds"
+
+RULES = (
+    Rule("container:kpod_cpu_usage_seconds:rate5m", rate("kpod_cpu_usage_seconds_total")),
+    # Tasks that wait for a CPU on average, throttled ones among them.
+    Rule("container:kpod_cpu_runqueue_wait_seconds:rate5m", sum_rate("kpod_cpu_runqueue_latency_seconds")),
+    # Of the time in which tasks had something to run, the part in which they did not.
+    Rule(
+        "container:kpod_cpu_runqueue_wait:ratio_rate5m",
+        _ratio(
+            "container:kpod_cpu_runqueue_wait_seconds:rate5m",
+            "(container:kpod_cpu_runqueue_wait_seconds:rate5m + container:kpod_cpu_usage_seconds:rate5m)",
+        ),
+    ),
+    Rule("container:kpod_cpu_runqueue_latency_seconds:p99_rate5m", quantile(0.99, "kpod_cpu_runqueue_latency_seconds")),
+    # Of the periods in which there was something to run, those in which the limit was used up.
+    Rule(
+        "container:kpod_cpu_throttled_periods:ratio_rate5m",
+        _ratio(rate("kpod_cpu_throttled_periods_total"), rate("kpod_cpu_periods_total")),
+    ),
+    # Memory that cannot be given back by dropping page cache, tmpfs aside: what the OOM killer comes for.
+    Rule(
+        "container:kpod_mem_cgroup_unreclaimable_bytes:sum",
+        f"sum by ({CONTAINER}) (kpod_mem_cgroup_usage_bytes)\n-\nsum by ({CONTAINER}) (kpod_mem_cgroup_cache_bytes)",
+    ),
+    Rule(
+        "container:kpod_mem_cgroup_unreclaimable:limit_ratio",
+        _ratio(
+            "container:kpod_mem_cgroup_unreclaimable_bytes:sum",
+            f"sum by ({CONTAINER}) (kpod_mem_cgroup_limit_bytes)",
+        ),
+    ),
+    Rule("container:kpod_mem_major_page_faults:rate5m", rate("kpod_mem_major_page_faults_total")),
+    Rule("container:kpod_net_tcp_retransmits:rate5m", rate("kpod_net_tcp_retransmits_total")),
+    # Of full segments: an estimate from below, for real segments are shorter. Infinite where only SYNs are sent.
+    Rule(
+        "container:kpod_net_tcp_retransmits:segments_ratio_rate5m",
+        f"container:kpod_net_tcp_retransmits:rate5m * {SEGMENT}\n/\n{rate('kpod_net_tcp_bytes_sent_total')}",
+    ),
+    Rule(
+        "container:kpod_net_tcp_rtt_seconds:mean5m",
+        _ratio(f"(\n{sum_rate(_RTT)}\n)", f"(\n{count_rate(_RTT)}\n)"),
+    ),
+    Rule("container:kpod_net_tcp_rtt_seconds:p99_rate5m", quantile(0.99, _RTT)),
+    Rule("container_syscall:kpod_syscall_count:rate5m", rate("kpod_syscall_count_total", "syscall")),
+    Rule(
+        "container_syscall:kpod_syscall_errors:ratio_rate5m",
+        _ratio(rate("kpod_syscall_errors_total", "syscall"), "container_syscall:kpod_syscall_count:rate5m"),
+    ),
+    Rule("container_syscall:kpod_syscall_latency_seconds:p99_rate5m", quantile(0.99, _SYSCALL, "syscall")),
+)
