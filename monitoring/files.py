@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from monitoring import alerts, recording
+from monitoring import alerts, boards, recording
 
 ROOT = Path(__file__).parent
 CHART = ROOT.parent / "helm" / "kpod-metrics" / "files"
@@ -47,6 +47,7 @@ def rules() -> dict[str, str]:
 def every() -> dict[Path, str]:
     """All files with their content. The chart's are among them where the chart is."""
     made = {Path("rules", name): content for name, content in rules().items()}
+    made |= {Path("dashboards", f"{board.uid}.json"): boards.as_json(board) for board in boards.BOARDS}
     found = {ROOT / path: content for path, content in made.items()}
     if CHART.parent.is_dir():
         found |= {CHART / path: content for path, content in made.items()}

@@ -14,9 +14,9 @@ def rate(counter: str, *labels: str, window: str = "5m") -> str:
 def _histogram(part: str, name: str, selector: str, by: str, window: str) -> str:
     """What a histogram's sum or count grows by a second, from whichever kind the scraper keeps."""
     return (
-        f"sum by ({by}) (rate({name}_{part}{selector}[{window}]))\n"
+        f"sum by ({by}) (histogram_{part}(rate({name}{selector}[{window}])))\n"
         f"or\n"
-        f"sum by ({by}) (histogram_{part}(rate({name}{selector}[{window}])))"
+        f"sum by ({by}) (rate({name}_{part}{selector}[{window}]))"
     )
 
 
@@ -34,9 +34,9 @@ def quantile(of: float, name: str, *labels: str, selector: str = "", window: str
     """Quantile of what a histogram observed within the window."""
     kept = ", ".join((by, *labels))
     return (
-        f"histogram_quantile({of}, sum by ({kept}, le) (rate({name}_bucket{selector}[{window}])))\n"
+        f"histogram_quantile({of}, sum by ({kept}) (rate({name}{selector}[{window}])))\n"
         f"or\n"
-        f"histogram_quantile({of}, sum by ({kept}) (rate({name}{selector}[{window}])))"
+        f"histogram_quantile({of}, sum by ({kept}, le) (rate({name}_bucket{selector}[{window}])))"
     )
 
 

@@ -1,0 +1,146 @@
+"""Dashboards: every panel's query has an answer where every declared metric is exported."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics import histogram
+from kpod_metrics.exposition.text import Renderer
+from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Value
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.store import Store
+from monitoring.boards import METRICS
+from tests.live.agents import eventually
+from tests.monitoring.boards import Panel, asked, boards, panels
+from tests.monitoring.server import Prometheus, running_prometheus
+from tests.monitoring.test_names import check
+from tests.unit.exposition.fixture import label_sets, tables
+
+PANELS = list(panels())
+VARIABLES = {"cluster", "node", "namespace", "pod", "instance", "syscall"}
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.id)
+def test_panels_speak_of_what_there_is(panel: Panel) -> None:
+    for expression in panel.expressions:
+        check(expression.replace("$__rate_interval", "5m"))
+
+
+def test_every_metric_is_on_a_panel() -> None:
+    text = " ".join(expression for panel in PANELS for expression in panel.expressions)
+    assert [name for name in METRICS if name not in text] == []
+
+
+def test_boards_are_complete() -> None:
+    found = boards()
+    assert len(found) == 5
+    for uid, board in found.items():
+        assert board["uid"] == uid
+        variables = [variable["name"] for variable in board["templating"]["list"]]
+        assert variables[:2] == ["datasource", "cluster"]
+        assert ("namespace" in variables) == (uid != "kpod-metrics-agent")
+        shown = [panel for panel in board["panels"] if panel["type"] != "row"]
+        ids = [panel["id"] for panel in shown]
+        assert len(set(ids)) == len(ids)
+        for panel in shown:
+            assert panel["title"]
+            assert panel["description"]
+            assert panel["datasource"]["uid"] == "$datasource"
+        used = " ".join(target["expr"] for panel in shown for target in panel["targets"])
+        used += " ".join(variable.get("query", "") for variable in board["templating"]["list"])
+        assert {name for name in VARIABLES if f"${name}" in used} <= set(variables)
+        assert {name for name in variables if name != "datasource" and f"${name}" not in used} == set()
+
+
+def test_histograms_have_heatmaps() -> None:
+    drawn = " ".join(expression for panel in PANELS if panel.type == "heatmap" for expression in panel.expressions)
+    assert [name for name, (_, metric) in METRICS.items() if metric.kind is Kind.HISTOGRAM and name not in drawn] == []
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    x, y, w, h = one
+    u, v, a, b = other
+    return x < u + a and u < x + w and y < v + b and v < y + h
+
+
+def test_panels_do_not_overlap() -> None:
+    for board in boards().values():
+        places = [tuple(panel["gridPos"].get(side, 0) for side in "xywh") for panel in board["panels"]]
+        for at, place in enumerate(places):
+            assert place[0] + place[2] <= 24
+            assert not any(_overlap(place, other) for other in places[:at]), board["panels"][at]["title"]
+
+
+def _value(metric: Metric) -> Value:
+    if metric.kind is Kind.HISTOGRAM:
+        return HistogramDelta([3] * histogram.SLOTS, 10**9)
+    return 7
+
+
+class _Everything:
+    """Every declared metric, of a container and of an agent; counters grow by each scrape."""
+
+    def __init__(self) -> None:
+        self._tables = tables()
+        self._store = Store(self._tables, frozenset(metric for table in self._tables for metric in table.metrics))
+        self._scrapes = 0
+
+    def page(self) -> bytes:
+        self._scrapes += 1
+        for table in self._tables:
+            running = table.totals or table.scope is Scope.AGENT
+            values = [
+                7 * self._scrapes if metric.kind is Kind.COUNTER and running else _value(metric)
+                for metric in table.metrics
+            ]
+            for labels in label_sets(table):
+                if table.scope is Scope.AGENT:
+                    self._store.set(table, labels, values)
+                else:
+                    self._store.put(table, Identity("shop", "cart-0", "app"), labels, values, (1, 0))
+        return Renderer({"node": "n1"}).render(self._store).text()
+
+
+class _Exporter(BaseHTTPRequestHandler):
+    everything: _Everything
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        self.wfile.write(self.everything.page())
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture(scope="module")
+def everything(prometheus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    _Exporter.everything = _Everything()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Exporter) as exporter:
+        threading.Thread(target=exporter.serve_forever, daemon=True).start()
+        folder = tmp_path_factory.mktemp("prometheus")
+        with running_prometheus(prometheus, folder, {"kpod": f"127.0.0.1:{exporter.server_port}"}) as server:
+            eventually(lambda: server.query("count_over_time(kpod_build_info[1m]) >= 3"), 20)
+            yield server
+        exporter.shutdown()
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.id)
+def test_panels_have_data(panel: Panel, everything: Prometheus) -> None:
+    found = [series for expression in panel.expressions for series in everything.query(asked(expression, "30s"))]
+    assert found
+    assert all(series["value"][1] != "NaN" for series in found)
+
+
+def test_variables_have_values(everything: Prometheus) -> None:
+    for board in boards().values():
+        for variable in board["templating"]["list"]:
+            if variable["type"] != "query":
+                continue
+            selector, label = variable["query"].removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
+            found = everything.query(f"count by ({label}) ({asked(selector, '30s')})")
+            assert [series["metric"].get(label, "") for series in found] != []
