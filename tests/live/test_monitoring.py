@@ -1,0 +1,380 @@
+"""Alerts and dashboards, live: workloads start, alerts fire in a real Prometheus, panels have data, and it ends.
+
+Nothing is changed in the rule files but how long a condition must last. What cannot be had here is in the tables below,
+with the reason; `tests/monitoring` has a case of every alert and every panel with made-up series.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from monitoring.alerts import ALERTS
+from monitoring.files import ROOT
+from tests.fakes.apiserver import ApiServer
+from tests.live.agents import COMMAND, eventually, free_port, get, process
+from tests.live.harness import Cgroup, compile_workload, go, stop_point
+from tests.monitoring.boards import Panel, asked, panels
+from tests.monitoring.server import Prometheus, running_prometheus
+
+NODE = "test-node"
+DROPPED = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"]
+"""Without these rights an agent has no kernel programs."""
+
+OF_PODS = {
+    "contends": "KpodRunQueueSaturated",
+    "neighbour": "KpodRunQueueSaturated",
+    "loses": "KpodTcpRetransmits",
+    "refused": "KpodTcpConnectFailures",
+    "fails": "KpodSyscallErrors",
+    "waits": "KpodSyscallSlow",
+    "fills": "KpodFilesystemFull",
+    "faults": "KpodMajorFaultStorm",
+    "calm": None,
+}
+"""Workloads, each in a cgroup of its own, with the one alert that it raises."""
+
+OF_AGENTS = ("KpodAgentDown", "KpodCollectorOff", "KpodPodSourceDisconnected", "KpodContainerRestarts")
+"""Alerts that agents raise, or what an API server says; each has a test of its own."""
+
+NOT_HERE = {
+    "KpodCpuThrottled": "no cpu controller in this machine's cgroup v2",
+    "KpodMemoryNearLimit": "no memory controller in this machine's cgroup v2",
+    "KpodMemoryGrowsToLimit": "no memory controller in this machine's cgroup v2",
+    "KpodOomKill": "no memory limit can be set in this machine's cgroup v2, and its own memory is others'",
+    "KpodMemoryPressure": "a minute of waiting for memory, without a memory limit",
+    "KpodDiskPressure": "150 seconds of standing still for I/O within five minutes: too long for a test",
+    "KpodFilesystemLow": "as KpodFilesystemFull, with other numbers",
+    "KpodNodeFilesystemLow": "fills this machine's disk",
+    "KpodTcpRttRise": "compares with six hours before",
+    "KpodInterfaceDrops": "no interface here can be made to drop",
+    "KpodAgentsAbsent": "the other alerts need agents",
+    "KpodAgentStuck": "an agent whose cycles end without it",
+    "KpodSlowCycles": "thousands of pods",
+    "KpodCollectorErrors": "half an hour of reads that fail and succeed in turn",
+    "KpodMapNearCapacity": "ten thousand cgroups, or a map so small that it evicts too",
+    "KpodMapUpdatesFail": "goes on for ten minutes after its end",
+    "KpodMapEvictions": "goes on for ten minutes after its end",
+    "KpodProgramRunsMissed": "a program that interrupts itself",
+    "KpodUnresolvedEvents": "goes on for ten minutes after its end",
+    "KpodSeriesOverflow": "goes on for ten minutes after its end",
+}
+"""Alerts that are not provoked here, and why."""
+
+_CPU, _MEMORY, _IO = (f"this cgroup v2 tree has no {name} controller" for name in ("cpu", "memory", "io"))
+
+NO_DATA = {
+    "node: What pods wait for / Throttled, of all periods": _CPU,
+    "node: Memory / Memory": _MEMORY,
+    "node: Memory / Memory, of the limit": _MEMORY,
+    "node: Disk and file systems / Read": _IO,
+    "node: Disk and file systems / Written": _IO,
+    "pod: In short / Throttled, of all periods": _CPU,
+    "pod: Is it waiting for a CPU? / CPU throttled": _CPU,
+    "pod: Is it short of memory? / Memory and its limit": _MEMORY,
+    "pod: Is it short of memory? / OOM kills of whole containers": _MEMORY,
+    "pod: Is it short of memory? / Memory cgroup swap bytes": _MEMORY,
+    "pod: Is it waiting for a disk? / Disk bytes": _IO,
+    "pod: Is it waiting for a disk? / Disk operations": _IO,
+}
+"""Panels that may have no data, and why: their signals do not exist on every machine."""
+
+
+class Workloads:
+    """What runs in the cgroups of `OF_PODS`."""
+
+    def __init__(self, root: str, folder: Path) -> None:
+        self.top = Path(root) / f"kpod-test-monitoring-{time.monotonic_ns()}"
+        self.top.mkdir()
+        self._folder = folder
+        self._root = root
+        self._groups: dict[str, Cgroup] = {}
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._ended = threading.Event()
+        for name in OF_PODS:
+            (self.top / name).mkdir()
+            self._groups[name] = Cgroup(self.top / name)
+            # One without processes is not reported; with this one its counters are there at 0 before they grow.
+            self._start(name, "sleep", "600")
+
+    def pod(self, name: str) -> str:
+        """A workload's pod label: its path below the mount."""
+        return str((self.top / name).relative_to(self._root))
+
+    def _start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
+        started = self._groups[name].start(*command, stdout=subprocess.PIPE)
+        self._children.append(started)
+        return started
+
+    def _compiled(self, name: str) -> str:
+        return compile_workload(name, self._folder)
+
+    def start(self) -> None:
+        """Start all; those that count what they do have done it when this returns."""
+        for name in ("contends", "neighbour"):
+            for _ in range(8):
+                hog = self._start(name, "nice", "-n", "19", self._compiled("hog"), "0")
+                stop_point(hog)
+                go(hog)
+        self._start("waits", sys.executable, "-c", SLOW_WRITES)
+        self._start("fills", "unshare", "--mount", "sh", "-ec", FULL)
+        nobody = str(free_port())
+        self._start("refused", self._compiled("tcp_peer"), "refused", "127.0.0.1", nobody, "400")
+        done = self._folder / "done"
+        done.write_bytes(bytes(4096))
+        failing = self._start("fails", self._compiled("syscall"), str(done), "one", FSYNC, "2000")
+        stop_point(failing)
+        go(failing)
+        self._lose()
+        threading.Thread(target=self._fault, daemon=True).start()
+
+    def _lose(self) -> None:
+        wire = self._start("loses", self._compiled("tcp_wire"), "1000", "5", "0", "0")
+        assert wire.stdout is not None
+        assert wire.stdout.readline() == b"up\n"
+        inside = ("nsenter", f"--net=/proc/{wire.pid}/ns/net", self._compiled("tcp_peer"))
+        amounts = ("8", "400000", "400000", "1", "send", "close", "0")
+        server = self._start("loses", *inside, "server", "10.0.0.1", "0", *amounts)
+        assert server.stdout is not None
+        port = server.stdout.readline().decode().strip()
+        self._start("loses", *inside, "client", "10.0.0.2", port, *amounts)
+
+    def _fault(self) -> None:
+        """Faults in bursts of a thousand: a fifth of a second of a disk's time each."""
+        file = Path(f"/var/tmp/{self.top.name}")
+        file.write_bytes(bytes(range(256)) * 4 * 4096)
+        subprocess.run(["sync", file], check=True)
+        try:
+            faulting = self._start("faults", self._compiled("faults"), str(file), "1024")
+            while not self._ended.is_set():
+                stop_point(faulting)
+                go(faulting)
+        except (AssertionError, OSError, ChildProcessError):
+            if not self._ended.is_set():
+                raise
+        finally:
+            file.unlink()
+
+    def end(self) -> None:
+        """End all, and remove their cgroups."""
+        self._ended.set()
+        for group in self._groups.values():
+            with suppress(FileNotFoundError):
+                group.destroy()
+        for child in self._children:
+            child.kill()
+            child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+        with suppress(FileNotFoundError):
+            self.top.rmdir()
+
+
+SLOW_WRITES = textwrap.dedent("""
+    import os, threading, time
+    end, pipe = os.pipe()
+    os.set_blocking(pipe, False)
+    for size in (4096, 1):
+        try:
+            while True: os.write(pipe, bytes(size))
+        except BlockingIOError: pass
+    os.set_blocking(pipe, True)
+    for _ in range(40): threading.Thread(target=os.write, args=(pipe, bytes(4096))).start()
+    time.sleep(0.9)
+    for _ in range(60): os.read(end, 4096)
+    time.sleep(600)
+""")
+FULL = "mount -t tmpfs -o size=1m none /mnt; head -c 2000000 /dev/zero > /mnt/full || sleep 600"
+FSYNC = {"x86_64": "74", "aarch64": "82"}[os.uname().machine]
+
+
+def flags(port: int, *more: str) -> list[str | Path]:
+    """The command of an agent that is quick."""
+    return [
+        *(COMMAND, "run", "--listen", f"127.0.0.1:{port}", "--node-name", NODE, "--profile", "comprehensive"),
+        *("--poll-interval", "300ms", "--grace-period", "500ms", "--collector-deadline", "5s", *more),
+    ]
+
+
+class Second:
+    """An agent that is started and ended while Prometheus looks on."""
+
+    def __init__(self, log: Path) -> None:
+        self.port = free_port()
+        self._log = log
+        self._stack = ExitStack()
+
+    def start(self, *before: str, settings: tuple[str, ...] = ("--discovery", "cgroup")) -> None:
+        """Start it, past its first page."""
+        started = self._stack.enter_context(process([*before, *flags(self.port, *settings)], self._log))
+        self._stack.callback(started.send_signal, signal.SIGTERM)
+        eventually(lambda: get(f"http://127.0.0.1:{self.port}/metrics"), 20)
+
+    def end(self) -> None:
+        """End it."""
+        self._stack.close()
+
+
+class Scene:
+    """All that runs."""
+
+    def __init__(self, prometheus: Prometheus, workloads: Workloads, second: Second, third: Second) -> None:
+        self.prometheus, self.workloads, self.second, self.third = prometheus, workloads, second, third
+
+    def of_pod(self, name: str) -> set[str]:
+        """The alerts that fire of a workload's cgroup."""
+        pod = self.workloads.pod(name)
+        return {alert for alert, each in self.prometheus.firing().items() if any(one.get("pod") == pod for one in each)}
+
+    def of_agent(self, agent: Second) -> set[str]:
+        """The alerts that fire of an agent."""
+        instance = f"127.0.0.1:{agent.port}"
+        firing = self.prometheus.firing()
+        return {alert for alert, each in firing.items() if any(one.get("instance") == instance for one in each)}
+
+
+def shortened(folder: Path) -> list[Path]:
+    """The rule files, with nothing changed but `for`."""
+    made = []
+    for path in sorted((ROOT / "rules").glob("*.yaml")):
+        text = re.sub(r"^(    for: )\w+$", r"\g<1>1s", path.read_text(), flags=re.MULTILINE)
+        made.append(folder / path.name)
+        made[-1].write_text(text)
+    return made
+
+
+@contextmanager
+def programs_measured() -> Iterator[None]:
+    """Have the kernel measure BPF programs, for the panels that show it."""
+    knob = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = knob.read_text()
+    knob.write_text("1")
+    try:
+        yield
+    finally:
+        knob.write_text(before)
+
+
+@contextmanager
+def ended(workloads: Workloads) -> Iterator[Workloads]:
+    """End workloads, whatever happens."""
+    try:
+        yield workloads
+    finally:
+        workloads.end()
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[ApiServer]:
+    """An API server with a pod that runs."""
+    with ApiServer(bookmark_interval=1.0) as server:
+        server.create_pod("crashes", node=NODE, namespace="shop")
+        server.run_container("shop", "crashes", "app")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def scene(
+    prometheus: Path,
+    cgroup_root: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    mount_namespaces: None,
+    api: ApiServer,
+) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("monitoring")
+    context = {
+        "clusters": [{"name": "c", "cluster": {"server": api.url}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+        "current-context": "x",
+    }
+    (folder / "kubeconfig").write_text(json.dumps(context))
+    agents = [Second(folder / f"{name}.log") for name in ("first", "second", "third")]
+    first, second, third = agents
+    with ExitStack() as stack:
+        stack.enter_context(programs_measured())
+        for agent in agents:
+            stack.callback(agent.end)
+        first.start()
+        second.start(*DROPPED)
+        third.start(settings=("--discovery", "kubernetes", "--kubeconfig", str(folder / "kubeconfig")))
+        targets = {f"agent-{at}": f"127.0.0.1:{agent.port}" for at, agent in enumerate(agents)}
+        server = stack.enter_context(running_prometheus(prometheus, folder, targets, shortened(folder)))
+        workloads = stack.enter_context(ended(Workloads(cgroup_root, folder)))
+        eventually(
+            lambda: server.query(f'count_over_time(kpod_mem_oom_kills_total{{pod=~".*{workloads.top.name}.*"}}[1m])')
+        )
+        workloads.start()
+        yield Scene(server, workloads, second, third)
+
+
+def test_every_alert_is_provoked_or_said_why_not() -> None:
+    provoked = {*OF_PODS.values(), *OF_AGENTS} - {None}
+    assert provoked | NOT_HERE.keys() == {alert.name for alert in ALERTS}
+    assert not provoked & NOT_HERE.keys()
+
+
+@pytest.mark.parametrize("name", [name for name, alert in OF_PODS.items() if alert])
+def test_workload_raises_its_alert_alone(name: str, scene: Scene) -> None:
+    assert eventually(lambda: scene.of_pod(name), 30) == {OF_PODS[name]}
+
+
+def test_calm_neighbour_raises_none(scene: Scene) -> None:
+    assert scene.of_pod("calm") == set()
+
+
+@pytest.mark.parametrize("panel", list(panels()), ids=lambda panel: panel.id)
+def test_panel_has_data(panel: Panel, scene: Scene) -> None:
+    found = [one for expression in panel.expressions for one in scene.prometheus.query(asked(expression, "30s"))]
+    if not found and panel.id in NO_DATA:
+        pytest.skip(NO_DATA[panel.id])
+    assert found
+
+
+def test_panels_without_data_are_panels() -> None:
+    assert NO_DATA.keys() <= {panel.id for panel in panels()}
+
+
+def test_workloads_end_and_so_do_their_alerts(scene: Scene) -> None:
+    scene.workloads.end()
+    eventually(lambda: not any(map(scene.of_pod, OF_PODS)), 15)
+
+
+def test_agent_without_rights_then_down_then_well(scene: Scene) -> None:
+    assert eventually(lambda: scene.of_agent(scene.second), 10) == {"KpodCollectorOff"}
+    scene.second.end()
+    eventually(lambda: scene.of_agent(scene.second) == {"KpodAgentDown"}, 10)
+    scene.second.start()
+    eventually(lambda: not scene.of_agent(scene.second), 15)
+
+
+def test_source_of_pods_goes_and_comes_back(scene: Scene, api: ApiServer) -> None:
+    api.stop()
+    assert eventually(lambda: scene.of_agent(scene.third), 10) == {"KpodPodSourceDisconnected"}
+    api.start()
+    eventually(lambda: not scene.of_agent(scene.third), 20)
+
+
+def test_container_that_is_started_again_and_again(scene: Scene, api: ApiServer) -> None:
+    eventually(lambda: scene.prometheus.query('kpod_container_restarts{pod="crashes"} == 0'))
+    for _ in range(3):
+        api.run_container("shop", "crashes", "app")
+
+    def firing() -> set[str]:
+        return {
+            name for name, each in scene.prometheus.firing().items() if any(a.get("pod") == "crashes" for a in each)
+        }
+
+    assert eventually(firing) == {"KpodContainerRestarts"}
+    api.delete_pod("shop", "crashes")
+    eventually(lambda: not firing())
