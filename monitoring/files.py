@@ -44,13 +44,13 @@ def rules() -> dict[str, str]:
     }
 
 
-def every() -> dict[Path, str]:
+def every(chart: Path = CHART) -> dict[Path, str]:
     """All files with their content. The chart's are among them where the chart is."""
     made = {Path("rules", name): content for name, content in rules().items()}
     made |= {Path("dashboards", f"{board.uid}.json"): boards.as_json(board) for board in boards.BOARDS}
     found = {ROOT / path: content for path, content in made.items()}
-    if CHART.parent.is_dir():
-        found |= {CHART / path: content for path, content in made.items()}
+    if chart.parent.is_dir():
+        found |= {chart / path: content for path, content in made.items()}
     return found
 
 

@@ -111,3 +111,13 @@ def test_files_are_as_generated(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("other\n")
     (tmp_path / "c").write_text("left over\n")
     assert stale(wanted) == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+
+
+def test_the_chart_has_the_same_files(tmp_path: Path) -> None:
+    assert not any(tmp_path in path.parents for path in every(tmp_path / "chart" / "files"))
+    (tmp_path / "chart").mkdir()
+    made = every(tmp_path / "chart" / "files")
+    for folder in ("rules", "dashboards"):
+        of_chart = {path.name: text for path, text in made.items() if path.parent == tmp_path / "chart/files" / folder}
+        assert of_chart == {path.name: text for path, text in made.items() if path.parent == ROOT / folder}
+        assert of_chart
