@@ -2,9 +2,10 @@
 
 import json
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.live.agents import eventually, free_port, get, process
 
@@ -17,11 +18,23 @@ class Prometheus:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
 
+    def _ask(self, what: str) -> Any:
+        answer = json.loads(get(f"{self.url}/api/v1/{what}"))
+        assert answer["status"] == "success"
+        return answer["data"]
+
     def query(self, expression: str) -> Result:
         """The result of an instant query: labels and value."""
-        answer = json.loads(get(f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": expression})))
-        assert answer["status"] == "success"
-        return [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
+        found = self._ask("query?" + urllib.parse.urlencode({"query": expression}))["result"]
+        return [(one["metric"], float(one["value"][1])) for one in found]
+
+    def has(self, expression: str) -> bool:
+        """Whether an instant query has any result: numbers, or native histograms."""
+        return bool(self._ask("query?" + urllib.parse.urlencode({"query": expression}))["result"])
+
+    def firing(self) -> list[dict[str, str]]:
+        """The labels of the alerts that fire, `alertname` among them."""
+        return [alert["labels"] for alert in self._ask("alerts")["alerts"] if alert["state"] == "firing"]
 
     def by(self, label: str, expression: str) -> dict[str, float]:
         """The values of a query by a label that tells its series apart."""
@@ -33,16 +46,31 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(
-    program: Path, folder: Path, target: str, *arguments: str, scrape: Sequence[str] = ()
+    program: Path,
+    folder: Path,
+    target: str,
+    *arguments: str,
+    scrape: Sequence[str] = (),
+    others: Mapping[str, str] | None = None,
+    rules: Sequence[Path] = (),
 ) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped `target` once; `scrape` are lines of its scrape configuration."""
+    """A Prometheus that has scraped `target` once.
+
+    `scrape` are lines of its scrape configuration, `others` are more targets by their jobs' names.
+    """
     folder.mkdir()
     port = free_port()
     config, log = folder / "prometheus.yml", folder / "prometheus.log"
+    jobs = {"kpod": target} | dict(others or {})
     config.write_text(
-        "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\n"
+        "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
+        f"rule_files: {json.dumps([str(rule) for rule in rules])}\n"
         "scrape_configs:\n"
-        f"- job_name: kpod\n  static_configs: [{{targets: ['{target}']}}]\n" + "".join(f"  {line}\n" for line in scrape)
+        + "".join(
+            f"- job_name: {job}\n  static_configs: [{{targets: ['{address}']}}]\n"
+            + "".join(f"  {line}\n" for line in scrape)
+            for job, address in jobs.items()
+        )
     )
     command: list[str | Path] = [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     with process([*command, f"--web.listen-address=127.0.0.1:{port}", *arguments], log):

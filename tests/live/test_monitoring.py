@@ -24,8 +24,8 @@ from monitoring.files import ROOT
 from tests.fakes.apiserver import ApiServer
 from tests.live.agents import COMMAND, eventually, free_port, get, process
 from tests.live.harness import Cgroup, compile_workload, go, stop_point
+from tests.live.prometheus import Prometheus, running_prometheus
 from tests.monitoring.boards import Panel, asked, panels
-from tests.monitoring.server import Prometheus, running_prometheus
 
 NODE = "test-node"
 DROPPED = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"]
@@ -231,16 +231,17 @@ class Scene:
     def __init__(self, prometheus: Prometheus, workloads: Workloads, second: Second, third: Second) -> None:
         self.prometheus, self.workloads, self.second, self.third = prometheus, workloads, second, third
 
+    def firing(self, label: str, value: str) -> set[str]:
+        """The alerts that fire with a label."""
+        return {labels["alertname"] for labels in self.prometheus.firing() if labels.get(label) == value}
+
     def of_pod(self, name: str) -> set[str]:
-        """The alerts that fire of a workload's cgroup."""
-        pod = self.workloads.pod(name)
-        return {alert for alert, each in self.prometheus.firing().items() if any(one.get("pod") == pod for one in each)}
+        """Those of a workload's cgroup."""
+        return self.firing("pod", self.workloads.pod(name))
 
     def of_agent(self, agent: Second) -> set[str]:
-        """The alerts that fire of an agent."""
-        instance = f"127.0.0.1:{agent.port}"
-        firing = self.prometheus.firing()
-        return {alert for alert, each in firing.items() if any(one.get("instance") == instance for one in each)}
+        """Those of an agent."""
+        return self.firing("instance", f"127.0.0.1:{agent.port}")
 
 
 def shortened(folder: Path) -> list[Path]:
@@ -308,8 +309,11 @@ def scene(
         first.start()
         second.start(*DROPPED)
         third.start(settings=("--discovery", "kubernetes", "--kubeconfig", str(folder / "kubeconfig")))
-        targets = {f"agent-{at}": f"127.0.0.1:{agent.port}" for at, agent in enumerate(agents)}
-        server = stack.enter_context(running_prometheus(prometheus, folder, targets, shortened(folder)))
+        others = {"second": f"127.0.0.1:{second.port}", "third": f"127.0.0.1:{third.port}"}
+        started = running_prometheus(
+            prometheus, folder / "prometheus", f"127.0.0.1:{first.port}", others=others, rules=shortened(folder)
+        )
+        server = stack.enter_context(started)
         workloads = stack.enter_context(ended(Workloads(cgroup_root, folder)))
         eventually(
             lambda: server.query(f'count_over_time(kpod_mem_oom_kills_total{{pod=~".*{workloads.top.name}.*"}}[1m])')
@@ -335,7 +339,7 @@ def test_calm_neighbour_raises_none(scene: Scene) -> None:
 
 @pytest.mark.parametrize("panel", list(panels()), ids=lambda panel: panel.id)
 def test_panel_has_data(panel: Panel, scene: Scene) -> None:
-    found = [one for expression in panel.expressions for one in scene.prometheus.query(asked(expression, "30s"))]
+    found = any(scene.prometheus.has(asked(expression, "30s")) for expression in panel.expressions)
     if not found and panel.id in NO_DATA:
         pytest.skip(NO_DATA[panel.id])
     assert found
@@ -371,9 +375,7 @@ def test_container_that_is_started_again_and_again(scene: Scene, api: ApiServer)
         api.run_container("shop", "crashes", "app")
 
     def firing() -> set[str]:
-        return {
-            name for name, each in scene.prometheus.firing().items() if any(a.get("pod") == "crashes" for a in each)
-        }
+        return scene.firing("pod", "crashes")
 
     assert eventually(firing) == {"KpodContainerRestarts"}
     api.delete_pod("shop", "crashes")

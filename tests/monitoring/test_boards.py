@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics import histogram
-from kpod_metrics.exposition.text import Renderer
+from kpod_metrics.exposition.page import Page, Renderer
+from kpod_metrics.exposition.protobuf import PROTOBUF
+from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Value
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
+from monitoring import recording
 from monitoring.boards import METRICS
+from monitoring.files import ROOT
 from tests.live.agents import eventually
+from tests.live.prometheus import Prometheus, running_prometheus
 from tests.monitoring.boards import Panel, asked, boards, panels
-from tests.monitoring.server import Prometheus, running_prometheus
 from tests.monitoring.test_names import check
 from tests.unit.exposition.fixture import label_sets, tables
 
@@ -88,7 +92,7 @@ class _Everything:
         self._store = Store(self._tables, frozenset(metric for table in self._tables for metric in table.metrics))
         self._scrapes = 0
 
-    def page(self) -> bytes:
+    def page(self) -> Page:
         self._scrapes += 1
         for table in self._tables:
             running = table.totals or table.scope is Scope.AGENT
@@ -101,39 +105,57 @@ class _Everything:
                     self._store.set(table, labels, values)
                 else:
                     self._store.put(table, Identity("shop", "cart-0", "app"), labels, values, (1, 0))
-        return Renderer({"node": "n1"}).render(self._store).text()
+        return Renderer({"node": "n1"}, classic=False).render(self._store)
 
 
 class _Exporter(BaseHTTPRequestHandler):
     everything: _Everything
 
     def do_GET(self) -> None:
+        native = "protobuf" in self.headers["Accept"]
+        page = self.everything.page()
         self.send_response(200)
-        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Type", PROTOBUF if native else TEXT)
         self.end_headers()
-        self.wfile.write(self.everything.page())
+        self.wfile.write(page.protobuf() if native else page.text())
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
         pass
 
 
-@pytest.fixture(scope="module")
-def everything(prometheus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+@pytest.fixture(scope="module", params=["classic", "native"])
+def everything(
+    request: pytest.FixtureRequest, prometheus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """A Prometheus that keeps either kind of histogram, and evaluates the rules."""
     _Exporter.everything = _Everything()
+    flags = ["--enable-feature=native-histograms"] if request.param == "native" else []
     with ThreadingHTTPServer(("127.0.0.1", 0), _Exporter) as exporter:
         threading.Thread(target=exporter.serve_forever, daemon=True).start()
-        folder = tmp_path_factory.mktemp("prometheus")
-        with running_prometheus(prometheus, folder, {"kpod": f"127.0.0.1:{exporter.server_port}"}) as server:
-            eventually(lambda: server.query("count_over_time(kpod_build_info[1m]) >= 3"), 20)
+        folder, target = tmp_path_factory.mktemp("everything") / "prometheus", f"127.0.0.1:{exporter.server_port}"
+        rules = sorted((ROOT / "rules").glob("*.yaml"))
+        with running_prometheus(prometheus, folder, target, *flags, rules=rules) as server:
+            eventually(lambda: server.has("count_over_time(kpod_build_info[1m]) >= 4"), 20)
+            assert server.has("kpod_cpu_runqueue_latency_seconds_bucket") == (request.param == "classic")
             yield server
         exporter.shutdown()
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.id)
 def test_panels_have_data(panel: Panel, everything: Prometheus) -> None:
-    found = [series for expression in panel.expressions for series in everything.query(asked(expression, "30s"))]
-    assert found
-    assert all(series["value"][1] != "NaN" for series in found)
+    assert any(everything.has(asked(expression, "30s")) for expression in panel.expressions)
+
+
+def test_heatmaps_have_one_kind_of_histogram(everything: Prometheus) -> None:
+    for panel in PANELS:
+        if panel.type == "heatmap":
+            assert [everything.has(asked(expression, "30s")) for expression in panel.expressions].count(True) == 1
+
+
+@pytest.mark.parametrize("rule", recording.RULES, ids=lambda rule: rule.record)
+def test_recordings_have_data(rule: recording.Rule, everything: Prometheus) -> None:
+    found = eventually(lambda: everything.query(rule.record))
+    assert {"namespace": "shop", "pod": "cart-0", "container": "app", "node": "n1"}.items() <= found[0][0].items()
 
 
 def test_variables_have_values(everything: Prometheus) -> None:
@@ -142,5 +164,4 @@ def test_variables_have_values(everything: Prometheus) -> None:
             if variable["type"] != "query":
                 continue
             selector, label = variable["query"].removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
-            found = everything.query(f"count by ({label}) ({asked(selector, '30s')})")
-            assert [series["metric"].get(label, "") for series in found] != []
+            assert everything.has(f"count by ({label}) ({asked(selector, '30s')})")
