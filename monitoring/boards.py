@@ -92,7 +92,16 @@ def unit(metric: Metric) -> str:
     return "cps" if counts else "none"
 
 
-_SPELLED = {"cpu": "CPU", "tcp": "TCP", "rtt": "RTT", "oom": "OOM", "bpf": "BPF", "mem": "memory", "fs": "file system"}
+_SPELLED = {
+    "cpu": "CPU",
+    "tcp": "TCP",
+    "rtt": "RTT",
+    "oom": "OOM",
+    "bpf": "BPF",
+    "otlp": "OTLP",
+    "mem": "memory",
+    "fs": "file system",
+}
 
 
 def _word(name: str) -> str:
@@ -635,6 +644,7 @@ BOARDS = (
                     events(_OF_AGENT, "Reads that failed or were late", "kpod_collector_errors_total"),
                     share(_OF_AGENT, "Kernel maps filled", "kpod_bpf_map_entries", ["kpod_bpf_map_capacity"]),
                     lines(_OF_AGENT, "Events that are no pod's", "kpod_unattributed_events_total"),
+                    events(_OF_AGENT, "Points that the OTLP receiver did not take", "kpod_otlp_dropped_points_total"),
                     events(_OF_AGENT, "Pods listed anew", "kpod_pod_source_relists_total"),
                 ),
             ),

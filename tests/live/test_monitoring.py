@@ -22,6 +22,7 @@ import pytest
 from monitoring.alerts import ALERTS
 from monitoring.files import ROOT
 from tests.fakes.apiserver import ApiServer
+from tests.fakes.otlp import Receiver
 from tests.live.agents import COMMAND, eventually, free_port, get, process
 from tests.live.harness import Cgroup, compile_workload, go, stop_point
 from tests.live.prometheus import Prometheus, running_prometheus
@@ -67,6 +68,7 @@ NOT_HERE = {
     "KpodMapEvictions": "goes on for ten minutes after its end",
     "KpodProgramRunsMissed": "a program that interrupts itself",
     "KpodUnresolvedEvents": "goes on for ten minutes after its end",
+    "KpodOtlpDropsPoints": "goes on for ten minutes after its end",
     "KpodSeriesOverflow": "goes on for ten minutes after its end",
 }
 """Alerts that are not provoked here, and why."""
@@ -306,7 +308,8 @@ def scene(
         stack.enter_context(programs_measured())
         for agent in agents:
             stack.callback(agent.end)
-        first.start()
+        receiver = stack.enter_context(Receiver())
+        first.start(settings=("--discovery", "cgroup", "--otlp-endpoint", receiver.url, "--otlp-interval", "1s"))
         second.start(*DROPPED)
         third.start(settings=("--discovery", "kubernetes", "--kubeconfig", str(folder / "kubeconfig")))
         others = {"second": f"127.0.0.1:{second.port}", "third": f"127.0.0.1:{third.port}"}
