@@ -64,8 +64,39 @@ struct thread_info {
 	unsigned long flags;
 };
 
+/* Namespaces: include/linux/ns_common.h, nsproxy.h, net/net_namespace.h, fs/mount.h. */
+struct ns_common {
+	unsigned int inum;
+};
+
+struct mnt_namespace {
+	struct ns_common ns;
+	__u64 event;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+	struct net *net_ns;
+};
+
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+
+struct fs_struct {
+	struct path root;
+};
+
 struct task_struct {
 	struct thread_info thread_info;
+	struct mm_struct *mm;
+	struct fs_struct *fs;
+	struct nsproxy *nsproxy;
 	int pid;
 	int tgid;
 	__u64 start_time;
@@ -89,7 +120,12 @@ struct thread_info___x86 {
 };
 
 /* The context of an iterator over tasks: include/linux/bpf.h, kernel/bpf/task_iter.c. */
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
 struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
 	struct task_struct *task;
 };
 

@@ -35,7 +35,7 @@ from kpod_metrics.pods import info
 from kpod_metrics.pods.cluster import ClusterNaming, Filter
 from kpod_metrics.pods.discovery import kubernetes_source
 from kpod_metrics.pods.finder import Finder, Naming
-from kpod_metrics.pods.model import FILTERED, HOST, PENDING, UNRESOLVED, Group, Identity
+from kpod_metrics.pods.model import FILTERED, HOST, PENDING, UNRESOLVED, Group, Identity, Snapshot
 from kpod_metrics.pods.resolver import Resolver
 from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.selector import parse as parse_selector
@@ -197,6 +197,10 @@ class Agent:
         self._crew = _Crew()
         self._stop = threading.Event()
         self._active: set[int] = set()
+        self._expired_at = 0
+        """The resolver's `changes` when all that is gone was last dropped."""
+        self._reported: Snapshot | None = None
+        """The snapshot whose containers the store has."""
         self._thread: threading.Thread | None = None
         self._started = 0.0
         self.last_cycle = 0.0
@@ -330,7 +334,9 @@ class Agent:
     def _report(self) -> None:
         """Bring the store up to date with what is there: new containers at 0, what was held back of those named now."""
         snapshot = self._resolver.snapshot
-        self._store.discover(set(snapshot.reported.values()))
+        if snapshot is not self._reported:
+            self._store.discover(set(snapshot.reported.values()))
+            self._reported = snapshot
         for state in self.states:
             for owner in [owner for owner in state.held if self._resolver.reason(owner) != PENDING]:
                 for row in state.held.pop(owner).values():
@@ -384,8 +390,13 @@ class Agent:
             log.error("collector %s: %s", state.collector.name, state.problem, exc_info=_unexpected(result.error))
             return
         state.problem = ""
+        known, put = self._resolver.snapshot.identities, self._store.put
         for row in result.rows:
-            self._charge(state, row)
+            identity = known.get(row.owner)
+            if identity is None:
+                self._charge(state, row)
+            else:
+                put(row.table, identity, row.labels, row.values, (row.owner, row.source))
 
     def _charge(self, state: State, row: Row) -> None:
         """Add a row to the series of its pod, or to the events that are nobody's, or hold it back."""
@@ -431,6 +442,9 @@ class Agent:
     def _expire(self) -> None:
         """Drop what is kept of cgroups that are gone; a page with their last values is out."""
         self._resolver.expire()
+        if self._resolver.changes == self._expired_at:
+            return
+        self._expired_at = self._resolver.changes
         keep: set[Identity] = self._resolver.identities()
         self._store.retain(keep)
         self._store.forget_owners(self._resolver.is_gone)

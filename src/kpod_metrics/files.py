@@ -3,6 +3,9 @@
 import os
 
 _ROOM = 1 << 16
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_RECORD = 16
+"""More bytes than the number of a process takes, with the end of its line."""
 
 
 def read_bytes(path: str) -> bytes:
@@ -36,8 +39,9 @@ class KeptFiles:
     def read(self, path: str, *, records: bool = False) -> bytes:
         """Return a file's content; raises OSError: ENODEV once after its cgroup was removed, the path is free then.
 
-        All but those of `records` (a line a process) are one record to the kernel, which comes whole (fs/seq_file.c,
-        fs/kernfs/file.c): only one that fills the room is read on.
+        All but those of `records` (a line a process) are one record to the kernel, which comes whole
+        (fs/kernfs/file.c): only one that fills the room is read on. Records come a page at a time, as many as it has
+        room for (fs/seq_file.c, seq_read_iter(): it fills its buffer while there are more).
         """
         self._used.add(path)
         fd = self._open.get(path)
@@ -47,7 +51,8 @@ class KeptFiles:
             fd = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = last = os.pread(fd, _ROOM, 0)
-            while last and (records or len(last) == _ROOM):
+            whole = _PAGE - _RECORD if records else _ROOM
+            while len(last) >= whole:
                 last = os.pread(fd, _ROOM, len(data))
                 data += last
             return data

@@ -107,18 +107,22 @@ class Store:
         origin: tuple[int, int],
     ) -> None:
         """Take a row. `origin` is (owner, source): where running totals come from."""
-        if table not in self._tables:
+        children = self._tables.get(table)
+        if children is None:
             return
         if table.scope is Scope.POD:
             identity = identity.of_pod
+        series = children.get((identity, labels))
+        with_gauges = table in self._with_gauges
         if table.totals:
             key = (*origin, labels)
             # Most files say most of the time what they said before.
-            same = self._totals[table].get(key) == values and table not in self._with_gauges
-            if same and (identity, labels) in self._tables[table]:
+            if series is not None and not with_gauges and self._totals[table].get(key) == values:
                 return
             values = self._differences(table, key, values)
-        mine = self._child(table, identity, labels).values
+        elif series is not None and not with_gauges and not any(values) and None not in series.values:
+            return
+        mine = (series or self._child(table, identity, labels)).values
         for at, value in enumerate(values):
             if value is None:
                 continue

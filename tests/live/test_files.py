@@ -15,20 +15,34 @@ from pathlib import Path
 
 import pytest
 
+from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.tree import Tree, read_pids
+from kpod_metrics.collectors import filesystem
 from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
+from kpod_metrics.collectors.per_process import ITERATOR
 from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
 from kpod_metrics.files import KeptFiles
+from kpod_metrics.kernel.tasks import KTHREADD, Tasks
 from kpod_metrics.pods.model import Group, Identity
+from tests.live.agents import eventually
 from tests.live.harness import WORKLOADS, Cgroup, Totals, opened, proves
 
 MakeCgroup = Callable[[str], Cgroup]
 Children = list["subprocess.Popen[bytes]"]
+
+
+@pytest.fixture(params=["all processes at once", "each in /proc"])
+def environment(request: pytest.FixtureRequest) -> Environment:
+    """For collectors that look at processes: in both ways."""
+    at_once = request.param == "all processes at once"
+    return Environment(forced_off=frozenset() if at_once else frozenset({ITERATOR}))
+
+
 SPIN = ("sh", "-c", "while :; do :; done")
 
 
@@ -123,7 +137,7 @@ for line in sys.stdin:
 
 
 @proves(*(metric.name for metric in INTERFACES.metrics))
-def test_interfaces_of_a_network_namespace(cgroup: MakeCgroup, children: Children) -> None:
+def test_interfaces_of_a_network_namespace(cgroup: MakeCgroup, children: Children, environment: Environment) -> None:
     pod, host = cgroup("pod"), cgroup("host")
     links = ("link set lo up", "link add v0 type veth peer name v1", "link set v0 up", "link set v1 mtu 500 up")
     process = piped(pod, children, "unshare", "-n", sys.executable, "-c", NETWORK, *links)
@@ -133,7 +147,7 @@ def test_interfaces_of_a_network_namespace(cgroup: MakeCgroup, children: Childre
     def number(name: str, interface: str) -> float:
         return totals.number(pod, f"kpod_net_iface_{name}_total", interface)
 
-    with opened(NetIface(Environment())) as collector:
+    with opened(NetIface(environment)) as collector:
         totals = Totals(collector).read([group(pod), group(host)])
         assert {labels for _, _, labels in totals.numbers} == {("v0",), ("v1",)}  # lo is silent
         for count, all_ in ((23, 23), (100, 123)):
@@ -156,7 +170,9 @@ def test_interfaces_of_a_network_namespace(cgroup: MakeCgroup, children: Childre
         assert {owner for owner, _, _ in totals.numbers} == {pod.id}
 
 
-def test_namespace_of_which_each_container_has_a_process(cgroup: MakeCgroup, children: Children) -> None:
+def test_namespace_of_which_each_container_has_a_process(
+    cgroup: MakeCgroup, children: Children, environment: Environment
+) -> None:
     """As the containers of a pod have: once for the pod, and still right when the first container is gone."""
     first, second = cgroup("first"), cgroup("second")
     process = piped(first, children, "unshare", "-n", sys.executable, "-c", NETWORK, "link set lo up")
@@ -164,7 +180,7 @@ def test_namespace_of_which_each_container_has_a_process(cgroup: MakeCgroup, chi
     other = piped(second, children, "nsenter", "-t", str(process.pid), "-n", sys.executable, "-c", NETWORK)
     assert answer(other) == "ready"
     pod = Identity("test", "pod", "")
-    with opened(NetIface(Environment())) as collector:
+    with opened(NetIface(environment)) as collector:
 
         def read(*cgroups: Cgroup) -> int:
             groups = [Group(c.id, str(c.path), read_pids(str(c.path), KeptFiles()) or (), pod) for c in cgroups]
@@ -192,14 +208,16 @@ done
 
 @pytest.mark.usefixtures("mount_namespaces")
 @proves(*(f"kpod_fs_{name}_bytes" for name in ("capacity", "usage", "available")))
-def test_file_system_of_a_mount_namespace(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
+def test_file_system_of_a_mount_namespace(
+    cgroup: MakeCgroup, children: Children, environment: Environment, tmp_path: Path
+) -> None:
     inside, outside = cgroup("inside"), cgroup("outside")
     point = tmp_path / "a disk"
     point.mkdir()
     process = piped(inside, children, "unshare", "-m", "sh", "-c", TMPFS, str(point))
     children.append(outside.start("sleep", "1000"))
     assert answer(process) == "mounted"
-    with opened(Filesystem(Environment())) as collector:
+    with opened(Filesystem(environment)) as collector:
         written = 0
         for count in (0, 1 << 20, 2 << 20):
             blocks, free, available, unit = map(int, answer(process, str(count)).split())
@@ -216,6 +234,95 @@ def test_file_system_of_a_mount_namespace(cgroup: MakeCgroup, children: Children
         root = os.statvfs("/")
         assert totals.number(outside, "kpod_fs_capacity_bytes", "/") == root.f_blocks * root.f_frsize
         assert totals.number(inside, "kpod_fs_capacity_bytes", "/") == root.f_blocks * root.f_frsize
+
+
+MOUNTS = """
+mkdir "$0/own" "$0/later" "$0/root"
+mount -t tmpfs -o size=4m none "$0/root"
+echo ready
+while read line; do eval "$line"; echo done; done
+"""
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+def test_mounts_that_come_and_go(
+    cgroup: MakeCgroup, children: Children, environment: Environment, tmp_path: Path
+) -> None:
+    """Seen in the next cycle; while nothing is mounted the table of mounts is read again only where it must be."""
+    inside = cgroup("inside")
+    process = piped(inside, children, "unshare", "-m", "--propagation", "private", "sh", "-c", MOUNTS, str(tmp_path))
+    assert answer(process) == "ready"
+    reads = []
+
+    def counted(path: str) -> bytes:
+        reads.append(path)
+        return read_if_there(path)
+
+    with opened(Filesystem(environment)) as collector, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filesystem, "read_if_there", counted)
+
+        def points() -> set[str]:
+            rows = list(collector.collect([group(inside)]))
+            return {point for row in rows for point in row.labels if point.startswith(str(tmp_path))}
+
+        at_first = {f"{tmp_path}/root"}
+        assert points() == at_first
+        assert answer(process, f"mount -t tmpfs -o size=4m none {tmp_path}/later") == "done"
+        assert points() == at_first | {f"{tmp_path}/later"}
+        before = len(reads)
+        for _ in range(3):
+            assert points() == at_first | {f"{tmp_path}/later"}
+        assert len(reads) - before == (0 if ITERATOR not in environment.forced_off else 3)
+        assert answer(process, f"umount {tmp_path}/later") == "done"
+        assert points() == at_first
+        # Another root directory is another view of the same mounts.
+        process.stdin.close()  # type: ignore[union-attr]
+        process.wait()
+        other = cgroup("other")
+        chrooted = piped(other, children, "unshare", "-m", sys.executable, "-c", CHROOT, str(tmp_path))
+        assert answer(chrooted) == "ready"
+        assert answer(chrooted, "go") == "gone"
+        rows = list(collector.collect([group(other)]))
+        assert {row.labels for row in rows} == {("/",)}
+        assert [row.values[0] for row in rows] == [6 << 20]
+
+
+CHROOT = """
+import os, subprocess, sys
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", sys.argv[1]], check=True)
+print("ready", flush=True)
+sys.stdin.readline()
+os.chroot(sys.argv[1])
+os.chdir("/")
+print("gone", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+def test_every_process_is_in_the_namespaces_that_proc_says(cgroup: MakeCgroup, children: Children) -> None:
+    there = cgroup("there")
+    for flags in ("-m", "-n", "-mn"):
+        children.append(there.start("unshare", flags, "sleep", "1000"))
+    eventually(lambda: all(Path(f"/proc/{c.pid}/comm").read_text() == "sleep\n" for c in children))
+    tasks = Tasks()
+    tasks.open()
+    try:
+        views = tasks.look()
+    finally:
+        tasks.close()
+    for child in children:
+        links = [os.readlink(f"/proc/{child.pid}/ns/{kind}") for kind in ("mnt", "net")]
+        view = views[child.pid]
+        assert links == [f"mnt:[{view.mount_namespace}]", f"net:[{view.network_namespace}]"]
+    alone, shared, alone_too = (views[child.pid].root for child in children)
+    assert shared == views[os.getpid()].root
+    assert len({alone, shared, alone_too}) == 3
+    assert views[os.getpid()].network_namespace == views[KTHREADD].network_namespace
+    assert os.getpid() in views
+    assert (
+        not views.keys() - set(map(int, filter(str.isdigit, os.listdir("/proc")))) - {child.pid for child in children}
+    )
 
 
 def helpers() -> int:
@@ -300,13 +407,13 @@ def test_agent_can_end_while_a_file_system_hangs(cgroup: MakeCgroup, children: C
     assert f"{tmp_path} does not answer" in ended.stderr
 
 
-def test_processes_that_end_are_no_failure(cgroup: MakeCgroup, children: Children) -> None:
+def test_processes_that_end_are_no_failure(cgroup: MakeCgroup, children: Children, environment: Environment) -> None:
     """A zombie has no namespaces, and its mountinfo cannot be read."""
     there = cgroup("there")
     children.append(there.start("true"))
     os.waitid(os.P_PID, children[0].pid, os.WEXITED | os.WNOWAIT)
     groups = [Group(there.id, str(there.path), (children[0].pid, 2**22 + 1), Identity("test", "there", ""))]
-    for collector in (NetIface(Environment()), Filesystem(Environment())):
+    for collector in (NetIface(environment), Filesystem(Environment())):
         with opened(collector):
             assert list(collector.collect(groups)) == []
 

@@ -79,6 +79,8 @@ class Tree:
         self._files = KeptFiles(kept_files)
         self._listed: dict[str, tuple[int, list[tuple[str, int]]]] = {}
         """For each directory its links when it was listed, and the names and inodes below."""
+        self._known: dict[str, Directory] = {}
+        """What the last walk found: what has not changed is the same object in the next."""
 
     def walk(self) -> list[Directory]:
         """Return every cgroup from the root down, parents before children.
@@ -89,6 +91,7 @@ class Tree:
         listed, self._listed = self._listed, {}
         self._add(Directory(os.stat(self._root).st_ino, "", read_pids(self._root, self._files) or ()), listed, found)
         self._files.sweep()
+        self._known = {directory.path: directory for directory in found}
         return found
 
     def close(self) -> None:
@@ -133,7 +136,13 @@ class Tree:
         found: list[Directory | None] = []
         for name, inode in names:
             pids = read_pids(f"{where}/{name}", self._files)
-            found.append(None if pids is None else Directory(inode, f"{path}/{name}" if path else name, pids))
+            if pids is None:
+                found.append(None)
+                continue
+            child = f"{path}/{name}" if path else name
+            known = self._known.get(child)
+            same = known is not None and known.pids == pids and known.id == inode
+            found.append(known if same else Directory(inode, child, pids))
         return found
 
 

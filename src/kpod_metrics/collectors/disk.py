@@ -51,8 +51,7 @@ class Disk(FileCollector):
         names: dict[str, str] = {}
 
         def read(group: Group) -> Iterable[Row]:
-            stat = self.read(f"{group.path}/io.stat")
-            for number, values in nested(stat, b"rbytes", b"wbytes", b"rios", b"wios").items():
+            for number, values in self.parsed(f"{group.path}/io.stat", _totals).items():
                 if any(values):
                     if number not in names:
                         names[number] = self._name(number)
@@ -68,3 +67,7 @@ class Disk(FileCollector):
             return number
         # sysfs has "!" where a device's name has a slash (cciss!c0d0).
         return os.path.basename(path).replace("!", "/")
+
+
+def _totals(stat: bytes) -> dict[str, list[int]]:
+    return nested(stat, b"rbytes", b"wbytes", b"rios", b"wios")

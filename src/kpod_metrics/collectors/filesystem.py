@@ -1,8 +1,9 @@
 """Space of the file systems that a container sees, from mountinfo and statvfs().
 
-One file a container and mount namespace (`/proc/PID/mountinfo`), and a statvfs() for each of its devices. One series a
-device: where it is mounted several times, the shortest mount point names it. Devices that several mount namespaces of
-a container have at one path are added up there, as the gauges of its cgroups are.
+One file a container and mount namespace, `/proc/PID/mountinfo`: read again when the kernel tells of a change there or,
+where it cannot tell, in every cycle; and a statvfs() for each of its devices. One series a device: where it is mounted
+several times, the shortest mount point names it. Devices that several mount namespaces of a container have at one path
+are added up there, as the gauges of its cgroups are.
 
 Left out are file systems without data (procfs, cgroups, ...), what is below /proc, /sys and /dev, read-only tmpfs
 (projected secrets), single files that are mounted (/etc/hosts), and what has no size.
@@ -15,9 +16,9 @@ from typing import NamedTuple
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.mounts import FileSystem, file_systems
-from kpod_metrics.cgroup.processes import HIDDEN, distinct, others_are_hidden
+from kpod_metrics.cgroup.processes import distinct
 from kpod_metrics.collectors.base import Environment, Signal
-from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.per_process import ProcessCollector, seen
 from kpod_metrics.collectors.statvfs import LIMIT, Probe, Statvfs
 from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.kernel import rights
@@ -51,11 +52,19 @@ TABLE = Table(
 class _View(NamedTuple):
     """What one mount namespace looks like from one root directory."""
 
-    namespace: str
-    root: str
+    namespace: str | int
+    root: str | tuple[int, int]
 
 
-class Filesystem(FileCollector):
+class _Mounts(NamedTuple):
+    """What a mountinfo file says; `changes` is as it was told before that was read, if it was."""
+
+    changes: int | None
+    content: bytes
+    systems: list[FileSystem]
+
+
+class Filesystem(ProcessCollector):
     """Capacity, usage and free space of the file systems of each container."""
 
     name = "filesystem"
@@ -72,8 +81,8 @@ class Filesystem(FileCollector):
         """`statvfs` is asked; `limit` is how long a cycle waits for one that hangs, in seconds."""
         super().__init__(environment, wanted)
         self._statvfs = Statvfs(statvfs, limit)
-        self._parsed: dict[_View, tuple[bytes, list[FileSystem]]] = {}
-        """The mountinfo files of the last cycle and what they say: they rarely change."""
+        self._mounts: dict[_View, _Mounts] = {}
+        """The mountinfo files of the last cycle: they rarely change."""
         self._failing: set[str] = set()
         """Devices whose statvfs() failed in the last cycle."""
 
@@ -84,8 +93,6 @@ class Filesystem(FileCollector):
 
     def open(self) -> list[Signal]:
         """Raise UnavailableError where the mounts of (almost) no pod can be looked at."""
-        if others_are_hidden(self.environment.cgroup_root):
-            raise UnavailableError(HIDDEN)
         try:
             capabilities = rights.effective(self.environment.proc_root)
         except RefusedError:
@@ -97,26 +104,35 @@ class Filesystem(FileCollector):
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a container and file system."""
-        views: dict[_View, tuple[bytes, list[FileSystem]]] = {}
+        views = self.views()
+        mounts: dict[_View, _Mounts] = {}
         probes: dict[tuple[_View, str], Probe] = {}
-        seen: set[tuple[Identity, str]] = set()
+        shown: set[tuple[Identity, str]] = set()
         proc = self.environment.proc_root
 
+        def namespace(pid: int) -> str | int:
+            return os.readlink(f"{proc}/{pid}/ns/mnt") if views is None else seen(views, pid).mount_namespace
+
         def look(group: Group) -> Iterable[tuple[int, Probe]]:
-            for namespace, pid in distinct(group.pids, lambda pid: os.readlink(f"{proc}/{pid}/ns/mnt")).items():
-                view = _View(namespace, os.readlink(f"{proc}/{pid}/root"))
-                if view not in views:
-                    views[view] = self._parse(view, read_if_there(f"{proc}/{pid}/mountinfo"))
-                for system in views[view][1]:
-                    if system.points and (group.identity, system.device) not in seen:
-                        seen.add((group.identity, system.device))
+            for of, pid in distinct(group.pids, namespace).items():
+                changes = None
+                if views is None:
+                    view = _View(of, os.readlink(f"{proc}/{pid}/root"))
+                else:
+                    view = _View(of, views[pid].root)
+                    changes = views[pid].mount_changes
+                if view not in mounts:
+                    mounts[view] = self._read(view, pid, changes)
+                for system in mounts[view].systems:
+                    if system.points and (group.identity, system.device) not in shown:
+                        shown.add((group.identity, system.device))
                         key = (view, system.device)
                         if key not in probes:
                             probes[key] = Probe(system, f"{proc}/{pid}/root")
                         yield group.id, probes[key]
 
         mounted = self.each([group for group in groups if group.pids], look)
-        self._parsed = views
+        self._mounts = mounts
         self._statvfs.ask(probes.values())
         self._tell_failures(probes.values())
         rows = [Row(TABLE, owner, *sized) for owner, probe in mounted if (sized := _sizes(probe)) is not None]
@@ -124,9 +140,17 @@ class Filesystem(FileCollector):
             _leave_files_out(probe)
         return rows
 
-    def _parse(self, view: _View, content: bytes) -> tuple[bytes, list[FileSystem]]:
-        known = self._parsed.get(view)
-        return known if known is not None and known[0] == content else (content, file_systems(content))
+    def _read(self, view: _View, pid: int, changes: int | None) -> _Mounts:
+        """Read the mounts of a view, if they may have changed."""
+        known = self._mounts.get(view)
+        if known is not None and changes is not None and known.changes == changes:
+            return known
+        content = read_if_there(f"{self.environment.proc_root}/{pid}/mountinfo")
+        if not content:
+            changes = None  # the process has just ended: that says nothing of its mounts
+        if known is not None and known.content == content:
+            return known._replace(changes=changes)
+        return _Mounts(changes, content, file_systems(content))
 
     def _tell_failures(self, probes: Iterable[Probe]) -> None:
         """Log each device that cannot be looked at, when that begins."""

@@ -3,21 +3,22 @@
 Once per network namespace of a pod, as its containers share one; the host's own (that of PID 1) is no pod's.
 `lo` appears once it has carried traffic: in most pods it is silent for ever, and would cost each eight series.
 
-A namespace is known by the inode of its /proc/net/dev. Every namespace registers a file of its own there
-(net/core/net-procfs.c, dev_proc_net_init), and unlike /proc/PID/ns/net it may be looked at without the right to trace
-the process: PID 1 can refuse that even to root.
+Where the kernel does not tell the namespaces of all processes at once, one is known by the inode of its /proc/net/dev.
+Every namespace registers a file of its own there (net/core/net-procfs.c, dev_proc_net_init), and unlike
+/proc/PID/ns/net it may be looked at without the right to trace the process: PID 1 can refuse that even to root.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
-from kpod_metrics.cgroup.processes import HIDDEN, distinct, others_are_hidden
-from kpod_metrics.collectors.base import Environment, Signal
-from kpod_metrics.collectors.per_group import FileCollector
-from kpod_metrics.errors import UnavailableError
+from kpod_metrics.cgroup.processes import distinct
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.per_process import ProcessCollector, seen
+from kpod_metrics.kernel.tasks import KTHREADD, View
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
 
@@ -56,7 +57,7 @@ class _Namespace:
     totals: dict[str, Interface] = field(default_factory=dict)
 
 
-class NetIface(FileCollector):
+class NetIface(ProcessCollector):
     """Interface counters of each pod.
 
     The collector takes the differences itself: a namespace outlives the containers through which it is read, while the
@@ -69,40 +70,50 @@ class NetIface(FileCollector):
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
         self._namespaces: dict[tuple[Identity, int], _Namespace] = {}
+        self._read: dict[int, tuple[bytes, dict[str, Interface]]] = {}
+        """The files of the last cycle by namespace, and what they say: most pods are silent most of the time."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """One table."""
         return (TABLE,)
 
-    def open(self) -> list[Signal]:
-        """Raise UnavailableError where no process of any pod is seen."""
-        if others_are_hidden(self.environment.cgroup_root):
-            raise UnavailableError(HIDDEN)
-        return super().open()
-
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row an interface of each pod's namespaces, with what its totals grew by."""
-        host = self._inode(1)
-        files: dict[int, dict[str, Interface]] = {}
+        views = self.views()
+        if views is None:
+            number, host = self._inode, self._inode(1)
+        else:
+            number = partial(_network_namespace, views)
+            host = number(KTHREADD)
+        files: dict[int, tuple[bytes, dict[str, Interface]]] = {}
         done: set[tuple[Identity, int]] = set()
 
         def read(group: Group) -> Iterable[Row]:
-            for inode, pid in distinct(group.pids, self._inode).items():
-                if inode == host:
+            pod = group.pod
+            for of, pid in distinct(group.pids, number).items():
+                if of == host:
                     continue
-                key = (group.pod, inode)
+                key = (pod, of)
                 namespace = self._namespaces.setdefault(key, _Namespace())
                 namespace.owners.add(group.id)
                 if key in done:
                     continue
-                if not files.get(inode):  # nothing was read if the process had just ended: here is another
-                    files[inode] = interfaces(read_if_there(f"{self.environment.proc_root}/{pid}/net/dev"))
-                if files[inode]:
+                if of not in files or not files[of][1]:  # if that process had just ended: here is another
+                    files[of] = self._interfaces(of, pid)
+                if found := files[of][1]:
                     done.add(key)
-                    yield from _rows(group.id, namespace.totals, files[inode], inode)
+                    yield from _rows(group.id, namespace.totals, found, of)
 
-        return self.each([group for group in groups if group.pids], read)
+        rows = self.each([group for group in groups if group.pids], read)
+        self._read = files
+        return rows
+
+    def _interfaces(self, namespace: int, pid: int) -> tuple[bytes, dict[str, Interface]]:
+        """Read a namespace's file: the very object of the last cycle where it says the same."""
+        content = read_if_there(f"{self.environment.proc_root}/{pid}/net/dev")
+        known = self._read.get(namespace)
+        return known if known is not None and known[0] == content else (content, interfaces(content))
 
     def _inode(self, pid: int) -> int:
         return os.stat(f"{self.environment.proc_root}/{pid}/net/dev").st_ino
@@ -114,14 +125,23 @@ class NetIface(FileCollector):
         }
 
 
-def _rows(owner: int, before: dict[str, Interface], now: dict[str, Interface], inode: int) -> Iterable[Row]:
+def _network_namespace(views: Mapping[int, View], pid: int) -> int:
+    return seen(views, pid).network_namespace
+
+
+_NOTHING = (0,) * len(Interface._fields)
+
+
+def _rows(owner: int, before: dict[str, Interface], now: dict[str, Interface], namespace: int) -> Iterable[Row]:
     """Rows of the differences; `before` becomes `now`. A total that went down began anew."""
     for name, totals in now.items():
         if name == "lo" and not totals.rx_packets:
             continue
         known = before.get(name)
         grown: Sequence[int] = totals
-        if known is not None:
+        if known is totals:
+            grown = _NOTHING
+        elif known is not None:
             grown = [new - old if new >= old else new for new, old in zip(totals, known, strict=True)]
         before[name] = totals
-        yield Row(TABLE, owner, (name,), grown, inode)
+        yield Row(TABLE, owner, (name,), grown, namespace)

@@ -3,7 +3,7 @@
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent
 from kpod_metrics.collectors.base import Collector, Environment, Signal
@@ -27,6 +27,9 @@ class FileCollector(Collector):
         self._refused = False
         """Whether some cgroups could not be read in the last cycle."""
         self._files = KeptFiles(environment.kept_files)
+        self._parsed: dict[str, tuple[bytes, Any]] = {}
+        """The files of the last cycle that `parsed` was asked for, and what they say."""
+        self._parsed_now: dict[str, tuple[bytes, Any]] = {}
 
     def read(self, path: str) -> bytes:
         """Return the content of a cgroup's file, nothing where it is absent; raises any other OSError."""
@@ -39,6 +42,19 @@ class FileCollector(Collector):
                 if error.errno != errno.ENODEV:
                     break
         return b""
+
+    def parsed(self, path: str, parse: Callable[[bytes], _Found]) -> _Found:
+        """Return what `parse` makes of `read`: the very object of the last cycle where the file says the same.
+
+        Most of a node's cgroups did nothing since. A path is for one `parse`, and what that makes is not to be changed.
+        """
+        data = self.read(path)
+        known = self._parsed.get(path)
+        if known is None or known[0] != data:
+            known = (data, parse(data))
+        self._parsed_now[path] = known
+        found: _Found = known[1]
+        return found
 
     def open(self) -> list[Signal]:
         """Say so where the controller is not in this tree: it may be with version 1, or not in the kernel."""
@@ -74,6 +90,7 @@ class FileCollector(Collector):
                 if not is_absent(error):
                     refused.append((group, error))
         self._files.sweep()
+        self._parsed, self._parsed_now = self._parsed_now, {}
         if refused and len(refused) == len(groups):
             raise refused[0][1]
         if refused and not self._refused:

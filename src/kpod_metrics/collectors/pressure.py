@@ -47,10 +47,13 @@ class Pressure(FileCollector):
         return self.each(groups, self._read)
 
     def _read(self, group: Group) -> Iterable[Row]:
-        values = [
-            None if microseconds is None else microseconds / 1e6
-            for resource in _RESOURCES
-            for microseconds in pressure.totals(self.read(f"{group.path}/{resource}.pressure"))
-        ]
-        if any(value is not None for value in values):
+        values = []
+        for resource in _RESOURCES:
+            values += self.parsed(f"{group.path}/{resource}.pressure", _seconds)
+        if values.count(None) < len(values):
             yield Row(TABLE, group.id, (), values)
+
+
+def _seconds(data: bytes) -> list[float | None]:
+    """Return the seconds in which some, and in which all, tasks were held up."""
+    return [None if microseconds is None else microseconds / 1e6 for microseconds in pressure.totals(data)]

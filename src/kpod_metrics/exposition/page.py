@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from kpod_metrics.exposition import protobuf, text
 from kpod_metrics.exposition.samples import Family, Labels, Sample
+from kpod_metrics.histogram import Histogram
 from kpod_metrics.store import Store
 
 
@@ -27,12 +28,17 @@ class Renderer:
                 if value is None:
                     continue
                 sample = series.written[at]
-                if sample is None or sample.value is not value:
-                    sample = series.written[at] = Sample(series, value, sample.prefixes if sample else ())
+                if sample is None or (sample.value is not value and not _same(sample.value, value)):
+                    sample = series.written[at] = Sample(series, value, sample.form if sample else "")
                 add(sample)
             if samples:
                 families.append(Family(table, metric, samples))
         return Page(families, self._labels, self._classic)
+
+
+def _same(before: int | float | Histogram, now: int | float | Histogram) -> bool:
+    """Whether two values are written alike. A histogram that has not changed is the same object."""
+    return before == now and type(before) is type(now)
 
 
 class Page:

@@ -1,12 +1,15 @@
 """The page that scrapers get: one a cycle, written in each format at most once."""
 
-import gzip
 import threading
+
+from isal import isal_zlib
 
 from kpod_metrics.exposition.page import Page
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 
+GZIP = 31
+"""The window of 15 bits, in gzip's wrapping: zlib.h, deflateInit2()."""
 _REMEMBERED = 20
 """Cycles for which a format that was asked for is written in advance."""
 
@@ -57,7 +60,7 @@ class Published:
                 write = {TEXT: page.text, OPENMETRICS: page.openmetrics, PROTOBUF: page.protobuf}[content_type]
                 plain = write()
                 written[content_type, False] = plain
-            # Level 1: on such repetitive text the higher ones cost three times as much for a few per cent.
-            body = gzip.compress(plain, 1) if zipped else plain
+            # Level 1: level 0 makes a third more bytes in the same time, the higher ones hardly fewer.
+            body = isal_zlib.compress(plain, 1, wbits=GZIP) if zipped else plain
             written[content_type, zipped] = body
         return body

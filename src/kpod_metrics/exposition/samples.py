@@ -29,12 +29,12 @@ class Sample:
     Any thread may write it in a format: two at once write the same.
     """
 
-    __slots__ = ("prefixes", "protobuf", "series", "text", "value")
+    __slots__ = ("form", "protobuf", "series", "text", "value")
 
-    def __init__(self, series: Series, value: int | float | Histogram, prefixes: tuple[str, ...] = ()) -> None:
+    def __init__(self, series: Series, value: int | float | Histogram, form: str = "") -> None:
         self.series, self.value = series, value
-        self.prefixes = prefixes
-        """Its lines in the text format up to the numbers: the same for every value of its series."""
+        self.form = form
+        """Its lines in the text format with `%s` in the place of each number: the same for all values of its series."""
         self.text = ""
         self.protobuf = b""
 

@@ -4,10 +4,11 @@ Specifications: prometheus.io/docs/instrumenting/exposition_formats and the Open
 are escaped and joined once in its life and kept with it; a cycle only formats numbers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import accumulate
-from operator import add
+from operator import itemgetter
+from typing import Any
 
 from kpod_metrics.exposition.samples import Family, Labels, Sample, shown
 from kpod_metrics.histogram import Histogram, slot_of_exponent
@@ -38,9 +39,9 @@ def number(value: float) -> str:
 
 
 @cache
-def _ends(exponents: tuple[int, ...]) -> list[int]:
-    """The slots that the buckets end with."""
-    return [slot_of_exponent(exponent) for exponent in exponents]
+def _at_ends(exponents: tuple[int, ...]) -> "itemgetter[Any]":
+    """What picks the slots that the buckets end with; there are two buckets or more."""
+    return itemgetter(*[slot_of_exponent(exponent) for exponent in exponents])
 
 
 def unit(metric: Metric) -> str:
@@ -83,34 +84,31 @@ def _lines(family: Family, labels: Labels) -> str:
 
 def _write(family: Family, sample: Sample, labels: Labels) -> str:
     """Write the lines of one sample, and keep them with it."""
-    if not sample.prefixes:
-        sample.prefixes = _prefixes(family, sample, labels)
+    if not sample.form:
+        sample.form = _form(family, sample, labels)
     value = sample.value
     if isinstance(value, Histogram):
-        sample.text = _histogram(sample.prefixes, value, _ends(family.metric.exponents))
+        sample.text = sample.form % _numbers(value, _at_ends(family.metric.exponents))
     else:
-        sample.text = sample.prefixes[0] + number(value)
+        sample.text = sample.form % number(value)
     return sample.text
 
 
-def _histogram(prefixes: Sequence[str], total: Histogram, ends: Sequence[int]) -> str:
-    """Write a histogram's lines; `ends` are the slots that the buckets end with."""
+def _numbers(total: Histogram, at_ends: Callable[[list[int]], tuple[int, ...]]) -> tuple[int | str, ...]:
+    """Return the numbers of a histogram's lines; `at_ends` picks the slots that the buckets end with."""
     cumulative = list(accumulate(total.slots))
-    count = str(cumulative[-1])
-    values = [*[str(cumulative[end]) for end in ends], count, repr(total.sum_ns / 1e9), count]
-    return "\n".join(map(add, prefixes, values))
+    count = cumulative[-1]
+    return (*at_ends(cumulative), count, repr(total.sum_ns / 1e9), count)
 
 
-def _prefixes(family: Family, sample: Sample, labels: Labels) -> tuple[str, ...]:
-    """Return all of a series' lines up to their values."""
+def _form(family: Family, sample: Sample, labels: Labels) -> str:
+    """Return all of a series' lines, with `%s` in the place of each number."""
     metric = family.metric
     pairs = ",".join(f'{name}="{escape(value)}"' for name, value in labels.of(family.table, sample.series))
+    pairs = pairs.replace("%", "%%")
     if metric.kind is not Kind.HISTOGRAM:
-        return (f"{metric.name}{{{pairs}}} " if pairs else f"{metric.name} ",)
+        return f"{metric.name}{{{pairs}}} %s" if pairs else f"{metric.name} %s"
     comma = "," if pairs else ""
     bounds = [repr(2.0**exponent) for exponent in metric.exponents] + ["+Inf"]
-    return (
-        *(f'{metric.name}_bucket{{{pairs}{comma}le="{bound}"}} ' for bound in bounds),
-        f"{metric.name}_sum{{{pairs}}} ",
-        f"{metric.name}_count{{{pairs}}} ",
-    )
+    lines = [f'{metric.name}_bucket{{{pairs}{comma}le="{bound}"}} %s' for bound in bounds]
+    return "\n".join([*lines, f"{metric.name}_sum{{{pairs}}} %s", f"{metric.name}_count{{{pairs}}} %s"])

@@ -65,6 +65,7 @@ class Layout:
         except struct.error as error:
             raise BtfError(f"a structure of {size} bytes: {error}") from None
         self.unpack = self._struct.unpack
+        self.iter_unpack = self._struct.iter_unpack
         self.pack = self._struct.pack
 
 

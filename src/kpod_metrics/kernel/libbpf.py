@@ -9,6 +9,7 @@ import errno
 import errno as errno_names
 import os
 import re
+import struct
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -41,9 +42,16 @@ _P, _I, _S, _Z, _U32, _U64 = (
 _SAMPLE = ctypes.CFUNCTYPE(_I, _P, _P, _Z)
 """ring_buffer_sample_fn: what libbpf calls with each record of a ring."""
 
+_ITERATOR_ROOM = 1 << 15
+"""Bytes: as much as the kernel hands over in one read (kernel/bpf/bpf_iter.c, eight pages)."""
+
+_RUN_STATISTICS = slice(192, 216)
+"""Place of run_time_ns, run_cnt and recursion_misses in struct bpf_prog_info (include/uapi/linux/bpf.h)."""
+
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_object__open_file": (_P, (_S, _P)),
     "bpf_object__load": (_I, (_P,)),
+    "bpf_obj_get_info_by_fd": (_I, (_I, _P, _P)),
     "bpf_object__close": (None, (_P,)),
     "bpf_object__btf": (_P, (_P,)),
     "bpf_object__next_map": (_P, (_P, _P)),
@@ -422,8 +430,13 @@ class Program:
         The first two stay 0 while kernel.bpf_stats_enabled is off. The kernel misses a run where the program is running
         on that CPU already (recursion_misses, since 5.12; 0 before).
         """
-        info = _fdinfo(self.fd)
-        return info.get(b"run_time_ns", 0), info.get(b"run_cnt", 0), info.get(b"recursion_misses", 0)
+        info = ctypes.create_string_buffer(_RUN_STATISTICS.stop)
+        size = ctypes.c_uint32(len(info))
+        result = self._lib.so.bpf_obj_get_info_by_fd(self.fd, info, ctypes.byref(size))
+        if result:
+            raise self._lib.error(f"{self.name}: statistics", result)
+        time, runs, missed = struct.unpack("=QQQ", info.raw[_RUN_STATISTICS])
+        return time, runs, missed
 
 
 def _fdinfo(fd: int) -> dict[bytes, int]:
@@ -439,14 +452,19 @@ class Link:
         self._lib = lib
         self._pointer: int | None = pointer
 
-    def run_iterator(self) -> None:
-        """Run an iterator program to its end (the link is to one)."""
+    def run_iterator(self) -> bytes:
+        """Run an iterator program to its end (the link is to one); return what it wrote.
+
+        Raises KernelError where it cannot begin, OSError where it cannot go on.
+        """
         fd = self._lib.so.bpf_iter_create(self._lib.so.bpf_link__fd(self._pointer))
         if fd < 0:
             raise self._lib.error("iterator", fd)
         try:
-            while os.read(fd, 4096):
-                pass
+            written = b""
+            while more := os.read(fd, _ITERATOR_ROOM):
+                written += more
+            return written
         finally:
             os.close(fd)
 

@@ -5,7 +5,6 @@ tried again, later and later; what it refuses, and what the queue has no room fo
 counted. As totals are cumulative, a dropped point costs resolution in time, and no event.
 """
 
-import gzip
 import logging
 import ssl
 import threading
@@ -16,10 +15,12 @@ from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 import httpx2
+from isal import isal_zlib
 
 from kpod_metrics import __version__
 from kpod_metrics.errors import SettingError
 from kpod_metrics.exposition.page import Page
+from kpod_metrics.exposition.pages import GZIP
 from kpod_metrics.otlp.encode import Encoder, Request, refusal, rejected
 from kpod_metrics.pods.backoff import Backoff
 from kpod_metrics.settings import Settings
@@ -129,7 +130,7 @@ class Exporter:
             wait = max(0.0, began + self._interval - time.monotonic())
 
     def _packed(self, request: Request) -> Request:
-        return request._replace(body=gzip.compress(request.body, 1)) if self._gzip else request
+        return request._replace(body=isal_zlib.compress(request.body, 1, wbits=GZIP)) if self._gzip else request
 
     def _put(self, request: Request, *, back: bool = False) -> None:
         """Queue a request, or put one back to where it came from; the oldest are dropped for want of room."""

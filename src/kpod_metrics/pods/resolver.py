@@ -22,11 +22,16 @@ class _Grace(dict[_Key, tuple[_What, float]]):
         if len(self) > CAPACITY:
             del self[next(iter(self))]
 
-    def expire(self, before: float) -> None:
-        for key, (_, since) in list(self.items()):
+    def expire(self, before: float) -> int:
+        """Return how many were dropped."""
+        doomed = []
+        for key, (_, since) in self.items():
             if since > before:
                 break
+            doomed.append(key)
+        for key in doomed:
             del self[key]
+        return len(doomed)
 
 
 class Resolver:
@@ -39,11 +44,14 @@ class Resolver:
         """Cgroups: whose they were, or why they were nobody's."""
         self._left: _Grace[Identity, None] = _Grace()
         """Containers that have no cgroup any more."""
+        self.changes = 0
+        """Times that something came, went, or was forgotten: as long as it is the same, all answers are too."""
 
     def update(self, snapshot: Snapshot) -> None:
         """Take a new snapshot: what left it stays known through the grace time."""
         if snapshot is self.snapshot:
             return
+        self.changes += 1
         now = self._clock()
         before, self.snapshot = self.snapshot, snapshot
         known = snapshot.identities.keys() | {id_ for id_, reason in snapshot.reasons.items() if reason != PENDING}
@@ -84,8 +92,8 @@ class Resolver:
     def expire(self) -> None:
         """Forget what has been gone for the grace time; called after a page with its last values was published."""
         before = self._clock() - self._grace
-        self._gone.expire(before)
-        self._left.expire(before)
+        if self._gone.expire(before) + self._left.expire(before):
+            self.changes += 1
 
     def is_gone(self, cgroup: int) -> bool:
         """Whether nothing can be charged to this id any more: it does not exist, and its grace time is over."""
