@@ -9,6 +9,7 @@ import re
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import BpfCollector, Environment
 from kpod_metrics.errors import KpodError
 from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.tasks import Tasks
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 from tests.kernels.machine import STARTED
 
@@ -26,7 +28,8 @@ STATISTICS, INSTRUCTIONS = 4, 1
 """Bits of the verifier's log level."""
 
 NOT_HERE = tuple(
-    f"tests/live/test_{name}.py" for name in ("agent", "bench", "containers", "kubernetes", "native_histograms")
+    f"tests/live/test_{name}.py"
+    for name in ("agent", "bench", "containers", "kubernetes", "monitoring", "native_histograms")
 )
 """What needs a compiler, a container runtime, Prometheus or a Kubernetes client; no kernel matters to it."""
 
@@ -109,15 +112,17 @@ def verifier() -> dict[str, dict[str, Any]]:
                     collector.close()
 
             found[name] = verify(whole)
-    events = CgroupEvents()
+    others: dict[str, CgroupEvents | Tasks] = {"cgroups": CgroupEvents(), "tasks": Tasks()}
+    for name, other in others.items():
 
-    def open_events() -> None:
-        try:
-            events.open()
-        finally:
-            events.close()
+        def whole_other(other: CgroupEvents | Tasks = other) -> None:
+            try:
+                other.open()
+            finally:
+                other.close()
 
-    return found | {"cgroups": verify(open_events)}
+        found[name] = verify(whole_other)
+    return found
 
 
 class Recorder:
@@ -126,10 +131,17 @@ class Recorder:
     def __init__(self) -> None:
         self.tests: dict[str, dict[str, Any]] = {}
 
+    def _keep(self, name: str, outcome: str, why: str = "", proves: Sequence[object] = ()) -> None:
+        self.tests[name] = {"outcome": outcome, "seconds": 0.0, "why": why, "proves": list(proves)}
+
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
             proves = [[list(mark.args), mark.kwargs.get("within", "")] for mark in item.iter_markers("proves")]
-            self.tests[item.nodeid] = {"outcome": "not run", "seconds": 0.0, "why": "", "proves": proves}
+            self._keep(item.nodeid, "not run", proves=proves)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._keep(report.nodeid, "failed", report.longreprtext)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         test = self.tests[report.nodeid]

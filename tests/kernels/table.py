@@ -18,7 +18,7 @@ class Kernel:
 
 
 KERNELS = (
-    Kernel("5.10", "bullseye", r"linux-image-5\.10\.\d+-\d+-cloud-amd64"),
+    Kernel("5.10", "bullseye", r"linux-image-5\.10\.\d+-\d+-cloud-amd64", one_thread=True),
     Kernel("6.1", "bookworm", r"linux-image-6\.1\.\d+-\d+-cloud-amd64"),
     Kernel("6.12", "trixie", r"linux-image-6\.12\.\d+\+deb13-cloud-amd64"),
     Kernel("newest", "trixie-backports", r"linux-image-\d+\.\d+\.\d+\+deb13-cloud-amd64", one_thread=True),

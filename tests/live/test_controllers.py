@@ -99,13 +99,26 @@ def test_bytes_and_operations_on_a_disk(limited: Limited, disk: str) -> None:
         assert not [key for key in totals.numbers if key[0] == b.id]
 
 
+@proves("kpod_mem_cgroup_limit_bytes")
+def test_memory_limit(limited: Limited) -> None:
+    """As set and as changed; a cgroup without one has no series."""
+    a, b = limited("a", memory_max=24 * MIB), limited("b")
+    (limit,) = (metric.name for metric in USAGE.metrics if "limit" in metric.name)
+    with opened(MemCgroup(Environment())) as collector:
+        totals = Totals(collector).read([group(a), group(b)])
+        assert totals.number(a, limit) == 24 * MIB
+        assert (b.id, limit, ()) not in totals.numbers
+        (a.path / "memory.max").write_text(f"{40 * MIB}\n")
+        assert totals.read([group(a), group(b)]).number(a, limit) == 40 * MIB
+
+
 @proves("kpod_mem_cgroup_usage_bytes", "kpod_mem_cgroup_peak_bytes", "kpod_mem_cgroup_cache_bytes", within="2 MiB")
 def test_memory(limited: Limited, workload: Callable[[str], str], children: list[Process], on_disk: Path) -> None:
     """Memory that a process holds, a file of 4 MiB read beside it, and the most there was when it has gone."""
     a, b = limited("a"), limited("b")
     children.append(a.start(workload("glutton"), "20"))
     stop_point(children[0])
-    usage, peak, cache, swap = (metric.name for metric in USAGE.metrics)
+    usage, peak, cache, swap = (metric.name for metric in USAGE.metrics[:4])
     with opened(MemCgroup(Environment())) as collector:
         totals = Totals(collector).read([group(a), group(b)])
         base = totals.number(a, usage)
