@@ -3,9 +3,8 @@
 import os
 
 _ROOM = 1 << 16
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_RECORD = 16
-"""More bytes than the number of a process takes, with the end of its line."""
+_PAGE_OF_RECORDS = os.sysconf("SC_PAGE_SIZE") - 16
+"""Bytes: with less there was no more, as the number of a process and the end of its line would have fitted."""
 
 
 def read_bytes(path: str) -> bytes:
@@ -50,11 +49,11 @@ class KeptFiles:
                 return read_bytes(path)
             fd = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = last = os.pread(fd, _ROOM, 0)
-            whole = _PAGE - _RECORD if records else _ROOM
-            while len(last) >= whole:
-                last = os.pread(fd, _ROOM, len(data))
-                data += last
+            data = os.pread(fd, _ROOM, 0)
+            if len(data) < (_PAGE_OF_RECORDS if records else _ROOM):
+                return data
+            while more := os.pread(fd, _ROOM, len(data)):
+                data += more
             return data
         except OSError:
             os.close(self._open.pop(path))

@@ -67,12 +67,15 @@ class Store:
             table: {} for table in self._tables if table.totals
         }
         self._with_gauges = {t for t in self._tables if any(metric.kind is Kind.GAUGE for metric in t.metrics)}
+        self._changed = set(self._tables)
+        """Tables of which something has changed since `take_changed`."""
         self.overflow: dict[str, int] = {}
         """Updates folded into an overflow series, by metric."""
 
     def begin_cycle(self, table: Table) -> None:
         """Start a cycle's rows of a table: gauges of several cgroups of one pod are summed within a cycle."""
         if table in self._with_gauges:
+            self._changed.add(table)
             for series in self._tables[table].values():
                 for at, metric in enumerate(table.metrics):
                     if metric.kind is Kind.GAUGE:
@@ -92,6 +95,7 @@ class Store:
             owners = identities if table.scope is Scope.CONTAINER else {identity.of_pod for identity in identities}
             for identity in owners:
                 if (identity, combinations[0]) not in children:
+                    self._changed.add(table)
                     for labels in combinations:
                         series = self._child(table, identity, labels, update=False)
                         for at, value in enumerate(series.values):
@@ -122,6 +126,7 @@ class Store:
             values = self._differences(table, key, values)
         elif series is not None and not with_gauges and not any(values) and None not in series.values:
             return
+        self._changed.add(table)
         mine = (series or self._child(table, identity, labels)).values
         for at, value in enumerate(values):
             if value is None:
@@ -138,6 +143,7 @@ class Store:
 
     def set(self, table: Table, labels: tuple[str, ...], values: Sequence[Value]) -> None:
         """Set the agent's own series to these values."""
+        self._changed.add(table)
         mine = self._child(table, _NOBODY, labels).values
         for at, value in enumerate(values):
             assert not isinstance(value, HistogramDelta)
@@ -145,6 +151,7 @@ class Store:
 
     def clear(self, table: Table) -> None:
         """Drop all series of a table of the agent's own."""
+        self._changed.add(table)
         self._tables[table].clear()
 
     def _differences(
@@ -198,6 +205,7 @@ class Store:
         keep = {OVERFLOW, _NOBODY, *identities, *(identity.of_pod for identity in identities)}
         for table, children in self._tables.items():
             for key in [key for key in children if key[0] not in keep]:
+                self._changed.add(table)
                 del children[key]
                 self._total -= self._weights[table]
 
@@ -206,6 +214,11 @@ class Store:
         for totals in self._totals.values():
             for origin in [origin for origin in totals if gone(origin[0])]:
                 del totals[origin]
+
+    def take_changed(self) -> Collection[Table]:
+        """Return the tables of which something may have changed since the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def families(self) -> Iterator[tuple[Table, int, Metric, Iterable[Series]]]:
         """Each metric that is kept, with its place in the table and all its series."""

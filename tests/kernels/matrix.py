@@ -169,6 +169,9 @@ def problems(outcome: Outcome) -> list[str]:
         if "error" in verdict:
             found.append(f"{name}: {object_name} is refused: {verdict['error']}")
             found += [f"--- {program} of {object_name} on {name}\n{log}" for program, log in verdict["logs"].items()]
+    unread = [test for test, told in result["tests"].items() if told["outcome"] == "failed" and test.endswith(".py")]
+    if unread:  # nothing has run then
+        return [*found, *(f"{name}: {test} cannot be read\n{result['tests'][test]['why']}" for test in unread)]
     for metrics in _collectors().values():
         for metric in metrics:
             text, good = cell(result, metric)

@@ -79,8 +79,10 @@ class Tree:
         self._files = KeptFiles(kept_files)
         self._listed: dict[str, tuple[int, list[tuple[str, int]]]] = {}
         """For each directory its links when it was listed, and the names and inodes below."""
-        self._known: dict[str, Directory] = {}
-        """What the last walk found: what has not changed is the same object in the next."""
+        self._known: dict[str, tuple[bytes, Directory]] = {}
+        """What the last walk found, by path, with the list of processes as it was read: what has not changed is the
+        same object in the next."""
+        self._now: dict[str, tuple[bytes, Directory]] = {}
 
     def walk(self) -> list[Directory]:
         """Return every cgroup from the root down, parents before children.
@@ -89,9 +91,10 @@ class Tree:
         """
         found: list[Directory] = []
         listed, self._listed = self._listed, {}
-        self._add(Directory(os.stat(self._root).st_ino, "", read_pids(self._root, self._files) or ()), listed, found)
+        inode = os.stat(self._root).st_ino
+        self._add(self._directory("", self._root, inode) or Directory(inode, "", ()), listed, found)
         self._files.sweep()
-        self._known = {directory.path: directory for directory in found}
+        self._known, self._now = self._now, {}
         return found
 
     def close(self) -> None:
@@ -135,15 +138,19 @@ class Tree:
         """Return the directories of these names, None in the place of one that is gone."""
         found: list[Directory | None] = []
         for name, inode in names:
-            pids = read_pids(f"{where}/{name}", self._files)
-            if pids is None:
-                found.append(None)
-                continue
-            child = f"{path}/{name}" if path else name
-            known = self._known.get(child)
-            same = known is not None and known.pids == pids and known.id == inode
-            found.append(known if same else Directory(inode, child, pids))
+            found.append(self._directory(f"{path}/{name}" if path else name, f"{where}/{name}", inode))
         return found
+
+    def _directory(self, path: str, where: str, inode: int) -> Directory | None:
+        """Return one directory; None where it is gone."""
+        text = _read_procs(where, self._files)
+        if text is None:
+            return None
+        known = self._known.get(path)
+        if known is None or known[0] != text or known[1].id != inode:
+            known = (text, Directory(inode, path, _pids(text)))
+        self._now[path] = known
+        return known[1]
 
 
 def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:
@@ -151,12 +158,19 @@ def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:
 
     cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): its threads are named by cgroup.threads.
     """
+    text = _read_procs(directory, files)
+    return None if text is None else _pids(text)
+
+
+def _pids(text: bytes) -> tuple[int, ...]:
+    return tuple([pid for pid in map(int, text.split()) if pid])
+
+
+def _read_procs(directory: str, files: KeptFiles) -> bytes | None:
     for name in ("cgroup.procs", "cgroup.threads"):
         try:
-            text = files.read(f"{directory}/{name}", records=True)
+            return files.read(f"{directory}/{name}", records=True)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENODEV}:
                 return None
-            continue
-        return tuple([pid for pid in map(int, text.split()) if pid])
-    return ()
+    return b""

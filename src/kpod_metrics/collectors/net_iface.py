@@ -95,7 +95,9 @@ class NetIface(ProcessCollector):
                 if of == host:
                     continue
                 key = (pod, of)
-                namespace = self._namespaces.setdefault(key, _Namespace())
+                namespace = self._namespaces.get(key)
+                if namespace is None:
+                    namespace = self._namespaces[key] = _Namespace()
                 namespace.owners.add(group.id)
                 if key in done:
                     continue

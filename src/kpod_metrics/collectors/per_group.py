@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from kpod_metrics.cgroup.keyed import is_absent
+from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.collectors.base import Collector, Environment, Signal
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.metrics import Metric
@@ -33,15 +33,13 @@ class FileCollector(Collector):
 
     def read(self, path: str) -> bytes:
         """Return the content of a cgroup's file, nothing where it is absent; raises any other OSError."""
-        for _ in range(2):  # where a cgroup was removed, another of that name may be there by now
-            try:
-                return self._files.read(path)
-            except OSError as error:
-                if not is_absent(error):
-                    raise
-                if error.errno != errno.ENODEV:
-                    break
-        return b""
+        try:
+            return self._files.read(path)
+        except OSError as error:
+            if not is_absent(error):
+                raise
+            # Where a cgroup was removed, another of that name may be there by now.
+            return read_if_there(path) if error.errno == errno.ENODEV else b""
 
     def parsed(self, path: str, parse: Callable[[bytes], _Found]) -> _Found:
         """Return what `parse` makes of `read`: the very object of the last cycle where the file says the same.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from kpod_metrics.exposition import protobuf, text
 from kpod_metrics.exposition.samples import Family, Labels, Sample
 from kpod_metrics.histogram import Histogram
+from kpod_metrics.metrics import Table
 from kpod_metrics.store import Store
 
 
@@ -16,11 +17,19 @@ class Renderer:
         """`constant` and `extra` are as in `Labels`; `classic`: histograms in protobuf have classic buckets too."""
         self._labels = Labels(constant, extra)
         self._classic = classic
+        self._families: dict[tuple[Table, int], Family] = {}
+        """Of the last page, by table and place."""
 
     def render(self, store: Store) -> "Page":
         """Take all samples; a sample whose value is that of a cycle ago is that of a cycle ago."""
         families = []
+        changed = store.take_changed()
         for table, at, metric, children in store.families():
+            known = self._families.get((table, at))
+            if known is not None and table not in changed:
+                known.stays = True
+                families.append(known)
+                continue
             samples: list[Sample] = []
             add = samples.append
             for series in children:
@@ -32,7 +41,10 @@ class Renderer:
                     sample = series.written[at] = Sample(series, value, sample.form if sample else "")
                 add(sample)
             if samples:
-                families.append(Family(table, metric, samples))
+                family = self._families[table, at] = Family(table, metric, samples)
+                families.append(family)
+            else:
+                self._families.pop((table, at), None)
         return Page(families, self._labels, self._classic)
 
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import NamedTuple
 
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import Metric, Scope, Table
@@ -39,12 +38,17 @@ class Sample:
         self.protobuf = b""
 
 
-class Family(NamedTuple):
-    """The samples of one metric."""
+class Family:
+    """The samples of one metric, which never change; that of a metric of which nothing has is in the next page too."""
 
-    table: Table
-    metric: Metric
-    samples: list[Sample]
+    __slots__ = ("lines", "metric", "samples", "stays", "table")
+
+    def __init__(self, table: Table, metric: Metric, samples: list[Sample]) -> None:
+        self.table, self.metric, self.samples = table, metric, samples
+        self.stays = False
+        """Whether it is in more than one page: then it is worth to keep what is written of it."""
+        self.lines = b""
+        """Its samples in the text format."""
 
 
 class Labels:

@@ -57,29 +57,39 @@ def family_name(metric: Metric) -> str:
 
 def write(families: Iterable[Family], labels: Labels) -> bytes:
     """Write in the text format 0.0.4."""
-    parts = [
-        f"# HELP {family.metric.name} {family.metric.help.translate(_HELP_ESCAPES)}\n"
-        f"# TYPE {family.metric.name} {family.metric.kind.value}\n{_lines(family, labels)}\n"
-        for family in families
-    ]
-    return "".join(parts).encode("utf-8", "replace")
+    parts: list[bytes] = []
+    for family in families:
+        metric = family.metric
+        heading = (
+            f"# HELP {metric.name} {metric.help.translate(_HELP_ESCAPES)}\n# TYPE {metric.name} {metric.kind.value}\n"
+        )
+        parts += (heading.encode(), _lines(family, labels))
+    return b"".join(parts)
 
 
 def write_openmetrics(families: Iterable[Family], labels: Labels) -> bytes:
     """Write in OpenMetrics 1.0: a counter's family is named without _total, the unit is said, the end is marked."""
-    parts = []
+    parts: list[bytes] = []
     for family in families:
         metric, name = family.metric, family_name(family.metric)
-        parts.append(f"# TYPE {name} {metric.kind.value}\n")
+        heading = f"# TYPE {name} {metric.kind.value}\n"
         if of := unit(metric):
-            parts.append(f"# UNIT {name} {of}\n")
-        parts.append(f"# HELP {name} {escape(metric.help)}\n{_lines(family, labels)}\n")
-    parts.append("# EOF\n")
-    return "".join(parts).encode("utf-8", "replace")
+            heading += f"# UNIT {name} {of}\n"
+        heading += f"# HELP {name} {escape(metric.help)}\n"
+        parts += (heading.encode(), _lines(family, labels))
+    parts.append(b"# EOF\n")
+    return b"".join(parts)
 
 
-def _lines(family: Family, labels: Labels) -> str:
-    return "\n".join([sample.text or _write(family, sample, labels) for sample in family.samples])
+def _lines(family: Family, labels: Labels) -> bytes:
+    if family.lines:
+        return family.lines
+    parts = [sample.text or _write(family, sample, labels) for sample in family.samples]
+    parts.append("")
+    lines = "\n".join(parts).encode("utf-8", "replace")
+    if family.stays:
+        family.lines = lines
+    return lines
 
 
 def _write(family: Family, sample: Sample, labels: Labels) -> str:

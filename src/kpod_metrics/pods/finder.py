@@ -104,8 +104,9 @@ class Finder:
             self._relists += 1
         self.error = ""
         made, self._made = self._made, {}
-        for directory in directories:
-            made.pop(directory.id, None)
+        if made:
+            for directory in directories:
+                made.pop(directory.id, None)
         return self._naming.snapshot(self._root, directories, made, active)
 
     def problem(self) -> str:

@@ -53,6 +53,12 @@ def test_one_failed_test_is_a_wrong_cell_and_its_reason_is_told() -> None:
     assert found == [f"6.1: {SWITCHES}: **wrong**: another, tp_btf/x", "6.1: another failed\n3 == 4"]
 
 
+def test_a_file_of_tests_that_cannot_be_read_is_all_that_is_told() -> None:
+    told = result()
+    told["tests"] = {"tests/live/test_x.py": {"outcome": "failed", "why": "no module named y", "proves": []}}
+    assert matrix.problems(outcome(told)) == ["6.1: tests/live/test_x.py cannot be read\nno module named y"]
+
+
 def test_what_no_test_shows_is_a_problem() -> None:
     told = result()
     told["tests"]["test_all"]["outcome"] = "skipped"
