@@ -85,6 +85,8 @@ def unit(metric: Metric) -> str:
     name, counts = metric.name, metric.kind is Kind.COUNTER
     if "bytes" in name:
         return "Bps" if counts else "bytes"
+    if name.endswith("_ratio"):
+        return "percentunit"
     if "seconds" in name:
         if counts:
             return "none" if "cpu" in name and "pressure" not in name else "percentunit"
@@ -97,6 +99,7 @@ _SPELLED = {
     "tcp": "TCP",
     "rtt": "RTT",
     "oom": "OOM",
+    "gpu": "GPU",
     "bpf": "BPF",
     "otlp": "OTLP",
     "mem": "memory",
@@ -556,6 +559,14 @@ BOARDS = (
                     *_interfaces(_OF_POD),
                 ),
                 ("net_tcp",),
+            ),
+            Row(
+                "Is it the GPU?",
+                (
+                    lines(_OF_POD, "GPU, its busiest kind of engine", "kpod_gpu_utilization_ratio"),
+                    lines(_OF_POD, "Memory of the GPU", "kpod_gpu_memory_used_bytes"),
+                ),
+                ("gpu",),
             ),
             Row(
                 "Is it in syscalls?",

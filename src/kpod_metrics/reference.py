@@ -85,8 +85,8 @@ def as_markdown() -> str:
         "container's discovery on.\n\n"
         "## Series per pod\n\n"
         "For a pod of one container with one block device, network interface and mount, and ten tracked syscalls. A\n"
-        "further device adds 4, an interface 8, a mount 3, a syscall 12. A classic histogram counts its buckets, sum\n"
-        "and count; a native one is a single series.\n\n"
+        "further device adds 4, an interface 8, a mount 3, a GPU 2, a syscall 12. A classic histogram counts its\n"
+        "buckets, sum and count; a native one is a single series.\n\n"
         "| profile | classic histograms | histograms as one series | with what not every container has |\n"
         "|---|---:|---:|---:|\n"
     ]
