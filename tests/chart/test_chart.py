@@ -242,8 +242,25 @@ def test_host_access_follows_the_collectors(chart: Chart) -> None:
     assert given("config.profile=standard,config.collectors.filesystem.enabled=false") == (base, True)
     assert given("config.profile=custom") == (base, False)
     assert given("config.profile=custom,config.collectors.filesystem.enabled=true") == ([*base, "SYS_PTRACE"], True)
+    files_off = "config.collectors.filesystem.enabled=false"
+    assert given(f"config.profile=comprehensive,{files_off}") == ([*base, "SYS_PTRACE"], True)
+    gpu_off = "config.collectors.gpu.enabled=false"
+    assert given(f"config.profile=comprehensive,{files_off},{gpu_off}") == (base, True)
+    assert given("config.profile=minimal,config.collectors.gpu.enabled=true") == ([*base, "SYS_PTRACE"], True)
     assert given("config.profile=minimal,config.discovery=cgroup") == (base, True)
     assert given("config.profile=minimal,extraCapabilities={SYS_RESOURCE}") == ([*base, "SYS_RESOURCE"], False)
+
+
+def test_nvidias_runtime_is_asked_for(chart: Chart) -> None:
+    def environment(values: str) -> tuple[dict[str, str], str | None]:
+        rendered = chart.render("--set", values)
+        found = {one["name"]: one["value"] for one in rendered.container["env"] if one["name"].startswith("NVIDIA_")}
+        return found, rendered.pod["spec"].get("runtimeClassName")
+
+    asked = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility"}
+    assert environment("config.profile=comprehensive") == ({}, None)
+    assert environment("gpu.nvidia=true") == (asked, None)
+    assert environment("gpu.nvidia=true,gpu.runtimeClassName=nvidia") == (asked, "nvidia")
 
 
 @pytest.mark.parametrize(
@@ -259,6 +276,7 @@ def test_host_access_follows_the_collectors(chart: Chart) -> None:
         ),
         ("1.30.0", "config.profile=standard", None, {"type": "Unconfined"}),
         ("1.30.0", "config.profile=minimal", None, {"type": "RuntimeDefault"}),
+        ("1.30.0", "config.profile=minimal,config.collectors.gpu.enabled=true", None, {"type": "Unconfined"}),
         (
             "1.37.0",
             "appArmorProfile.type=Localhost,appArmorProfile.localhostProfile=kpod-metrics",

@@ -62,20 +62,31 @@ default
 {{- regexFind "[0-9]+$" (default "0.0.0.0:9090" .Values.config.listen) -}}
 {{- end -}}
 
-{{/* Whether a collector of the profile standard is on: {{ include "kpod-metrics.on" (list . "filesystem") }} */}}
+{{/*
+Whether a collector is on: {{ include "kpod-metrics.on" (list . "filesystem") }}; (list . "gpu" "comprehensive") for one
+that the profile standard has not.
+*/}}
 {{- define "kpod-metrics.on" -}}
 {{- $config := (index . 0).Values.config -}}
+{{- $profiles := ternary (slice . 2) (list "standard" "comprehensive") (gt (len .) 2) -}}
 {{- $collector := default (dict) (index (default (dict) $config.collectors) (index . 1)) -}}
 {{- if hasKey $collector "enabled" -}}
 {{- if $collector.enabled }}true{{ end -}}
-{{- else if has $config.profile (list "standard" "comprehensive") -}}
+{{- else if has $config.profile $profiles -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Whether it looks at what the kernel shows of a process to its tracers alone: mounts, descriptors. */}}
+{{- define "kpod-metrics.traces" -}}
+{{- if or (include "kpod-metrics.on" (list . "filesystem")) (include "kpod-metrics.on" (list . "gpu" "comprehensive")) -}}
 true
 {{- end -}}
 {{- end -}}
 
 {{/* Whether it looks at other pods' processes in /proc; cgroups without processes are left out by discovery cgroup. */}}
 {{- define "kpod-metrics.hostPID" -}}
-{{- if or (include "kpod-metrics.on" (list . "filesystem")) (include "kpod-metrics.on" (list . "net_iface")) (eq .Values.config.discovery "cgroup") -}}
+{{- if or (include "kpod-metrics.traces" .) (include "kpod-metrics.on" (list . "net_iface")) (eq .Values.config.discovery "cgroup") -}}
 true
 {{- end -}}
 {{- end -}}
@@ -83,7 +94,7 @@ true
 {{- define "kpod-metrics.capabilities" -}}
 - BPF
 - PERFMON
-{{- if include "kpod-metrics.on" (list . "filesystem") }}
+{{- if include "kpod-metrics.traces" . }}
 - SYS_PTRACE
 {{- end }}
 {{- with .Values.extraCapabilities }}
@@ -94,7 +105,7 @@ true
 {{- define "kpod-metrics.appArmor" -}}
 {{- if .Values.appArmorProfile.type -}}
 {{- .Values.appArmorProfile.type -}}
-{{- else if include "kpod-metrics.on" (list . "filesystem") -}}
+{{- else if include "kpod-metrics.traces" . -}}
 Unconfined
 {{- else -}}
 RuntimeDefault

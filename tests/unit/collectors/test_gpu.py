@@ -16,6 +16,7 @@ from kpod_metrics.collectors.gpu_drm import AGAIN, Drm
 from kpod_metrics.errors import UnavailableError
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
 from tests.unit.collectors.fdinfo import AMDGPU, AMDGPU_BEFORE_6_13, FILE, I915, PANFROST, XE, Gpus, change
+from tests.unit.imports import imported_by_an_agent
 
 SIDECAR = POD._replace(container="sidecar")
 OTHER = POD._replace(pod="cart-1")
@@ -183,12 +184,12 @@ def test_clients_of_a_container_add_up(tree: Tree, gpus: Gpus, clock: Clock) -> 
 
 def test_count_that_steps_back_catches_up(tree: Tree, gpus: Gpus, clock: Clock) -> None:
     gpus.add("renderD128", "0000:08:00.0", "amdgpu")
-    gpus.process(10, {"5": change(AMDGPU, engine_gfx=f"{8 * SECOND} ns")})
+    gpus.process(10, {"5": change(AMDGPU_BEFORE_6_13, engine_gfx=f"{8 * SECOND} ns")})
     group, cycles = tree.group("a", 7, pids=[10]), cycles_of(tree, clock)
     cycles.run(group)
     for seconds, expected in ((7, 0), (9, 0.1)):
         clock.now += 10 * SECOND
-        gpus.tell(10, "5", change(AMDGPU, engine_gfx=f"{seconds * SECOND} ns"))
+        gpus.tell(10, "5", change(AMDGPU_BEFORE_6_13, engine_gfx=f"{seconds * SECOND} ns"))
         assert cycles.run(group).exported()[f"{BUSY} 0000:08:00.0"] == expected
 
 
@@ -354,6 +355,18 @@ def test_without_the_right_to_look_at_processes(tree: Tree, gpus: Gpus) -> None:
         Gpu(tree.environment).open()
 
 
+def test_processes_of_another_namespace(tree: Tree, gpus: Gpus) -> None:
+    """As in a container of its own PID namespace: cgroup.procs has 0 in the place of each other process."""
+    status(tree, 1 << 19)
+    (tree.root / "a").mkdir()
+    (tree.root / "a/cgroup.procs").write_text("0\n0\n")
+    [signal] = Gpu(tree.environment).open()
+    assert signal.hook.startswith("absent")
+    gpus.add("renderD128", "0000:00:02.0", "i915")
+    with pytest.raises(UnavailableError, match="the processes of other containers are not seen"):
+        Gpu(tree.environment).open()
+
+
 def test_driver_that_is_loaded_and_unloaded_meanwhile(tree: Tree, gpus: Gpus, clock: Clock) -> None:
     gpus.process(10, {"5": I915})
     group, cycles = tree.group("a", 7, pids=[10]), cycles_of(tree, clock)
@@ -400,6 +413,10 @@ def test_without_a_gpu_nothing_is_imported_and_no_process_looked_at(tmp_path: Pa
     assert looked == f"{tmp_path}/class/drm"
     assert imported == ""
     assert int(pages) == 0
+
+
+def test_an_agent_does_not_import_nvidias_bindings(tmp_path: Path) -> None:
+    assert imported_by_an_agent(tmp_path, "kpod_metrics.collectors.gpu", "pynvml") == ""
 
 
 def test_a_driver_that_tells_nothing(tree: Tree, gpus: Gpus, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
