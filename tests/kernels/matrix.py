@@ -75,11 +75,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield ""
 
 
+NOT_OF_KERNELS = {"gpu"}
+"""Collectors that no row can show: no machine here has a GPU."""
+
+
 def _collectors() -> dict[str, list[str]]:
     """The metrics of each collector."""
     found: dict[str, list[str]] = {}
     for collector, _, metric in declared():
-        if collector in registered():  # others are the agent's own, or what Kubernetes says
+        if collector in registered().keys() - NOT_OF_KERNELS:  # others are the agent's own, or what Kubernetes says
             found.setdefault(collector, []).append(metric.name)
     return found
 

@@ -1,7 +1,6 @@
 """NVIDIA's GPUs, with a stand-in for its library (tests/fakes/nvml.c) below nvidia-ml-py: there is none here."""
 
 import ctypes
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import pytest
 from kpod_metrics.collectors.gpu import Gpu
 from kpod_metrics.collectors.gpu_nvml import AGAIN
 from kpod_metrics.errors import UnavailableError
+from tests.fakes.nvml import build
 from tests.unit.collectors.cycles import POD, Cycles, Tree
 from tests.unit.collectors.fdinfo import I915, Gpus
 
-SOURCE = Path(__file__).parents[2] / "fakes/nvml.c"
 OTHER = POD._replace(pod="cart-1")
 GPU = "gpu 0 pci 0 59 0"
 MEMORY, BUSY = "gpu_memory_used_bytes 0000:3b:00.0", "gpu_utilization_ratio 0000:3b:00.0"
@@ -24,11 +23,8 @@ NOT_SUPPORTED, NO_PERMISSION, NOT_LOADED, LOST = 3, 4, 9, 15
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """Compile it, and load it: the loader then knows a libnvidia-ml.so.1, and looks for no other."""
-    target = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    command = ["clang", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{target.name}"]
-    subprocess.run([*command, "-o", str(target), str(SOURCE)], check=True)
-    return ctypes.CDLL(str(target))
+    """Load it: the loader then knows a libnvidia-ml.so.1, and looks for no other."""
+    return ctypes.CDLL(str(build(tmp_path_factory.mktemp("nvml"))))
 
 
 class Nvidia:
