@@ -74,7 +74,9 @@ class Gpu(FileCollector):
             raise UnavailableError(HIDDEN)
         if devices:
             self._drm_problem = self._lacking()
-            hook = "fdinfo of DRM clients, on " + ", ".join(f"{name} ({driver})" for name, driver in devices.items())
+            hook = "fdinfo of DRM clients, on " + ", ".join(
+                f"{name} ({driver or '?'})" for name, driver in devices.items()
+            )
             signals.append(Signal(metrics, hook, self._drm_problem))
         if self._nvml.present():
             try:

@@ -67,6 +67,8 @@ class Drm:
         self._proc = environment.proc_root
         self._class = f"{environment.sys_root}/class/drm"
         self._clock = clock
+        self._devices: frozenset[str] = frozenset()
+        """Those found last: clients of others are left out."""
         self._cycle = 0
         self._held: dict[int, _Held] = {}
         self._before: dict[tuple[str, int], tuple[int, _Seen]] = {}
@@ -80,9 +82,10 @@ class Drm:
             return {}
         found = {}
         for node in nodes:
-            driver = os.path.basename(os.path.realpath(f"{self._class}/{node}/device/driver"))
+            driver = _target(f"{self._class}/{node}/device/driver")
             if driver not in _NO_COUNTS:
                 found[self._device(node)] = driver
+        self._devices = frozenset(found)
         return found
 
     def _device(self, node: str) -> str:
@@ -126,8 +129,10 @@ class Drm:
         for descriptor in held.descriptors:
             data = read_if_there(f"{self._proc}/{pid}/fdinfo/{descriptor}")
             seen = drm.client(data)
-            if seen is not None:
-                device = seen.device or self._device(_target(f"{folder}/{descriptor}"))
+            if seen is None:
+                continue
+            device = seen.device or self._device(_target(f"{folder}/{descriptor}"))
+            if device in self._devices:
                 found.setdefault((device, seen.id), (descriptor, device, _Seen(self._clock(), seen)))
         self._held[pid] = held._replace(descriptors=[descriptor for descriptor, _, _ in found.values()])
         return [(device, seen) for _, device, seen in found.values()]
@@ -178,7 +183,11 @@ def _nodes(folder: str) -> list[str]:
 
 
 def _target(link: str) -> str:
-    return os.path.basename(os.readlink(link))
+    """Return the name of what a link leads to; empty where there is none."""
+    try:
+        return os.path.basename(os.readlink(link))
+    except FileNotFoundError:
+        return ""
 
 
 def _add(total: _Total, before: _Seen | None, now: _Seen) -> None:

@@ -118,6 +118,22 @@ def test_gpu_that_is_on_no_pci_bus(tree: Tree, gpus: Gpus, clock: Clock) -> None
     }
 
 
+def test_clients_of_a_driver_that_is_read_elsewhere(tree: Tree, gpus: Gpus, clock: Clock) -> None:
+    """NVML tells of them, under the same address."""
+    gpus.add("renderD128", "0000:00:02.0", "i915")
+    gpus.add("renderD129", "0000:3b:00.0", "nvidia")
+    nvidia = change(I915, driver="nvidia-drm", pdev="0000:3b:00.0")
+    gpus.process(10, {"5": I915, "6": nvidia})
+    exported = cycles_of(tree, clock).run(tree.group("a", 7, pids=[10])).exported()
+    assert set(exported) == {f"{MEMORY} 0000:00:02.0"}
+
+
+def test_device_without_a_driver_link(tree: Tree, gpus: Gpus) -> None:
+    gpus.add("renderD128", "amdgpu_xcp_0", "amdgpu")
+    (tree.sys / "devices/amdgpu_xcp_0/driver").unlink()
+    assert Drm(tree.environment).devices() == {"amdgpu_xcp_0": ""}
+
+
 def test_client_is_counted_once(tree: Tree, gpus: Gpus, clock: Clock) -> None:
     """One open(): a descriptor, its dup(), and what a child inherited, in a container of its own even."""
     gpus.add("renderD128", "0000:08:00.0", "amdgpu")
@@ -311,11 +327,14 @@ def test_real_descriptors(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path:
         return read_if_there(path)
 
     monkeypatch.setattr("kpod_metrics.collectors.gpu_drm.read_if_there", read)
-    program = "import sys; input(); file = open(sys.argv[1]); print(file.fileno(), flush=True); input()"
+    program = (
+        "import sys; print(flush=True); input(); file = open(sys.argv[1]); print(file.fileno(), flush=True); input()"
+    )
     command = [sys.executable, "-c", program, str(node)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        process.stdout.readline()  # it has opened what it needs to start
         assert drm._of_process(process.pid) == []
         drm._held[process.pid] = drm._held[process.pid]._replace(until=AGAIN)
         assert drm._of_process(process.pid) == []
