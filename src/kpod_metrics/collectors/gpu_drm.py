@@ -75,7 +75,7 @@ class Drm:
         """Of each client, by device and id: its cgroup and what was read in the last cycle."""
 
     def devices(self) -> dict[str, str]:
-        """Return the GPUs that have a render node, with their drivers; one stat() where there are none."""
+        """Return the GPUs that have a render node, with their drivers; one system call where there are none."""
         try:
             nodes = [name for name in os.listdir(self._class) if name.startswith("renderD")]
         except FileNotFoundError:
