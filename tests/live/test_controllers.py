@@ -62,11 +62,16 @@ def test_throttling(limited: Limited, workload: Callable[[str], str], children: 
         children[0].send_signal(signal.SIGSTOP)
         stop_point(children[0])
         wall = time.monotonic() - began
-        time.sleep(0.05)
-        totals.read([group(a), group(b)])
         waits.read()
+        stat = a.path / "cpu.stat"
+        for _ in range(100):  # periods are counted on until one has passed in which nothing ran
+            said = stat.read_text()
+            totals.read([group(a), group(b)])
+            if said == stat.read_text():
+                break
+            time.sleep(0.05)
         grown = {name: totals.number(a, name) - before for name, before in start.items()}
-        lines = dict(line.split() for line in (a.path / "cpu.stat").read_text().splitlines())
+        lines = dict(line.split() for line in said.splitlines())
         assert totals.number(a, throttled) == int(lines["throttled_usec"]) / 1e6
         assert totals.number(a, periods) == int(lines["nr_periods"])
         assert totals.number(a, throttled_periods) == int(lines["nr_throttled"])
