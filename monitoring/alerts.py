@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 from textwrap import dedent
 
+from kpod_metrics.landing.waits import WAITING_SYSCALLS
 from monitoring.promql import CONTAINER, rate, sum_rate
 
 RUNBOOK = "https://github.com/pjs7678/kpod-metrics/blob/main/docs/runbook.md"
@@ -60,12 +61,6 @@ WAIT = "container:kpod_cpu_runqueue_wait:ratio_rate5m"
 # The kernel's wait for a CPU includes that of throttled tasks, so the two alerts part the cases between them: with more
 # than a tenth of periods throttled a wait is the limit's, below that it is the neighbours'.
 _MUCH_WAIT = f"{WAIT} > 0.3 and container:kpod_cpu_runqueue_wait_seconds:rate5m > 0.1"
-
-# They wait for others, or fail to say "not now": long and failing calls of these mean nothing by themselves.
-_WAITING = (
-    "read|readv|recv.*|accept4?|connect|epoll_p?wait2?|poll|ppoll|select|pselect6|futex|nanosleep|clock_nanosleep"
-    "|wait4|waitid|pause|rt_sig.*|io_getevents|io_uring_enter"
-)
 
 OF_PODS = (
     Alert(
@@ -266,7 +261,7 @@ OF_PODS = (
         "KpodSyscallErrors",
         _while_there(
             f"""
-            container_syscall:kpod_syscall_errors:ratio_rate5m{{syscall!~"{_WAITING}"}} > 0.5
+            container_syscall:kpod_syscall_errors:ratio_rate5m{{syscall!~"{WAITING_SYSCALLS}"}} > 0.5
             and container_syscall:kpod_syscall_count:rate5m > 1
             """,
             "kpod_syscall_count_total",
@@ -280,7 +275,7 @@ OF_PODS = (
         # With the time that it takes in all: of few calls, the slowest is the 99th percentile.
         _while_there(
             f"""
-            container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{_WAITING}"}} > 0.5
+            container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{WAITING_SYSCALLS}"}} > 0.5
             and (
             {sum_rate("kpod_syscall_latency_seconds", "syscall")}
             ) > 0.02

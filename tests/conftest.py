@@ -56,6 +56,19 @@ def tool() -> Callable[[str, str], Path]:
 
 
 @pytest.fixture(scope="session")
+def installed() -> Callable[[str], Path]:
+    """Find a program that `make test` installs, as `tool` has the others."""
+
+    def find(program: str) -> Path:
+        if there := shutil.which(program):
+            return Path(there)
+        reason = f"needs {program}: `make test` installs it"
+        return pytest.fail(reason) if IN_CI else pytest.skip(reason)
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def promtool(tool: Callable[[str, str], Path]) -> Path:
     return tool("prometheus", "promtool")
 

@@ -29,6 +29,7 @@ from kpod_metrics.collectors.base import Collector, Environment, Signal
 from kpod_metrics.errors import KpodError, RefusedError, SettingError
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
+from kpod_metrics.exposition.recent import RATED, Recent
 from kpod_metrics.kernel import rights
 from kpod_metrics.metrics import Metric, Profile, Row, label_of, sum_of
 from kpod_metrics.pods import info
@@ -193,6 +194,8 @@ class Agent:
         extra = [label_of(key) for key in settings.pod_labels]
         self._renderer = Renderer(constant, extra, classic=settings.classic_histograms)
         self.published = Published()
+        paces = [s.interval for s in self.states if any(m.name in RATED for m in s.collector.wanted)]
+        self.recent = Recent(max([settings.poll_interval, *paces]))
         self._exporter = exporter_of(settings, self.published)
         self._crew = _Crew()
         self._stop = threading.Event()
@@ -319,7 +322,9 @@ class Agent:
             if state.opened and not state.running:
                 state.collector.forget(self._resolver.is_gone)
         self._health(time.perf_counter() - began)
-        self.published.publish(self._renderer.render(self._store))
+        page = self._renderer.render(self._store)
+        self.published.publish(page)
+        self.recent.note(page)
         self._expire()
         self.last_cycle = time.monotonic()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import html
 import logging
 import re
 import signal
@@ -12,7 +11,6 @@ from typing import Any
 
 import uvicorn
 
-from kpod_metrics import __version__
 from kpod_metrics.agent import Agent
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.exposition.protobuf import PROTOBUF
@@ -93,7 +91,6 @@ class Application:
             "/actuator/prometheus": self._metrics,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
-            "/": self._landing,
         }
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -101,15 +98,19 @@ class Application:
         if scope["type"] != "http":
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        landing = scope["path"] == "/"
         route = self._routes.get(scope["path"])
         extra: list[tuple[bytes, bytes]] = []
-        if route is None:
+        if route is None and not landing:
             status, kind, body, zipped = 404, _PLAIN, b"not found\n", False
         elif scope["method"] not in {"GET", "HEAD"}:
             status, kind, body, zipped = 405, _PLAIN, b"method not allowed: GET, HEAD\n", False
             extra.append((b"allow", b"GET, HEAD"))
-        else:
+        elif route is not None:
             status, kind, body, zipped = await route(headers)
+        else:
+            status, kind, body, extra = await asyncio.to_thread(self._landing, scope.get("query_string", b""))
+            zipped = False
         if zipped:
             extra.append((b"content-encoding", b"gzip"))
         if route == self._metrics:
@@ -145,16 +146,19 @@ class Application:
         lines = ["ready" if ready else "the first cycle is not over yet", *self._agent.problems()]
         return 200 if ready else 503, _PLAIN, ("\n".join(lines) + "\n").encode("utf-8", "replace"), False
 
-    async def _landing(self, headers: dict[str, str]) -> tuple[int, str, bytes, bool]:
-        problems = "".join(f"<li>{html.escape(line)}</li>" for line in self._agent.problems())
-        page = (
-            f"<!doctype html><html lang=en><meta charset=utf-8><title>kpod-metrics</title>"
-            f"<h1>kpod-metrics {__version__}</h1><p>What the pods of this node really did, at the kernel level.</p>"
-            f'<ul><li><a href="metrics">metrics</a></li><li><a href="readyz">readiness</a></li>'
-            f'<li><a href="healthz">health</a></li></ul>'
-            + (f"<h2>Not working</h2><ul>{problems}</ul>" if problems else "<p>All collectors work.</p>")
-        )
-        return 200, _HTML, page.encode("utf-8", "replace"), False
+    def _landing(self, query: bytes) -> tuple[int, str, bytes, list[tuple[bytes, bytes]]]:
+        """Make the page for a person; the first to ask has its module imported."""
+        from kpod_metrics.landing import page  # noqa: PLC0415 - most agents are never asked
+
+        settings = self._agent.settings
+        headers = [(name.encode(), value.encode()) for name, value in page.HEADERS.items()]
+        try:
+            most = page.asked(query.decode("latin-1"))
+        except ValueError as error:
+            return 400, _PLAIN, f"{error}\n".encode(), headers
+        problems = self._agent.problems()
+        body = page.render(self._agent.recent.view, problems, settings.node_name, most, settings.cluster)
+        return 200, _HTML, body, headers
 
 
 class _Server(uvicorn.Server):

@@ -22,11 +22,14 @@ from kpod_metrics.errors import RefusedError
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
+from kpod_metrics.landing import page
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.server import Application, accepts_gzip, bind, negotiate, serve
 from kpod_metrics.settings import Settings
 from tests.unit.exposition.fixture import CONSTANT, filled
+from tests.unit.imports import imported_by_an_agent
+from tests.unit.landing.fixture import grown
 
 PROMETHEUS_2_42 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -147,7 +150,8 @@ def ask(agent: Agent, path: str, method: str = "GET", **headers: str) -> Answer:
     scope = {
         "type": "http",
         "method": method,
-        "path": path,
+        "path": path.partition("?")[0],
+        "query_string": path.partition("?")[2].encode(),
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }
     asyncio.run(Application(agent)(scope, receive, send))
@@ -246,17 +250,41 @@ def test_health_after_missed_cycles(running: Agent, late: float, status: int) ->
     assert answer.body == (b"ok\n" if status == 200 else b"three cycles were missed\n")
 
 
-def test_landing_page_escapes(running: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = ask(running, "/")
-    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert b"All collectors work." in page.body
-    for link in (b'href="metrics"', b'href="readyz"', b'href="healthz"'):
-        assert link in page.body
-    monkeypatch.setattr(running, "problems", lambda: ["<script>\"&'</script>\udc80"])
-    body = ask(running, "/").body
-    assert b"<script>" not in body
-    assert b"&lt;script&gt;&quot;&amp;" in body
-    assert b"All collectors work." not in body
+def test_landing_page(running: Agent) -> None:
+    running.settings.node_name, running.settings.otlp_headers = "node-3", (("authorization", "Bearer s3cr3t"),)
+    running.source.error = "<script>\"&'</script>\udc80"
+    first = ask(running, "/")
+    assert (first.status, first.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"Node node-3" in first.body
+    assert b"The first cycle is not over yet." in first.body
+    assert rb"source of pods (cgroup): &lt;script&gt;&quot;&amp;&#x27;&lt;/script&gt;\x80" in first.body
+    for header, value in page.HEADERS.items():
+        assert first.headers[header] == value
+    assert (first.headers["cache-control"], first.headers["x-content-type-options"]) == ("no-store", "nosniff")
+    assert first.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+    node = grown({"cpu_runqueue_latency_seconds": 20.0})
+    running.recent = node.recent
+    second = ask(running, "/")
+    assert b"web-1" in second.body
+    assert b"s3cr3t" not in second.body
+    assert b"authorization" not in second.body.lower()
+
+
+@pytest.mark.parametrize(("query", "status"), [("pods=7", 200), ("pods=1001", 400), ("pods=%FF", 400)])
+def test_landing_page_of_so_many_pods(running: Agent, query: str, status: int) -> None:
+    answer = ask(running, f"/?{query}")
+    assert answer.status == status
+    if status == 400:
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert re.fullmatch(rb"pods: '.*' is not accepted; accepted: 1 to 1000\n", answer.body)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert ask(running, f"/?{query}", "HEAD").headers["content-length"] == str(len(answer.body))
+
+
+def test_landing_page_is_not_imported_before_it_is_asked_for(tmp_path: Path) -> None:
+    """Nor is what makes the documentation."""
+    heavy = ("kpod_metrics.landing", "mkdocs", "markdown", "jinja2")
+    assert imported_by_an_agent(tmp_path, "kpod_metrics.server", *heavy) == ""
 
 
 def test_other_protocols_are_ignored(running: Agent) -> None:

@@ -1,0 +1,1 @@
+"""The page at `/`: for a person, made when asked for, from what the last cycle published."""

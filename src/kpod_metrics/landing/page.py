@@ -1,0 +1,260 @@
+"""The page at `/`, as HTML: no script, nothing from elsewhere, every name escaped, no more than LARGEST pods."""
+
+import base64
+import hashlib
+import html
+import re
+import time
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from urllib.parse import parse_qs
+
+from kpod_metrics import __version__
+from kpod_metrics.exposition.recent import View, number
+from kpod_metrics.exposition.samples import shown
+from kpod_metrics.histogram import Histogram
+from kpod_metrics.landing import waits
+from kpod_metrics.landing.waits import Pod, share, short
+from kpod_metrics.metrics import Scope
+
+DOCS = "https://github.com/pjs7678/kpod-metrics/blob/main/docs"
+USUAL, LARGEST = 50, 1000
+"""Pods that are shown, and how many may be asked for."""
+PROBLEMS = 30
+"""Lines of what does not work; `/readyz` has them all."""
+
+_STYLE = files("kpod_metrics.landing").joinpath("style.css").read_text()
+_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+HEADERS = {
+    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+_ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Crect width='16' height='16' rx='3' fill='%230b5cad'/%3E"
+    "%3Cpath d='M3 9h2l2-5 2 8 2-5h2' fill='none' stroke='white' stroke-width='1.5'/%3E%3C/svg%3E"
+)
+_COLUMNS = (
+    ("Tasks that wait for a CPU", "CPU wait"),
+    ("Throttled", "throttled"),
+    ("Sent again, a second", "sent again a second"),
+    ("Major faults, a second", "major faults a second"),
+    ("Tasks in syscalls", "in syscalls"),
+    ("I/O", "I/O"),
+    ("Memory", "memory"),
+)
+"""Headings, and what stands before a number where there is no room for columns."""
+
+
+def asked(query: str) -> int:
+    """Return how many pods a query string asks for; raises ValueError, with what is accepted."""
+    said = parse_qs(query, keep_blank_values=True, max_num_fields=10).get("pods", [str(USUAL)])[-1]
+    if not re.fullmatch(r"[0-9]{1,4}", said) or not 1 <= int(said) <= LARGEST:
+        raise ValueError(f"pods: {said[:40]!r} is not accepted; accepted: 1 to {LARGEST}")
+    return int(said)
+
+
+def text(value: str) -> str:
+    """Escape a name: what cannot be seen is shown by its number."""
+    whole = shown(value)
+    if not whole.isprintable():
+        whole = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode() if ord(c) != 0xFFFD else c for c in whole
+        )
+    return html.escape(whole)
+
+
+def render(view: View | None, problems: Sequence[str], node: str, most: int = USUAL, cluster: str = "") -> bytes:
+    """Write the page; `view` is None before the first cycle, `most` the pods shown, `problems` what does not work."""
+    where = f"{cluster} / {node}" if cluster else node
+    parts = [
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<title>{text(where)}: kpod-metrics</title>\n<link rel="icon" href="{_ICON}">\n<style>{_STYLE}</style>\n'
+        f"</head>\n<body>\n<header>\n<h1>Node {text(where)}</h1>\n"
+        f'<nav aria-label="This agent"><a href="metrics">Metrics</a> <a href="readyz">Readiness</a> '
+        f'<a href="healthz">Health</a> <a href="{DOCS}/index.md">Docs</a></nav>\n</header>\n<main>\n'
+    ]
+    if view is None:
+        parts.append('<p class="said some">The first cycle is not over yet.</p>\n')
+        parts.append(_problems(problems))
+    else:
+        found = waits.pods(view)
+        parts += (_summary(found, view), _problems(problems), _pods(found, view, most), _agent(view))
+    parts.append(
+        f'</main>\n<footer><p>kpod-metrics {text(__version__)}. Limits are those of the alerts: <a href="{DOCS}/'
+        f'runbook.md">the runbook</a> says what each means and what to do. <a href="{DOCS}/metrics.md">Every metric</a>'
+        ".</p></footer>\n</body>\n</html>\n"
+    )
+    return "".join(parts).encode("utf-8", "replace")
+
+
+def _problems(problems: Sequence[str]) -> str:
+    if not problems:
+        return ""
+    items = [f"<li>{text(line)}</li>" for line in problems[:PROBLEMS]]
+    if more := len(problems) - PROBLEMS:
+        items += [f'<li><a href="readyz">{more} more</a></li>'] if more > 0 else []
+    return f'<div class="said bad">Not working<ul>{"".join(items)}</ul></div>\n'
+
+
+def _summary(found: Sequence[Pod], view: View) -> str:
+    if not view.seconds:
+        return '<p class="said some">Rates are known from the second cycle on: reload then.</p>\n'
+    many = sum(pod.weight >= 1 for pod in found)
+    if not many:
+        return f'<p class="said good">None of {_count(len(found), "pod")} waits as long as an alert allows.</p>\n'
+    wait = "waits" if many == 1 else "wait"
+    return f'<p class="said bad">{many} of {_count(len(found), "pod")} {wait} longer than an alert allows.</p>\n'
+
+
+def _count(number_: int, what: str) -> str:
+    return f"{number_} {what}" if number_ == 1 else f"{number_} {what}s"
+
+
+def _pods(found: Sequence[Pod], view: View, most: int) -> str:
+    if not found:
+        return "<h2>Pods</h2>\n<p>There are none on this node.</p>\n"
+    when = f"over the last {view.seconds:.3g} s" if view.seconds else "not known yet"
+    heads = "".join(f'<th scope="col" role="columnheader" class="n">{heading}</th>' for heading, _ in _COLUMNS)
+    rows = "".join(_row(pod, known=bool(view.seconds)) for pod in found[:most])
+    more = len(found) - most
+    rest = ""
+    if more > 0:
+        quiet = sum(not pod.reasons for pod in found[most:])
+        following = min(LARGEST, most * 4, len(found))
+        link = f' <a href="?pods={following}">Show {following}</a>' if following > most else ""
+        rest = f"<p>{_count(more, 'more pod')}, {quiet} of them waiting for nothing.{link}</p>\n"
+    return (
+        f'<h2>What pods wait for</h2>\n<table class="pods" role="table"><caption>The worst first, {when}. '
+        f'"-": not known.</caption>\n'
+        f'<thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Pod</th>'
+        f'<th scope="col" role="columnheader">Waits for</th>{heads}</tr></thead>\n'
+        f'<tbody role="rowgroup">\n{rows}</tbody></table>\n{rest}'
+    )
+
+
+def _row(pod: Pod, *, known: bool) -> str:
+    level = "bad" if pod.weight >= 1 else "some" if pod.reasons else "none"
+    if pod.reasons:
+        words = "".join(
+            f'<li class="{"bad" if reason.weight >= 1 else "some"}"><span class="mark">'
+            f'<a href="{DOCS}/runbook.md#{reason.alert.lower()}">{text(reason.text)}</a></span></li>'
+            for reason in pod.reasons
+        )
+        words = f"<ul>{words}</ul>"
+    else:
+        words = f'<span class="quiet">{"nothing" if known else "nothing is known yet"}</span>'
+    in_syscalls = None if pod.syscalls is None else sum(pod.syscalls.values())
+    cells = (
+        (pod.waiting, short),
+        (pod.throttled, share),
+        (pod.retransmits, short),
+        (pod.faults, short),
+        (in_syscalls, short),
+        (pod.io, share),
+        (pod.memory, share),
+    )
+    numbers = "".join(
+        f'<td class="n{"" if value else " zero"}" role="cell" data-name="{name}">'
+        f"{'-' if value is None else html.escape(write(value))}</td>"
+        for (value, write), (_, name) in zip(cells, _COLUMNS, strict=True)
+    )
+    return (
+        f'<tr class="{level}" role="row"><th scope="row" role="rowheader">{text(pod.name)}'
+        f'<small>{text(pod.namespace)}</small></th><td class="words" role="cell">{words}</td>{numbers}</tr>\n'
+    )
+
+
+def _own(view: View) -> dict[str, list[tuple[tuple[str, ...], float]]]:
+    """The agent's own metrics: labels and values by name."""
+    return {
+        family.metric.name: [
+            (sample.series.labels, number(sample.value))
+            for sample in family.samples
+            if not isinstance(sample.value, Histogram)
+        ]
+        for family in view.page.families
+        if family.table.scope is Scope.AGENT
+    }
+
+
+def _agent(view: View) -> str:
+    own = _own(view)
+
+    def value(name: str) -> float | None:
+        return own[name][0][1] if own.get(name) else None
+
+    def total(name: str, last: str = "") -> float:
+        return sum(found for labels, found in own.get(name, ()) if not last or labels[-1] == last)
+
+    facts: list[tuple[str, str, bool]] = []
+    collectors = own.get("kpod_collector_up", [])
+    up = int(total("kpod_collector_up"))
+    facts.append(("Collectors that work", f"{up} of {len(collectors)}", up < len(collectors)))
+    ended, took = value("kpod_last_cycle_timestamp_seconds"), value("kpod_collection_cycle_seconds")
+    interval = value("kpod_poll_interval_seconds") or 0.0
+    if ended is not None and took is not None:
+        age = max(0.0, time.time() - ended)
+        facts.append(("Last cycle ended", f"{short(round(age, 1))} s ago", age > 3 * interval))
+        facts.append(("It took", f"{1000 * took:.0f} ms, every {interval:g} s", False))
+    for labels, connected in own.get("kpod_pod_source_connected", ()):
+        facts.append(("Source of pods", f"{labels[0]}, {'answers' if connected else 'does not answer'}", not connected))
+    for name, what, bad in (
+        ("kpod_pending_events", "Events whose pod is not known yet", False),
+        ("kpod_bpf_map_update_errors_total", "Failed map updates", True),
+        ("kpod_bpf_map_evictions_total", "Evicted map entries", True),
+        ("kpod_bpf_program_missed_runs_total", "Missed program runs", True),
+        ("kpod_series_overflow_total", "Updates over the series limit", True),
+        ("kpod_otlp_dropped_points_total", "Points that OTLP dropped", True),
+    ):
+        if name in own:
+            facts.append((what, f"{total(name):.0f}", bad and total(name) > 0))
+    unresolved = total("kpod_unattributed_events_total", "unresolved")
+    facts.append(("Unresolved events", f"{unresolved:.0f}", unresolved > 0))
+    resident = value("process_resident_memory_bytes")
+    if resident is not None:
+        facts.append(("Resident memory", f"{resident / 1e6:.1f} MB", False))
+    items = "".join(
+        f"<div><dt>{what}</dt><dd{' class=bad' if bad else ''}>{text(said)}</dd></div>\n" for what, said, bad in facts
+    )
+    return f'<h2>The agent</h2>\n<dl>\n{items}</dl>\n<div class="two">{_collectors(own)}{_maps(own)}</div>\n'
+
+
+def _table(caption: str, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> str:
+    first, *others = heads
+    head = f'<th scope="col">{first}</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in others)
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>' + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>\n"
+        for name, *cells in rows
+    )
+    return f"<div><h2>{caption}</h2><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
+
+
+def _collectors(own: dict[str, list[tuple[tuple[str, ...], float]]]) -> str:
+    took, errors = (dict(own.get(f"kpod_collector_{what}", ())) for what in ("duration_seconds", "errors_total"))
+    rows = (
+        (
+            text(labels[0]),
+            "works" if up else '<span class="bad"><span class="mark">fails</span></span>',
+            f"{1000 * took.get(labels, 0.0):.1f} ms",
+            f"{errors.get(labels, 0):.0f}",
+        )
+        for labels, up in sorted(own.get("kpod_collector_up", ()))
+    )
+    return _table("Collectors", ("Collector", "State", "Last read", "Errors"), rows)
+
+
+def _maps(own: dict[str, list[tuple[tuple[str, ...], float]]]) -> str:
+    room = dict(own.get("kpod_bpf_map_capacity", ()))
+    found = [(labels, entries, room.get(labels, 0.0)) for labels, entries in own.get("kpod_bpf_map_entries", ())]
+    if not found:
+        return ""
+    rows = (
+        (text(labels[0]), f"{entries:.0f} of {capacity:.0f}", share(entries / capacity) if capacity else "-")
+        for labels, entries, capacity in sorted(found)
+    )
+    return _table("Kernel maps", ("Map", "Entries", "Full"), rows)

@@ -1,0 +1,51 @@
+"""The page at `/` of a real agent: a pod that waits for a CPU is told of first, and as much as is so."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.live.agents import eventually, get, running_agent
+from tests.live.harness import Cgroup, go, stop_point
+
+TASKS = 3
+
+
+def test_contention_is_told(
+    cgroup: Callable[[str], Cgroup],
+    workload: Callable[[str], str],
+    children: list[subprocess.Popen[bytes]],
+    tmp_path: Path,
+) -> None:
+    """Of three that compete for one CPU two wait at any time; more if others use that CPU too, but never all three."""
+    contended, quiet = cgroup("contended"), cgroup("quiet")
+    hogs = [contended.start(workload("hog"), "0") for _ in range(TASKS)]
+    children += [*hogs, quiet.start("sleep", "60")]
+    settings = ("--discovery", "cgroup", "--poll-interval", "500ms", "--collector-deadline", "5s")
+    with running_agent(tmp_path / "agent.log", *settings, "--node-name", "<node>") as (_, port):
+
+        def rows() -> dict[str, str]:
+            """The page's rows, in their order, by the last part of the pod's path."""
+            found = re.findall(r"<tr class.*?</tr>", get(f"http://127.0.0.1:{port}/"), re.DOTALL)
+            return {row.split("<small>")[0].rpartition("/")[2]: row for row in found}
+
+        def waiting() -> float:
+            """How many tasks of the contended pod wait, in words."""
+            said = re.search(r">a CPU (?:\d+ % of the time)?: ([0-9.]+) tasks at a time<", rows()["contended"])
+            return float(said[1]) if said else 0.0
+
+        eventually(lambda: {"contended", "quiet"} <= rows().keys())
+        for hog in hogs:
+            stop_point(hog)
+            go(hog)
+        # From the second cycle after that on: rates are between two cycles.
+        eventually(lambda: waiting() > TASKS - 1.1)
+        assert waiting() <= TASKS
+        page = get(f"http://127.0.0.1:{port}/")
+        assert "Node &lt;node&gt;" in page
+        assert "waits longer than an alert allows." in page or "wait longer than an alert allows." in page
+        now = rows()
+        assert "#kpodrunqueuesaturated" in now["contended"]
+        assert '<span class="quiet">nothing</span>' in now["quiet"]
+        assert 'data-name="CPU wait">0</td>' in now["quiet"]
+        assert list(now).index("contended") < list(now).index("quiet")

@@ -1,0 +1,275 @@
+"""What pods wait for: known growth in ten seconds, exact numbers and words."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kpod_metrics.exposition.recent import RATED
+from kpod_metrics.landing import waits
+from kpod_metrics.metrics import Kind, Scope
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.reference import declared
+from kpod_metrics.store import OVERFLOW
+from monitoring.alerts import ALERTS
+from tests.unit.landing.fixture import A_POD, Node, grown
+
+EXPRESSIONS = {alert.name: alert.expr for alert in ALERTS}
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("growth", "weight", "text", "alert"),
+    [
+        (
+            {"cpu_runqueue_latency_seconds": 20.0, "cpu_usage_seconds_total": 5.0},
+            0.8 / 0.3,
+            "a CPU 80 % of the time: 2 tasks at a time",
+            "KpodRunQueueSaturated",
+        ),
+        (
+            # Much of little is little: a tenth of a task is the limit.
+            {"cpu_runqueue_latency_seconds": 0.5, "cpu_usage_seconds_total": 0.5},
+            0.5,
+            "a CPU 50 % of the time: 0.05 tasks at a time",
+            "KpodRunQueueSaturated",
+        ),
+        (
+            # No CPU time: no cpu controller in the tree.
+            {"cpu_runqueue_latency_seconds": 20.0, "pressure_cpu_waiting_seconds_total": 9.0},
+            3.0,
+            "a CPU 90 % of the time: 2 tasks at a time",
+            "KpodRunQueueSaturated",
+        ),
+        ({"cpu_runqueue_latency_seconds": 55.5}, 0.99, "a CPU: 5.55 tasks at a time", "KpodRunQueueSaturated"),
+        (
+            {"cpu_periods_total": 100.0, "cpu_throttled_periods_total": 45.0},
+            1.8,
+            "its CPU limit: used up in 45 % of its periods",
+            "KpodCpuThrottled",
+        ),
+        (
+            # Throttled less than by itself would do, and waiting: it waits for its limit, not for a CPU.
+            {
+                "cpu_periods_total": 100.0,
+                "cpu_throttled_periods_total": 12.0,
+                "cpu_runqueue_latency_seconds": 20.0,
+                "cpu_usage_seconds_total": 5.0,
+            },
+            1.0,
+            "its CPU limit: used up in 12 % of its periods",
+            "KpodCpuThrottled",
+        ),
+        (
+            {"net_tcp_retransmits_total": 50.0, "net_tcp_bytes_sent_total": 1448.0 * 1000},
+            2.5,
+            "the network: sends 5 TCP segments a second again",
+            "KpodTcpRetransmits",
+        ),
+        (
+            {"net_tcp_retransmits_total": 20.0, "net_tcp_bytes_sent_total": 0.0},
+            2.0,
+            "the network: sends 2 TCP segments a second again",
+            "KpodTcpRetransmits",
+        ),
+        (
+            {"mem_major_page_faults_total": 1234.0},
+            1.234,
+            "pages from disk: 123 major faults a second",
+            "KpodMajorFaultStorm",
+        ),
+        ({"mem_oom_kills_total": 1.0}, 100.0, "a process was killed for want of memory", "KpodOomKill"),
+        ({"mem_oom_kills_total": 3.0}, 100.0, "3 processes were killed for want of memory", "KpodOomKill"),
+        (
+            {"pressure_memory_waiting_seconds_total": 3.0},
+            1.5,
+            "memory 30 % of the time: reclaim, swap, refaults",
+            "KpodMemoryPressure",
+        ),
+        (
+            {"pressure_io_stalled_seconds_total": 6.0},
+            1.2,
+            "I/O 60 % of the time: nothing else goes on",
+            "KpodDiskPressure",
+        ),
+        (
+            {"fsync__syscall_latency_seconds": 8.0, "write__syscall_latency_seconds": 1.0},
+            9.0,
+            "fsync: 0.8 tasks are in it at a time",
+            "KpodSyscallSlow",
+        ),
+        (
+            {"mem_cgroup_usage_bytes": 990.0 * MIB, "mem_cgroup_cache_bytes": 40 * MIB, "mem_cgroup_limit_bytes": 1e9},
+            (950 * MIB / 1e9) / 0.9,
+            "its memory limit is near: 100 % of it is held",
+            "KpodMemoryNearLimit",
+        ),
+    ],
+)
+def test_reasons(growth: dict[str, float], weight: float, text: str, alert: str) -> None:
+    [pod] = waits.pods(grown(growth).view)
+    assert [(reason.text, reason.alert) for reason in pod.reasons] == [(text, alert)]
+    assert pod.weight == pytest.approx(weight)
+    assert (pod.namespace, pod.name) == ("shop", "web-1")
+
+
+@pytest.mark.parametrize(
+    "growth",
+    [
+        {"cpu_runqueue_latency_seconds": 1.4, "cpu_usage_seconds_total": 8.6},
+        {"cpu_periods_total": 9.0, "cpu_throttled_periods_total": 9.0},  # less than one a second had anything to run
+        {"net_tcp_retransmits_total": 2.0, "net_tcp_bytes_sent_total": 1448.0 * 100000},
+        {"mem_major_page_faults_total": 490.0},
+        {"pressure_memory_waiting_seconds_total": 0.9, "pressure_io_stalled_seconds_total": 2.4},
+        {f"{call}__syscall_latency_seconds": 99.0 for call in ("read", "futex", "epoll_wait", "recvfrom", "accept4")},
+        {"mem_cgroup_usage_bytes": 8e8, "mem_cgroup_cache_bytes": 0.0, "mem_cgroup_limit_bytes": 1e9},
+        {"mem_cgroup_usage_bytes": 8e8, "mem_cgroup_cache_bytes": 0.0},
+    ],
+)
+def test_what_is_nothing(growth: dict[str, float]) -> None:
+    [pod] = waits.pods(grown(growth).view)
+    assert (pod.reasons, pod.weight) == ([], 0.0)
+
+
+def test_numbers() -> None:
+    node = grown(
+        {
+            "cpu_runqueue_latency_seconds": 12.5,
+            "cpu_usage_seconds_total": 37.5,
+            "cpu_periods_total": 100.0,
+            "cpu_throttled_periods_total": 5.0,
+            "net_tcp_retransmits_total": 30.0,
+            "mem_major_page_faults_total": 70.0,
+            "pressure_io_stalled_seconds_total": 1.0,
+            "pressure_memory_waiting_seconds_total": 2.0,
+            "fsync__syscall_latency_seconds": 5.0,
+            "openat__syscall_latency_seconds": 2.5,
+            "read__syscall_latency_seconds": 70.0,
+        }
+    )
+    [pod] = waits.pods(node.view)
+    numbers = (pod.waiting, pod.cpu, pod.throttled, pod.retransmits, pod.faults, pod.io, pod.memory)
+    assert numbers == pytest.approx((1.25, 0.25, 0.05, 3.0, 7.0, 0.1, 0.2))
+    assert pod.syscalls == pytest.approx({"fsync": 0.5, "openat": 0.25})
+    # The worst first.
+    assert [reason.alert for reason in pod.reasons] == [
+        "KpodSyscallSlow",
+        "KpodTcpRetransmits",
+        "KpodMemoryPressure",
+        "KpodRunQueueSaturated",
+    ]
+
+
+def test_containers_of_a_pod() -> None:
+    """Tasks and events add up; of shares the largest counts."""
+    node = Node()
+    one, other, whole = A_POD, A_POD._replace(container="proxy"), A_POD._replace(container="")
+
+    def saw(factor: float) -> None:
+        node.saw(one, cpu_runqueue_latency_seconds=5 * factor, pressure_io_stalled_seconds_total=2 * factor)
+        node.saw(other, cpu_runqueue_latency_seconds=15 * factor, pressure_io_stalled_seconds_total=1 * factor)
+        node.saw(whole, mem_major_page_faults_total=10 * factor)
+
+    saw(0)
+    node.cycle()
+    saw(1)
+    node.cycle()
+    [pod] = waits.pods(node.view)
+    assert (pod.waiting, pod.io, pod.faults) == pytest.approx((2.0, 0.2, 1.0))
+
+
+def test_the_worst_first() -> None:
+    node = Node()
+    waits_ = {"a": 0.0, "b": 30.0, "c": 1.0, "d": 8.0}
+    for name in waits_:
+        node.saw(Identity("x", name, ""), cpu_runqueue_latency_seconds=0, cpu_usage_seconds_total=0)
+    node.cycle()
+    for name, waited in waits_.items():
+        node.saw(Identity("x", name, ""), cpu_runqueue_latency_seconds=waited, cpu_usage_seconds_total=10)
+    node.cycle()
+    assert [pod.name for pod in waits.pods(node.view)] == ["b", "d", "c", "a"]
+
+
+def test_a_pod_that_is_new() -> None:
+    """Events are its own from 0 on; what the kernel counted before it was seen is not the last cycle's."""
+    node = grown({"cpu_runqueue_latency_seconds": 0.0, "cpu_usage_seconds_total": 0.0})
+    new = Identity("shop", "new", "app")
+    node.saw(new, cpu_runqueue_latency_seconds=10.0, cpu_usage_seconds_total=5.0)
+    node.cycle()
+    pod = waits.pods(node.view)[0]
+    assert (pod.name, pod.waiting, pod.cpu) == ("new", 1.0, None)
+
+
+def test_before_there_are_two_cycles() -> None:
+    node = Node()
+    node.saw(A_POD, cpu_runqueue_latency_seconds=10.0)
+    node.cycle()
+    [pod] = waits.pods(node.view)
+    assert (pod.name, pod.waiting, pod.reasons) == ("web-1", None, [])
+
+
+def test_what_is_folded_together_is_no_pod() -> None:
+    assert waits.pods(grown({"cpu_runqueue_latency_seconds": 90.0}, OVERFLOW).view) == []
+
+
+def test_cycles_closer_than_the_window() -> None:
+    """Rates are over at least a window, once there is one, and over all that there is before that."""
+    node = Node()
+    node.saw(A_POD, mem_major_page_faults_total=0)
+    node.cycle()
+    found = []
+    for _ in range(6):
+        node.saw(A_POD, mem_major_page_faults_total=60)
+        node.cycle(4.0)
+        [pod] = waits.pods(node.view)
+        assert pod.faults == pytest.approx(15.0)
+        found.append(node.view.seconds)
+    assert found == [4.0, 8.0, 12.0, 16.0, 20.0, 12.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "short", "share"),
+    [
+        (0.0, "0", "0 %"),
+        (0.004, "<0.01", "<1 %"),
+        (0.05, "0.05", "5 %"),
+        (1.0, "1", "100 %"),
+        (1.976, "1.98", "198 %"),
+        (10.0, "10", "1000 %"),
+        (99.96, "100", "9996 %"),
+        (1234.5, "1234", "123450 %"),
+    ],
+)
+def test_numbers_for_people(value: float, short: str, share: str) -> None:
+    assert (waits.short(value), waits.share(value)) == (short, share)
+
+
+def test_every_name_is_declared() -> None:
+    of_pods = {metric.name: metric for _, table, metric in declared() if table.scope is not Scope.AGENT}
+    assert of_pods.keys() >= RATED
+    assert of_pods.keys() >= waits._GAUGES
+    assert {of_pods[name].kind for name in RATED} == {Kind.COUNTER, Kind.HISTOGRAM}
+    # A name is spelt more than once: here, and where the numbers are kept.
+    text = Path(waits.__file__).read_text()
+    assert set(re.findall(r'"(kpod_\w+)"', text)) == RATED | waits._GAUGES
+
+
+@pytest.mark.parametrize(
+    ("alert", "limits"),
+    [
+        ("KpodRunQueueSaturated", (waits.MUCH_WAIT, waits.TASKS_WAITING, waits.THROTTLED_AND_WAITING)),
+        (
+            "KpodCpuThrottled",
+            (waits.THROTTLED, waits.THROTTLED_AND_WAITING, waits.MUCH_WAIT, waits.TASKS_WAITING, waits.PERIODS),
+        ),
+        ("KpodMemoryNearLimit", (waits.NEAR_LIMIT,)),
+        ("KpodMemoryPressure", (waits.MEMORY_WAITING,)),
+        ("KpodMajorFaultStorm", (waits.FAULTS,)),
+        ("KpodDiskPressure", (waits.IO_STALLED,)),
+        ("KpodTcpRetransmits", (waits.RETRANSMITS, waits.RETRANSMITTED)),
+        ("KpodOomKill", (0.0,)),
+    ],
+)
+def test_limits_are_those_of_the_alerts(alert: str, limits: tuple[Any, ...]) -> None:
+    assert tuple(map(float, re.findall(r"> ([0-9.]+)", EXPRESSIONS[alert]))) == limits
