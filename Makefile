@@ -10,7 +10,9 @@ READY := .venv/.ready
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI")
 ARGS ?=
 # What only tests and benchmarks use: network namespaces, `perf bench` as a workload.
-TEST_PACKAGES := iproute2 linux-perf
+BENCH_PACKAGES := iproute2 linux-perf
+# And a browser, for the page that people read.
+TEST_PACKAGES := $(BENCH_PACKAGES) chromium
 # What builds the image, and a network for it.
 IMAGE_PACKAGES := buildah debootstrap git iproute2
 
@@ -58,7 +60,7 @@ generate: build  ## write the files that are made from the declarations
 	$(PY) scripts/lock.py > deploy/requirements.txt
 
 bench: build  ## measure speed and memory against the alternatives, into docs/performance.md
-	scripts/packages $(TEST_PACKAGES)
+	scripts/packages $(BENCH_PACKAGES)
 	$(SUDO) $(PY) -m bench $(ARGS)
 
 clean:  ## remove all that was built
