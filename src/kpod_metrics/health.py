@@ -18,26 +18,52 @@ def _agent(*metrics: Metric, labels: tuple[Label, ...] = ()) -> Table:
     return Table(metrics, labels, Scope.AGENT)
 
 
-def _counter(name: str, help: str) -> Metric:  # noqa: A002
-    return counter(name, help, "agent", profile=Profile.MINIMAL)
+def _counter(name: str, help: str, *, advice: str) -> Metric:  # noqa: A002
+    return counter(name, help, "agent", profile=Profile.MINIMAL, advice=advice)
 
 
-def _gauge(name: str, help: str, source: str = "agent") -> Metric:  # noqa: A002
-    return gauge(name, help, source, profile=Profile.MINIMAL)
+def _gauge(name: str, help: str, source: str = "agent", *, advice: str) -> Metric:  # noqa: A002
+    return gauge(name, help, source, profile=Profile.MINIMAL, advice=advice)
 
 
 COLLECTORS = _agent(
-    _gauge("kpod_collector_up", "Whether the collector's last read worked: 0 while it is off, failing or late."),
-    _gauge("kpod_collector_duration_seconds", "How long the collector's last read took."),
-    _counter("kpod_collector_errors_total", "Reads that failed or were late, attempts to start included."),
+    _gauge(
+        "kpod_collector_up",
+        "Whether the collector's last read worked: 0 while it is off, failing or late.",
+        advice=("0: /readyz and `kpod-metrics check` say why (KpodCollectorOff). Its metrics are missing, not 0."),
+    ),
+    _gauge(
+        "kpod_collector_duration_seconds",
+        "How long the collector's last read took.",
+        advice="The one that takes longest is what to look at first for KpodSlowCycles.",
+    ),
+    _counter(
+        "kpod_collector_errors_total",
+        "Reads that failed or were late, attempts to start included.",
+        advice=("Grows while up is 1: it fails in turn. The log has each failure (KpodCollectorErrors)."),
+    ),
     labels=(_COLLECTOR,),
 )
 CYCLE = _agent(
-    _gauge("kpod_collection_cycle_seconds", "How long the last cycle took."),
-    _gauge("kpod_last_cycle_timestamp_seconds", "When the last cycle ended, in Unix time."),
-    _gauge("kpod_discovered_pods", "Pods that have series."),
     _gauge(
-        "kpod_poll_interval_seconds", "Time between two cycles, as set: what a cycle's duration and age are judged by."
+        "kpod_collection_cycle_seconds",
+        "How long the last cycle took.",
+        advice=("Near the collectors' deadline: a longer interval, more CPU for the agent (KpodSlowCycles)."),
+    ),
+    _gauge(
+        "kpod_last_cycle_timestamp_seconds",
+        "When the last cycle ended, in Unix time.",
+        advice="Older than three intervals: KpodAgentStuck.",
+    ),
+    _gauge(
+        "kpod_discovered_pods",
+        "Pods that have series.",
+        advice=("0 on a node with pods: node name or rights are wrong. What series and map entries grow with."),
+    ),
+    _gauge(
+        "kpod_poll_interval_seconds",
+        "Time between two cycles, as set: what a cycle's duration and age are judged by.",
+        advice="What a cycle's duration and age are judged by; nothing to do.",
     ),
 )
 UNATTRIBUTED = _agent(
@@ -45,6 +71,7 @@ UNATTRIBUTED = _agent(
         "kpod_unattributed_events_total",
         "Events of cgroups that are no pod's: host (kernel threads, kubelet, sshd), filtered (pods that settings "
         "leave out), or unresolved, which alerts.",
+        advice=("Reason unresolved grows: KpodUnresolvedEvents. host and filtered are as they should be."),
     ),
     labels=(_COLLECTOR, Label("reason", ("host", "filtered", "unresolved"))),
 )
@@ -52,6 +79,7 @@ PENDING = _agent(
     _gauge(
         "kpod_pending_events",
         "Events of cgroups whose pod is not known yet: they become the pod's, or unresolved.",
+        advice=("Back to 0 within seconds of a pod's start. Stays up: the source of pods does not answer."),
     ),
     labels=(_COLLECTOR,),
 )
@@ -59,30 +87,59 @@ OVERFLOW = _agent(
     _counter(
         "kpod_series_overflow_total",
         "Updates folded into the overflow series, for series_limit or series_limit_total was reached.",
+        advice=("Grows: a lower profile, fewer syscalls or namespaces, or a higher limit (KpodSeriesOverflow)."),
     ),
     labels=(Label("metric", per="metric"),),
 )
 SOURCE = _agent(
-    _gauge("kpod_pod_source_connected", "Whether the source of pods answers."),
-    _counter("kpod_pod_source_relists_total", "Times that all pods were listed anew after a fault."),
+    _gauge(
+        "kpod_pod_source_connected",
+        "Whether the source of pods answers.",
+        advice="0: /readyz says what is wrong and for how long (KpodPodSourceDisconnected).",
+    ),
+    _counter(
+        "kpod_pod_source_relists_total",
+        "Times that all pods were listed anew after a fault.",
+        advice="Grows steadily: watches are cut off, by a proxy or an API server under load.",
+    ),
     labels=(Label("source", per="source of pods"),),
 )
 MAPS = _agent(
-    _gauge("kpod_bpf_map_entries", "Entries of the map at the last read.", "bpf(BPF_MAP_LOOKUP_BATCH)"),
-    _gauge("kpod_bpf_map_capacity", "Entries that the map has room for.", "max_entries"),
+    _gauge(
+        "kpod_bpf_map_entries",
+        "Entries of the map at the last read.",
+        "bpf(BPF_MAP_LOOKUP_BATCH)",
+        advice="Divide by the capacity: above 80 % is KpodMapNearCapacity.",
+    ),
+    _gauge(
+        "kpod_bpf_map_capacity",
+        "Entries that the map has room for.",
+        "max_entries",
+        advice="Set by `bpf_map_entries`.",
+    ),
     counter(
         "kpod_bpf_map_update_errors_total",
         "Updates of the map that failed in the kernel: events that are not counted.",
         "per-CPU counter beside the map",
         profile=Profile.MINIMAL,
+        advice="Grows: events are lost. Raise `bpf_map_entries` (KpodMapUpdatesFail).",
     ),
     counter(
         "kpod_bpf_map_evictions_total",
         "Entries that the kernel evicted to make room: what they counted after the last read is lost.",
         "born_ns of the map's values",
         profile=Profile.MINIMAL,
+        advice="Grows: counters are too low. Raise `bpf_map_entries` (KpodMapEvictions).",
     ),
-    _gauge("kpod_bpf_map_memory_bytes", "Kernel memory of the map.", "memlock in /proc/self/fdinfo"),
+    _gauge(
+        "kpod_bpf_map_memory_bytes",
+        "Kernel memory of the map.",
+        "memlock in /proc/self/fdinfo",
+        advice=(
+            "What a larger `bpf_map_entries` costs: kernel memory, which the agent's limit "
+            "has in it from Linux 5.11 on."
+        ),
+    ),
     labels=(_MAP,),
 )
 PROGRAMS = _agent(
@@ -91,41 +148,90 @@ PROGRAMS = _agent(
         "Time that the program ran; there while kernel.bpf_stats_enabled is on.",
         "run_time_ns in /proc/self/fdinfo",
         profile=Profile.MINIMAL,
+        advice=("Divide by the runs: what an event costs. Its rate is how many CPUs the programs take."),
     ),
     counter(
         "kpod_bpf_program_runs_total",
         "Times that the program ran; there while kernel.bpf_stats_enabled is on.",
         "run_cnt in /proc/self/fdinfo",
         profile=Profile.MINIMAL,
+        advice="How many events there are: what the cost is multiplied by.",
     ),
     counter(
         "kpod_bpf_program_missed_runs_total",
         "Times that the kernel did not run the program, for it was running on that CPU: events that are not counted.",
         "recursion_misses in /proc/self/fdinfo",
         profile=Profile.MINIMAL,
+        advice="A few are harmless; many are worth a report (KpodProgramRunsMissed).",
     ),
     labels=(Label("program", per="kernel program"),),
 )
 OTLP = _agent(
-    _counter("kpod_otlp_sent_points_total", "Data points that the OTLP receiver took; there where one is set."),
+    _counter(
+        "kpod_otlp_sent_points_total",
+        "Data points that the OTLP receiver took; there where one is set.",
+        advice="Stands still while the queue grows: the receiver takes nothing.",
+    ),
     _counter(
         "kpod_otlp_dropped_points_total",
         "Data points that the OTLP receiver refused, or that waited for it until there was no more room; there where "
         "one is set.",
+        advice="Grows: the log says what the receiver answered (KpodOtlpDropsPoints).",
     ),
-    _gauge("kpod_otlp_queue_bytes", "What waits for the OTLP receiver; there where one is set."),
+    _gauge(
+        "kpod_otlp_queue_bytes",
+        "What waits for the OTLP receiver; there where one is set.",
+        advice="Grows: the receiver is away or too slow; at 4 MiB the oldest is dropped.",
+    ),
 )
 BUILD = _agent(
-    _gauge("kpod_build_info", "1, with the version."),
+    _gauge(
+        "kpod_build_info",
+        "1, with the version.",
+        advice="Count by version: how far an update has got.",
+    ),
     labels=(Label("version", per="version"),),
 )
 PROCESS = _agent(
-    counter("process_cpu_seconds_total", "CPU time of the agent.", "getrusage", profile=Profile.MINIMAL),
-    _gauge("process_resident_memory_bytes", "Resident memory of the agent.", "/proc/self/statm"),
-    _gauge("process_virtual_memory_bytes", "Virtual memory of the agent.", "/proc/self/statm"),
-    _gauge("process_open_fds", "Open file descriptors of the agent.", "/proc/self/fd"),
-    _gauge("process_max_fds", "File descriptors that the agent may open.", "RLIMIT_NOFILE"),
-    _gauge("process_start_time_seconds", "When the agent started, in Unix time.", "time at import"),
+    counter(
+        "process_cpu_seconds_total",
+        "CPU time of the agent.",
+        "getrusage",
+        profile=Profile.MINIMAL,
+        advice=(
+            "Its rate is what the agent costs. More than the page on performance has: many cgroups, a short interval."
+        ),
+    ),
+    _gauge(
+        "process_resident_memory_bytes",
+        "Resident memory of the agent.",
+        "/proc/self/statm",
+        advice="Set the agent's memory limit by it.",
+    ),
+    _gauge(
+        "process_virtual_memory_bytes",
+        "Virtual memory of the agent.",
+        "/proc/self/statm",
+        advice="Nothing: address space costs nothing.",
+    ),
+    _gauge(
+        "process_open_fds",
+        "Open file descriptors of the agent.",
+        "/proc/self/fd",
+        advice=("Near process_max_fds: the agent keeps files of cgroups open, and fewer where the limit is low."),
+    ),
+    _gauge(
+        "process_max_fds",
+        "File descriptors that the agent may open.",
+        "RLIMIT_NOFILE",
+        advice="What the open ones are compared with.",
+    ),
+    _gauge(
+        "process_start_time_seconds",
+        "When the agent started, in Unix time.",
+        "time at import",
+        advice="Changes: the agent was started again, and its counters began anew.",
+    ),
 )
 
 TABLES = (COLLECTORS, CYCLE, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, OTLP, BUILD, PROCESS)

@@ -76,6 +76,8 @@ class Metric:
     events: bool = False
     optional: str = ""
     """When the series is there at all, for one that most containers lack ("with a CPU limit")."""
+    advice: str = ""
+    """What to do about it, or with it; alerts are spelt as they are."""
     exponents: tuple[int, ...] = ()
 
     def series(self, *, native: bool = False) -> int:
@@ -160,9 +162,10 @@ def counter(
     profile: Profile = Profile.STANDARD,
     events: bool = False,
     optional: str = "",
+    advice: str = "",
 ) -> Metric:
     """Declare a counter; its name ends in _total."""
-    return Metric(name, help, Kind.COUNTER, source, profile, events, optional)
+    return Metric(name, help, Kind.COUNTER, source, profile, events, optional, advice)
 
 
 def gauge(
@@ -172,9 +175,10 @@ def gauge(
     *,
     profile: Profile = Profile.STANDARD,
     optional: str = "",
+    advice: str = "",
 ) -> Metric:
     """Declare a gauge."""
-    return Metric(name, help, Kind.GAUGE, source, profile, optional=optional)
+    return Metric(name, help, Kind.GAUGE, source, profile, optional=optional, advice=advice)
 
 
 def latency(
@@ -184,9 +188,10 @@ def latency(
     *,
     profile: Profile = Profile.STANDARD,
     exponents: tuple[int, ...] = LATENCY_EXPONENTS,
+    advice: str = "",
 ) -> Metric:
     """Declare a histogram in seconds."""
-    return Metric(name, help, Kind.HISTOGRAM, source, profile, exponents=exponents)
+    return Metric(name, help, Kind.HISTOGRAM, source, profile, advice=advice, exponents=exponents)
 
 
 def series_per_container(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,7 @@ def as_json() -> str:
             "profile": metric.profile.name.lower(),
             "collector": collector,
             "source": metric.source,
+            "advice": metric.advice,
         }
         for collector, table, metric in declared()
     ]
@@ -83,6 +85,8 @@ def as_markdown() -> str:
         "Every series of a pod has the labels `namespace`, `pod`, `container`, `node` (and `cluster` where set).\n"
         "Series of the pod as a whole have an empty `container`. Counters of kernel events are there, at 0, from a\n"
         "container's discovery on.\n\n"
+        "Below each name are its type, the lowest profile that has it, and its own labels; below its meaning is where\n"
+        "the number comes from. Links lead to what to look at when an alert of it fires.\n\n"
         "## Series per pod\n\n"
         "For a pod of one container with one block device, network interface and mount, and ten tracked syscalls. A\n"
         "further device adds 4, an interface 8, a mount 3, a GPU 2, a syscall 12. A classic histogram counts its\n"
@@ -103,16 +107,23 @@ def as_markdown() -> str:
         if name != collector:
             collector = name
             description = _DESCRIPTIONS.get(name) or registered()[name].description
-            parts.append(f"\n## {name}: {description}\n\n| metric | type | labels | profile | meaning | source |\n")
-            parts.append("|---|---|---|---|---|---|\n")
-        own = ", ".join(f"`{label.name}`" for label in table.labels) or "-"
+            parts.append(f"\n## {name}: {description}\n\n| metric | meaning | what to do |\n|---|---|---|\n")
         kind = metric.kind.value
         if metric.kind is Kind.HISTOGRAM:
             kind += f", {len(metric.exponents)} buckets"
+        own = "".join(f", `{label.name}`" for label in table.labels)
+        source = metric.source.replace("*", r"\*")
         parts.append(
-            f"| `{metric.name}` | {kind} | {own} | {metric.profile.name.lower()} | {metric.help} | {metric.source} |\n"
+            f"| `{metric.name}`<br>{kind}, {metric.profile.name.lower()}{own} "
+            f"| {metric.help}<br>*{source}* | {_linked(metric.advice)} |\n"
         )
     return "".join(parts)
+
+
+def _linked(advice: str) -> str:
+    """With a link for each alert, to its section of the runbook; metrics as code."""
+    advice = re.sub(r"\bKpod[A-Z]\w+", lambda alert: f"[{alert[0]}](runbook.md#{alert[0].lower()})", advice)
+    return re.sub(r"(?<![`\w])((?:kpod|process)_[a-z_]+)(?![`\w])", r"`\1`", advice)
 
 
 FORMATS: dict[str, Callable[[], str]] = {"table": as_table, "json": as_json, "markdown": as_markdown}

@@ -19,24 +19,30 @@ TABLE = Table(
             "kpod_cpu_usage_seconds_total",
             "CPU time used, in user and kernel mode.",
             "usage_usec of cpu.stat",
+            advice=("Its rate is how many CPUs are used. Set the CPU request by it, and compare with the node's CPUs."),
         ),
         counter(
             "kpod_cpu_throttled_seconds_total",
             "Time for which the CPU limit kept tasks off the CPUs, added up over CPUs.",
             "throttled_usec of cpu.stat",
             optional=_LIMITED,
+            advice=(
+                "Grows while CPUs may be idle: raise or remove the CPU limit, keep the request (KpodCpuThrottled)."
+            ),
         ),
         counter(
             "kpod_cpu_throttled_periods_total",
             "Periods of the CPU limit in which it was used up.",
             "nr_throttled of cpu.stat",
             optional=_LIMITED,
+            advice="Divide by kpod_cpu_periods_total: more than a quarter is KpodCpuThrottled.",
         ),
         counter(
             "kpod_cpu_periods_total",
             "Periods of the CPU limit in which there was something to run.",
             "nr_periods of cpu.stat",
             optional=_LIMITED,
+            advice="What the throttled periods are divided by. Absent: there is no CPU limit.",
         ),
     ),
     totals=True,

@@ -15,6 +15,11 @@ TABLE = Table(
             "(read it beside kpod_cpu_throttled_seconds_total). Observed when the task leaves the CPU.",
             "sched_switch: growth of task_struct.sched_info.run_delay, as in /proc/PID/schedstat",
             profile=Profile.MINIMAL,
+            advice=(
+                "Its rate is how many tasks wait at a time. High, with little throttling: raise "
+                "the CPU request, move the neighbour (KpodRunQueueSaturated). With throttling: "
+                "KpodCpuThrottled."
+            ),
         ),
         counter(
             "kpod_cpu_context_switches_total",
@@ -22,6 +27,10 @@ TABLE = Table(
             "sched_switch, as voluntary_ctxt_switches + nonvoluntary_ctxt_switches of /proc/PID/status",
             profile=Profile.MINIMAL,
             events=True,
+            advice=(
+                "Thousands a second for one CPU used: many short waits (locks, small reads and "
+                "writes). Compare with kpod_syscall_count_total of futex and read."
+            ),
         ),
     )
 )

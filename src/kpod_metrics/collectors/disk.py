@@ -15,16 +15,23 @@ from kpod_metrics.pods.model import Group
 _CACHED = "What the page cache absorbs is not in it; buffered writes are, when they are written back."
 
 
-def _counter(name: str, help: str, key: str) -> Metric:  # noqa: A002
-    return counter(name, f"{help} {_CACHED}", f"{key} of io.stat", profile=Profile.MINIMAL)
+_BYTES = "Near what the device can: a faster volume, or a neighbour that is moved (KpodDiskPressure)."
+_OPERATIONS = (
+    "Near the volume's IOPS: larger and fewer operations, or a faster volume. Bytes divided by it are the "
+    "size of one (KpodDiskPressure)."
+)
+
+
+def _counter(name: str, help: str, key: str, advice: str) -> Metric:  # noqa: A002
+    return counter(name, f"{help} {_CACHED}", f"{key} of io.stat", profile=Profile.MINIMAL, advice=advice)
 
 
 TABLE = Table(
     (
-        _counter("kpod_disk_read_bytes_total", "Bytes read from the block device.", "rbytes"),
-        _counter("kpod_disk_written_bytes_total", "Bytes written to the block device.", "wbytes"),
-        _counter("kpod_disk_reads_total", "Read operations on the block device.", "rios"),
-        _counter("kpod_disk_writes_total", "Write operations on the block device.", "wios"),
+        _counter("kpod_disk_read_bytes_total", "Bytes read from the block device.", "rbytes", _BYTES),
+        _counter("kpod_disk_written_bytes_total", "Bytes written to the block device.", "wbytes", _BYTES),
+        _counter("kpod_disk_reads_total", "Read operations on the block device.", "rios", _OPERATIONS),
+        _counter("kpod_disk_writes_total", "Write operations on the block device.", "wios", _OPERATIONS),
     ),
     labels=(Label("device", per="block device"),),
     totals=True,

@@ -33,16 +33,22 @@ TABLE = Table(
             "kpod_fs_capacity_bytes",
             "Size of the file system mounted there.",
             "statvfs: f_blocks * f_frsize",
+            advice="What the free space is a share of.",
         ),
         gauge(
             "kpod_fs_usage_bytes",
             "Bytes in use on the file system, by whomever: a container may share it with others.",
             "statvfs: (f_blocks - f_bfree) * f_frsize",
+            advice="Its growth over days says when the volume is full.",
         ),
         gauge(
             "kpod_fs_available_bytes",
             "Bytes that a process without privileges can still write to the file system.",
             "statvfs: f_bavail * f_frsize",
+            advice=(
+                "Below a tenth: grow the volume or clean up (KpodFilesystemLow, "
+                "KpodFilesystemFull); of the root: KpodNodeFilesystemLow."
+            ),
         ),
     ),
     labels=(Label("mountpoint", per="mounted file system"),),

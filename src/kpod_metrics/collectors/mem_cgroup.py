@@ -17,29 +17,37 @@ USAGE = Table(
             "kpod_mem_cgroup_usage_bytes",
             "Memory charged to the container, page cache and kernel memory included.",
             "memory.current",
+            advice=("Less kpod_mem_cgroup_cache_bytes it is what cannot be dropped: set the memory request by that."),
         ),
         gauge(
             "kpod_mem_cgroup_peak_bytes",
             "Most memory that was ever charged to the container at once.",
             "memory.peak",
             optional="from Linux 5.19 on",
+            advice="Set the limit above it: what the container needed at its worst since its start.",
         ),
         gauge(
             "kpod_mem_cgroup_cache_bytes",
             "Page cache charged to the container, tmpfs and shared memory included.",
             "file of memory.stat",
+            advice=(
+                "Nothing, by itself: it is given back when memory is short. With major faults or "
+                "memory pressure the limit leaves too little of it."
+            ),
         ),
         gauge(
             "kpod_mem_cgroup_swap_bytes",
             "Memory of the container that is swapped out.",
             "memory.swap.current",
             optional="where the node has swap",
+            advice=("Above 0 and growing: memory is short. Each page that is needed again is a major fault."),
         ),
         gauge(
             "kpod_mem_cgroup_limit_bytes",
             "Memory limit of the container: processes are killed where nothing more can be reclaimed below it.",
             "memory.max",
             optional="with a memory limit",
+            advice="What usage is compared with: KpodMemoryNearLimit, KpodMemoryGrowsToLimit.",
         ),
     )
 )

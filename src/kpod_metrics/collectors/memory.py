@@ -16,12 +16,14 @@ OOM_KILLS = counter(
     "mark_victim or, where that does not tell of the task, the exit of one whose signal_struct.oom_mm is set",
     profile=Profile.MINIMAL,
     events=True,
+    advice=("Each is KpodOomKill: find out whether the pod's limit or the node's memory was used up."),
 )
 MAJOR_FAULTS = counter(
     "kpod_mem_major_page_faults_total",
     "Page faults that had to wait for a disk.",
     "perf event PERF_COUNT_SW_PAGE_FAULTS_MAJ, else pgmajfault in memory.stat",
     events=True,
+    advice=("More than 100 a second that go on: more memory, or reads that are not page faults (KpodMajorFaultStorm)."),
 )
 TABLE = Table((OOM_KILLS, MAJOR_FAULTS))
 GROUP_KILLS = counter(
@@ -29,6 +31,7 @@ GROUP_KILLS = counter(
     "Times that all processes of a container, or of the pod, were killed together for want of memory "
     "(kpod_mem_oom_kills_total counts the processes).",
     "a victim, as above, below a mem_cgroup.oom_group; as oom_group_kill of memory.events (5.17)",
+    advice="As kpod_mem_oom_kills_total. memory.oom.group is set, of the container or of its pod.",
 )
 GROUPS = Table((GROUP_KILLS,), scope=Scope.POD)
 

@@ -23,10 +23,22 @@ from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
 
 _WHAT = {
-    "bytes": ("Bytes {} by the network interface.", "bytes"),
-    "packets": ("Packets {} by the network interface.", "packets"),
-    "errors": ("Packets not {} because of an error of the network interface.", "errs"),
-    "drops": ("Packets not {} because the network interface or the kernel dropped them.", "drop"),
+    "bytes": ("Bytes {} by the network interface.", "bytes", "Near the link or its limit: that is the bottleneck."),
+    "packets": (
+        "Packets {} by the network interface.",
+        "packets",
+        "What drops and errors are a share of. Bytes divided by it: the size of a packet.",
+    ),
+    "errors": (
+        "Packets not {} because of an error of the network interface.",
+        "errs",
+        "Hardware, or a wrong MTU (KpodInterfaceDrops).",
+    ),
+    "drops": (
+        "Packets not {} because the network interface or the kernel dropped them.",
+        "drop",
+        "Received: the receiver is too slow, or its queue too short. Sent: a bandwidth limit (KpodInterfaceDrops).",
+    ),
 }
 
 
@@ -36,8 +48,9 @@ def _counters(direction: str, done: str, heading: str) -> tuple[Metric, ...]:
             f"kpod_net_iface_{direction}_{what}_total",
             f"{help_.format(done)} `lo` is there once it has carried traffic.",
             f"{heading} {column} of /proc/PID/net/dev",
+            advice=advice,
         )
-        for what, (help_, column) in _WHAT.items()
+        for what, (help_, column, advice) in _WHAT.items()
     )
 
 

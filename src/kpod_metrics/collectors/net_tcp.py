@@ -13,23 +13,36 @@ TRAFFIC = Table(
             "kpod_net_tcp_bytes_sent_total",
             "Payload bytes sent over TCP, each once: retransmitted ones are not counted again.",
             "advance of tcp_sock.snd_nxt, without SYN and FIN",
+            advice=(
+                "Its rate is what the pod sends; what retransmits are a share of. Near the link's "
+                "or the bandwidth limit: that is it."
+            ),
         ),
         counter(
             "kpod_net_tcp_bytes_received_total",
             "Payload bytes received over TCP in order, each once, read by the application or not.",
             "tcp_sock.bytes_received, without FIN",
+            advice=(
+                "Its rate is what the pod receives, without headers and repeats: compare with "
+                "kpod_net_iface_rx_bytes_total."
+            ),
         ),
         counter(
             "kpod_net_tcp_retransmits_total",
             "TCP segments sent again; SYNs too, and SYN-ACKs once their connection is made.",
             "tcp_sock.total_retrans, as tcpi_total_retrans of TCP_INFO",
             events=True,
+            advice=("More than 2 % of segments: packets are lost, or nobody answers (KpodTcpRetransmits)."),
         ),
         counter(
             "kpod_net_tcp_connect_failures_total",
             "TCP connects that ended without a connection: refused, timed out, unreachable or given up.",
             "inet_sock_set_state: SYN_SENT to CLOSE",
             events=True,
+            advice=(
+                "Grows with retransmits: nobody answers (a policy, a dead peer). Without: the "
+                "peer refuses (KpodTcpConnectFailures)."
+            ),
         ),
         latency(
             "kpod_net_tcp_rtt_seconds",
@@ -37,6 +50,7 @@ TRAFFIC = Table(
             "tcp_probe: tcp_sock.srtt_us",
             # One bucket from 4 to 67 s, where no usual round trip is: a pod's series have a ceiling.
             exponents=(*LATENCY_EXPONENTS[:-2], LATENCY_EXPONENTS[-1]),
+            advice=("Twice what it was: a queue on the way, another zone, a peer that is throttled (KpodTcpRttRise)."),
         ),
     )
 )
@@ -47,6 +61,10 @@ CONNECTIONS = Table(
             "TCP connections established: outbound ones by connect, inbound ones on a listening socket.",
             "inet_sock_set_state: SYN_SENT or SYN_RECV to ESTABLISHED",
             events=True,
+            advice=(
+                "Many outbound ones for few requests: connections are not kept open. Each costs a "
+                "round trip, and TLS more."
+            ),
         ),
     ),
     (Label("direction", ("outbound", "inbound")),),

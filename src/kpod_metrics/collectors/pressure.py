@@ -9,6 +9,11 @@ from kpod_metrics.metrics import Metric, Row, Table, counter
 from kpod_metrics.pods.model import Group
 
 _RESOURCES = {"cpu": "a CPU", "memory": "memory (reclaim, swap, refaults)", "io": "I/O"}
+_ADVICE = {
+    "cpu": "Its rate is a share of time. kpod_cpu_runqueue_latency_seconds also says how many tasks wait.",
+    "memory": "Its rate is a share of time. Above a fifth: more memory, or a higher limit (KpodMemoryPressure).",
+    "io": "Its rate is a share of time. Stalled above a half: KpodDiskPressure.",
+}
 
 
 def _counters(resource: str, what: str) -> tuple[Metric, Metric]:
@@ -17,11 +22,13 @@ def _counters(resource: str, what: str) -> tuple[Metric, Metric]:
             f"kpod_pressure_{resource}_waiting_seconds_total",
             f"Time in which at least one task waited for {what}.",
             f"some total of {resource}.pressure",
+            advice=_ADVICE[resource],
         ),
         counter(
             f"kpod_pressure_{resource}_stalled_seconds_total",
             f"Time in which every task that had something to do waited for {what}.",
             f"full total of {resource}.pressure",
+            advice=_ADVICE[resource],
         ),
     )
 

@@ -20,6 +20,7 @@ COUNT = counter(
     "sys_enter to sys_exit",
     profile=Profile.COMPREHENSIVE,
     events=True,
+    advice="Very many small reads or writes: buffer them. What the errors are divided by.",
 )
 ERRORS = counter(
     "kpod_syscall_errors_total",
@@ -27,6 +28,7 @@ ERRORS = counter(
     "it EINTR, only afterwards.",
     "sys_exit: ret from -4095 to -1, without the kernel's own ERESTART codes",
     profile=Profile.COMPREHENSIVE,
+    advice="More than half of the calls fail: KpodSyscallErrors says how to find the error.",
 )
 LATENCY = latency(
     "kpod_syscall_latency_seconds",
@@ -35,6 +37,11 @@ LATENCY = latency(
     profile=Profile.COMPREHENSIVE,
     # Seven buckets: a container has them for each tracked syscall.
     exponents=(-20, -16, -12, -8, -4, 0, 6),
+    advice=(
+        "Its rate is how many tasks are in the call at a time. Slow fsync or write: "
+        "KpodSyscallSlow. Slow read, futex or epoll_wait mean little: they wait for "
+        "others."
+    ),
 )
 METRICS: tuple[Metric, ...] = (COUNT, ERRORS, LATENCY)
 

@@ -12,6 +12,7 @@ INFO = Table(
             "1, with what made the pod (a Deployment in place of its ReplicaSet) and its quality of service class.",
             "metadata.ownerReferences, status.qosClass",
             profile=Profile.MINIMAL,
+            advice=("Join it to any series by namespace and pod, for the owner or the quality of service class."),
         ),
     ),
     labels=(
@@ -28,6 +29,10 @@ RESTARTS = Table(
             "Times that the container was started again.",
             "restartCount of status.containerStatuses",
             profile=Profile.MINIMAL,
+            advice=(
+                "Three within half an hour are KpodContainerRestarts: look at the exit code, and "
+                "at kpod_mem_oom_kills_total."
+            ),
         ),
     )
 )
