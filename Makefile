@@ -19,7 +19,7 @@ IMAGE_PACKAGES := buildah debootstrap git iproute2
 # What boots other kernels: emulators, file systems, a linker for other architectures, `depmod`.
 KERNEL_PACKAGES := qemu-system-x86 qemu-system-arm e2fsprogs lld kmod debian-archive-keyring
 
-.PHONY: help build run test test-image test-kernels check format generate bench clean
+.PHONY: help build run test test-image test-kernels check docs format generate bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -34,6 +34,9 @@ run: build  ## run the agent on this machine, no Kubernetes needed: http://local
 
 check: build  ## the quick part of the tests: format, lint, types, imports, generated files, tests without a kernel
 	scripts/check
+
+docs: build  ## the documentation as a site, into build/site
+	.venv/bin/properdocs build --clean
 
 test: build  ## everything to a green test run; needs root for what loads programs into the kernel
 	scripts/packages $(TEST_PACKAGES)

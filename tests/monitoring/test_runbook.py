@@ -19,7 +19,7 @@ def test_every_alert_has_its_section() -> None:
 
 
 def test_sections_speak_of_alerts_that_there_are() -> None:
-    pages = PAGE + (REPOSITORY / "docs" / "monitoring.md").read_text()
+    pages = "".join(page.read_text() for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
     assert set(re.findall(r"\bKpod[A-Z]\w+", pages)) <= {alert.name for alert in ALERTS}
 
 

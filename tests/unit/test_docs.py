@@ -1,0 +1,171 @@
+"""The documentation: the strict build refuses what is broken, and what pages tell to type is accepted."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kpod_metrics import cli, settings
+from kpod_metrics.collectors import registered
+from kpod_metrics.reference import as_markdown, declared
+from monitoring.alerts import ALERTS
+from tests.conftest import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+KEYS = {setting.key: setting for setting in settings.catalogue(registered())}
+NOT_SETTINGS = {"rule_files", "scrape_configs", "extraCapabilities"}
+"""Keys of YAML that is Prometheus', or the chart's."""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the site is built from, and links to all else that pages link to."""
+    for name in ("docs", "scripts"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    shutil.copy(REPOSITORY / "properdocs.yml", tmp_path)
+    for name in ("helm", "deploy", "README.md"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    return tmp_path
+
+
+def build(tree: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "properdocs", "build", "--config-file", str(tree / "properdocs.yml")]
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_site(tree: Path) -> None:
+    done = build(tree)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    site = tree / "build" / "site"
+    for page in (tree / "docs").glob("*.md"):
+        text = (site / page.with_suffix(".html").name).read_text()
+        assert 'lang="en"' in text
+        # Whatever a browser fetches by itself is in the site.
+        fetched = re.findall(
+            r'<(?:script|img|link rel="(?:stylesheet|shortcut icon)")[^>]*(?:src|href)="([^"]*)"', text
+        )
+        assert len(fetched) >= 5
+        assert not [address for address in fetched if "//" in address]
+        # Links that lead out of the folder go to the repository.
+        assert not re.search(r'href="\.\./', text)
+    assert (
+        "https://github.com/pjs7678/kpod-metrics/blob/main/helm/kpod-metrics/README.md"
+        in (site / "install.html").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("page", "added", "said"),
+    [
+        ("faq", "\n[x](nothing.md)\n", "nothing.md"),
+        ("faq", "\n[x](install.md#nothing)\n", "#nothing"),
+        ("faq", "\n[x](#nothing)\n", "#nothing"),
+        ("faq", "\n[x](/install.md)\n", "/install.md"),
+        ("faq", "\n[x](../nothing/here.md)\n", "../nothing/here.md"),
+        ("stray", "# Not in the navigation\n", "stray.md"),
+    ],
+)
+def test_strict_build_refuses(tree: Path, page: str, added: str, said: str) -> None:
+    with (tree / "docs" / f"{page}.md").open("a") as file:
+        file.write(added)
+    done = build(tree)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("WARNING") == 1
+
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> Iterator[str]:
+    for page in PAGES:
+        yield from (text for found, text in _BLOCK.findall(page.read_text()) if found == language)
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Each line in a block, and each piece of code in a sentence, that begins with one of our commands."""
+    for page in PAGES:
+        text = page.read_text()
+        lines = [line for _, block in _BLOCK.findall(text) for line in block.splitlines()]
+        for said in lines + re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text)):
+            command = re.sub(r"^(sudo )?(\.venv/bin/)?", "", said)
+            if re.match(r"(kpod-metrics|make) [a-z]", command):
+                yield page.name, re.sub(r"  +#.*", "", command)
+
+
+@pytest.mark.parametrize(("page", "command"), sorted(set(commands())))
+def test_commands_are_accepted(page: str, command: str) -> None:
+    program, *words = shlex.split(command.partition(" | ")[0])
+    if program == "make":
+        assert words[0] in set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+        if words[0] != "run":
+            return
+        words = ["run", *(part for word in words[1:] for part in shlex.split(word.removeprefix("ARGS=")))]
+    cli._parser().parse_args([word for word in words if word not in {"--help", "--version"}])
+
+
+def test_there_are_commands() -> None:
+    assert {("quickstart.md", "make run"), ("tuning.md", "kpod-metrics run --help")} <= set(commands())
+    assert len(set(commands())) >= 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_flags_are_there(page: Path) -> None:
+    """A flag in code is one of ours, or of the program that the code begins with."""
+    ours = {setting.flag for setting in KEYS.values()} | {"--config", "--json", "--format", "--help", "--version"}
+    for code in re.findall(r"`(--[a-z][^`]*)`", page.read_text()):
+        flag = re.split(r"[ =]", code)[0]
+        assert flag in ours | {"--set"}, code
+
+
+def keys_of(document: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in document.items():
+        if isinstance(value, dict) and prefix + key not in KEYS:
+            yield from keys_of(value, f"{prefix}{key}_")
+        else:
+            yield prefix + key
+
+
+def test_settings_in_yaml_are_there() -> None:
+    found = [yaml.safe_load(text) for text in blocks("yaml")]
+    ours = [document for document in found if not NOT_SETTINGS & document.keys()]
+    assert len(ours) >= 3
+    for document in ours:
+        assert set(keys_of(document)) <= KEYS.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_values_of_the_chart_are_there(page: Path) -> None:
+    values = yaml.safe_load((REPOSITORY / "helm" / "kpod-metrics" / "values.yaml").read_text())
+    for path in re.findall(r"(?:--set |`)([a-z]\w*(?:\.\w+)+)=(?!NODE)", page.read_text()):
+        here: Any = values
+        for part in path.split("."):
+            assert part in here, path
+            here = here[part]
+
+
+def test_every_metric_has_advice() -> None:
+    alerts = {alert.name for alert in ALERTS}
+    names = {metric.name for _, _, metric in declared()}
+    for _, _, metric in declared():
+        assert metric.advice.endswith("."), metric.name
+        assert len(metric.advice) <= 240, metric.name
+        assert set(re.findall(r"\bKpod\w+", metric.advice)) <= alerts
+        assert set(re.findall(r"\b(?:kpod|process)_\w+", metric.advice)) <= names
+        assert metric.name not in metric.advice
+
+
+def test_advice_links_to_the_runbook() -> None:
+    text = as_markdown()
+    assert "(`KpodOomKill`" not in text
+    assert "Each is [KpodOomKill](runbook.md#kpodoomkill): find out" in text
+    assert "Divide by `kpod_cpu_periods_total`: more than" in text
+    assert "`kpod-metrics check` say why" in text
