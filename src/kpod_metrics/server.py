@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -15,6 +15,9 @@ from kpod_metrics.agent import Agent
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
+
+if TYPE_CHECKING:
+    from kpod_metrics.landing.page import Pages
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -86,6 +89,7 @@ class Application:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._pages: Pages | None = None
         self._routes: dict[str, Callable[[dict[str, str]], Awaitable[tuple[int, str, bytes, bool]]]] = {
             "/metrics": self._metrics,
             "/actuator/prometheus": self._metrics,
@@ -150,6 +154,8 @@ class Application:
         """Make the page for a person; the first to ask has its module imported."""
         from kpod_metrics.landing import page  # noqa: PLC0415 - most agents are never asked
 
+        if self._pages is None:
+            self._pages = page.Pages()
         settings = self._agent.settings
         headers = [(name.encode(), value.encode()) for name, value in page.HEADERS.items()]
         try:
@@ -157,7 +163,7 @@ class Application:
         except ValueError as error:
             return 400, _PLAIN, f"{error}\n".encode(), headers
         problems = self._agent.problems()
-        body = page.render(self._agent.recent.view, problems, settings.node_name, most, settings.cluster)
+        body = self._pages.get(self._agent.recent.view, problems, settings.node_name, most, settings.cluster)
         return 200, _HTML, body, headers
 
 

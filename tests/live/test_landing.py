@@ -2,10 +2,11 @@
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.live.agents import eventually, get, running_agent
+from tests.live.agents import eventually, free_port, get, process, running_agent
 from tests.live.harness import Cgroup, go, stop_point
 
 TASKS = 3
@@ -49,3 +50,28 @@ def test_contention_is_told(
         assert '<span class="quiet">nothing</span>' in now["quiet"]
         assert 'data-name="CPU wait">0</td>' in now["quiet"]
         assert list(now).index("contended") < list(now).index("quiet")
+
+
+def test_imported_when_asked_for(tmp_path: Path) -> None:
+    """By a running agent that is scraped, through several cycles; the interpreter tells of each import."""
+    port, log = free_port(), tmp_path / "agent.log"
+    settings = ["--discovery", "cgroup", "--poll-interval", "100ms", "--collector-deadline", "5s"]
+    command = [sys.executable, "-X", "importtime", "-m", "kpod_metrics", "run", "--listen", f"127.0.0.1:{port}"]
+
+    def imported() -> set[str]:
+        return {line.rpartition("|")[2].strip() for line in log.read_text().splitlines() if line.startswith("import")}
+
+    with process([*command, *settings], log):
+        at = "kpod_last_cycle_timestamp_seconds"
+        pages: set[str] = set()
+        for _ in range(3):
+            eventually(lambda: re.findall(rf"^{at} .*", get(f"http://127.0.0.1:{port}/metrics"), re.M)[0] not in pages)
+            pages.add(re.findall(rf"^{at} .*", get(f"http://127.0.0.1:{port}/metrics"), re.M)[0])
+        for path in ("healthz", "readyz"):
+            get(f"http://127.0.0.1:{port}/{path}")
+        heavy = ("kpod_metrics.landing", "properdocs", "jinja2", "markdown", "babel")
+        assert "kpod_metrics.agent" in imported()
+        assert not [name for name in imported() if name.startswith(heavy)]
+        assert "<title>" in get(f"http://127.0.0.1:{port}/")
+        assert "kpod_metrics.landing.page" in imported()
+        assert not [name for name in imported() if name.startswith(heavy[1:])]

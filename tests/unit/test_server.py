@@ -283,7 +283,7 @@ def test_landing_page_of_so_many_pods(running: Agent, query: str, status: int) -
 
 def test_landing_page_is_not_imported_before_it_is_asked_for(tmp_path: Path) -> None:
     """Nor is what makes the documentation."""
-    heavy = ("kpod_metrics.landing", "mkdocs", "markdown", "jinja2")
+    heavy = ("kpod_metrics.landing", "properdocs", "markdown", "jinja2")
     assert imported_by_an_agent(tmp_path, "kpod_metrics.server", *heavy) == ""
 
 

@@ -4,8 +4,9 @@ import base64
 import hashlib
 import html
 import re
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from urllib.parse import parse_qs
 
@@ -90,6 +91,24 @@ def render(view: View | None, problems: Sequence[str], node: str, most: int = US
         ".</p></footer>\n</body>\n</html>\n"
     )
     return "".join(parts).encode("utf-8", "replace")
+
+
+class Pages:
+    """Makes the page once a second at most, however often it is asked for: it must not take the agent's time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._key: tuple[object, ...] = ()
+        self._body = b""
+
+    def get(self, view: View | None, problems: Sequence[str], node: str, most: int = USUAL, cluster: str = "") -> bytes:
+        """Return the page of that cycle."""
+        with self._lock:
+            key = (view and view.at, tuple(problems), most, int(self._clock()))
+            if key != self._key:
+                self._body, self._key = render(view, problems, node, most, cluster), key
+            return self._body
 
 
 def _problems(problems: Sequence[str]) -> str:

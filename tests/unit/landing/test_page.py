@@ -219,6 +219,24 @@ def test_as_many_pods_as_there_may_be(many: Node) -> None:
     assert len(document) < 1_000_000
 
 
+def test_made_once_a_second_at_most(many: Node) -> None:
+    now = 100.0
+    pages = page.Pages(lambda: now)
+    first = pages.get(many.view, [], "n1")
+    assert first == page.render(many.view, [], "n1")
+    now = 100.9
+    assert pages.get(many.view, [], "n1") is first
+    assert pages.get(many.view, ["broken"], "n1") is not first
+    assert b"broken" in pages.get(many.view, ["broken"], "n1")
+    assert len(pages.get(many.view, [], "n1", 1)) < len(first) / 2
+    again = pages.get(many.view, [], "n1")
+    now = 101.0
+    assert pages.get(many.view, [], "n1") is not again
+    assert b"not over yet" in pages.get(None, [], "n1")
+    newer = many.view._replace(at=many.view.at + 1)
+    assert b"over the last 11 s" in pages.get(newer, [], "n1")
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [("", 50), ("pods=1", 1), ("pods=1000", 1000), ("x=2&pods=7", 7), ("pods=3&pods=4", 4), ("pods=0099", 99)],
