@@ -109,9 +109,9 @@ class Tab:
     def complaints(self) -> list[Message]:
         """What the browser has to say against it."""
         self.evaluate("0")  # what came before the answer is there
-        found = [event["params"] for event in self._events("Runtime.exceptionThrown", "Runtime.consoleAPICalled")]
-        found += [event["params"] for event in self._events("Log.entryAdded", "Network.loadingFailed")]
-        return found + [event["params"] for event in self._events("Audits.issueAdded")]
+        faults = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Network.loadingFailed", "Audits.issueAdded")
+        said = [e["params"]["entry"] for e in self._events("Log.entryAdded") if e["params"]["entry"]["level"] != "info"]
+        return said + [event["params"] for event in self._events(*faults)]
 
     def _events(self, *methods: str) -> Iterator[Message]:
         return (e for e in self._browser.events if e["method"] in methods and e.get("sessionId") == self._session)

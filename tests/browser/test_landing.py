@@ -3,7 +3,7 @@
 import asyncio
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +17,11 @@ from kpod_metrics.pods.model import Identity
 from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
-from tests.browser.chromium import Chromium, Tab, chromium
+from tests.browser.chromium import Chromium, Tab
 from tests.unit.landing.fixture import Node, healthy
 from tests.unit.landing.test_page import HOSTILE
 
 WIDTHS = (320, 360, 768, 1280, 1920)
-
-
-@pytest.fixture(scope="module")
-def browser(installed: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with chromium(installed("chromium"), tmp_path_factory.mktemp("chromium")) as started:
-        yield started
 
 
 def busy_node() -> Node:

@@ -60,7 +60,7 @@ class Recent:
     """
 
     def __init__(self, window: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._window = window * 0.9  # cycles are not exactly an interval apart
+        self.window = window
         self._clock = clock
         self._older: tuple[float, Numbers] | None = None
         self._newer: tuple[float, Numbers] | None = None
@@ -74,7 +74,7 @@ class Recent:
             self._newer = now, _numbers(page)
             self.view = View(page, now, {}, now)
             return
-        if now - self._newer[0] >= self._window:
+        if now - self._newer[0] >= 0.9 * self.window:  # cycles are not exactly an interval apart
             self._older, self._newer = self._newer, (now, _numbers(page))
         since, before = self._older or self._newer
         self.view = View(page, now, before, since)

@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 
+from kpod_metrics.agent import Agent
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.base import Environment
 from kpod_metrics.exposition.recent import RATED
 from kpod_metrics.landing import waits
 from kpod_metrics.metrics import Kind, Scope
+from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Identity
+from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.reference import declared
+from kpod_metrics.settings import CollectorSettings, Settings
 from kpod_metrics.store import OVERFLOW
 from monitoring.alerts import ALERTS
 from tests.unit.landing.fixture import A_POD, Node, grown
@@ -226,6 +232,20 @@ def test_cycles_closer_than_the_window() -> None:
         assert pod.faults == pytest.approx(15.0)
         found.append(node.view.seconds)
     assert found == [4.0, 8.0, 12.0, 16.0, 20.0, 12.0]
+
+
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [({}, 30.0), ({"pressure": 300.0, "memory": 60.0}, 300.0), ({"filesystem": 3600.0}, 30.0)],
+    ids=["cycle", "slowest", "not shown"],
+)
+def test_window(tmp_path: Path, intervals: dict[str, float], expected: float) -> None:
+    """Rates are over the longest interval of what is shown: a collector that was not read has not grown."""
+    kinds = registered()
+    settings = Settings(collectors={name: CollectorSettings(interval=intervals.get(name, 0.0)) for name in kinds})
+    collectors = [kinds[name](Environment()) for name in ("pressure", "memory", "filesystem")]
+    agent = Agent(settings, Finder(str(tmp_path), StandaloneNaming()), collectors)
+    assert agent.recent.window == expected
 
 
 @pytest.mark.parametrize(
