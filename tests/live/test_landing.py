@@ -39,9 +39,9 @@ def test_contention_is_told(
         for hog in hogs:
             stop_point(hog)
             go(hog)
-        # From the second cycle after that on: rates are between two cycles.
-        eventually(lambda: waiting() > TASKS - 1.1)
-        assert waiting() <= TASKS
+        # From the second cycle after that on. A wait that began before the earlier of two is in their difference, too:
+        # where others use that CPU as well, it may be more than all three for once.
+        eventually(lambda: TASKS - 1.1 < waiting() <= TASKS)
         page = get(f"http://127.0.0.1:{port}/")
         assert "Node &lt;node&gt;" in page
         assert "waits longer than an alert allows." in page or "wait longer than an alert allows." in page

@@ -39,7 +39,7 @@ _ICON = (
     "%3Cpath d='M3 9h2l2-5 2 8 2-5h2' fill='none' stroke='white' stroke-width='1.5'/%3E%3C/svg%3E"
 )
 _COLUMNS = (
-    ("Tasks that wait for a CPU", "CPU wait"),
+    ("Tasks waiting for a CPU", "CPU wait"),
     ("Throttled", "throttled"),
     ("Sent again, a second", "sent again a second"),
     ("Major faults, a second", "major faults a second"),

@@ -169,7 +169,7 @@ def _reasons(pod: Pod, containers: list[_Values], seconds: float) -> Iterator[Re
         of_all = pod.retransmits / sent if sent else 1.0
         yield Reason(
             min(pod.retransmits / RETRANSMITS, of_all / RETRANSMITTED),
-            f"the network: sends {short(pod.retransmits)} TCP segments a second again",
+            f"the network: {short(pod.retransmits)} segments a second sent again",
             "KpodTcpRetransmits",
         )
     if pod.syscalls:

@@ -70,13 +70,13 @@ MIB = 1 << 20
         (
             {"net_tcp_retransmits_total": 50.0, "net_tcp_bytes_sent_total": 1448.0 * 1000},
             2.5,
-            "the network: sends 5 TCP segments a second again",
+            "the network: 5 segments a second sent again",
             "KpodTcpRetransmits",
         ),
         (
             {"net_tcp_retransmits_total": 20.0, "net_tcp_bytes_sent_total": 0.0},
             2.0,
-            "the network: sends 2 TCP segments a second again",
+            "the network: 2 segments a second sent again",
             "KpodTcpRetransmits",
         ),
         (
