@@ -20,7 +20,7 @@ from tests.conftest import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 KEYS = {setting.key: setting for setting in settings.catalogue(registered())}
-NOT_SETTINGS = {"rule_files", "scrape_configs", "extraCapabilities"}
+NOT_SETTINGS = {"rule_files", "metric_relabel_configs", "scrape_configs", "extraCapabilities"}
 """Keys of YAML that is Prometheus', or the chart's."""
 
 

@@ -31,6 +31,8 @@ TABLE = Table(
             "NVML nvmlDeviceGetProcessUtilization; drm-engine-*, drm-cycles-* of /proc/PID/fdinfo",
             profile=Profile.COMPREHENSIVE,
             optional=_WHERE,
+            advice="Near 0 on a GPU that is reserved: what feeds it is late, see the pod's CPU, disk and network. "
+            "Near 1: the GPU is what it waits for.",
         ),
         gauge(
             "kpod_gpu_memory_used_bytes",
@@ -39,6 +41,7 @@ TABLE = Table(
             "NVML nvmlDeviceGetComputeRunningProcesses and its like; drm-resident-*, drm-memory-* of /proc/PID/fdinfo",
             profile=Profile.COMPREHENSIVE,
             optional=_WHERE,
+            advice="Near the GPU's memory: the next allocation fails. Make batches smaller, or take a larger GPU.",
         ),
     ),
     labels=(Label("gpu", per="GPU"),),

@@ -96,13 +96,14 @@ def pods(view: View) -> list[Pod]:
 def _values(view: View) -> dict[Identity, _Values]:
     seconds = view.seconds
     found: dict[Identity, _Values] = defaultdict(dict)
-    for table, metric, samples in view.page.families:
+    for family in view.page.families:
+        table, metric = family.table, family.metric
         if table.scope is Scope.AGENT:
             continue
         before = view.before.get(metric.name, {}) if seconds else None
         unit = 1e-9 if metric.kind is Kind.HISTOGRAM else 1.0
         rated = metric.name in view.before
-        for sample in samples:
+        for sample in family.samples:
             series = sample.series
             if series.identity is OVERFLOW:
                 continue
