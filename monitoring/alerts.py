@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 from textwrap import dedent
 
-from kpod_metrics.landing.waits import WAITING_SYSCALLS
+from kpod_metrics.kernel.syscalls import WAITING
 from monitoring.promql import CONTAINER, rate, sum_rate
 
 RUNBOOK = "https://github.com/pjs7678/kpod-metrics/blob/main/docs/runbook.md"
@@ -261,7 +261,7 @@ OF_PODS = (
         "KpodSyscallErrors",
         _while_there(
             f"""
-            container_syscall:kpod_syscall_errors:ratio_rate5m{{syscall!~"{WAITING_SYSCALLS}"}} > 0.5
+            container_syscall:kpod_syscall_errors:ratio_rate5m{{syscall!~"{WAITING}"}} > 0.5
             and container_syscall:kpod_syscall_count:rate5m > 1
             """,
             "kpod_syscall_count_total",
@@ -275,7 +275,7 @@ OF_PODS = (
         # With the time that it takes in all: of few calls, the slowest is the 99th percentile.
         _while_there(
             f"""
-            container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{WAITING_SYSCALLS}"}} > 0.5
+            container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{WAITING}"}} > 0.5
             and (
             {sum_rate("kpod_syscall_latency_seconds", "syscall")}
             ) > 0.02

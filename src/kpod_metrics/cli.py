@@ -1,4 +1,4 @@
-"""The command line: run, check, metrics."""
+"""The command line: run, check, metrics, top."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from kpod_metrics import __version__, settings
@@ -78,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(command=_check)
 
+    top = commands.add_parser("top", help="show what each pod is waiting for, live in the terminal")
+    _add_top(top)
+    _add_settings(top, names)
+    top.set_defaults(command=_top)
+
     metrics = commands.add_parser("metrics", help="print the declared metrics")
     metrics.add_argument("--format", choices=("table", "json", "markdown"), default="table")
     metrics.set_defaults(command=_metrics)
@@ -99,11 +104,44 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
         )
 
 
-def _load(options: argparse.Namespace) -> settings.Settings:
+_SORTS = (
+    *("namespace", "pod", "container", "waits", "cpu", "runqueue_p99", "runqueue_waits", "throttled", "retransmits"),
+    *("network", "faults", "calls", "errors", "call_p99", "disk", "memory", "pressure_cpu", "pressure_memory"),
+    "pressure_io",
+)
+"""Columns of `top`, which is not imported to know them: a test has both the same."""
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default="", help="a running agent (default: this machine's, by `listen`)")
+    parser.add_argument("--collect", action="store_true", help="collect here, whether or not an agent runs")
+    parser.add_argument(
+        "--interval",
+        type=settings.duration,
+        default=2.0,
+        help="time between two looks at the agent; 100ms to 1h, like 2s (its own pace is its poll_interval)",
+    )
+    parser.add_argument("--once", action="store_true", help="print the table of one cycle as text, to anything")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument("--sort", choices=_SORTS, default="waits", metavar="COLUMN", help=f"one of {', '.join(_SORTS)}")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only what has this in its names")
+    parser.add_argument("--ca", default="", metavar="FILE", help="what an https agent's certificate is verified by")
+    parser.add_argument("--certificate", default="", metavar="FILE", help="certificate to show to it")
+    parser.add_argument("--key", default="", metavar="FILE", help="key of it (default: in the same file)")
+    parser.add_argument("--token-file", default="", metavar="FILE", help="bearer token to show to it")
+
+
+_TOP_DEFAULTS = {"profile": "comprehensive", "poll_interval": "2s"}
+"""Of an agent of top's own, for somebody who looks on."""
+
+
+def _load(options: argparse.Namespace, defaults: Mapping[str, str] | None = None) -> settings.Settings:
     names = _collector_names()
     keys = {setting.key for setting in settings.catalogue(names)}
     flags = {key: value for key, value in vars(options).items() if key in keys}
-    loaded, warnings = settings.load(flags, os.environ, options.config or os.environ.get("KPOD_CONFIG"), names)
+    loaded, warnings = settings.load(
+        flags, os.environ, options.config or os.environ.get("KPOD_CONFIG"), names, defaults
+    )
     _log(loaded)
     for warning in warnings:
         logging.getLogger(__name__).warning("%s", warning)
@@ -177,3 +215,22 @@ def _metrics(options: argparse.Namespace) -> int:
 
     print(FORMATS[options.format](), end="")
     return 0
+
+
+def _top(options: argparse.Namespace) -> int:
+    from kpod_metrics.top import command  # noqa: PLC0415
+    from kpod_metrics.top.sources import Access  # noqa: PLC0415
+
+    return command.run(
+        command.Options(
+            url=options.url,
+            collect=options.collect,
+            access=Access(options.ca, options.certificate, options.key, options.token_file),
+            interval=options.interval,
+            once=options.once,
+            json=options.json,
+            sort=options.sort,
+            filter=options.filter,
+        ),
+        _load(options, _TOP_DEFAULTS),
+    )

@@ -201,6 +201,11 @@ class _Integer:
         return number
 
 
+def duration(text: str, low: float = 0.1, high: float = 3600) -> float:
+    """Return the seconds of a duration like 500ms; raises ValueError for another text."""
+    return _Duration(low, high)(text)
+
+
 def _boolean(value: Any) -> bool:
     try:
         return {"true": True, "false": False, "on": True, "off": False, "1": True, "0": False}[str(value).lower()]
@@ -453,13 +458,15 @@ def load(
     environment: Mapping[str, str],
     file: str | None,
     collectors: Sequence[str],
+    defaults: Mapping[str, str] | None = None,
 ) -> tuple[Settings, list[str]]:
     """Read all settings; return them and warnings (an environment variable that is no setting).
 
-    `flags` are those given, by key. Raises SettingError: one line with the key, the value and what is accepted.
+    `flags` are those given, by key; `defaults` are a command's own where they are not those of an agent. Raises
+    SettingError: one line with the key, the value and what is accepted.
     """
     known = {setting.key: setting for setting in catalogue(collectors)}
-    values: dict[str, tuple[Any, str]] = {}
+    values: dict[str, tuple[Any, str]] = {key: (value, "default") for key, value in (defaults or {}).items()}
     if file is not None:
         values.update(_from_file(file, known))
     variables = {setting.variable: setting for setting in known.values()}

@@ -13,9 +13,10 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.metrics import Profile
 from kpod_metrics.reference import as_markdown, declared, profile_series
 from kpod_metrics.settings import catalogue
+from tests.unit.imports import imported_by_an_agent
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
-COMMANDS = ("run", "check", "metrics")
+COMMANDS = ("run", "check", "top", "metrics")
 
 
 def kpod(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -59,7 +60,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n    {command}" in out
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", "check", "top"])
 def test_help_has_every_setting(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
@@ -103,7 +104,7 @@ def test_unknown_argument_is_one_line(
     assert line.endswith(" --help)")
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", "check", "top"])
 def test_wrong_setting_is_one_line(command: str) -> None:
     result = kpod(command, "--poll-interval", "soon")
     assert (result.returncode, result.stdout) == (2, "")
@@ -198,3 +199,8 @@ def test_reader_that_has_seen_enough_is_no_error() -> None:
     )
     os.close(writer)
     assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_the_agent_imports_neither_top_nor_demo(tmp_path: Path) -> None:
+    others = ("kpod_metrics.top", "kpod_metrics.demo", "curses")
+    assert imported_by_an_agent(tmp_path, "kpod_metrics.server", *others) == ""

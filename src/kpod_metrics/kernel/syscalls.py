@@ -20,6 +20,13 @@ MAX_TRACKED = 254
 ANY_BEGUN = 255
 """Entry of a number under which a syscall may end that began under another."""
 
+WAITING = (
+    "read|readv|recv.*|accept4?|connect|epoll_p?wait2?|poll|ppoll|select|pselect6|futex|nanosleep|clock_nanosleep"
+    "|wait4|waitid|pause|rt_sig.*|io_getevents|io_uring_enter"
+)
+"""Regular expression of those that wait for others, or fail to say "not now": long and failing calls of these mean
+nothing by themselves."""
+
 
 def _parse(text: str) -> dict[str, int]:
     numbers: dict[str, int] = {}

@@ -10,17 +10,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kpod_metrics.exposition.recent import View, number
+from kpod_metrics.kernel.syscalls import WAITING
 from kpod_metrics.metrics import Kind, Scope
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import OVERFLOW
 
-WAITING_SYSCALLS = (
-    "read|readv|recv.*|accept4?|connect|epoll_p?wait2?|poll|ppoll|select|pselect6|futex|nanosleep|clock_nanosleep"
-    "|wait4|waitid|pause|rt_sig.*|io_getevents|io_uring_enter"
-)
-"""A pattern of those that wait for others, or fail to say "not now": long and failing calls mean nothing by themselves.
-"""
-_MAY_WAIT = re.compile(WAITING_SYSCALLS)
+_MAY_WAIT = re.compile(WAITING)
 
 SEGMENT = 1448
 """Payload of a TCP segment at an MTU of 1500."""

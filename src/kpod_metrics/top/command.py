@@ -1,0 +1,107 @@
+"""The command `top`: chooses where the pages come from and how they are shown."""
+
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+
+from kpod_metrics.errors import KpodError, RefusedError
+from kpod_metrics.settings import Settings
+from kpod_metrics.top.columns import chosen
+from kpod_metrics.top.frame import State
+from kpod_metrics.top.plain import as_json, as_text
+from kpod_metrics.top.sources import Access, Endpoint, NoPageError, Own, Source
+from kpod_metrics.top.watch import View, Watch
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for."""
+
+    url: str = ""
+    """Empty: the agent of this machine."""
+    collect: bool = False
+    access: Access = field(default_factory=Access)
+    interval: float = 2.0
+    """Seconds between two looks for a new page."""
+    once: bool = False
+    json: bool = False
+    sort: str = "waits"
+    filter: str = ""
+
+
+def run(options: Options, settings: Settings) -> int:
+    """Show the table; raises SettingError or RefusedError."""
+    once = options.once or options.json
+    if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise RefusedError("top needs a terminal: --once and --json print the table to anything")
+    # A log would be written over the table, which says itself what does not work.
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
+    source = _source(options, settings)
+    watch = Watch(source, options.interval)
+    try:
+        if once:
+            if not isinstance(source, Endpoint):
+                print(f"kpod-metrics: {source.name}", file=sys.stderr)
+            view = _two_cycles(watch, min(options.interval, 0.5))
+            rows = chosen(view.rows, options.sort, options.filter)
+            print(as_json(rows) if options.json else as_text(rows))
+            return 0
+        from kpod_metrics.top.screen import show  # noqa: PLC0415 - an interpreter without curses has --once
+
+        watch.start()
+        show(watch, State(sort=options.sort, filter=options.filter))
+        return 0
+    except ModuleNotFoundError as error:
+        raise RefusedError(f"this Python lacks {error.name}: --once needs none") from None
+    finally:
+        watch.stop()
+        source.close()
+
+
+def _source(options: Options, settings: Settings) -> Source:
+    """Return the agent at the URL, or the one of this machine, or where none is there one of our own."""
+    if options.collect:
+        return Own(settings, "own collection")
+    endpoint = Endpoint(options.url or _local(settings), options.access)
+    try:
+        endpoint.fetch()
+    except NoPageError as error:
+        if error.soon:
+            return endpoint
+        endpoint.close()
+        nobody = f"no agent at {endpoint.name} ({error})"
+        if options.url:
+            raise RefusedError(nobody) from None
+        try:
+            return Own(settings, f"{nobody}: own collection")
+        except KpodError as refused:
+            raise RefusedError(f"{nobody}, and none of its own: {refused}; --url names an agent") from None
+    return endpoint
+
+
+def _local(settings: Settings) -> str:
+    """Return where an agent of these settings is reached on its own machine."""
+    host, port = settings.listen
+    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _two_cycles(watch: Watch, pause: float) -> View:
+    """Wait for rates, which take two cycles: three intervals of the agent at most, and ten seconds at least."""
+    began = time.monotonic()
+    longest, problem = 10.0, ""
+    while time.monotonic() - began < longest:
+        try:
+            view = watch.take()
+            if view.rated:
+                return view
+            assert view.reading is not None
+            problem = f"no new cycle of {view.source}, which has one every {view.reading.interval:g} s"
+            longest = max(longest, 3 * view.reading.interval)
+        except NoPageError as error:
+            problem = f"{watch.view.source}: {error}"
+            if not error.soon:
+                break
+        time.sleep(pause)
+    raise RefusedError(problem)

@@ -1,0 +1,209 @@
+"""What a terminal of a given size shows: lines of text, made without touching one."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from textwrap import wrap
+
+from kpod_metrics.top.columns import COLUMNS, FIGURES, KEYS, NAMES, Column, chosen
+from kpod_metrics.top.rates import Row
+from kpod_metrics.top.text import BARS, PLAIN_BARS, clean, fit, width
+from kpod_metrics.top.watch import View
+
+KEYS_LINE = "q quit  h help  ←→ sort  r reverse  / filter  p pause  ↑↓ scroll"
+HELP = (
+    "q            quit",
+    "←  →         sort by the column before, after",
+    "r            sort the other way",
+    "/            filter by a part of a name: Enter keeps it, Esc clears it",
+    "p, space     pause and go on",
+    "↑  ↓         scroll by a line; PgUp, PgDn by a page; Home, End",
+    "h, ?         this help, and back",
+    "",
+)
+
+
+_MARGIN = 14
+"""Columns before what the help says."""
+
+
+class Style(Enum):
+    """How a part of a line stands out."""
+
+    PLAIN = "plain"
+    TITLE = "title"
+    PROBLEM = "problem"
+    CHOSEN = "chosen"
+    """The head of the column that is sorted by."""
+    HEAD = "head"
+
+
+Line = list[tuple[str, Style]]
+
+
+@dataclass
+class State:
+    """What the keys have chosen."""
+
+    sort: str = "waits"
+    other_way: bool = False
+    filter: str = ""
+    typing: bool = False
+    """Whether keys are the filter's letters."""
+    paused: View | None = None
+    """What was there when it was paused."""
+    help: bool = False
+    top: int = 0
+    """First row, or line of the help, that is shown."""
+    page: int = 1
+    """Rows that the last frame had room for."""
+
+
+def frame(view: View, state: State, lines: int, columns: int, *, unicode: bool = True) -> list[Line]:
+    """Return at most so many lines, each of so many columns at most; `unicode`: the terminal has more than ASCII."""
+    if lines < 1 or columns < 1:
+        return []
+    view = state.paused or view
+    rows = chosen(view.rows, state.sort, state.filter, other_way=state.other_way)
+    # What is left out first where there are few lines: the keys, the title, the head.
+    with_title, with_keys, with_head = lines >= 3, lines >= 4 or state.typing, lines >= 2
+    if state.help:
+        with_head = False
+    room = lines - with_title - with_keys - with_head
+    body = _help(columns) if state.help else _table(rows, state, columns, with_head)
+    head, body = body[:with_head], body[with_head:]
+    state.page = max(room, 1)
+    state.top = max(0, min(state.top, len(body) - room))
+    shown = body[state.top : state.top + max(room, 0)]
+    if not state.help and not body:
+        shown = [[(_nothing(view, state), Style.PLAIN)]][: max(room, 0)]
+    made: list[Line] = []
+    if with_title:
+        made.append(_title(view, state, len(rows)))
+    made += head
+    made += shown
+    if with_keys:
+        made += [[] for _ in range(lines - 1 - len(made))]
+        made.append([(f"filter: {state.filter}_" if state.typing else KEYS_LINE, Style.TITLE)])
+    return [_cut(line, columns, unicode) for line in made[:lines]]
+
+
+def _cut(line: Line, columns: int, unicode: bool) -> Line:
+    """Make a line's parts fit; a title goes on to the end of the line."""
+    parts: Line = []
+    for text, style in line:
+        text = clean(text)  # noqa: PLW2901
+        if not unicode:
+            text = text.translate(_ASCII).encode("ascii", "replace").decode()  # noqa: PLW2901
+        wide = columns if style in {Style.TITLE, Style.PROBLEM} else min(width(text), columns)
+        if wide > 0:
+            text = fit(text, wide)  # noqa: PLW2901
+            parts.append((text if unicode else text.translate(_ASCII), style))
+        columns -= wide
+    return parts
+
+
+_ASCII = str.maketrans(dict(zip(BARS, PLAIN_BARS, strict=True)) | {"←": "<", "→": ">", "↑": "^", "↓": "v", "…": "~"})
+
+
+def _title(view: View, state: State, found: int) -> Line:
+    reading = view.reading
+    at = time.strftime("%H:%M:%S", time.localtime(reading.time)) if reading else ""
+    if view.problem:
+        return [(f"{view.problem}: {view.source}{f', shown is {at}' if at else ''}", Style.PROBLEM)]
+    if reading is None:
+        return [(f"kpod-metrics top  {view.source}", Style.TITLE)]
+    said = [
+        "PAUSED" if state.paused else "kpod-metrics top",
+        reading.node,
+        f"{at} every {reading.interval:g}s",
+        f"{found} of {len(view.rows)}" if state.filter else str(len(view.rows)),
+        f"by {state.sort}{', the other way' if state.other_way else ''}",
+        view.source,
+        f"filter: {state.filter}" if state.filter else "",
+        "rates with the next cycle" if not view.rated else "",
+        f"off: {', '.join(reading.off)}" if reading.off else "",
+    ]
+    return [("  ".join(filter(None, said)), Style.TITLE)]
+
+
+def _nothing(view: View, state: State) -> str:
+    if view.reading is None:
+        return "waiting for the first page"
+    return f"no name has {state.filter!r} in it: Esc clears the filter" if state.filter else "no pods"
+
+
+def _help(columns: int) -> list[Line]:
+    lines = list(HELP)
+    for column in FIGURES:
+        first, *more = wrap(column.help, max(columns - _MARGIN, 10))
+        lines += [f"{column.title:<{_MARGIN}}{first}", *(" " * _MARGIN + text for text in more)]
+    return [[(text, Style.PLAIN)] for text in lines]
+
+
+def _table(rows: Sequence[Row], state: State, columns: int, with_head: bool) -> list[Line]:
+    """Return the head, and a line for each row."""
+    layout = _layout(rows, state.sort, columns)
+    lines: list[Line] = []
+    if with_head:
+        head: Line = []
+        for column, wide in layout:
+            style = Style.CHOSEN if column.key == state.sort else Style.HEAD
+            head += [(_aligned(column, column.title, wide), style), (" ", Style.HEAD)]
+        lines.append(head[:-1])
+    for row in rows:
+        cells = [_aligned(column, column.cell(row), wide) for column, wide in layout]
+        lines.append([(" ".join(cells), Style.PLAIN)])
+    return lines
+
+
+def _aligned(column: Column, text: str, wide: int) -> str:
+    text = clean(text)
+    if column.number is None or column.text is not None:
+        return fit(text, wide, middle=column in NAMES)
+    return " " * (wide - width(text)) + fit(text, min(wide, width(text)))
+
+
+_NAME, _LEAST_NAME = 16, 4
+
+
+def _layout(rows: Sequence[Row], sort: str, columns: int) -> list[tuple[Column, int]]:
+    """Return the columns that fit, with their widths; the one that is sorted by is always among them.
+
+    Where there is little room, a pod's name is what is left of its names.
+    """
+    needed = {
+        column.key: max([width(column.title), *(width(clean(column.cell(row))) for row in rows)]) for column in NAMES
+    }
+    names = [c for c in NAMES if c.key == "pod" or (any(_of(row, c) for row in rows) and columns >= 80)]
+    if sort in {"namespace", "container"} and COLUMNS[KEYS.index(sort)] not in names:
+        names = [c for c in NAMES if c in names or c.key == sort]
+    widths = {c.key: min(needed[c.key], c.width) for c in names}
+    at = max(KEYS.index(sort) - len(NAMES), 0)
+    others = sum(widths[c.key] + 1 for c in names if c.key != "pod")
+    # A third of the terminal, or at least 16 columns, but no more than leaves room for the one that is sorted by.
+    most = min(max(columns // 3 - others, _NAME), columns - others - 2 - FIGURES[at].width)
+    widths["pod"] = max(min(widths["pod"], most), min(_LEAST_NAME, columns))
+    left = columns - others - widths["pod"]
+    fitting = [FIGURES[at]] if left > FIGURES[at].width else []
+    left -= sum(c.width + 1 for c in fitting)
+    if fitting:
+        # As many before it as have room, so that few columns move when another is sorted by; then those after it.
+        first = 0
+        while sum(c.width + 1 for c in FIGURES[first:at]) > left:
+            first += 1
+        fitting = list(FIGURES[first : at + 1])
+        left -= sum(c.width + 1 for c in FIGURES[first:at])
+        for column in FIGURES[at + 1 :]:
+            if column.width + 1 > left:
+                break
+            fitting.append(column)
+            left -= column.width + 1
+    widths["pod"] += max(0, min(left, needed["pod"] - widths["pod"]))
+    return [(c, widths[c.key]) for c in names] + [(c, c.width) for c in fitting]
+
+
+def _of(row: Row, column: Column) -> str:
+    """Return the name itself, which may be empty."""
+    return str(getattr(row.pod, column.key))

@@ -1,0 +1,50 @@
+"""Text for a terminal: nothing of a name may reach it as a command, and a cell is as wide as the terminal makes it."""
+
+import unicodedata
+
+ELLIPSIS = "…"
+BARS = " ▁▂▃▄▅▆▇█"
+PLAIN_BARS = " .:-=+*#@"
+
+
+def clean(text: str) -> str:
+    r"""Return text with what is not printable written out: ESC is `\x1b`, a bidirectional override `\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
+    )
+
+
+def width(text: str) -> int:
+    """Columns that printable text takes."""
+    return len(text) if text.isascii() else sum(map(_width, text))
+
+
+def _width(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in {"Mn", "Me"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def fit(text: str, columns: int, *, middle: bool = False) -> str:
+    """Return clean text that takes exactly so many columns; what is too long loses its end, or its middle."""
+    text = clean(text)
+    if width(text) > columns:
+        if columns < 2:
+            text = _head(text, columns)
+        elif middle:
+            tail = _head(text[::-1], columns // 2)[::-1]
+            text = _head(text, columns - 1 - width(tail)) + ELLIPSIS + tail
+        else:
+            text = _head(text, columns - 1) + ELLIPSIS
+    return text + " " * (columns - width(text))
+
+
+def _head(text: str, columns: int) -> str:
+    taken = 0
+    for at, char in enumerate(text):
+        taken += _width(char)
+        if taken > columns:
+            return text[:at]
+    return text
