@@ -1,4 +1,4 @@
-"""The command line: run, check, metrics, top."""
+"""The command line: run, check, top, demo, metrics."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from kpod_metrics import __version__, settings
@@ -83,6 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(top, names)
     top.set_defaults(command=_top)
 
+    demo = commands.add_parser("demo", help="run the agent beside a few workloads that make every signal move")
+    demo.add_argument(
+        "--duration",
+        type=partial(settings.duration, low=1, high=86400),
+        default=0.0,
+        help="how long, 1s to 24h (default: until Ctrl-C)",
+    )
+    _add_settings(demo, names)
+    demo.set_defaults(command=_demo)
+
     metrics = commands.add_parser("metrics", help="print the declared metrics")
     metrics.add_argument("--format", choices=("table", "json", "markdown"), default="table")
     metrics.set_defaults(command=_metrics)
@@ -146,6 +157,12 @@ def _load(options: argparse.Namespace, defaults: Mapping[str, str] | None = None
     for warning in warnings:
         logging.getLogger(__name__).warning("%s", warning)
     return loaded
+
+
+def _flags(options: argparse.Namespace) -> dict[str, str]:
+    """Return the settings that were given as flags, by key."""
+    keys = {setting.key for setting in settings.catalogue(_collector_names())}
+    return {key: value for key, value in vars(options).items() if key in keys}
 
 
 class _JsonFormatter(logging.Formatter):
@@ -234,3 +251,13 @@ def _top(options: argparse.Namespace) -> int:
         ),
         _load(options, _TOP_DEFAULTS),
     )
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from kpod_metrics.demo import command  # noqa: PLC0415
+
+    loaded = _load(options, command.DEFAULTS)
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in _flags(options).items()]
+    if options.config:
+        flags.append(f"--config={options.config}")
+    return command.run(loaded, flags, options.duration)

@@ -30,7 +30,7 @@ STATISTICS, INSTRUCTIONS = 4, 1
 HERE = tuple(
     f"tests/live/test_{name}.py"
     for name in (
-        *("cgroup_events", "controllers", "cpu_sched", "degrades", "files", "layouts"),
+        *("cgroup_events", "controllers", "cpu_sched", "degrades", "demo", "files", "layouts"),
         *("loss", "memory", "net_tcp", "oom", "syscall"),
     )
 )

@@ -16,7 +16,7 @@ from kpod_metrics.settings import catalogue
 from tests.unit.imports import imported_by_an_agent
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
-COMMANDS = ("run", "check", "top", "metrics")
+COMMANDS = ("run", "check", "top", "demo", "metrics")
 
 
 def kpod(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -60,7 +60,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n    {command}" in out
 
 
-@pytest.mark.parametrize("command", ["run", "check", "top"])
+@pytest.mark.parametrize("command", ["run", "check", "top", "demo"])
 def test_help_has_every_setting(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
@@ -104,7 +104,7 @@ def test_unknown_argument_is_one_line(
     assert line.endswith(" --help)")
 
 
-@pytest.mark.parametrize("command", ["run", "check", "top"])
+@pytest.mark.parametrize("command", ["run", "check", "top", "demo"])
 def test_wrong_setting_is_one_line(command: str) -> None:
     result = kpod(command, "--poll-interval", "soon")
     assert (result.returncode, result.stdout) == (2, "")

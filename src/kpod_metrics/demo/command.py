@@ -1,0 +1,104 @@
+"""The command `demo`: the agent beside the workloads, until it is told to end."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from kpod_metrics import agent as agents
+from kpod_metrics import server
+from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.demo.catalogue import LOAD
+from kpod_metrics.demo.groups import Workloads
+from kpod_metrics.settings import Settings
+
+DEFAULTS = {"profile": "comprehensive", "poll_interval": "2s", "listen": "127.0.0.1:9090"}
+"""Where they are not those of `run`: for somebody who looks on, on this machine."""
+
+_PR_SET_PDEATHSIG = 1
+_STOP = 5.0
+"""Seconds that the agent has to end by itself."""
+
+
+def run(settings: Settings, flags: Sequence[str], duration: float) -> int:
+    """Run both for so many seconds (0: until a signal); return the exit status.
+
+    `flags` are those for the agent; what else it takes from the environment and a file is its own business. Raises
+    RefusedError where the machine does not let it.
+    """
+    # What would be refused later is refused before anything was started.
+    agents.build(settings).close()
+    server.bind(settings.listen).close()
+    over = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: over.set())
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        with Workloads(settings.cgroup_root or find_root(settings.proc_root)) as workloads:
+            print(said(workloads, settings), flush=True)
+            return _beside(workloads, settings, flags, duration, over)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _beside(
+    workloads: Workloads, settings: Settings, flags: Sequence[str], duration: float, over: threading.Event
+) -> int:
+    """Run the agent; return 0 when the time or a signal ended it, else its own status."""
+    host, port = settings.listen
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    chosen = ("--profile", settings.profile, "--poll-interval", f"{settings.poll_interval}s", "--listen", where)
+    libc = ctypes.CDLL(None)
+    agent = subprocess.Popen(
+        [sys.executable, "-P", "-m", "kpod_metrics", "run", *flags, *chosen],
+        stdin=subprocess.DEVNULL,
+        process_group=0,  # the terminal's Ctrl-C is for this process, which ends the agent
+        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - there are no threads yet
+    )
+    end = time.monotonic() + duration if duration else float("inf")
+    ended: list[str] = []
+    try:
+        while not over.wait(0.2) and time.monotonic() < end:
+            if agent.poll() is not None:
+                return agent.returncode or 1
+            for name in workloads.ended():
+                if name not in ended:
+                    ended.append(name)
+                    print(f"kpod-metrics demo: {name} has ended", file=sys.stderr)
+        return 0
+    finally:
+        agent.terminate()
+        try:
+            agent.wait(_STOP)
+        except subprocess.TimeoutExpired:
+            agent.kill()
+            agent.wait()
+
+
+def said(workloads: Workloads, settings: Settings) -> str:
+    """Say what runs, and what to look at."""
+    host, port = settings.listen
+    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    top = "kpod-metrics top" + ("" if port == 9090 and host in {"localhost", "127.0.0.1"} else f" --url {url}")
+    lines = [
+        f"kpod-metrics demo: workloads in cgroups of their own below {workloads.name}, which cost {LOAD}.",
+        f"Look at {url}/metrics, or in another terminal at: {top} --filter {workloads.name}",
+        "",
+    ]
+    for work in workloads.chosen:
+        lines.append(f"{work.name:<10} {work.does}")
+        for signal_ in work.signals:
+            if not signal_.controller or signal_.controller in workloads.controllers:
+                label = f" of {signal_.label}" if signal_.label else ""
+                lines.append(f"{'':<10}   {signal_.metric}{label}")
+    lines += [
+        f"{work.name:<10} not here: the cgroup v2 tree has no {work.needs} controller" for work in workloads.left_out
+    ]
+    return "\n".join([*lines, "", f"Ctrl-C ends it, and leaves nothing behind. Process {os.getpid()}."])

@@ -1,0 +1,140 @@
+"""The workloads' cgroups: made, filled, emptied and removed."""
+
+import contextlib
+import fcntl
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from kpod_metrics.demo.catalogue import WORKLOADS, Workload
+from kpod_metrics.errors import RefusedError
+
+PREFIX = "kpod-demo-"
+_CONTROLLERS = ("cpu", "io", "memory")
+_PATIENCE = 5.0
+"""Seconds that the kernel has to be done with killed processes."""
+_NUMBERS = itertools.count()
+"""Of the demos of one process, for those who import this."""
+
+
+class Workloads:
+    """All workloads that this machine can have, from `start` to `close`; a context manager does both."""
+
+    def __init__(self, root: str, directory: str = "/var/tmp") -> None:
+        """`root` is the mount of the cgroup v2 tree; files without a name are made in `directory`, for their disk."""
+        self._root, self._directory = root, directory
+        number = next(_NUMBERS)
+        self.name = f"{PREFIX}{os.getpid()}" + (f"-{number}" if number else "")
+        self._top = f"{root}/{self.name}"
+        self._lock = -1
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.controllers = self._inherited()
+        self.chosen = tuple(work for work in WORKLOADS if not work.needs or work.needs in self.controllers)
+        self.left_out = tuple(work for work in WORKLOADS if work not in self.chosen)
+
+    def __enter__(self) -> "Workloads":
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def pod(self, work: Workload) -> str:
+        """Return a workload's pod label (`--discovery cgroup`)."""
+        return f"{self.name}/{work.name}"
+
+    def start(self) -> None:
+        """Remove what a demo before this one could not, make the cgroups and start all; raises RefusedError."""
+        remove_left_behind(self._root)
+        try:
+            os.mkdir(self._top)
+            # Who may lock it knows that nobody uses it any more: the lock ends with this process.
+            self._lock = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for controller in self.controllers:
+                _write(f"{self._top}/cgroup.subtree_control", f"+{controller}")
+            for work in self.chosen:
+                os.mkdir(f"{self._top}/{work.name}")
+                for file, value in work.limits:
+                    # Without swap there is no limit of it.
+                    with contextlib.suppress(FileNotFoundError):
+                        _write(f"{self._top}/{work.name}/{file}", value)
+        except OSError as error:
+            raise RefusedError(f"cannot make cgroups below {self._root}: {error.strerror} ({error.filename})") from None
+        for work in self.chosen:
+            self._processes[work.name] = self._started(work)
+
+    def _started(self, work: Workload) -> "subprocess.Popen[bytes]":
+        # -P: nothing that lies in the current directory is imported.
+        command = [sys.executable, "-P", "-m", "kpod_metrics.demo.work", work.name]
+        return subprocess.Popen(
+            [*command, f"{self._top}/{work.name}", str(os.getpid()), self._directory], stdin=subprocess.DEVNULL
+        )
+
+    def ended(self) -> list[str]:
+        """Return the workloads that have ended though none should."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]
+
+    def close(self) -> None:
+        """Kill all and remove their cgroups."""
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+        self._processes.clear()
+        _remove(self._top)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _inherited(self) -> tuple[str, ...]:
+        """Return the controllers that a cgroup below the root has: others are not turned on for a demo's sake."""
+        try:
+            with open(f"{self._root}/cgroup.subtree_control", encoding="ascii") as file:
+                there = file.read().split()
+        except OSError:
+            there = []
+        return tuple(controller for controller in _CONTROLLERS if controller in there)
+
+
+def remove_left_behind(root: str) -> None:
+    """Remove the cgroups of demos that were killed: those that nobody holds a lock on."""
+    for name in os.listdir(root):
+        if not name.startswith(PREFIX):
+            continue
+        with contextlib.suppress(OSError):
+            lock = os.open(f"{root}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(f"{root}/{name}")
+            finally:
+                os.close(lock)
+
+
+def _remove(top: str) -> None:
+    """Kill what is in a cgroup and below it, and remove it; what cannot be removed in time is left to the next demo."""
+    end = time.monotonic() + _PATIENCE
+    while os.path.isdir(top):
+        for directory, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):
+                with open(f"{directory}/cgroup.procs", encoding="ascii") as procs:
+                    pids = procs.read().split()
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                os.rmdir(directory)
+        if time.monotonic() > end:
+            return
+        time.sleep(0.01)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)

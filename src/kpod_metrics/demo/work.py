@@ -1,0 +1,212 @@
+"""What a workload does, in a process of its own: `python -m kpod_metrics.demo.work NAME CGROUP PARENT DIRECTORY`.
+
+It enters the cgroup by itself, and ends when its parent ends, however that happens. Whatever it makes (files without a
+name, a network namespace without one) ends with it.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import mmap
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import BinaryIO
+
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWNET = 0x40000000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_SO_ATTACH_FILTER = 26
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Do the work until the parent ends."""
+    name, cgroup, parent, directory = arguments
+    die_with(int(parent))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, which ends this one
+    with open(f"{cgroup}/cgroup.procs", "w", encoding="ascii") as procs:
+        procs.write(str(os.getpid()))
+    WORK[name](directory)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent has ended."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it had ended before
+        os._exit(0)
+
+
+def _beside(work: Callable[[], None]) -> int:
+    """Start a process that does something else beside this one, and ends with it."""
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        die_with(parent)
+        with contextlib.suppress(BaseException):
+            work()
+        os._exit(0)
+    return child
+
+
+def _hog(_: str) -> None:
+    os.nice(10)
+    _on_last_cpu()
+    _beside(_spin_half)
+    _spin_half()
+
+
+def _on_last_cpu() -> None:
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def _spin_half() -> None:
+    """From each tenth of a second's beginning use 25 ms of CPU time: the other one wants it at the same time."""
+    while True:
+        time.sleep(0.1 - time.monotonic() % 0.1)
+        enough = time.thread_time() + 0.025
+        while time.thread_time() < enough:
+            pass
+
+
+def _sleeper(_: str) -> None:
+    _on_last_cpu()
+    while True:
+        time.sleep(1)
+
+
+def _lossy(_: str) -> None:
+    """Send to a socket whose filter drops segments before TCP sees them, as a bad wire would; any kernel has that."""
+    with contextlib.suppress(OSError):  # without one the loss is of this connection alone as well
+        _own_network()
+    listener = socket.create_server(("127.0.0.1", 0))
+    sender = socket.create_connection(listener.getsockname())
+    receiver, _ = listener.accept()
+    # Classic BPF (Documentation/networking/filter.rst): a random number, and whether it is among the lowest tenth.
+    load, jump_if_above, give = 0x20, 0x25, 0x06
+    random_number = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
+    program = (
+        (load, 0, 0, random_number),
+        (jump_if_above, 1, 0, 2**32 // 10),
+        (give, 0, 0, 0),
+        (give, 0, 0, 0xFFFFFFFF),
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+    receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
+    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def receive() -> None:
+        while receiver.recv(1 << 16):
+            pass
+
+    _beside(receive)
+    while True:
+        sender.sendall(bytes(8192))
+        time.sleep(0.02)
+
+
+def _own_network() -> None:
+    """Go into a network namespace without a name, and have its loopback up."""
+    if _LIBC.unshare(_CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare")
+    with socket.socket() as control:
+        request = struct.pack("16sH14x", b"lo", 0)
+        _, flags = struct.unpack("16sH14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
+
+
+def _refused(_: str) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # a port that is taken, and not listened on
+        while True:
+            with socket.socket() as sock, contextlib.suppress(ConnectionRefusedError):
+                sock.connect(held.getsockname())
+            time.sleep(0.2)
+
+
+_FILE_BYTES = 4 << 20
+
+
+def _faults(directory: str) -> None:
+    """Touch pages that were dropped from the page cache, one by one: 40 a second."""
+    with _nameless(directory) as file:
+        for _ in range(_FILE_BYTES >> 20):
+            file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+        pages = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+        pages.madvise(mmap.MADV_RANDOM)  # or a fault would read its neighbours too
+        while True:
+            pages.madvise(mmap.MADV_DONTNEED)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            for page in random.sample(range(_FILE_BYTES // mmap.PAGESIZE), 20):
+                pages[page * mmap.PAGESIZE]
+            time.sleep(0.5)
+
+
+def _syscalls(directory: str) -> None:
+    missing = os.path.join(directory, "kpod-demo-is-not-there")
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.close(os.open(missing, os.O_RDONLY))
+        time.sleep(0.02)
+
+
+def _writer(directory: str) -> None:
+    with _nameless(directory) as file:
+        while True:
+            file.seek(0)
+            file.write(os.urandom(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+            time.sleep(0.2)
+
+
+def _nameless(directory: str) -> BinaryIO:
+    """Open a file that has no name, so that it is gone when this process is."""
+    return tempfile.TemporaryFile(dir=directory)
+
+
+def _throttled(_: str) -> None:
+    os.nice(10)
+    while True:
+        pass
+
+
+def _memory(_: str) -> None:
+    """Have a process take memory until it is killed, every five seconds."""
+    while True:
+        eater = _beside(_eat)
+        os.waitpid(eater, 0)
+        time.sleep(5)
+
+
+def _eat() -> None:
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as own:
+        own.write("1000")  # this one, and not who starts it
+    taken = []
+    while True:
+        taken.append(b"\x01" * (1 << 20))
+        time.sleep(0.01)
+
+
+WORK: dict[str, Callable[[str], None]] = {
+    "hog": _hog,
+    "sleeper": _sleeper,
+    "lossy": _lossy,
+    "refused": _refused,
+    "faults": _faults,
+    "syscalls": _syscalls,
+    "writer": _writer,
+    "throttled": _throttled,
+    "memory": _memory,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
