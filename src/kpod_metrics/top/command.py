@@ -65,7 +65,7 @@ def _source(options: Options, settings: Settings) -> Source:
         return Own(settings, "own collection")
     endpoint = Endpoint(options.url or _local(settings), options.access)
     try:
-        endpoint.fetch()
+        Watch(endpoint, options.interval).take()
     except NoPageError as error:
         if error.soon:
             return endpoint

@@ -57,7 +57,9 @@ def _loop(screen: curses.window, watch: Watch, state: State) -> None:
             drawn = now
         try:
             key: str | int = screen.get_wch()
-        except curses.error:  # none was pressed
+        except curses.error:  # none was pressed, or the terminal is gone and this process was told to stay (nohup)
+            if not os.isatty(0):
+                return
             continue
         if key == curses.KEY_RESIZE:
             curses.update_lines_cols()

@@ -3,7 +3,7 @@
 import re
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -150,7 +150,8 @@ class Own:
     def __init__(self, settings: Settings, why: str) -> None:
         """Load the programs; raises RefusedError where this machine or user cannot have them."""
         self.name = why
-        self._agent = agents.build(settings)
+        # What looks on has nothing to tell to others.
+        self._agent = agents.build(replace(settings, otlp_endpoint=""))
         try:
             self._agent.open()
             self._agent.start()

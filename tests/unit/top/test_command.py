@@ -62,7 +62,12 @@ def going_on(agent: FakeAgent, pages: Callable[[int], bytes] = known) -> Iterato
 def top(*arguments: str) -> "subprocess.CompletedProcess[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KPOD_")}
     return subprocess.run(
-        [COMMAND, "top", *arguments], env=clean, capture_output=True, text=True, check=False, timeout=60
+        [COMMAND, "top", "--interval", "100ms", *arguments],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
 
 
@@ -179,7 +184,16 @@ def test_answer_that_is_no_page(status: int, kind: str, body: bytes, said: str) 
 def test_page_that_is_broken() -> None:
     with FakeAgent() as agent:
         agent.page = b"\xff" * 30
-        assert failed(1, "--once", "--url", agent.url) == f"{agent.url}: no agent's page: a number without an end"
+        said = failed(1, "--once", "--url", agent.url)
+        assert said == f"no agent at {agent.url} (no agent's page: a number without an end)"
+
+
+def test_page_of_something_else() -> None:
+    """Prometheus itself likes the same port, and speaks protobuf."""
+    with FakeAgent() as agent:
+        agent.page = known(1).replace(b"kpod_last_cycle", b"prom_last_cycle")
+        said = failed(1, "--once", "--url", agent.url)
+    assert said == f"no agent at {agent.url} (no agent's page: no kpod_last_cycle_timestamp_seconds in it)"
 
 
 def test_agent_before_its_first_cycle_is_waited_for() -> None:
