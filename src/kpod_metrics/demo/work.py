@@ -185,11 +185,11 @@ def _throttled(_: str) -> None:
 
 
 def _memory(_: str) -> None:
-    """Have a process take memory until it is killed, every five seconds."""
+    """Have a process take memory until it is killed: not often, as the kernel logs each time."""
     while True:
         eater = _beside(_eat)
         os.waitpid(eater, 0)
-        time.sleep(5)
+        time.sleep(8)
 
 
 def _eat() -> None:
