@@ -59,8 +59,10 @@ def test_with_its_own_collection(pods: tuple[str, str]) -> None:
 def test_without_an_agent_it_collects_itself_and_says_so(pods: tuple[str, str]) -> None:
     listen = f"127.0.0.1:{free_port()}"
     with terminal([COMMAND, "top", "--listen", listen, "--poll-interval", "500ms"], 20, 160) as shown:
-        said = f"no agent at http://{listen} (Connection refused): own collection"
-        shown.until(lambda lines: said in lines[0] and any("hogs" in line and " cpu " in line for line in lines), 30)
+        said = f"kpod-metrics top  own collection, no agent at http://{listen} (Connection refused)  "
+        shown.until(
+            lambda lines: lines[0].startswith(said) and any("hogs" in line and " cpu " in line for line in lines), 30
+        )
         # The log of the agent in it is not written over the table.
         time.sleep(1)
         assert not any("INFO" in line for line in shown.lines)

@@ -81,8 +81,8 @@ WORKLOADS = (
     ),
     Workload(
         "memory",
-        "takes 64 MB of memory until the kernel kills it for more, and begins anew after eight seconds",
-        (Signal("kpod_mem_oom_kills_total", 0.05), Signal("kpod_mem_cgroup_usage_bytes", 4096)),
+        "takes 64 MB of memory until the kernel kills it for more, and begins anew after six seconds",
+        (Signal("kpod_mem_oom_kills_total", 0.02), Signal("kpod_mem_cgroup_usage_bytes", 4096)),
         "memory",
         (("memory.max", str(64 << 20)), ("memory.swap.max", "0")),
     ),

@@ -189,7 +189,7 @@ def _memory(_: str) -> None:
     while True:
         eater = _beside(_eat)
         os.waitpid(eater, 0)
-        time.sleep(8)
+        time.sleep(6)
 
 
 def _eat() -> None:

@@ -41,7 +41,7 @@ def run(options: Options, settings: Settings) -> int:
     watch = Watch(source, options.interval)
     try:
         if once:
-            if not isinstance(source, Endpoint):
+            if source.own:
                 print(f"kpod-metrics: {source.name}", file=sys.stderr)
             view = _two_cycles(watch, min(options.interval, 0.5))
             rows = chosen(view.rows, options.sort, options.filter)
@@ -74,7 +74,7 @@ def _source(options: Options, settings: Settings) -> Source:
         if options.url:
             raise RefusedError(nobody) from None
         try:
-            return Own(settings, f"{nobody}: own collection")
+            return Own(settings, f"own collection, {nobody}")
         except KpodError as refused:
             raise RefusedError(f"{nobody}, and none of its own: {refused}; --url names an agent") from None
     return endpoint

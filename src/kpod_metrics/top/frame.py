@@ -114,16 +114,18 @@ def _title(view: View, state: State, found: int) -> Line:
         return [(f"{view.problem}: {view.source}{f', shown is {at}' if at else ''}", Style.PROBLEM)]
     if reading is None:
         return [(f"kpod-metrics top  {view.source}", Style.TITLE)]
+    # In the order in which a narrow terminal may do without.
     said = [
         "PAUSED" if state.paused else "kpod-metrics top",
+        view.source if view.own else "",
+        f"off: {', '.join(reading.off)}" if reading.off else "",
         reading.node,
         f"{at} every {reading.interval:g}s",
         f"{found} of {len(view.rows)}" if state.filter else str(len(view.rows)),
         f"by {state.sort}{', the other way' if state.other_way else ''}",
-        view.source,
-        f"filter: {state.filter}" if state.filter else "",
         "rates with the next cycle" if not view.rated else "",
-        f"off: {', '.join(reading.off)}" if reading.off else "",
+        f"filter: {state.filter}" if state.filter else "",
+        "" if view.own else view.source,
     ]
     return [("  ".join(filter(None, said)), Style.TITLE)]
 

@@ -36,6 +36,8 @@ class Source(Protocol):
 
     name: str
     """As it is shown."""
+    own: bool
+    """Whether it is an agent of top's own."""
 
     def fetch(self) -> bytes:
         """Return the newest page in protobuf; raises NoPageError."""
@@ -56,6 +58,8 @@ class Access:
 
 class Endpoint:
     """A running agent."""
+
+    own = False
 
     def __init__(self, url: str, access: Access) -> None:
         """Raises SettingError for a URL or a file that cannot be used."""
@@ -146,6 +150,8 @@ def _context(access: Access) -> ssl.SSLContext:
 
 class Own:
     """An agent in this process, which serves nobody else."""
+
+    own = True
 
     def __init__(self, settings: Settings, why: str) -> None:
         """Load the programs; raises RefusedError where this machine or user cannot have them."""

@@ -1,7 +1,7 @@
 """Keeps the last two cycles of a source: what a table is made from."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kpod_metrics.top.rates import Reading, Row, read, rows
 from kpod_metrics.top.sources import NoPageError, Source
@@ -12,6 +12,8 @@ class View:
     """What is known now."""
 
     source: str = ""
+    own: bool = False
+    """Whether the source is top's own agent, which a reader must be told."""
     reading: Reading | None = None
     rows: list[Row] = field(default_factory=list)
     rated: bool = False
@@ -29,7 +31,7 @@ class Watch:
         self._source, self._interval = source, interval
         self._before: Reading | None = None
         self._stop = threading.Event()
-        self.view = View(source.name)
+        self.view = View(source.name, source.own)
 
     def take(self) -> View:
         """Take a page; one of a cycle that was seen before only adds pods that are new on it. Raises NoPageError."""
@@ -42,8 +44,13 @@ class Watch:
             self._before = None  # another agent, or another clock
         elif last is not None and now.time > last.time:
             self._before = last
-        self.view = View(
-            self._source.name, now, rows(self._before, now), self._before is not None, "", self.view.version + 1
+        self.view = replace(
+            self.view,
+            reading=now,
+            rows=rows(self._before, now),
+            rated=self._before is not None,
+            problem="",
+            version=self.view.version + 1,
         )
         return self.view
 
@@ -68,4 +75,4 @@ class Watch:
     def _say(self, problem: str) -> None:
         view = self.view
         if view.problem != problem:
-            self.view = View(view.source, view.reading, view.rows, view.rated, problem, view.version + 1)
+            self.view = replace(view, problem=problem, version=view.version + 1)

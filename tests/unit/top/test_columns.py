@@ -125,7 +125,7 @@ def test_frame_of_any_size_fits(
     rows = [Row(Pod(*name), cpu=value, waits_for="cpu", waits=0.5) for *name, value in names]
     reading = Reading(0.0, 1.0, "n", (), {})
     state = State(sort=sort, help=help_)
-    made = frame(View("s", reading, rows, True), state, lines, columns, unicode=unicode)
+    made = frame(View("s", False, reading, rows, True), state, lines, columns, unicode=unicode)
     assert len(made) <= lines
     for line in made:
         text = "".join(part for part, _ in line)

@@ -217,7 +217,7 @@ def test_endpoint_goes_away_and_comes_back(agent: FakeAgent) -> None:
         agent.page, agent.status = b"one\n\x1b[2Jtwo", 503
         shown.until(lambda lines: lines[0].startswith(r"HTTP 503 one \x1b[2Jtwo: "))
         agent.page, agent.status = page(3, pods(3), off=["disk", "memory"]), 200
-        shown.until(lambda lines: "22:13:50" in lines[0] and lines[0].endswith("off: disk, memory"))
+        shown.until(lambda lines: lines[0].startswith("kpod-metrics top  off: disk, memory  node-1  22:13:50"))
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
