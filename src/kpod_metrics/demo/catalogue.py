@@ -74,10 +74,10 @@ WORKLOADS = (
     ),
     Workload(
         "throttled",
-        "wants a whole CPU and may have a twentieth",
+        "wants a whole CPU and may have a fifth",
         (Signal("kpod_cpu_throttled_seconds_total", 0.05), Signal("kpod_cpu_throttled_periods_total", 1)),
         "cpu",
-        (("cpu.max", "5000 100000"),),
+        (("cpu.max", "20000 100000"),),
     ),
     Workload(
         "memory",
@@ -88,5 +88,5 @@ WORKLOADS = (
     ),
 )
 
-LOAD = "half a CPU at low priority, 0.5 MB/s from and to the disk, 100 MB of memory"
+LOAD = "0.7 of a CPU at low priority, 0.5 MB/s from and to the disk, 100 MB of memory"
 """What all of them cost the machine together, about."""

@@ -54,8 +54,8 @@ def percent(share: float) -> str:
 
 def seconds(value: float) -> str:
     """Write a duration."""
-    if value < 1e-8:
-        return "0us"
+    if value < 5e-7:
+        return "<1us" if value else "0us"
     for unit, size in (("us", 1e-6), ("ms", 1e-3)):
         if value < size * 999.5:
             return f"{value / size:.3g}{unit}"

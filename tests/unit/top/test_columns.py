@@ -27,6 +27,8 @@ def test_amounts(value: float, expected: str) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
+        (0, "0us"),
+        (1e-9, "<1us"),
         (1.5e-6, "1.5us"),
         (999e-6, "999us"),
         (0.9996e-3, "1ms"),
