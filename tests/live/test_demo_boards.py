@@ -1,0 +1,37 @@
+"""Every panel of every dashboard asks a real Prometheus that scrapes the demo: what a newcomer sees first."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from monitoring.files import ROOT
+from tests.live.agents import COMMAND, eventually, free_port, get, process
+from tests.live.prometheus import Prometheus, running_prometheus
+from tests.live.test_monitoring import NO_DATA
+from tests.monitoring.boards import Panel, asked, panels
+
+NOT_IN_DEMO: dict[str, str] = {}
+"""Panels that may have no data though this machine has their signals, and why."""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, prometheus: Path) -> Iterator[Prometheus]:
+    folder = tmp_path_factory.mktemp("demo")
+    port = free_port()
+    flags = ("--listen", f"127.0.0.1:{port}", "--profile", "comprehensive", "--poll-interval", "500ms")
+    with process([COMMAND, "demo", *flags], folder / "demo.log"):
+        eventually(lambda: get(f"http://127.0.0.1:{port}/readyz").startswith("ready"), 60)
+        rules = sorted((ROOT / "rules").glob("*.yaml"))
+        with running_prometheus(prometheus, folder / "prometheus", f"127.0.0.1:{port}", rules=rules) as there:
+            eventually(lambda: there.query("sum(rate(kpod_net_tcp_retransmits_total[30s])) > 0"), 60)
+            yield there
+
+
+@pytest.mark.parametrize("panel", list(panels()), ids=lambda panel: panel.id)
+def test_panel_has_data(panel: Panel, demo: Prometheus) -> None:
+    found = any(demo.has(asked(expression, "30s")) for expression in panel.expressions)
+    why = NO_DATA.get(panel.id) or NOT_IN_DEMO.get(panel.id)
+    if not found and why:
+        pytest.skip(why)
+    assert found
