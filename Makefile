@@ -19,7 +19,7 @@ IMAGE_PACKAGES := buildah debootstrap git iproute2
 # What boots other kernels: emulators, file systems, a linker for other architectures, `depmod`.
 KERNEL_PACKAGES := qemu-system-x86 qemu-system-arm e2fsprogs lld kmod debian-archive-keyring
 
-.PHONY: help build run test test-image test-kernels check docs format generate bench clean
+.PHONY: help build run test test-image test-kernels check audit docs format generate bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -50,6 +50,9 @@ test-image: build  ## build the image and run it as the chart does, under runc: 
 test-kernels: build  ## the live tests on other kernels, in virtual machines: KERNEL=6.1 for one; writes docs/kernels.md
 	scripts/packages $(KERNEL_PACKAGES)
 	$(PY) -m tests.kernels $(ARGS)
+
+audit: build  ## ask PyPI's advisories of every pinned package; needs pypi.org
+	scripts/audit $(ARGS)
 
 format: build  ## put Python and C into the project's format
 	$(PY) -m ruff check --fix-only --quiet .

@@ -30,7 +30,8 @@ from kpod_metrics.errors import KpodError, RefusedError, SettingError
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.exposition.recent import RATED, Recent
-from kpod_metrics.kernel import rights
+from kpod_metrics.files import read_bytes
+from kpod_metrics.kernel import libbpf, rights
 from kpod_metrics.metrics import Metric, Profile, Row, label_of, sum_of
 from kpod_metrics.pods import info
 from kpod_metrics.pods.cluster import ClusterNaming, Filter
@@ -42,6 +43,7 @@ from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
+from kpod_metrics.web.counts import Counts
 
 if TYPE_CHECKING:
     from kpod_metrics.otlp.push import Exporter
@@ -196,6 +198,7 @@ class Agent:
         self.published = Published()
         paces = [s.interval for s in self.states if any(m.name in RATED for m in s.collector.wanted)]
         self.recent = Recent(max([settings.poll_interval, *paces]))
+        self.http = Counts()
         self._exporter = exporter_of(settings, self.published)
         self._crew = _Crew()
         self._stop = threading.Event()
@@ -208,9 +211,15 @@ class Agent:
         self._started = 0.0
         self.last_cycle = 0.0
         """time.monotonic() at the end of the last cycle; 0 before the first."""
+        self._kept = ""
+        """Why rights that are not needed could not be given up; empty where they were."""
 
-    def open(self) -> None:
-        """Open the collectors; raises RefusedError if none of them can work."""
+    def open(self, *, give_up: bool = False) -> None:
+        """Open the collectors; raises RefusedError if none of them can work.
+
+        With `give_up` the process has, once all is attached and before it has threads, no rights left but those that
+        running takes: for a process that is the agent's own.
+        """
         for state in self.states:
             self._open(state)
         # What cannot be had is not exported at all: a 0 would say that nothing happened.
@@ -229,6 +238,31 @@ class Agent:
         for line in self._collector_problems():
             log.error("%s", line)
         self.source.open()
+        if give_up:
+            self._give_up()
+        self.source.start()
+
+    def needed(self) -> int:
+        """Capabilities that running takes, as a bit mask: what is attached stays so without any."""
+        needed = set().union(*(state.collector.rights() for state in self.states if state.opened))
+        settings = self.settings
+        if settings.discovery != "cgroup" or settings.web_config_file:
+            needed.add(rights.CAP_DAC_READ_SEARCH)  # a kubeconfig, a key of another user's, read again
+        if any(state.opened and state.collector.uses_bpf for state in self.states) and needs_bpf(settings.proc_root):
+            needed.add(rights.CAP_BPF)
+        had = rights.effective()
+        if any(one in needed and not had & 1 << one for one in (rights.CAP_BPF, rights.CAP_PERFMON)):
+            needed.add(rights.CAP_SYS_ADMIN)  # which stands for both
+        return rights.mask(*needed)
+
+    def _give_up(self) -> None:
+        try:
+            rights.give_up_all_but(self.needed())
+        except (KpodError, OSError) as error:
+            self._kept = (
+                f"rights that are not needed are kept: {error.strerror if isinstance(error, OSError) else error}"
+            )
+            log.error("%s", self._kept)
 
     def _open(self, state: State) -> None:
         try:
@@ -441,7 +475,7 @@ class Agent:
             counts = (self._exporter.sent, self._exporter.dropped, self._exporter.queued_bytes)
             put(health.OTLP, (), counts)
         put(health.CYCLE, (), (duration, time.time(), len(pods), self.settings.poll_interval))
-        for table, labels, values in health.process():
+        for table, labels, values in (*health.http(self.http), *health.process()):
             put(table, labels, values)
 
     def _expire(self) -> None:
@@ -457,6 +491,8 @@ class Agent:
     def problems(self) -> list[str]:
         """What does not work, a line each."""
         lines = self._collector_problems()
+        if self._kept:
+            lines.append(self._kept)
         if problem := self.source.problem():
             lines.append(f"source of pods ({self.source.name}): {problem}")
         if self._exporter is not None and self._exporter.problem:
@@ -498,6 +534,21 @@ def _events(row: Row) -> int:
         for metric, value in zip(row.table.metrics, row.values, strict=True)
         if metric.events and isinstance(value, int)
     )
+
+
+def needs_bpf(proc_root: str) -> bool:
+    """Whether this kernel takes CAP_BPF to read a map that one has.
+
+    Before 5.19 (c8644cd0efe7) kernel.unprivileged_bpf_disabled refuses all of bpf() without it. Where that is off it
+    may be on later, and the kernel cannot be asked.
+    """
+    try:
+        setting = read_bytes(os.path.join(proc_root, "sys/kernel/unprivileged_bpf_disabled")).strip()
+    except OSError:
+        setting = b""
+    if setting == b"0":
+        return True
+    return not rights.without((rights.CAP_BPF, rights.CAP_SYS_ADMIN), lambda: not libbpf.is_refused())
 
 
 _MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3, "M_ARENA_MAX": -8}

@@ -14,6 +14,8 @@ from kpod_metrics.exposition.pages import Published
 from kpod_metrics.kernel import rights
 from kpod_metrics.pods.discovery import kubernetes_source
 from kpod_metrics.settings import Settings
+from kpod_metrics.web.counts import Counts
+from kpod_metrics.web.guard import Guard
 
 _ANSWER = 5.0
 """Seconds that the source of pods has to answer."""
@@ -68,6 +70,8 @@ def run(settings: Settings) -> Report:
             ),
         )
     )
+    if settings.web_config_file:
+        add(_web(settings.web_config_file))
     btf = os.path.join(settings.sys_root, "kernel/btf/vmlinux")
     add(Line("BTF", os.path.exists(btf), btf if os.path.exists(btf) else f"{btf} is missing"))
     try:
@@ -103,6 +107,15 @@ def _new_cgroups(settings: Settings) -> Line:
         return Line("new cgroups", False, str(error))
     finally:
         events.close()
+
+
+def _web(path: str) -> Line:
+    """Whether the web configuration can be used."""
+    try:
+        secure = Guard(path, Counts()).secure
+    except KpodError as error:
+        return Line("web", False, str(error))
+    return Line("web", True, f"{path}: {'TLS' if secure else 'no TLS'}")
 
 
 def _receiver(settings: Settings) -> Line:

@@ -9,6 +9,7 @@ from kpod_metrics import __version__
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, gauge
+from kpod_metrics.web.counts import REASONS, Counts
 
 _COLLECTOR = Label("collector", per="collector")
 _MAP = Label("map", per="kernel map")
@@ -184,6 +185,33 @@ OTLP = _agent(
         advice="Grows: the receiver is away or too slow; at 4 MiB the oldest is dropped.",
     ),
 )
+HTTP_REFUSED = _agent(
+    _counter(
+        "kpod_http_refused_total",
+        "Requests and connections that the HTTP endpoint refused: idle ones that made room (connections), pages "
+        "beyond web_max_requests (requests), beyond rate_limit (rate), too large (size), no HTTP (malformed), too "
+        "slow to send or to read (timeout), no handshake or no certificate (tls), no user or token (auth), a faulty "
+        "web configuration (config).",
+        advice="auth, tls: who asks has not what the web configuration wants. connections, requests, timeout: too many "
+        "scrapers, or one that does not read.",
+    ),
+    labels=(Label("reason", REASONS),),
+)
+HTTP_CONNECTIONS = _agent(
+    _gauge(
+        "kpod_http_connections",
+        "Connections that the HTTP endpoint has.",
+        advice="At web_max_connections: the oldest idle one makes room for each that comes.",
+    )
+)
+WEB_CONFIG = _agent(
+    _gauge(
+        "kpod_web_config_valid",
+        "Whether the web configuration can be used: while it is 0 nobody is answered, and only a push tells. There "
+        "where web_config_file is set.",
+        advice="0: the log says what is wrong with the file.",
+    )
+)
 BUILD = _agent(
     _gauge(
         "kpod_build_info",
@@ -234,7 +262,10 @@ PROCESS = _agent(
     ),
 )
 
-TABLES = (COLLECTORS, CYCLE, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, OTLP, BUILD, PROCESS)
+TABLES = (
+    *(COLLECTORS, CYCLE, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, OTLP),
+    *(HTTP_REFUSED, HTTP_CONNECTIONS, WEB_CONFIG, BUILD, PROCESS),
+)
 METRICS = frozenset(metric for table in TABLES for metric in table.metrics)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -244,6 +275,15 @@ Rows = Iterable[tuple[Table, tuple[str, ...], tuple[float | int | None, ...]]]
 
 
 STARTED_NS = int(_STARTED * 1e9)
+
+
+def http(counts: Counts) -> Rows:
+    """Rows about the HTTP endpoint."""
+    for reason, refused in counts.refused.items():
+        yield HTTP_REFUSED, (reason,), (refused,)
+    yield HTTP_CONNECTIONS, (), (counts.connections,)
+    if counts.config_valid is not None:
+        yield WEB_CONFIG, (), (int(counts.config_valid),)
 
 
 def process() -> Rows:

@@ -1,26 +1,25 @@
-"""The HTTP endpoint: plain ASGI under uvicorn; it reads what the agent published and never waits for a cycle."""
+"""What the HTTP endpoint answers, and its life: it reads what the agent published and never waits for a cycle."""
 
 import asyncio
-import contextlib
-import logging
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
-
-import uvicorn
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kpod_metrics.agent import Agent
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
+from kpod_metrics.web.endpoint import PLAIN, Answer, Endpoint, Limits
+from kpod_metrics.web.guard import Guard
 
 if TYPE_CHECKING:
     from kpod_metrics.landing.page import Pages
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
+PAGES = frozenset({"/metrics", "/actuator/prometheus"})
+PROBES = frozenset({"/healthz", "/readyz"})
 
 _QUALITY = re.compile(r";\s*q=([0-9.]+)", re.IGNORECASE)
 _MEDIA = {
@@ -32,8 +31,16 @@ _MEDIA = {
 }
 _DELIMITED = {"proto=io.prometheus.client.metricfamily", "encoding=delimited"}
 """What must be said of protobuf: it has other encodings and could be any message."""
-_PLAIN = "text/plain; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
+_VARY = (b"vary", b"accept, accept-encoding")
+_ZIPPED = (b"content-encoding", b"gzip")
+NOT_FOUND = Answer(404, PLAIN, b"not found\n")
+NOT_ALLOWED = Answer(405, PLAIN, b"method not allowed: GET, HEAD\n", ((b"allow", b"GET, HEAD"),))
+_PATIENCE = 1.0
+"""Seconds that a client has to read its answer when the agent ends."""
+_PROBE_LIMITS = Limits(connections=16, receive=5.0, send=5.0)
+_BACKLOG = 1024
+"""Connections that the system holds until they are accepted: a burst waits for a moment and is not refused."""
 
 
 def bind(address: tuple[str, int]) -> socket.socket:
@@ -45,14 +52,13 @@ def bind(address: tuple[str, int]) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        # Not left to uvicorn: until somebody listens, SO_REUSEADDR lets a second agent bind the same address.
-        listener.listen(128)
+        # Here already: until somebody listens, SO_REUSEADDR lets a second agent bind the same address.
+        listener.listen(_BACKLOG)
     except (OSError, UnicodeError, TypeError) as error:  # TypeError: what bind() makes of a UnicodeError
         if listener is not None:
             listener.close()
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise RefusedError(f"cannot listen on {host}:{port}: {reason}") from None
-    listener.set_inheritable(True)
     return listener
 
 
@@ -85,121 +91,103 @@ def accepts_gzip(header: str) -> bool:
 
 
 class Application:
-    """The ASGI application."""
+    """What the endpoint answers: it reads what the agent published."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._pages: Pages | None = None
-        self._routes: dict[str, Callable[[dict[str, str]], Awaitable[tuple[int, str, bytes, bool]]]] = {
-            "/metrics": self._metrics,
-            "/actuator/prometheus": self._metrics,
+        self._routes: dict[str, Callable[[Mapping[str, str]], Awaitable[Answer]]] = {
+            **dict.fromkeys(PAGES, self._metrics),
             "/healthz": self._healthz,
             "/readyz": self._readyz,
         }
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        landing = scope["path"] == "/"
-        route = self._routes.get(scope["path"])
-        extra: list[tuple[bytes, bytes]] = []
-        if route is None and not landing:
-            status, kind, body, zipped = 404, _PLAIN, b"not found\n", False
-        elif scope["method"] not in {"GET", "HEAD"}:
-            status, kind, body, zipped = 405, _PLAIN, b"method not allowed: GET, HEAD\n", False
-            extra.append((b"allow", b"GET, HEAD"))
-        elif route is not None:
-            status, kind, body, zipped = await route(headers)
-        else:
-            status, kind, body, extra = await asyncio.to_thread(self._landing, scope.get("query_string", b""))
-            zipped = False
-        if zipped:
-            extra.append((b"content-encoding", b"gzip"))
-        if route == self._metrics:
-            extra.append((b"vary", b"accept, accept-encoding"))
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    (b"content-type", kind.encode()),
-                    (b"content-length", str(len(body)).encode()),
-                    *extra,
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    async def __call__(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        """Answer one request; `target` is its path, and a query if it has one."""
+        path, _, query = target.partition("?")
+        route = self._routes.get(path)
+        if route is None and path != "/":
+            return NOT_FOUND
+        if method not in {"GET", "HEAD"}:
+            return NOT_ALLOWED
+        return await route(headers) if route is not None else await asyncio.to_thread(self._landing, query)
 
-    async def _metrics(self, headers: dict[str, str]) -> tuple[int, str, bytes, bool]:
+    async def probe(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        """Answer one request of somebody who need show nothing: whether it is well, in a word."""
+        if target.partition("?")[0] not in PROBES:
+            return NOT_FOUND
+        answer = await self(method, target, headers)
+        return replace(answer, body=answer.body.partition(b"\n")[0] + b"\n")
+
+    async def _metrics(self, headers: Mapping[str, str]) -> Answer:
         if not self._agent.published.ready:
-            return 503, _PLAIN, b"the first cycle is not over yet\n", False
+            return Answer(503, PLAIN, b"the first cycle is not over yet\n", (_VARY,))
         kind = negotiate(headers.get("accept", ""))
         zipped = accepts_gzip(headers.get("accept-encoding", ""))
         body = await asyncio.to_thread(self._agent.published.get, kind, zipped)
-        return 200, kind, body, zipped
+        return Answer(200, kind, body, (*((_ZIPPED,) if zipped else ()), _VARY))
 
-    async def _healthz(self, headers: dict[str, str]) -> tuple[int, str, bytes, bool]:
+    async def _healthz(self, headers: Mapping[str, str]) -> Answer:
         if self._agent.missed_cycles():
-            return 503, _PLAIN, b"three cycles were missed\n", False
-        return 200, _PLAIN, b"ok\n", False
+            return Answer(503, PLAIN, b"three cycles were missed\n")
+        return Answer(200, PLAIN, b"ok\n")
 
-    async def _readyz(self, headers: dict[str, str]) -> tuple[int, str, bytes, bool]:
+    async def _readyz(self, headers: Mapping[str, str]) -> Answer:
         ready = self._agent.published.ready
         lines = ["ready" if ready else "the first cycle is not over yet", *self._agent.problems()]
-        return 200 if ready else 503, _PLAIN, ("\n".join(lines) + "\n").encode("utf-8", "replace"), False
+        return Answer(200 if ready else 503, PLAIN, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
 
-    def _landing(self, query: bytes) -> tuple[int, str, bytes, list[tuple[bytes, bytes]]]:
+    def _landing(self, query: str) -> Answer:
         """Make the page for a person; the first to ask has its module imported."""
         from kpod_metrics.landing import page  # noqa: PLC0415 - most agents are never asked
 
         if self._pages is None:
             self._pages = page.Pages()
         settings = self._agent.settings
-        headers = [(name.encode(), value.encode()) for name, value in page.HEADERS.items()]
+        headers = tuple((name.encode(), value.encode()) for name, value in page.HEADERS.items())
         try:
-            most = page.asked(query.decode("latin-1"))
+            most = page.asked(query)
         except ValueError as error:
-            return 400, _PLAIN, f"{error}\n".encode(), headers
+            return Answer(400, PLAIN, f"{error}\n".encode(), headers)
         problems = self._agent.problems()
         body = self._pages.get(self._agent.recent.view, problems, settings.node_name, most, settings.cluster)
-        return 200, _HTML, body, headers
+        return Answer(200, _HTML, body, headers)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handling, which is the process's own business."""
+def serve(
+    agent: Agent, listener: socket.socket, probes: socket.socket | None = None, guard: Guard | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, and `/healthz` and `/readyz` also on `probes`, for whoever asks there.
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def serve(agent: Agent, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    The listeners are closed at the end.
+    """
+    settings = agent.settings
+    limits = Limits(settings.web_max_connections, settings.web_max_requests, settings.web_request_timeout)
+    application = Application(agent)
+    endpoints = [Endpoint(listener, application, agent.http, limits, guard=guard, limited=PAGES)]
+    if probes is not None:
+        endpoints.append(Endpoint(probes, application.probe, agent.http, _PROBE_LIMITS))
 
     async def main() -> None:
-        config = uvicorn.Config(
-            Application(agent),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level=logging.WARNING,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
-        server = _Server(config)
-
-        def end() -> None:
-            server.should_exit = True
-            # Who has not read its page by then is cut off, and uvicorn calls that an error, with a traceback.
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-
+        stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, end)
-        await server.serve(sockets=[listener])
+            loop.add_signal_handler(number, stop.set)
+        accepting = [loop.create_task(endpoint.run()) for endpoint in endpoints]
+        stopping = loop.create_task(stop.wait())
+        await asyncio.wait([*accepting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in accepting if task.done()]
+        for task in accepting:
+            task.cancel()
+        for one in filter(None, (listener, probes)):
+            one.close()
+        await asyncio.gather(*(endpoint.close(_PATIENCE) for endpoint in endpoints))
+        for task in ended:
+            task.result()
 
-    asyncio.run(main())
+    # Not asyncio.run: that waits for its threads, of which one may compare a password.
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()

@@ -56,6 +56,13 @@ class Settings:
     profile: str = "standard"
     discovery: str = "cgroup"
     listen: tuple[str, int] = ("0.0.0.0", 9090)
+    probe_listen: tuple[str, int] = ("", 0)
+    """Without a host: there is none."""
+    web_config_file: str = ""
+    web_max_connections: int = 128
+    web_max_requests: int = 40
+    web_request_timeout: float = 10.0
+    """Seconds."""
     poll_interval: float = 30.0
     """Seconds."""
     collector_deadline: float = 0.0
@@ -222,6 +229,10 @@ def _address(value: Any) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+def _optional_address(value: Any) -> tuple[str, int]:
+    return ("", 0) if value == "" else _address(value)
+
+
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(?::([0-9]{1,5}))?")
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 _KUBELET_PORT = 10250
@@ -314,6 +325,7 @@ _SCHEMAS: dict[Callable[[Any], Any], dict[str, Any]] = {
     _pod_labels: _LIST
     | {"maxItems": _MOST_POD_LABELS, "items": {"type": "string", "pattern": f"^{_LABEL_KEY.pattern}$"}},
     _address: {"type": "string", "pattern": "^.*:[0-9]{1,5}$"},
+    _optional_address: {"type": "string", "pattern": "^(.*:[0-9]{1,5})?$"},
     _host: {"type": "string", "minLength": 1},
     _headers: {"type": ["object", "string"], "additionalProperties": {"type": "string"}},
     _url: {"type": "string", "pattern": f"^({_URL.pattern})?$"},
@@ -326,6 +338,27 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
         Setting("profile", "how much is collected", *_choice("minimal", "standard", "comprehensive", "custom")),
         Setting("discovery", "where the names of pods come from", *_choice("cgroup", "kubernetes", "kubelet")),
         Setting("listen", "address of the HTTP endpoint", "HOST:PORT, like 0.0.0.0:9090 or [::]:9090", _address),
+        Setting(
+            "probe_listen",
+            "address of /healthz and /readyz alone, without TLS and passwords, for probes; none when empty",
+            "HOST:PORT, like 0.0.0.0:9091",
+            _optional_address,
+        ),
+        Setting(
+            "web_config_file",
+            "TLS, users and tokens of the HTTP endpoint, in exporter-toolkit's format (docs/security.md)",
+            "a file",
+            _file,
+        ),
+        Setting(
+            "web_max_connections", "connections that the HTTP endpoint has at once", "1 to 10000", _Integer(1, 10_000)
+        ),
+        Setting("web_max_requests", "pages that are on their way at once", "1 to 10000", _Integer(1, 10_000)),
+        Setting(
+            "web_request_timeout",
+            "how long a TLS handshake may take, and a request to come whole",
+            *_duration(0.1, 600, "100ms to 10m, like 10s"),
+        ),
         Setting("poll_interval", "time between two cycles", *_duration(0.01, 3600, "10ms to 1h, like 30s")),
         Setting(
             "collector_deadline",

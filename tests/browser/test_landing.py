@@ -1,13 +1,10 @@
 """The page at `/` in a real browser, on a telephone and on a desk, by day and by night."""
 
-import asyncio
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from kpod_metrics import health
 from kpod_metrics.agent import Agent
@@ -17,7 +14,9 @@ from kpod_metrics.pods.model import Identity
 from kpod_metrics.pods.standalone import StandaloneNaming
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
+from kpod_metrics.web.endpoint import Endpoint, Limits
 from tests.browser.chromium import Chromium, Tab
+from tests.served import served
 from tests.unit.landing.fixture import Node, healthy
 from tests.unit.landing.test_page import HOSTILE
 
@@ -74,13 +73,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     agent = Agent(settings, Finder(str(tmp_path_factory.mktemp("cgroup")), StandaloneNaming()), [])
     agent.recent = busy_node().recent
     agent.source.error = "filesystem: late: no answer within its 5 s deadline"
-    server = uvicorn.Server(uvicorn.Config(Application(agent), lifespan="off", ws="none", log_config=None))
     with bind(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
+        where = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with served(Endpoint(listener, Application(agent), agent.http, Limits())):
+            yield where
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

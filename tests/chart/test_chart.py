@@ -61,6 +61,9 @@ def test_every_scenario_is_valid_kubernetes(version: str, chart: Chart, tmp_path
         ("seccompProfile.type=Localhost", "seccompProfile.localhostProfile"),
         ("appArmorProfile.type=Localhost", "appArmorProfile.localhostProfile"),
         ("resources.limits.memory=lots", "/resources/limits/memory"),
+        ("webConfig.probePort=70000", "/webConfig/probePort"),
+        ("webConfig.key=a/b", "/webConfig/key"),
+        ("webConfig.secretName=web,webConfig.probePort=9090", "webConfig.probePort: it is the metrics port"),
         ("networkPolicy.apiServerPorts={99999}", "/networkPolicy/apiServerPorts/0"),
     ],
 )
@@ -95,6 +98,7 @@ EXAMPLES: dict[str, Any] = {
             "kubelet_ca",
             "kubelet_certificate",
             "otlp_ca",
+            "web_config_file",
             "otlp_certificate",
             "otlp_key",
         )
@@ -113,6 +117,9 @@ EXAMPLES: dict[str, Any] = {
     "log_level": "debug",
     "log_format": "json",
     "bpf_map_entries": 20000,
+    "probe_listen": "0.0.0.0:9998",
+    "web_max_connections": 50,
+    "web_max_requests": 20,
     "series_limit": 1000000,
     "series_limit_total": 10000000,
 }
@@ -203,6 +210,49 @@ def test_default_install_has_the_fewest_rights(chart: Chart) -> None:
     assert rendered.one("ClusterRoleBinding")["subjects"] == [
         {"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": "kpod-metrics"}
     ]
+
+
+def test_web_configuration(chart: Chart) -> None:
+    """A secret is mounted, and the kubelet's probes have a port for which they need show nothing."""
+    rendered = chart.render("--values", CHART / "ci" / "web-config-values.yaml")
+    container, volumes = rendered.container, rendered.pod["spec"]["volumes"]
+    assert [volume["secret"] for volume in volumes if "secret" in volume] == [
+        {"secretName": "kpod-metrics-web", "defaultMode": 0o400}
+    ]
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "web"]
+    assert mount["readOnly"] is True
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    assert variables["KPOD_WEB_CONFIG_FILE"] == f"{mount['mountPath']}/web-config.yaml"
+    assert variables["KPOD_PROBE_LISTEN"] == "0.0.0.0:9091"
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"metrics": 9090, "probes": 9091}
+    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": "probes"}
+    [endpoint] = rendered.one("ServiceMonitor")["spec"]["endpoints"]
+    assert (endpoint["scheme"], endpoint["port"]) == ("https", "metrics")
+    assert endpoint["tlsConfig"]["serverName"] == "kpod-metrics"
+    assert endpoint["basicAuth"]["username"] == {"name": "scraper", "key": "user"}
+    # Only the metrics port is for the network; the kubelet is on the node.
+    assert [rule["ports"] for rule in rendered.one("NetworkPolicy")["spec"]["ingress"]] == [
+        [{"port": "metrics", "protocol": "TCP"}]
+    ]
+    assert rendered.one("Pod")["spec"]["containers"][0]["command"][-1] == "http://kpod-metrics.kpod-metrics.svc:9091"
+
+
+@pytest.mark.parametrize(
+    ("values", "probe"),
+    [
+        ("webConfig.probePort=0", {"port": "metrics", "scheme": "HTTPS"}),
+        ("webConfig.probePort=0,webConfig.tls=false", {"port": "metrics"}),
+        ("webConfig.tls=false", {"port": "probes"}),
+        ("config.listen=[::]:9999", {"port": "probes"}),
+    ],
+)
+def test_probes_of_a_web_configuration(values: str, probe: Object, chart: Chart) -> None:
+    container = chart.render("--set", f"webConfig.secretName=web,{values}").container
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz"} | probe
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    expected = None if probe["port"] == "metrics" else "[::]:9091" if "listen" in values else "0.0.0.0:9091"
+    assert variables.get("KPOD_PROBE_LISTEN") == expected
 
 
 @pytest.mark.parametrize(

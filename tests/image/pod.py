@@ -50,6 +50,11 @@ class Node:
     seccomp_folder: Path | None = None
     """The kubelet's, which Localhost profiles are in."""
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def folder_of(self, volume: str) -> Path:
+        """Where a volume's files are."""
+        return self.folder / f"volume-{volume}"
 
 
 def memory(quantity: str) -> int:
@@ -182,16 +187,27 @@ def _source(volume: Object, node: Node) -> Path:
         path = Path(volume["hostPath"]["path"])
         assert path.is_dir() or volume["hostPath"].get("type") != "Directory"
         return path
-    files = node.config_maps[volume["configMap"]["name"]]
-    # As the kubelet writes it: links to a folder that is replaced as a whole.
-    folder = node.folder / f"volume-{volume['name']}"
+    folder = node.folder_of(volume["name"])
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "..2026").mkdir(parents=True)
-    (folder / "..data").symlink_to("..2026")
-    for name, text in files.items():
-        (folder / "..2026" / name).write_text(text)
-        (folder / name).symlink_to(f"..data/{name}")
+    folder.mkdir(parents=True)
+    if "secret" in volume:
+        write_volume(folder, node.secrets[volume["secret"]["secretName"]], volume["secret"]["defaultMode"])
+    else:
+        write_volume(folder, node.config_maps[volume["configMap"]["name"]])
     return folder
+
+
+def write_volume(folder: Path, files: Mapping[str, str], mode: int = 0o644) -> None:
+    """Write a volume, or write it anew, as the kubelet does: links to a folder that is replaced as a whole."""
+    written = folder / f"..2026_{len(list(folder.iterdir()))}"
+    written.mkdir()
+    for name, text in files.items():
+        (written / name).write_text(text)
+        (written / name).chmod(mode)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    (folder / "..data_tmp").symlink_to(written.name)
+    (folder / "..data_tmp").rename(folder / "..data")
 
 
 def _account(node: Node) -> Path:

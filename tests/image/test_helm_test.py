@@ -14,8 +14,8 @@ def test_it(capability: str, cluster: Cluster) -> None:
     rendered = cluster.render()
     pod = copy.deepcopy(rendered.one("Pod"))
     command = pod["spec"]["containers"][0]["command"]
-    assert command[-1] == "kpod-metrics.kpod-metrics.svc:9090"
-    command[-1] = f"{POD}:9090"  # no DNS here
+    assert command[-1] == "http://kpod-metrics.kpod-metrics.svc:9090"
+    command[-1] = f"http://{POD}:9090"  # no DNS here
 
     def change(agent: Object) -> None:
         if capability:

@@ -60,5 +60,5 @@ def test_bill_of_materials_names_all_that_is_installed(rootfs: Path) -> None:
         ["dpkg-query", f"--root={rootfs}", "-W", "-f", "${Package}\n"], capture_output=True, text=True, check=True
     ).stdout.split()
     assert {("pkg:deb", name) for name in listed} <= named
-    for wanted in ("kpod-metrics", "lightkube", "msgspec", "uvicorn"):
+    for wanted in ("kpod-metrics", "lightkube", "msgspec", "h11", "bcrypt"):
         assert ("pkg:pypi", wanted) in named

@@ -26,7 +26,7 @@ PACKAGES = ("python3", "libbpf1", "dash", "coreutils", "util-linux", "mount", "i
 """Of the root file system; with what they need, and nothing more."""
 
 WHEELS = (
-    *("msgspec", "pyyaml", "uvicorn", "isal", "click", "h11", "typing-extensions"),  # what the agent needs
+    *("msgspec", "pyyaml", "h11", "isal", "typing-extensions"),  # what the agent needs
     *("pytest", "pytest-timeout", "iniconfig", "packaging", "pluggy", "pygments", "hypothesis", "sortedcontainers"),
     *("hatchling", "pathspec", "trove-classifiers"),  # hatch_build.py, which tests import
 )

@@ -31,7 +31,7 @@ HERE = tuple(
     f"tests/live/test_{name}.py"
     for name in (
         *("cgroup_events", "controllers", "cpu_sched", "degrades", "demo", "files", "layouts"),
-        *("loss", "memory", "net_tcp", "oom", "syscall"),
+        *("loss", "memory", "net_tcp", "oom", "rights", "syscall"),
     )
 )
 """To what a kernel matters; the others need a compiler, a container runtime, Prometheus or a Kubernetes client."""

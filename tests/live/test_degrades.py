@@ -119,7 +119,7 @@ def test_check_says_what_is_missing() -> None:
 def test_without_root() -> None:
     """All is imported before the process becomes nobody: the interpreter may be where nobody can read."""
     code = """
-        import os, sys
+        import os, shutil, sys  # argparse imports shutil late, which that user may not read everywhere
         from kpod_metrics import agent, check, cli, collectors, server
         collectors.registered()
         os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)

@@ -5,7 +5,6 @@ import random
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from bisect import bisect_left
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import uvicorn
 
 from kpod_metrics.agent import Agent
 from kpod_metrics.exposition.page import Renderer
@@ -29,10 +27,12 @@ from kpod_metrics.reference import declared
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
+from kpod_metrics.web.endpoint import Endpoint, Limits
 from tests.fakes.otlp import Fault, Receiver, points_of
 from tests.live.agents import Page, eventually, running_agent
 from tests.live.harness import Cgroup
 from tests.live.prometheus import Prometheus, running_prometheus
+from tests.served import served
 from tests.unit.exposition.client_model import decode, labels_of
 from tests.unit.test_histogram import FACTOR, SHAPES, bucketed, exact
 
@@ -85,14 +85,8 @@ def target(known: dict[str, list[int]], tmp_path_factory: pytest.TempPathFactory
     store.put(TABLE, Identity("n", "extremes", "c"), (), (HistogramDelta(bucketed(extremes), sum(extremes)),), (-2, 0))
     agent = Agent(Settings(), Finder(str(tmp_path_factory.mktemp("cgroup")), StandaloneNaming()), [])
     agent.published.publish(Renderer({"node": "x"}).render(store))
-    config = uvicorn.Config(Application(agent), http="h11", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    with bind(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
+    with bind(("127.0.0.1", 0)) as listener, served(Endpoint(listener, Application(agent), agent.http, Limits())):
         yield f"127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
 
 
 class Both(NamedTuple):

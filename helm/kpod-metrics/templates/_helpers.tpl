@@ -62,6 +62,33 @@ default
 {{- regexFind "[0-9]+$" (default "0.0.0.0:9090" .Values.config.listen) -}}
 {{- end -}}
 
+{{- define "kpod-metrics.scheme" -}}
+{{- if and .Values.webConfig.secretName .Values.webConfig.tls }}https{{ else }}http{{ end -}}
+{{- end -}}
+
+{{/* The port that probes have for themselves; empty: they ask the metrics port. */}}
+{{- define "kpod-metrics.probePort" -}}
+{{- if and .Values.webConfig.secretName .Values.webConfig.probePort -}}
+{{- $port := int .Values.webConfig.probePort -}}
+{{- if eq (toString $port) (include "kpod-metrics.port" .) -}}
+{{- fail "webConfig.probePort: it is the metrics port" -}}
+{{- end -}}
+{{- $port -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where the kubelet asks. */}}
+{{- define "kpod-metrics.probe" -}}
+{{- if include "kpod-metrics.probePort" . -}}
+port: probes
+{{- else -}}
+port: metrics
+{{- if eq (include "kpod-metrics.scheme" .) "https" }}
+scheme: HTTPS
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/*
 Whether a collector is on: {{ include "kpod-metrics.on" (list . "filesystem") }}; (list . "gpu" "comprehensive") for one
 that the profile standard has not.

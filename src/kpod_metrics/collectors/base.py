@@ -84,6 +84,10 @@ class Collector(abc.ABC):
     def close(self) -> None:  # noqa: B027
         """Give everything back; called also after `open` failed."""
 
+    def rights(self) -> frozenset[int]:
+        """Capabilities that it needs once it is open; the agent gives up all others (BPF is looked after there)."""
+        return frozenset()
+
     def maps(self) -> list[MapHealth]:
         """State of its kernel maps."""
         return []

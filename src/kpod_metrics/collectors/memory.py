@@ -1,14 +1,17 @@
 """OOM kills and major page faults, from `bpf/memory.bpf.c`."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.files import read_bytes
-from kpod_metrics.kernel import libbpf, perf
+from kpod_metrics.kernel import libbpf, perf, rights
 from kpod_metrics.metrics import Metric, Profile, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group
+
+log = logging.getLogger(__name__)
 
 OOM_KILLS = counter(
     "kpod_mem_oom_kills_total",
@@ -47,6 +50,7 @@ class Memory(BpfCollector):
         super().__init__(environment, wanted)
         self._program: libbpf.Program | None = None
         self._events: dict[int, libbpf.Link] = {}
+        self._faults: Signal | None = None
         self._files: dict[int, int] | None = None
         """Where no perf event may be opened: pgmajfault of each cgroup at its last read."""
 
@@ -69,7 +73,8 @@ class Memory(BpfCollector):
             signals.append(Signal(exits, " or ".join(hook.hook for hook in hooks)))
         if MAJOR_FAULTS in self.wanted:
             self._program = bpf.programs["major_fault"]
-            signals.append(self._attach_faults())
+            self._faults = self._attach_faults()
+            signals.append(self._faults)
         return signals
 
     def _attach_faults(self) -> Signal:
@@ -103,10 +108,27 @@ class Memory(BpfCollector):
                 os.close(fd)
                 raise
 
+    def _follow_later_cpus(self) -> None:
+        """Follow them as far as the rights that are left allow, and say where not: what was opened counts on."""
+        assert self._faults is not None
+        try:
+            self._follow_cpus()
+        except UnavailableError as refused:
+            problem = f"not counted on a CPU that came up later, until a restart: {refused}"
+            if not self._faults.problem:
+                log.error("%s: %s", MAJOR_FAULTS.name, problem)
+            self._faults.problem = problem
+        else:
+            self._faults.problem = ""
+
+    def rights(self) -> frozenset[int]:
+        """To open an event on a CPU that comes up later; CAP_SYS_ADMIN, which a few kernels ask for, is too much."""
+        return frozenset() if self._program is None else frozenset({rights.CAP_PERFMON})
+
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup; where faults come from files, they have rows of their own."""
         if self._program is not None:
-            self._follow_cpus()
+            self._follow_later_cpus()
         reader = self.reader("memory")
         kills, faults, groups_killed = (
             reader.layout.fields[name] for name in ("oom_kills", "major_faults", "group_kills")

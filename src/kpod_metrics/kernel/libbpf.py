@@ -234,13 +234,13 @@ class Map:
         """Whether the loaded object has this map."""
         return bool(self._lib.so.bpf_map__fd(self._pointer) >= 0)
 
-    def memory_bytes(self) -> int:
-        """Kernel memory of the map, as its fdinfo says (exact since 6.4, an estimate from its sizes before).
+    def memory_bytes(self) -> int | None:
+        """Kernel memory of the map, as its fdinfo says (exact since 6.4, an estimate from its sizes before), if it may.
 
         Only maps that allocate as they are filled are asked more than once.
         """
         if self._memory is None or self.type in _GROWING:
-            self._memory = _fdinfo(self.fd).get(b"memlock", 0)
+            self._memory = _fdinfo(self.fd).get(b"memlock")
         return self._memory
 
     def initial_value(self) -> "ctypes.Array[ctypes.c_char]":
@@ -424,7 +424,7 @@ class Program:
             raise self._lib.error(f"{what}: attach {self.name}")
         return Link(self._lib, pointer)
 
-    def statistics(self) -> tuple[int, int, int]:
+    def statistics(self) -> tuple[int, int, int | None]:
         """Nanoseconds, runs, and runs that were missed, since load.
 
         The first two stay 0 while kernel.bpf_stats_enabled is off. The kernel misses a run where the program is running
@@ -440,8 +440,16 @@ class Program:
 
 
 def _fdinfo(fd: int) -> dict[bytes, int]:
-    """Return the numbers that the kernel tells of a map's or program's descriptor."""
-    pairs = (line.partition(b":\t") for line in read_bytes(f"/proc/self/fdinfo/{fd}").splitlines())
+    """Return the numbers that the kernel tells of a map's or program's descriptor; none where it does not.
+
+    On 5.10 the folder is root's alone where the process cannot be traced, after a change of user or by an executable's
+    own capabilities; newer kernels let a process look at itself.
+    """
+    try:
+        lines = read_bytes(f"/proc/self/fdinfo/{fd}").splitlines()
+    except PermissionError:
+        return {}
+    pairs = (line.partition(b":\t") for line in lines)
     return {name: int(value) for name, _, value in pairs if value.isdigit()}
 
 

@@ -20,7 +20,8 @@ class MapHealth:
     """State of one kernel map."""
 
     name: str
-    memory_bytes: int
+    memory_bytes: int | None
+    """None where the kernel does not tell."""
     update_errors: int | None = None
     entries: int | None = None
     capacity: int | None = None
@@ -34,7 +35,8 @@ class ProgramHealth:
     name: str
     run_seconds: float
     runs: int
-    missed: int
+    missed: int | None
+    """None where the kernel does not tell."""
 
 
 class Programs:

@@ -1,22 +1,35 @@
-"""What this process may do: the capabilities that loading and attaching programs need."""
+"""What this process may do: the capabilities that loading and attaching programs need, and how it gives them up."""
 
+import ctypes
 import os
+import threading
+from collections.abc import Callable, Iterable
 
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.files import read_bytes
 
 # include/uapi/linux/capability.h
+CAP_DAC_READ_SEARCH = 2
 CAP_SYS_PTRACE = 19
 CAP_SYS_ADMIN = 21
 CAP_PERFMON = 38
 CAP_BPF = 39
 
+# include/uapi/linux/prctl.h
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+_VERSION_3 = 0x20080522
+"""Of capset(2): capabilities in two words."""
+
 _NAMES = {CAP_SYS_PTRACE: "CAP_SYS_PTRACE", CAP_PERFMON: "CAP_PERFMON", CAP_BPF: "CAP_BPF"}
 
 
-def effective(proc_root: str = "/proc") -> int:
-    """Return the effective capabilities of this process, as a bit mask; raises RefusedError where /proc is none."""
-    path = os.path.join(proc_root, "self/status")
+def effective(proc_root: str = "/proc", task: str = "self") -> int:
+    """Return the effective capabilities of a task, this process, as a bit mask.
+
+    Raises RefusedError where /proc is none.
+    """
+    path = os.path.join(proc_root, task, "status")
     try:
         lines = read_bytes(path).splitlines()
     except OSError as error:
@@ -40,3 +53,56 @@ def lacking_for_bpf(capabilities: int) -> str:
 def may_use_bpf(capabilities: int) -> bool:
     """Whether tracing programs may be loaded."""
     return not lacking_for_bpf(capabilities)
+
+
+def _capset(capabilities: int) -> None:
+    """Make these the capabilities of the calling thread, and none inheritable; raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
+    if libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)):
+        error = ctypes.get_errno()
+        raise OSError(error, f"capset: {os.strerror(error)}")
+
+
+def without(capabilities: Iterable[int], ask: Callable[[], bool]) -> bool:
+    """Return what `ask` answers on a thread that does not have these capabilities, if it may be without them."""
+    answers: list[bool] = []
+
+    def run() -> None:
+        try:
+            _capset(effective(task="thread-self") & ~mask(*capabilities))
+        except OSError:
+            return
+        answers.append(ask())
+
+    thread = threading.Thread(target=run, name="without")
+    thread.start()
+    thread.join()
+    return bool(answers) and answers[0]
+
+
+def mask(*capabilities: int) -> int:
+    """These capabilities as a bit mask."""
+    return sum(1 << one for one in set(capabilities))
+
+
+def give_up_all_but(kept: int) -> None:
+    """Give up, for good, all capabilities that are not among these, and what could bring them back.
+
+    Capabilities are a thread's own: call it before there are others, which have then no more than this one. No program
+    that is executed later gains any (no_new_privs; not even by being root's: fs/exec.c, security/commoncap.c). The
+    memory of the process, in which there may be tokens, is no other process' of the same user, nor in a core dump.
+    Raises OSError, also where another thread is found to have kept something: it says which.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0)):
+        if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+            error = ctypes.get_errno()
+            raise OSError(error, f"prctl({option}): {os.strerror(error)}")
+    kept &= effective(task="thread-self")
+    _capset(kept)
+    for thread in threading.enumerate():
+        found = effective(task=f"self/task/{thread.native_id}")
+        if found & ~kept:
+            raise OSError(0, f"thread {thread.name} has {found:#x}")

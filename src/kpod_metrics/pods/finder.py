@@ -73,13 +73,16 @@ class Finder:
         return self._relists + self._naming.relists
 
     def open(self) -> None:
-        """Listen to the kernel, and start the source of names."""
+        """Listen to the kernel."""
         if self.events is not None:
             try:
                 self.events.open()
             except UnavailableError as error:
                 self.events.close()
                 log.warning("cgroups that come and go between two cycles are not seen: %s", error)
+
+    def start(self) -> None:
+        """Start the source of names, which may have a thread."""
         self._naming.start()
 
     def has_news(self) -> bool:

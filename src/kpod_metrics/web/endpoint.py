@@ -1,0 +1,398 @@
+"""HTTP/1.1 for scrapers and probes: few connections, short deadlines, small requests, bounded memory. Parsed by h11.
+
+Every wait has a deadline and everything that is kept has a limit; each refusal is counted. Nothing here blocks: the
+agent's cycles are on other threads. At the limit of connections the oldest that waits for its request, of the address
+that has the most, makes room for the new one, so that idle ones keep no scraper out.
+"""
+
+import asyncio
+import logging
+import math
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import h11
+
+from kpod_metrics.web.counts import Counts
+from kpod_metrics.web.guard import BusyError, Guard
+
+log = logging.getLogger(__name__)
+
+PLAIN = "text/plain; charset=utf-8"
+MOST_HEAD = 16 << 10
+"""Bytes of a request's line and headers."""
+MOST_TARGET = 2048
+"""Bytes of a request's target."""
+_CHUNK = 64 << 10
+"""Bytes of an answer that are handed to the system at a time: what a reader that does not read can hold of it."""
+_READ = 4096
+_GRACE = 0.25
+"""Seconds in which a new connection is not taken for an idle one."""
+_STALLED = 1.0
+"""Seconds without a part being taken, after which a page makes room for another that is asked for."""
+_LINGER = 1.0
+"""Seconds in which a client may go on to send what is not read: a connection that is reset loses its answer."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is allowed at once, and how long."""
+
+    connections: int = 128
+    requests: int = 40
+    """Pages that are on their way."""
+    receive: float = 10.0
+    """Seconds for a TLS handshake, and for a request to come whole."""
+    send: float = 30.0
+    """Seconds for an answer to be taken."""
+    idle: float = 300.0
+    """Seconds between two requests."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent back; `counted` is the reason that it is a refusal for."""
+
+    status: int
+    kind: str
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    counted: str = ""
+    last: bool = False
+    """Whether the connection ends with it."""
+
+
+Answerer = Callable[[str, str, Mapping[str, str]], Awaitable[Answer]]
+"""Takes a method, a target (a path, maybe with a query) and headers (names in lower case)."""
+
+
+def _refusal(status: int, text: str, counted: str, *headers: tuple[bytes, bytes], last: bool = False) -> Answer:
+    return Answer(status, PLAIN, f"{text}\n".encode(), headers, counted, last)
+
+
+_AGAIN = (b"retry-after", b"1")
+TOO_LONG = _refusal(414, f"the target is longer than {MOST_TARGET} bytes", "size", last=True)
+TOO_LARGE = _refusal(431, f"the headers are larger than {MOST_HEAD} bytes", "size", last=True)
+NO_BODY = _refusal(413, "a request has no body here", "size", last=True)
+MALFORMED = _refusal(400, "this is no HTTP request", "malformed", last=True)
+OTHER_VERSION = _refusal(505, "this is not HTTP/1.1", "malformed", last=True)
+TOO_SLOW = _refusal(408, "the request did not come in time", "timeout", last=True)
+TOO_OFTEN = _refusal(429, "more requests than rate_limit allows", "rate", _AGAIN)
+BUSY = _refusal(503, "as many requests as are allowed at once are being answered", "requests", _AGAIN)
+FAILED = _refusal(500, "an error: see the log", "", last=True)
+FAULTY = _refusal(500, "the web configuration cannot be used: see the log", "config")
+
+
+class _Connection:
+    """One client."""
+
+    def __init__(self, client: socket.socket, address: str) -> None:
+        self.socket, self.address = client, address
+        self.task: asyncio.Task[None] | None = None
+        self.waits_since: float | None = time.monotonic()
+        """When it began to wait for a request; None while one is answered."""
+        self.page_taken: float | None = None
+        """When it last took a part of a page; None while it gets none."""
+
+
+class Endpoint:
+    """Serves one listener; of one event loop."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        answer: Answerer,
+        counts: Counts,
+        limits: Limits,
+        *,
+        guard: Guard | None = None,
+        limited: frozenset[str] = frozenset(),
+    ) -> None:
+        """`limited` are the paths that only `limits.requests` are answered of at once."""
+        self._listener, self._answer, self._counts = listener, answer, counts
+        self._limits, self._guard, self._limited = limits, guard, limited
+        self._open: set[_Connection] = set()
+        self._freed = asyncio.Event()
+        self.answering = 0
+        """Pages that are on their way."""
+
+    async def run(self) -> None:
+        """Accept until cancelled."""
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        failed = False
+        while True:
+            await self._make_room()
+            try:
+                client, address = await loop.sock_accept(self._listener)
+                failed = False
+            except OSError as error:  # out of descriptors or memory, or a client that is gone already
+                if not failed:
+                    log.error("a connection cannot be accepted: %s", error.strerror)
+                failed = True
+                await asyncio.sleep(0.1)
+                continue
+            client.setblocking(False)
+            one = _Connection(client, str(address[0]))
+            self._open.add(one)
+            self._counts.connections += 1
+            one.task = loop.create_task(self._serve(one))
+            one.task.add_done_callback(lambda _, one=one: self._end(one))  # type: ignore[misc]
+
+    async def close(self, patience: float) -> None:
+        """End all connections: idle ones at once, those with an answer on its way after `patience` seconds."""
+        tasks = {one.task for one in self._open if one.task is not None}
+        for one in self._open:
+            if one.waits_since is not None and one.task is not None:
+                one.task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=patience)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=patience)
+
+    def _end(self, one: _Connection) -> None:
+        self._open.discard(one)
+        self._counts.connections -= 1
+        self._freed.set()
+        if one.task is not None and not one.task.cancelled() and (error := one.task.exception()):
+            log.error("a connection failed", exc_info=error)
+
+    async def _make_room(self) -> None:
+        while len(self._open) >= self._limits.connections:
+            self._freed.clear()
+            of = Counter(one.address for one in self._open)
+            waiting = [(-of[one.address], one.waits_since, one) for one in self._open if one.waits_since is not None]
+            _, since, oldest = min(waiting, key=lambda found: found[:2], default=(0, math.inf, None))
+            if oldest is not None and time.monotonic() - since > _GRACE:
+                oldest.waits_since = None
+                self._counts.refused["connections"] += 1
+                assert oldest.task is not None
+                oldest.task.cancel()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), _GRACE / 5)
+
+    async def _serve(self, one: _Connection) -> None:
+        """Answer one client until it is gone; its connection is closed then, however that came."""
+        writer: asyncio.StreamWriter | None = None
+        try:
+            opened = await self._secure(one)
+            if opened is None:
+                return
+            reader, writer = opened
+            await self._converse(one, reader, writer)
+            writer.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER):
+                    await writer.wait_closed()
+        except (OSError, TimeoutError):  # the client is gone, or does not read (an SSLError is an OSError)
+            pass
+        finally:
+            if writer is not None:
+                writer.transport.abort()
+            else:
+                one.socket.close()
+
+    async def _secure(self, one: _Connection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Make streams of a socket, by TLS where that is set; None if it is refused."""
+        loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {}
+        if self._guard is not None and self._guard.secure:
+            if not self._guard.refresh():
+                self._counts.refused["config"] += 1
+                return None
+            options = {"ssl": self._guard.context, "ssl_handshake_timeout": self._limits.receive}
+            options["ssl_shutdown_timeout"] = _LINGER
+        reader = asyncio.StreamReader(limit=MOST_HEAD, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        try:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, one.socket, **options)
+        except (OSError, TimeoutError):
+            # A wrong certificate, another protocol, too slow, gone.
+            self._counts.refused["tls"] += 1
+            return None
+        transport.set_write_buffer_limits(_CHUNK)
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        if self._guard is not None and not self._guard.admits(transport.get_extra_info("peercert")):
+            self._counts.refused["tls"] += 1
+            transport.abort()
+            return None
+        return reader, writer
+
+    async def _converse(self, one: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD)
+        wait = self._limits.receive
+        while True:
+            one.waits_since = time.monotonic()
+            request, answer = await self._receive(http, reader, wait)
+            if request is None and answer is None:
+                return
+            one.waits_since = None
+            if request is not None and answer is None:
+                path, limited = _path(request), False
+                answer = await self._admit(request)
+                try:
+                    if answer is None:
+                        limited = path in self._limited and self._may_answer()
+                        if limited:
+                            self.answering += 1
+                            one.page_taken = math.inf  # it is not the client that is waited for yet
+                        answer = BUSY if path in self._limited and not limited else await self._ask(request, path)
+                    await self._send(http, writer, answer, one, head=_is_head(request))
+                finally:
+                    one.page_taken = None
+                    self.answering -= limited
+            elif answer is not None:
+                await self._send(http, writer, answer, one, head=_is_head(request))
+            assert answer is not None
+            if answer.last:
+                await self._linger(reader, writer)
+                return
+            if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
+                return
+            http.start_next_cycle()
+            wait = self._limits.idle
+
+    async def _receive(
+        self, http: h11.Connection, reader: asyncio.StreamReader, wait: float
+    ) -> tuple[h11.Request | None, Answer | None]:
+        """Return the next request, or the refusal of one; neither when the client has ended or waited too long."""
+        request: h11.Request | None = None
+        try:
+            event = http.next_event()
+            if event is h11.NEED_DATA and not http.trailing_data[0]:
+                try:
+                    async with asyncio.timeout(wait):
+                        first = await reader.read(_READ)
+                except TimeoutError:
+                    # One that has asked before and is idle now is refused nothing.
+                    self._counts.refused["timeout"] += wait == self._limits.receive
+                    return None, None
+                http.receive_data(first)
+                event = http.next_event()
+            async with asyncio.timeout(self._limits.receive):
+                while event is h11.NEED_DATA:
+                    http.receive_data(await reader.read(_READ))
+                    event = http.next_event()
+            if not isinstance(event, h11.Request):
+                return None, None  # the client has ended
+            request = event
+            if event.http_version not in {b"1.0", b"1.1"}:
+                return event, OTHER_VERSION
+            if len(event.target) > MOST_TARGET:
+                return event, TOO_LONG
+            if sum(len(name) + len(value) for name, value in event.headers) > MOST_HEAD:
+                return event, TOO_LARGE
+            body = http.next_event()
+            if not isinstance(body, h11.EndOfMessage):
+                return event, NO_BODY
+            return event, None
+        except TimeoutError:
+            return request, TOO_SLOW
+        except h11.RemoteProtocolError as error:
+            if error.error_status_hint == 431:
+                return None, TOO_LARGE if b"\n" in http.trailing_data[0] else TOO_LONG
+            return request, MALFORMED
+
+    async def _admit(self, request: h11.Request) -> Answer | None:
+        """Return the refusal of who may not ask, or not now."""
+        if self._guard is None:
+            return None
+        if not self._guard.refresh():
+            return FAULTY
+        if not self._guard.in_rate():
+            return TOO_OFTEN
+        shown = [value for name, value in request.headers if name == b"authorization"]
+        try:
+            if await self._guard.knows(shown[0] if len(shown) == 1 else b""):
+                return None
+        except BusyError:
+            return BUSY
+        return _refusal(401, "unauthorized", "auth", *self._guard.challenges)
+
+    def _may_answer(self) -> bool:
+        """Whether one more page may be on its way, in place of one that its reader does not read if need be."""
+        if self.answering < self._limits.requests:
+            return True
+        stalled = min((one for one in self._open if one.page_taken is not None), key=_taken, default=None)
+        if stalled is None or time.monotonic() - _taken(stalled) < _STALLED:
+            return False
+        stalled.page_taken = math.inf
+        self._counts.refused["timeout"] += 1
+        assert stalled.task is not None
+        stalled.task.cancel()
+        return True
+
+    async def _ask(self, request: h11.Request, path: str) -> Answer:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        try:
+            return await self._answer(request.method.decode("latin-1"), request.target.decode("latin-1"), headers)
+        except Exception:  # a defect: the others are answered, and this one is not left to wonder
+            log.exception("%s cannot be answered", path)
+            return FAILED
+
+    async def _send(
+        self,
+        http: h11.Connection,
+        writer: asyncio.StreamWriter,
+        answer: Answer,
+        one: _Connection,
+        *,
+        head: bool = False,
+    ) -> None:
+        """Send an answer in pieces, each when the one before is taken; raises TimeoutError."""
+        if answer.counted:
+            self._counts.refused[answer.counted] += 1
+        headers = [
+            (b"content-type", answer.kind.encode()),
+            (b"content-length", b"%d" % len(answer.body)),
+            *answer.headers,
+            *(self._guard.headers if self._guard is not None else ()),
+        ]
+        if answer.last:
+            headers.append((b"connection", b"close"))
+        try:
+            async with asyncio.timeout(self._limits.send):
+                reason = HTTPStatus(answer.status).phrase.encode()
+                piece = http.send(h11.Response(status_code=answer.status, headers=headers, reason=reason)) or b""
+                body = memoryview(b"" if head else answer.body)
+                for at in range(0, len(body), _CHUNK):
+                    # The first piece and the head together: a small answer is one packet.
+                    if one.page_taken is not None:
+                        one.page_taken = time.monotonic()
+                    writer.write(piece + (http.send(h11.Data(data=bytes(body[at : at + _CHUNK]))) or b""))
+                    await writer.drain()
+                    piece = b""
+                writer.write(piece + (http.send(h11.EndOfMessage()) or b""))
+                await writer.drain()
+        except TimeoutError:
+            self._counts.refused["timeout"] += 1
+            raise
+
+    async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Have the client get its last answer: take what it still sends, for a moment."""
+        if writer.can_write_eof():
+            writer.write_eof()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                while await reader.read(_CHUNK):
+                    pass
+
+
+def _taken(one: _Connection) -> float:
+    return math.inf if one.page_taken is None else one.page_taken
+
+
+def _is_head(request: h11.Request | None) -> bool:
+    return request is not None and request.method == b"HEAD"
+
+
+def _path(request: h11.Request) -> str:
+    return request.target.partition(b"?")[0].decode("latin-1")

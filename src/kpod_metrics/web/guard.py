@@ -1,0 +1,230 @@
+"""Who may ask: the web configuration in force, read again when its files change, and what each request has to show.
+
+As in exporter-toolkit a new file counts from the next connection (TLS) or request (all else) on, and while it is wrong
+nobody is answered: an old password must not go on to work because a new file has a fault.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from kpod_metrics.errors import SettingError
+from kpod_metrics.web import config as files
+from kpod_metrics.web.counts import Counts
+
+if TYPE_CHECKING:
+    import ssl
+
+log = logging.getLogger(__name__)
+
+_NOBODY = b"$2b$10$m/kSvNZex0pFU59A.e7SU.NEpcaUE/bKin9bTWH.ryJqvFBEk8IG2"
+"""A hash of nothing that is known: an unknown user's password takes as long to refuse as a known one's."""
+_REMEMBERED = 100
+"""Passwords whose comparison is remembered, right ones and wrong ones."""
+_MOST_WAITING = 8
+"""Passwords that may wait to be compared; a comparison takes 50 to 100 ms of CPU time."""
+
+Signature = tuple[tuple[str, int, int, int, int] | None, ...]
+
+
+def _signature(paths: Iterable[str]) -> Signature:
+    """Return what changes with the files: a Secret's volume is a symbolic link that is replaced."""
+    found: list[tuple[str, int, int, int, int] | None] = []
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(found)
+
+
+class BusyError(Exception):
+    """More passwords wait than may."""
+
+
+class Guard:
+    """The web configuration of a path, and what follows from it. Of the event loop's thread, but for `__init__`."""
+
+    def __init__(self, path: str, counts: Counts) -> None:
+        """Read it; raises SettingError."""
+        self._path, self._counts = path, counts
+        self._paths = [path]
+        self._fault = ""
+        self._config = files.WebConfig()
+        self._context: ssl.SSLContext | None = None
+        self._seen: Signature = ()
+        self._take()
+        self.secure = self._config.tls is not None
+        self._passwords = Passwords()
+        self._rate = Rate(self._config.rate_interval, self._config.rate_burst)
+        counts.config_valid = True
+
+    def _take(self) -> None:
+        """Read the files and replace what is in force."""
+        # Each file's before it is read: a change meanwhile is seen the next time.
+        self._paths = [self._path]
+        self._seen = _signature(self._paths)
+        config = files.read(self._path)
+        others = config.tls.files if config.tls else []
+        self._paths += others
+        self._seen += _signature(others)
+        context = None
+        if config.tls is not None:
+            from kpod_metrics.web.tls import context_of  # noqa: PLC0415 - only where it is used
+
+            context = context_of(config.tls)
+        if config.users:
+            import bcrypt  # noqa: F401, PLC0415 - here, and not in the first request
+        self._config, self._context = config, context
+
+    def refresh(self) -> bool:
+        """Read the files if they changed; return whether they can be used."""
+        if _signature(self._paths) == self._seen:
+            return not self._fault
+        before = self._fault
+        try:
+            self._take()
+            if (self._config.tls is not None) != self.secure:
+                raise SettingError(
+                    f"web_config_file: {self._path!r}: tls_server_config is not accepted; accepted: "
+                    f"{'there' if self.secure else 'none'}, as at the start: TLS is not switched while the agent runs"
+                )
+            self._fault = ""
+        except SettingError as error:
+            self._fault = str(error)
+        self._counts.config_valid = not self._fault
+        if self._fault:
+            if self._fault != before:
+                log.error("%s; nobody is answered until it is right", self._fault)
+            return False
+        self._rate.change(self._config.rate_interval, self._config.rate_burst)
+        log.info("web configuration %s was read again", self._path)
+        return True
+
+    @property
+    def context(self) -> "ssl.SSLContext | None":
+        """What a new connection is secured with; None: not at all."""
+        return self._context
+
+    def admits(self, certificate: Mapping[str, object] | None) -> bool:
+        """Whether a client's verified certificate has a name that may ask."""
+        tls = self._config.tls
+        if tls is None or not tls.client_allowed_sans:
+            return True
+        from kpod_metrics.web.tls import is_allowed  # noqa: PLC0415 - only where it is used
+
+        return is_allowed(certificate, tls.client_allowed_sans)
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers for every answer."""
+        return [(name.lower().encode(), value.encode()) for name, value in self._config.headers.items()]
+
+    @property
+    def challenges(self) -> list[tuple[bytes, bytes]]:
+        """What a refused client is told to show."""
+        asked = [b"Basic"] if self._config.users else []
+        asked += [b"Bearer"] if self._config.tokens else []
+        return [(b"www-authenticate", one) for one in asked]
+
+    def in_rate(self) -> bool:
+        """Whether one more request is within the rate; it is counted then."""
+        return self._rate.take()
+
+    async def knows(self, authorization: bytes) -> bool:
+        """Whether an Authorization header is that of a user or a token; raises BusyError."""
+        config = self._config
+        if not config.users and not config.tokens:
+            return True
+        scheme, _, rest = authorization.partition(b" ")
+        rest = rest.strip()
+        if scheme.lower() == b"bearer":
+            digest = hashlib.sha256(rest).digest()
+            # All of them, whatever the first ones give.
+            return sum(hmac.compare_digest(digest, token) for token in config.tokens.values()) > 0
+        if scheme.lower() != b"basic" or not config.users:
+            return False
+        try:
+            name, colon, password = base64.b64decode(rest, validate=True).partition(b":")
+            hashed = config.users.get(name.decode())
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+        right = await self._passwords.right(hashed or _NOBODY, password)
+        return right and hashed is not None and bool(colon)
+
+
+class Passwords:
+    """Compares passwords with bcrypt hashes: on another thread, one at a time, each once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, bool] = {}
+        # What is remembered is of no use to whoever reads the agent's memory without this, and hard with it.
+        self._pepper = os.urandom(32)
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    async def right(self, hashed: bytes, password: bytes) -> bool:
+        """Whether a password is the one of a hash; raises BusyError."""
+        key = hmac.digest(self._pepper, hashed + password, "sha256")
+        if key in self._known:
+            return self._known[key]
+        if self._waiting >= _MOST_WAITING:
+            raise BusyError
+        self._waiting += 1
+        try:
+            async with self._turn:
+                if key not in self._known:
+                    answer = await asyncio.to_thread(_compare, hashed, password)
+                    while len(self._known) >= _REMEMBERED:
+                        # Wrong ones first: guesses must not push out what scrapers use.
+                        wrong = (known for known, was_right in self._known.items() if not was_right)
+                        del self._known[next(wrong, next(iter(self._known)))]
+                    self._known[key] = answer
+                return self._known[key]
+        finally:
+            self._waiting -= 1
+
+
+def _compare(hashed: bytes, password: bytes) -> bool:
+    import bcrypt  # noqa: PLC0415 - only where there are users
+
+    try:
+        # bcrypt has never looked at more than 72 bytes; Go's does the same, this one's raises.
+        return bcrypt.checkpw(password[:72], hashed)
+    except ValueError:
+        return False
+
+
+class Rate:
+    """A token bucket: `burst` requests at once, and one more every `interval` seconds."""
+
+    def __init__(self, interval: float, burst: int) -> None:
+        self._interval, self._burst = interval, burst
+        self._left, self._at = float(burst), time.monotonic()
+
+    def change(self, interval: float, burst: int) -> None:
+        """Begin anew, if these are other limits."""
+        if (interval, burst) != (self._interval, self._burst):
+            self._interval, self._burst = interval, burst
+            self._left, self._at = float(burst), time.monotonic()
+
+    def take(self) -> bool:
+        """Take one, if there is one."""
+        if not self._interval:
+            return True
+        now = time.monotonic()
+        self._left = min(float(self._burst), self._left + (now - self._at) / self._interval)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

@@ -1,0 +1,374 @@
+"""The endpoint over real sockets: slow, idle, many, greedy and malformed clients; what is refused is counted."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kpod_metrics.server import bind
+from kpod_metrics.web.counts import Counts
+from kpod_metrics.web.endpoint import MOST_HEAD, MOST_TARGET, PLAIN, Answer, Endpoint, Limits
+from tests.served import served
+
+SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@dataclass
+class Target:
+    """An endpoint and what it counted."""
+
+    address: tuple[str, int]
+    counts: Counts
+    endpoint: Endpoint
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=20)
+
+    def exchange(self, sent: bytes) -> bytes:
+        """All that comes back until the endpoint closes."""
+        with self.connect() as client:
+            client.sendall(sent)
+            return rest(client)
+
+    def refused(self) -> dict[str, int]:
+        """What was refused, by reason, without the zeros."""
+        return {reason: count for reason, count in self.counts.refused.items() if count}
+
+    def settled(self, **refused: int) -> None:
+        """Wait until this was refused, and no more, and every connection is closed."""
+        end = time.monotonic() + 20
+        while (self.counts.connections or self.refused() != refused) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (self.refused(), self.counts.connections) == (refused, 0)
+
+
+def rest(client: socket.socket) -> bytes:
+    parts = []
+    while part := client.recv(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def statuses(received: bytes) -> list[int]:
+    """Of all answers in what came back; the pages of these tests do not look like a status line."""
+    return [int(line.split()[1]) for line in received.split(b"\n") if line.startswith(b"HTTP/1.1 ")]
+
+
+@contextmanager
+def target(limits: Limits, body: bytes = b"page\n", hold: threading.Event | None = None) -> Iterator[Target]:
+    """An endpoint whose /metrics has this body; pages wait for `hold`."""
+
+    async def answer(method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        if target.partition("?")[0] != "/metrics":
+            return Answer(404, PLAIN, b"not found\n")
+        if hold is not None:
+            await asyncio.to_thread(hold.wait, 20)
+        return Answer(200, PLAIN, body)
+
+    counts = Counts()
+    with bind(("127.0.0.1", 0)) as listener:
+        endpoint = Endpoint(listener, answer, counts, limits, limited=frozenset({"/metrics"}))
+        with served(endpoint):
+            yield Target(listener.getsockname(), counts, endpoint)
+
+
+@pytest.fixture
+def quick() -> Iterator[Target]:
+    """One with short deadlines."""
+    with target(Limits(receive=0.5, send=0.5)) as found:
+        yield found
+
+
+@pytest.fixture
+def usual() -> Iterator[Target]:
+    with target(Limits()) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Target]:
+    with target(Limits()) as found:
+        yield found
+
+
+def test_answers_on_one_connection(usual: Target) -> None:
+    received = usual.exchange(SCRAPE + LAST)
+    assert statuses(received) == [200, 200]
+    assert received.count(b"page\n") == 2
+    assert received.count(b"content-length: 5\r\n") == 2
+    usual.settled()
+
+
+def test_head_is_get_without_body(usual: Target) -> None:
+    received = usual.exchange(LAST.replace(b"GET", b"HEAD"))
+    assert statuses(received) == [200]
+    assert b"content-length: 5\r\n" in received
+    assert received.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"HEAD /" + b"x" * MOST_TARGET + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde", 413),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n", 400),
+        (b"HEAD / HTTP/9.9\r\nHost: x\r\n\r\n", 505),
+    ],
+)
+def test_refused_head_has_no_body_either(sent: bytes, status: int, usual: Target) -> None:
+    received = usual.exchange(sent)
+    assert statuses(received) == [status]
+    assert received.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n",
+        b"GET /metrics?a=/../b HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_other_offers_are_let_pass(asked: bytes, usual: Target) -> None:
+    assert statuses(usual.exchange(asked + LAST)) == [200, 200]
+
+
+def test_no_tunnel(usual: Target) -> None:
+    assert statuses(usual.exchange(b"CONNECT metrics:80 HTTP/1.1\r\nHost: x\r\n\r\n" + LAST)) == [404, 200]
+
+
+def test_http_1_0(usual: Target) -> None:
+    received = usual.exchange(b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert statuses(received) == [200]
+    assert received.endswith(b"\r\n\r\npage\n")
+
+
+def test_pipelined_requests_are_answered_in_turn(usual: Target) -> None:
+    """Also 1,000 of them, of which the client reads nothing before it has sent all."""
+    requests = [b"/metrics" if number % 3 else b"/x" for number in range(1000)]
+    sent = b"".join(SCRAPE.replace(b"/metrics", path) for path in requests[:-1])
+    received = usual.exchange(sent + LAST.replace(b"/metrics", requests[-1]))
+    assert statuses(received) == [200 if path == b"/metrics" else 404 for path in requests]
+    usual.settled()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        (b"GET /" + b"x" * MOST_TARGET + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "size"),
+        (b"GET /" + b"x" * (MOST_HEAD + 5000), 414, "size"),
+        (b"GET /" + b"x" * (1 << 20), 414, "size"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\na: " + b"x" * MOST_HEAD + b"\r\n\r\n", 431, "size"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * (MOST_HEAD // 4), 431, "size"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\na: " + b"x" * (1 << 20), 431, "size"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde", 413, "size"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413, "size"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde", 413, "size"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n\r\n", 400, "malformed"),
+        (b"\0" * 100 + b"\r\n\r\n", 400, "malformed"),
+        (b"GET\r\n\r\n", 400, "malformed"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400, "malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\na b: c\r\n\r\n", 400, "malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\na: b\0c\r\n\r\n", 400, "malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "malformed"),
+        (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505, "malformed"),
+    ],
+)
+def test_what_is_no_request_here(sent: bytes, status: int, reason: str, usual: Target) -> None:
+    received = usual.exchange(sent)
+    assert statuses(received) == [status]
+    assert b"connection: close\r\n" in received
+    usual.settled(**{reason: 1})
+
+
+@given(st.binary(min_size=1, max_size=200), st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_any_bytes_get_an_answer_or_an_end(lasting: Target, sent: bytes, after: bool) -> None:
+    with lasting.connect() as client:
+        client.sendall((SCRAPE if after else b"") + sent)
+        client.shutdown(socket.SHUT_WR)
+        found = statuses(rest(client))
+    assert found[: int(after)] == [200] * int(after)
+    assert set(found[int(after) :]) <= {400, 404}
+    assert statuses(lasting.exchange(LAST)) == [200]
+
+
+def test_defect_is_an_answer_and_no_end(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        if path == "/metrics":
+            raise KeyError("x")
+        return Answer(404, PLAIN, b"not found\n")
+
+    with bind(("127.0.0.1", 0)) as listener:
+        counts = Counts()
+        endpoint = Endpoint(listener, answer, counts, Limits())
+        with served(endpoint):
+            found = Target(listener.getsockname(), counts, endpoint)
+            assert statuses(found.exchange(SCRAPE)) == [500]
+            assert statuses(found.exchange(LAST.replace(b"/metrics", b"/x"))) == [404]
+    assert [record.getMessage() for record in caplog.records] == ["/metrics cannot be answered"]
+
+
+def test_header_that_drips(quick: Target) -> None:
+    """A byte now and then keeps no connection: the deadline is the whole request's."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(quick.connect()) for _ in range(50)]
+        ended: set[int] = set()
+        for byte in SCRAPE[:-2] + b"a: b" * 1000:
+            for number, client in enumerate(clients):
+                if number not in ended:
+                    try:
+                        client.sendall(bytes([byte]))
+                    except OSError:
+                        ended.add(number)
+            if len(ended) == len(clients):
+                break
+            time.sleep(0.02)
+            if quick.counts.refused["timeout"] == len(clients):
+                break
+        assert statuses(quick.exchange(LAST)) == [200]
+        assert [statuses(rest(client)) for client in clients] == [[408]] * len(clients)
+    quick.settled(timeout=50)
+
+
+def test_body_that_drips_is_not_waited_for(quick: Target) -> None:
+    with quick.connect() as client:
+        client.sendall(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\na")
+        assert statuses(rest(client)) == [413]
+    quick.settled(size=1)
+
+
+def test_silent_client_is_sent_away(quick: Target) -> None:
+    with quick.connect() as client:
+        assert rest(client) == b""
+    quick.settled(timeout=1)
+
+
+def test_reader_that_does_not_read() -> None:
+    """50 MB are on their way to each of 20, of which the endpoint holds a part; then they are cut off."""
+    body = b"x" * (50 << 20)
+    with target(Limits(send=1.0), body) as found, ExitStack() as stack:
+        before = resident()
+        clients = [stack.enter_context(found.connect()) for _ in range(20)]
+        for client in clients:
+            client.sendall(SCRAPE)
+        end = time.monotonic() + 20
+        most = 0
+        while found.counts.refused["timeout"] < 20 and time.monotonic() < end:
+            most = max(most, resident() - before)
+            time.sleep(0.02)
+        # 20 x 50 MB would be 1 GB; what is kept is 64 KiB of each, and what the allocator does with it.
+        assert most < 50 << 20
+        assert statuses(found.exchange(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == [404]
+        found.settled(timeout=20)
+        for client in clients:
+            assert len(rest(client)) < len(body)
+
+
+def test_readers_that_do_not_read_keep_no_scraper_out() -> None:
+    """They have all pages that may be on their way, and each gives way to one that asks."""
+    limits = Limits(requests=5)
+    with target(limits, b"x" * (50 << 20)) as found, ExitStack() as stack:
+        deaf = [stack.enter_context(found.connect()) for _ in range(5)]
+        for client in deaf:
+            client.sendall(SCRAPE)
+        while found.endpoint.answering < 5:
+            time.sleep(0.01)
+        for _ in range(5):
+            while (received := found.exchange(LAST))[:12] != b"HTTP/1.1 200":
+                assert statuses(received) == [503]
+                time.sleep(0.05)
+            assert len(received) > 50 << 20
+        # One of them was cut off for the first; that room was there for the others.
+        assert found.counts.refused["timeout"] == 1
+        assert found.endpoint.answering == 4
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_idle_connections_make_room_for_one_that_asks() -> None:
+    with target(Limits(connections=100)) as found, ExitStack() as stack:
+        before = resident()
+        idle = [stack.enter_context(found.connect()) for _ in range(1000)]
+        assert statuses(found.exchange(LAST)) == [200]
+        # The newest 99 are as they were; all before made room, one each.
+        assert found.counts.connections <= 100
+        assert found.counts.refused["connections"] >= 901
+        assert found.refused().keys() == {"connections"}
+        assert resident() - before < 30 << 20
+        idle[-1].sendall(LAST)
+        assert statuses(rest(idle[-1])) == [200]
+
+
+def test_idle_connections_of_one_address_do_not_cost_another_its_own() -> None:
+    with target(Limits(connections=10)) as found, ExitStack() as stack:
+        scraper = stack.enter_context(socket.create_connection(found.address, 20, ("127.0.0.2", 0)))
+        scraper.sendall(SCRAPE)
+        assert b"page\n" in scraper.recv(1000)
+        for _ in range(100):
+            stack.enter_context(found.connect())
+        assert statuses(found.exchange(LAST)) == [200]
+        assert found.counts.refused["connections"] >= 91
+        scraper.sendall(LAST)
+        assert statuses(rest(scraper)) == [200]
+
+
+def test_two_hundred_scrapes_at_once() -> None:
+    """40 pages are on their way; all others are refused, each counted; health is asked by the way."""
+    hold = threading.Event()
+    with target(Limits(connections=300), hold=hold) as found, ExitStack() as stack:
+        clients = [stack.enter_context(found.connect()) for _ in range(200)]
+        for client in clients:
+            client.sendall(LAST)
+        while found.counts.refused["requests"] < 160:
+            time.sleep(0.01)
+        assert statuses(found.exchange(LAST.replace(b"/metrics", b"/other"))) == [404]
+        hold.set()
+        received = [rest(client) for client in clients]
+        assert Counter(status for one in received for status in statuses(one)) == {200: 40, 503: 160}
+        assert sum(b"retry-after: 1\r\n" in one for one in received) == 160
+        found.settled(requests=160)
+
+
+def test_two_hundred_scrapes_through_few_connections() -> None:
+    """More than there are connections: they wait for their turn, and each is answered."""
+    with target(Limits(connections=20, requests=20)) as found:
+        clients = []
+        for _ in range(200):
+            client = found.connect()
+            client.sendall(LAST)
+            clients.append(client)
+        received = [rest(client) for client in clients]
+        for client in clients:
+            client.close()
+        assert Counter(status for one in received for status in statuses(one)) == {200: 200}
+        found.settled()
+
+
+def test_end_lets_an_answer_out() -> None:
+    """The endpoint ends while a page is on its way, and idle connections are there."""
+    hold = threading.Event()
+    with ExitStack() as stack:
+        with target(Limits(), hold=hold) as found:
+            idle, busy = stack.enter_context(found.connect()), stack.enter_context(found.connect())
+            busy.sendall(LAST)
+            while found.counts.connections < 2 or not found.endpoint.answering:
+                time.sleep(0.01)
+            threading.Timer(0.2, hold.set).start()
+        assert statuses(rest(busy)) == [200]
+        assert rest(idle) == b""
+        assert found.counts.connections == 0
