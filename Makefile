@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 # Make's own file for "this is done and newer than what it was made from".
 READY := .venv/.ready
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI")
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI,SOAK,FUZZ,INPUTS,MUTANTS,SEED")
 ARGS ?=
 # What only tests and benchmarks use: network namespaces, `perf bench` as a workload.
 BENCH_PACKAGES := iproute2 linux-perf
@@ -19,7 +19,7 @@ IMAGE_PACKAGES := buildah debootstrap git iproute2
 # What boots other kernels: emulators, file systems, a linker for other architectures, `depmod`.
 KERNEL_PACKAGES := qemu-system-x86 qemu-system-arm e2fsprogs lld kmod debian-archive-keyring
 
-.PHONY: help build run test test-image test-kernels check audit docs format generate bench clean
+.PHONY: help build run test test-long test-image test-kernels check audit docs format generate bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -42,6 +42,10 @@ test: build  ## everything to a green test run; needs root for what loads progra
 	scripts/packages $(TEST_PACKAGES)
 	scripts/check --lint-only
 	$(SUDO) scripts/test $(ARGS)
+
+test-long: build  ## break it in every way, for hours: SOAK, FUZZ (minutes), INPUTS, MUTANTS, SEED; writes docs/reliability.md
+	scripts/packages $(TEST_PACKAGES)
+	$(SUDO) scripts/test-long $(ARGS)
 
 test-image: build  ## build the image and run it as the chart does, under runc: every count, every right, every mount
 	scripts/packages $(IMAGE_PACKAGES)

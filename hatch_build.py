@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ FLAGS = [
 
 
 def compile_objects(sources: list[Path], into: Path) -> list[Path]:
-    """Compile each source to `into`/NAME.o, debug information other than BTF stripped.
+    """Compile each source to `into`/NAME.o, debug information other than BTF stripped, its checksum at the end.
 
+    No reader of ELF looks there; the agent does, as libbpf does not survive every damaged file.
     Raises SystemExit with the command that failed, or with what to install.
     """
     for tool in ("clang", "llvm-strip"):
@@ -55,6 +57,8 @@ def compile_objects(sources: list[Path], into: Path) -> list[Path]:
         for step in ([*command, "-o", str(target)], ["llvm-strip", "-g", str(target)]):
             if subprocess.run(step, check=False, cwd=source.parent).returncode:
                 sys.exit(f"failed: {' '.join(step)}")
+        content = target.read_bytes()
+        target.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
         made.append(target)
     return made
 

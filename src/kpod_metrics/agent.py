@@ -15,7 +15,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,9 @@ from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.exposition.recent import RATED, Recent
 from kpod_metrics.files import read_bytes
+from kpod_metrics.headroom import Headroom
 from kpod_metrics.kernel import libbpf, rights
+from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.metrics import Metric, Profile, Row, label_of, sum_of
 from kpod_metrics.pods import info
 from kpod_metrics.pods.cluster import ClusterNaming, Filter
@@ -133,6 +135,9 @@ class _Result:
     error: Exception | None
 
 
+_CYCLES_TO_FULL_COLLECTION = 100
+"""A connection leaves 150 objects in reference cycles, and its page with them: 64 KB at 80 cgroups. Left to the
+interpreter's own thresholds they took 16 MB after 300 scrapes; the young ones alone are collected in a millisecond."""
 _NEWS = 1.0
 """Seconds between two looks for new cgroups."""
 PATIENCE = 0.05
@@ -173,12 +178,21 @@ class _Crew:
             error: Exception | None = None
             rows: list[Row] = []
             try:
-                rows = list(state.collector.collect(groups))
+                rows = _rows(state.collector.collect(groups))
             except Exception as caught:  # a collector's fault must take nothing else down
                 error = caught
             with self._lock:
                 self._idle += 1
             self.done.put(_Result(state, rows, time.perf_counter() - began, error))
+
+
+def _rows(found: Iterable[Any]) -> list[Row]:
+    """Read a collector's rows; raises TypeError for what is none."""
+    rows = list(found)
+    for row in rows:
+        if not isinstance(row, Row) or not isinstance(row.owner, int):
+            raise TypeError(f"a collector gave {row!r} for a row")
+    return rows
 
 
 class Agent:
@@ -200,6 +214,7 @@ class Agent:
         self.recent = Recent(max([settings.poll_interval, *paces]))
         self.http = Counts()
         self._exporter = exporter_of(settings, self.published)
+        self.headroom = Headroom(settings.memory_limit, source.root, settings.proc_root)
         self._crew = _Crew()
         self._stop = threading.Event()
         self._active: set[int] = set()
@@ -208,6 +223,9 @@ class Agent:
         self._reported: Snapshot | None = None
         """The snapshot whose containers the store has."""
         self._thread: threading.Thread | None = None
+        self._told_low = False
+        self._blind = False
+        """Whether the last look at what is there failed: what is not known may be known when there is one again."""
         self._started = 0.0
         self.last_cycle = 0.0
         """time.monotonic() at the end of the last cycle; 0 before the first."""
@@ -229,7 +247,10 @@ class Agent:
             *(signal.metrics for state in self.states for signal in state.signals if not signal.problem),
         )
         tables = [*health.TABLES, *of_kubernetes, *(table for state in self.states for table in state.collector.tables)]
-        self._store = Store(tables, had, self.settings.series_limit, self.settings.series_limit_total)
+        self._store = Store(
+            tables, had, self.settings.series_limit, self.settings.series_limit_total, self.headroom.look
+        )
+        self.headroom.open()
         self._overflow = dict.fromkeys(sorted(metric.name for metric in had - health.METRICS), 0)
         if not any(state.opened for state in self.states):
             self.close()
@@ -267,10 +288,12 @@ class Agent:
     def _open(self, state: State) -> None:
         try:
             state.signals = state.collector.open()
-        except (KpodError, OSError) as error:
+        except Exception as error:  # as in `_Crew`
             state.collector.close()
-            state.problem = str(error)
+            state.problem = f"{type(error).__name__}: {error}" if _unexpected(error) else str(error)
             state.errors += 1
+            if _unexpected(error):
+                log.error("collector %s: %s", state.collector.name, state.problem, exc_info=True)
             return
         state.opened = True
 
@@ -302,11 +325,14 @@ class Agent:
     def _run(self) -> None:
         interval = self.settings.poll_interval
         following = time.monotonic()
+        cycles = 0
         while not self._stop.is_set():
             try:
                 self.cycle()
             except Exception:
                 log.exception("cycle failed")
+            cycles += 1
+            gc.collect(2 if cycles % _CYCLES_TO_FULL_COLLECTION == 0 else 1)
             # Fixed rate; a cycle that took longer than the interval skips the ones it missed.
             following = max(following + interval, time.monotonic())
             if self._wait(following):
@@ -323,8 +349,8 @@ class Agent:
                     return True  # the first pods that it names, or those that came while it was away
                 if self.source.has_news() or (connected and PENDING in self._resolver.snapshot.reasons.values()):
                     self._notice()
-            except Exception:
-                log.exception("news could not be taken")
+            except Exception as error:
+                log.error("news could not be taken: %s", error, exc_info=_unexpected(error))
         return False
 
     def _notice(self) -> None:
@@ -338,8 +364,9 @@ class Agent:
     def cycle(self) -> None:
         """Run one cycle to its published page."""
         began = time.perf_counter()
+        self._store.look_for_room()
         self._discover()
-        self._start_due(self._resolver.snapshot.groups)
+        self._start_due(self._groups())
         results = self._gather(self.settings.deadline)
         active = {row.owner for result in results if result.state.collector.uses_bpf for row in result.rows}
         snapshot = self._resolver.snapshot
@@ -354,32 +381,53 @@ class Agent:
             self._merge(result)
         for state in self.states:
             if state.opened and not state.running:
-                state.collector.forget(self._resolver.is_gone)
+                try:
+                    state.collector.forget(self._resolver.is_gone)
+                except Exception as error:
+                    self._failed(state, error)
         self._health(time.perf_counter() - began)
         page = self._renderer.render(self._store)
         self.published.publish(page)
         self.recent.note(page)
         self._expire()
+        if self.headroom.low and not self._told_low:
+            log.error("%s", self._memory_problem())
+        self._told_low = self.headroom.low
         self.last_cycle = time.monotonic()
+
+    def _admit(self) -> None:
+        """Have the counters of new containers at 0, as far as there is room."""
+        snapshot = self._resolver.snapshot
+        if snapshot is not self._reported:
+            self._store.discover(dict.fromkeys(snapshot.reported.values()))
+            self._reported = None if self.headroom.low else snapshot  # then there may be room the next time
+
+    def _groups(self) -> Sequence[Group]:
+        """The cgroups whose files are read: without memory for more series, those that have some."""
+        snapshot = self._resolver.snapshot
+        self._admit()
+        if not self.headroom.low:
+            return snapshot.groups
+        return [group for group in snapshot.groups if self._store.has(group.identity)]
 
     def _discover(self) -> None:
         try:
             self._resolver.update(self.source.refresh(frozenset(self._active)))
-        except OSError as error:
+            self._blind = False
+        except (OSError, KpodError) as error:
+            self._blind = True
             # The last snapshot stands: what ran a moment ago most likely still does.
             log.error("source of pods: %s", self.source.error or error)
         self._active &= self._resolver.snapshot.present
+        self.headroom.cgroups = len(self._resolver.snapshot.present)
 
     def _report(self) -> None:
         """Bring the store up to date with what is there: new containers at 0, what was held back of those named now."""
         snapshot = self._resolver.snapshot
-        if snapshot is not self._reported:
-            self._store.discover(set(snapshot.reported.values()))
-            self._reported = snapshot
+        self._admit()
         for state in self.states:
-            for owner in [owner for owner in state.held if self._resolver.reason(owner) != PENDING]:
-                for row in state.held.pop(owner).values():
-                    self._charge(state, row)
+            for owner in [owner for owner in state.held if not self._is_pending(owner)]:
+                self._charge_all(state, state.held.pop(owner).values())
         for table in info.TABLES:
             self._store.begin_cycle(table)
         for identity, row in info.rows(snapshot.workloads):
@@ -424,18 +472,34 @@ class Agent:
         for table in state.collector.tables:
             self._store.begin_cycle(table)
         if result.error is not None:
-            state.errors += 1
-            state.problem = f"{type(result.error).__name__}: {result.error}"
-            log.error("collector %s: %s", state.collector.name, state.problem, exc_info=_unexpected(result.error))
+            self._failed(state, result.error)
             return
         state.problem = ""
+        self._charge_all(state, result.rows)
+
+    def _charge_all(self, state: State, rows: Iterable[Row]) -> None:
+        """Charge rows; one that is not of its table is the collector's failure, and the others are as good as ever."""
+        refused: Exception | None = None
         known, put = self._resolver.snapshot.identities, self._store.put
-        for row in result.rows:
-            identity = known.get(row.owner)
-            if identity is None:
-                self._charge(state, row)
-            else:
-                put(row.table, identity, row.labels, row.values, (row.owner, row.source))
+        for row in rows:
+            try:
+                identity = known.get(row.owner)
+                if identity is None:
+                    self._charge(state, row)
+                else:
+                    put(row.table, identity, row.labels, row.values, (row.owner, row.source))
+            except Exception as error:
+                refused = refused or error
+        if refused is not None:
+            self._failed(state, refused)
+
+    @staticmethod
+    def _failed(state: State, error: Exception) -> None:
+        """Count and tell a collector's failure."""
+        state.errors += 1
+        state.problem = f"{type(error).__name__}: {error}"
+        shown = (type(error), error, error.__traceback__) if _unexpected(error) else None
+        log.error("collector %s: %s", state.collector.name, state.problem, exc_info=shown)
 
     def _charge(self, state: State, row: Row) -> None:
         """Add a row to the series of its pod, or to the events that are nobody's, or hold it back."""
@@ -443,11 +507,14 @@ class Agent:
         if identity is not None:
             self._store.put(row.table, identity, row.labels, row.values, (row.owner, row.source))
             return
-        reason = self._resolver.reason(row.owner)
-        if reason == PENDING:
+        if self._is_pending(row.owner):
             state.hold(row)
         else:
-            state.unattributed[reason] += _events(row)
+            state.unattributed[self._resolver.reason(row.owner)] += _events(row)
+
+    def _is_pending(self, owner: int) -> bool:
+        """Whether it may still be told whose a cgroup is."""
+        return self._resolver.reason(owner) == PENDING or (self._blind and not self._resolver.knows(owner))
 
     def _health(self, duration: float) -> None:
         put = self._store.set
@@ -463,20 +530,31 @@ class Agent:
                 held = sum(_events(row) for rows in state.held.values() for row in rows.values())
                 put(health.PENDING, name, (held,))
             if state.opened and not state.running:
-                for table, labels, values in health.kernel(state.collector.maps(), state.collector.programs()):
-                    put(table, labels, values)
+                self._put_health(state.collector.maps, state.collector.programs)
         for metric, updates in (self._overflow | self._store.overflow).items():
             put(health.OVERFLOW, (metric,), (updates,))
         put(health.SOURCE, (self.source.name,), (int(self.source.connected), self.source.relists))
         if self.source.events is not None:
-            for table, labels, values in health.kernel(self.source.events.maps(), self.source.events.programs()):
-                put(table, labels, values)
+            self._put_health(self.source.events.maps, self.source.events.programs)
         if self._exporter is not None:
             counts = (self._exporter.sent, self._exporter.dropped, self._exporter.queued_bytes)
             put(health.OTLP, (), counts)
         put(health.CYCLE, (), (duration, time.time(), len(pods), self.settings.poll_interval))
-        for table, labels, values in (*health.http(self.http), *health.process()):
+        for table, labels, values in health.http(self.http):
             put(table, labels, values)
+        try:
+            for table, labels, values in health.process():
+                put(table, labels, values)
+        except OSError as error:  # out of descriptors: the last values stand
+            log.error("%s", error)
+
+    def _put_health(self, maps: Callable[[], list[MapHealth]], programs: Callable[[], list[ProgramHealth]]) -> None:
+        """Set what is known of kernel maps and programs; out of descriptors, the last values stand."""
+        try:
+            for table, labels, values in health.kernel(maps(), programs()):
+                self._store.set(table, labels, values)
+        except (OSError, KpodError) as error:
+            log.error("state of kernel maps: %s", error)
 
     def _expire(self) -> None:
         """Drop what is kept of cgroups that are gone; a page with their last values is out."""
@@ -495,9 +573,17 @@ class Agent:
             lines.append(self._kept)
         if problem := self.source.problem():
             lines.append(f"source of pods ({self.source.name}): {problem}")
+        if self.headroom.low:
+            lines.append(self._memory_problem())
         if self._exporter is not None and self._exporter.problem:
             lines.append(f"OTLP to {self._exporter.endpoint}: {self._exporter.problem}")
         return lines
+
+    def _memory_problem(self) -> str:
+        return (
+            f"memory: {self.headroom.used >> 20} of {self.headroom.limit >> 20} MiB are used, the rest is for what is "
+            "there: no new series are admitted, what they would count is in the overflow series"
+        )
 
     def _collector_problems(self) -> list[str]:
         lines = [

@@ -13,7 +13,10 @@ from functools import partial
 from typing import Any, NoReturn
 
 from kpod_metrics import __version__, settings
-from kpod_metrics.errors import KpodError, SettingError
+from kpod_metrics.errors import KpodError, RefusedError, SettingError
+
+LEAST_FILES = 64
+"""Descriptors: 50 are programs, maps and attachments."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = int(options.command(options) or 0)
         # Here, where a reader that is gone is caught: the interpreter's own flush at exit would complain.
-        sys.stdout.flush()
+        _flush()
         return status
     except KpodError as error:
         print(f"kpod-metrics: {error}", file=sys.stderr)
@@ -34,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except (OSError, ImportError) as error:
+        # Out of descriptors or of memory, a file of the installation that cannot be read: nothing here to mend.
+        print(f"kpod-metrics: {error}", file=sys.stderr)
+        return 1
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # closed by who started it
+        sys.stdout.flush()
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -196,6 +208,8 @@ def _run(options: argparse.Namespace) -> int:
     loaded = _load(options)
     # The soft limit is 1024 for the sake of select(), which nothing here uses.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < LEAST_FILES:
+        raise RefusedError(f"RLIMIT_NOFILE is {hard}: at least {LEAST_FILES} descriptors are needed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     agent = agents.build(loaded)
     listener = server.bind(loaded.listen)
@@ -220,7 +234,7 @@ def _run(options: argparse.Namespace) -> int:
         listener.close()
     # A thread that hangs in a dead file system must not hold up the end of the process.
     logging.shutdown()
-    sys.stdout.flush()
+    _flush()
     os._exit(0)
 
 

@@ -87,8 +87,9 @@ PENDING = _agent(
 OVERFLOW = _agent(
     _counter(
         "kpod_series_overflow_total",
-        "Updates folded into the overflow series, for series_limit or series_limit_total was reached.",
-        advice=("Grows: a lower profile, fewer syscalls or namespaces, or a higher limit (KpodSeriesOverflow)."),
+        "Updates folded into the overflow series, for series_limit or series_limit_total was reached, or "
+        "memory is near its limit.",
+        advice="Grows: a lower profile, fewer syscalls or namespaces, or a higher limit (KpodSeriesOverflow).",
     ),
     labels=(Label("metric", per="metric"),),
 )

@@ -8,6 +8,7 @@ import enum
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from kpod_metrics import histogram
@@ -98,6 +99,11 @@ class Table:
     labels: tuple[Label, ...] = ()
     scope: Scope = Scope.CONTAINER
     totals: bool = False
+
+    @cached_property
+    def has_histograms(self) -> bool:
+        """Whether one of its metrics is a histogram."""
+        return any(metric.kind is Kind.HISTOGRAM for metric in self.metrics)
 
     def children(self) -> int:
         """How many label combinations one container has; a label without fixed values counts as one."""

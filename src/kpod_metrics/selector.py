@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 Selector = Callable[[Mapping[str, str]], bool]
 
-_KEY = r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?"
-_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+# Bounded as Kubernetes has them (a prefix of 253, a slash, a name of 63): else a long wrong one takes minutes.
+_KEY = r"[A-Za-z0-9]([-A-Za-z0-9_./]{0,315}[A-Za-z0-9])?"
+_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 _REQUIREMENT = re.compile(
     rf"\s*(?:(?P<absent>!)\s*(?P<gone>{_KEY})"
     rf"|(?P<set>{_KEY})\s+(?P<not>not)?in\s*\((?P<values>[^()]*)\)"

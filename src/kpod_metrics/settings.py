@@ -87,6 +87,8 @@ class Settings:
     pod_labels: tuple[str, ...] = ()
     series_limit: int = 100_000
     series_limit_total: int = 200_000
+    memory_limit: int = 0
+    """Bytes; 0: the limit of the agent's own cgroup."""
     bpf_map_entries: int = 0
     classic_histograms: bool = True
     otlp_endpoint: str = ""
@@ -213,6 +215,22 @@ def duration(text: str, low: float = 0.1, high: float = 3600) -> float:
     return _Duration(low, high)(text)
 
 
+_BYTES = re.compile(r"(\d{1,20})\s*([KMGT]i)?", re.ASCII)
+_UNITS = {None: 0, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError
+    match = _BYTES.fullmatch(str(value).strip())
+    if not match:
+        raise ValueError
+    number = int(match[1]) << _UNITS[match[2]]
+    if number and not 64 << 20 <= number <= 1 << 40:
+        raise ValueError
+    return number
+
+
 def _boolean(value: Any) -> bool:
     try:
         return {"true": True, "false": False, "on": True, "off": False, "1": True, "0": False}[str(value).lower()]
@@ -321,6 +339,11 @@ def _cgroup_root(value: Any) -> str:
 _LIST = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
 _SCHEMAS: dict[Callable[[Any], Any], dict[str, Any]] = {
     _boolean: {"type": "boolean"},
+    _bytes: {
+        "type": ["string", "integer"],
+        "minimum": 0,
+        "pattern": rf"^\s*{_BYTES.pattern}\s*$".replace(r"\d", "[0-9]"),
+    },
     _names: _LIST,
     _pod_labels: _LIST
     | {"maxItems": _MOST_POD_LABELS, "items": {"type": "string", "pattern": f"^{_LABEL_KEY.pattern}$"}},
@@ -426,6 +449,12 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
             "series of all pods together (a histogram with its buckets), above which they are folded together",
             "1 to 10000000",
             _Integer(1, 10**7),
+        ),
+        Setting(
+            "memory_limit",
+            "memory near which no new series are admitted (0: the limit of the agent's own cgroup)",
+            "0, or 64Mi to 1Ti, like 128Mi",
+            _bytes,
         ),
         Setting(
             "bpf_map_entries",

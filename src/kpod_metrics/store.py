@@ -17,6 +17,11 @@ from kpod_metrics.pods.model import Identity
 OVERFLOW = Identity("kpod-overflow", "kpod-overflow", "")
 """Owner of the series that take what is over the cardinality limit."""
 
+_INFINITE = float("inf")
+
+_LOOK_EVERY = 256
+"""New children after which it is looked whether there is memory for more: a storm of pods comes within a cycle."""
+
 _NOBODY = Identity("", "", "")
 """Identity of the agent's own series."""
 
@@ -48,14 +53,20 @@ class Store:
         wanted: frozenset[Metric],
         max_series: int = 1_000_000,
         max_total: int = 1_000_000,
+        is_full: Callable[[int], bool] = lambda series: False,
     ) -> None:
         """`wanted` are the metrics that are kept at all.
 
         `max_series` bounds the series of each metric, a histogram counted as one; `max_total` bounds the series of all
-        pods together, as the text format has them: a histogram with its buckets.
+        pods together, as the text format has them: a histogram with its buckets. `is_full` is asked now and then
+        whether there is memory for no more than that many series.
         """
         self._max, self._max_total = max_series, max_total
         self._total = 0
+        self._is_full, self._full = is_full, False
+        self._made = 0
+        self._admitted: set[Identity] = set()
+        """Everybody who has series."""
         self._wanted = wanted
         self._tables: dict[Table, dict[tuple[Identity, tuple[str, ...]], Series]] = {
             table: {} for table in tables if any(metric in wanted for metric in table.metrics)
@@ -72,6 +83,15 @@ class Store:
         self.overflow: dict[str, int] = {}
         """Updates folded into an overflow series, by metric."""
 
+    def look_for_room(self) -> bool:
+        """Find out whether new series are admitted; return whether none are."""
+        self._full = self._is_full(self._total)
+        return self._full
+
+    def has(self, identity: Identity) -> bool:
+        """Whether a container has series."""
+        return identity in self._admitted
+
     def begin_cycle(self, table: Table) -> None:
         """Start a cycle's rows of a table: gauges of several cgroups of one pod are summed within a cycle."""
         if table in self._with_gauges:
@@ -81,23 +101,25 @@ class Store:
                     if metric.kind is Kind.GAUGE:
                         series.values[at] = None
 
-    def discover(self, identities: Collection[Identity]) -> None:
+    def discover(self, identities: Iterable[Identity]) -> None:
         """Have every counter of these containers, and of their pods, at 0, so that increase() sees the first event.
 
         Only tables filled by kernel events: those filled from files appear, with their running totals, when first read.
         """
-        for table, children in self._tables.items():
-            if table.totals or table.scope is Scope.AGENT or any(not label.values for label in table.labels):
-                continue
-            if all(metric.kind is Kind.GAUGE for metric in table.metrics):
-                continue
-            combinations = list(product(*(label.values for label in table.labels)))
-            owners = identities if table.scope is Scope.CONTAINER else {identity.of_pod for identity in identities}
-            for identity in owners:
-                if (identity, combinations[0]) not in children:
+        tables = [
+            (table, children, list(product(*(label.values for label in table.labels))))
+            for table, children in self._tables.items()
+            if not (table.totals or table.scope is Scope.AGENT or any(not label.values for label in table.labels))
+            and not all(metric.kind is Kind.GAUGE for metric in table.metrics)
+        ]
+        # One after another: who has a series at all is to have all.
+        for identity in identities:
+            for table, children, combinations in tables:
+                owner = identity if table.scope is Scope.CONTAINER else identity.of_pod
+                if (owner, combinations[0]) not in children:
                     self._changed.add(table)
                     for labels in combinations:
-                        series = self._child(table, identity, labels, update=False)
+                        series = self._child(table, owner, labels, update=False)
                         for at, value in enumerate(series.values):
                             if value is None:
                                 series.values[at] = 0
@@ -110,7 +132,10 @@ class Store:
         values: Sequence[Value],
         origin: tuple[int, int],
     ) -> None:
-        """Take a row. `origin` is (owner, source): where running totals come from."""
+        """Take a row. `origin` is (owner, source): where running totals come from.
+
+        Raises ValueError or TypeError for a row that is not of its table: nothing of it is taken.
+        """
         children = self._tables.get(table)
         if children is None:
             return
@@ -123,9 +148,12 @@ class Store:
             # Most files say most of the time what they said before.
             if series is not None and not with_gauges and self._totals[table].get(key) == values:
                 return
+            _check(table, values)
             values = self._differences(table, key, values)
-        elif series is not None and not with_gauges and not any(values) and None not in series.values:
-            return
+        else:
+            _check(table, values)
+            if series is not None and not with_gauges and not any(values) and None not in series.values:
+                return
         self._changed.add(table)
         mine = (series or self._child(table, identity, labels)).values
         for at, value in enumerate(values):
@@ -183,7 +211,11 @@ class Store:
         series = children.get((identity, labels))
         if series is None:
             weight = self._weights[table] if table.scope is not Scope.AGENT else 0
-            if weight and (len(children) >= self._max or self._total + weight > self._max_total):
+            if weight and (
+                (self._full and identity not in self._admitted)
+                or len(children) >= self._max
+                or self._total + weight > self._max_total
+            ):
                 if update:
                     for metric in table.metrics:
                         if metric in self._wanted:
@@ -195,14 +227,21 @@ class Store:
                 )
                 series = children.get((identity, labels))
             if series is None:
+                if len(labels) != len(table.labels) or not all(isinstance(value, str) for value in labels):
+                    raise ValueError(f"labels {labels!r} are not {[label.name for label in table.labels]}")
                 series = children[identity, labels] = Series(identity, labels, table.metrics)
                 if identity is not OVERFLOW:
                     self._total += weight
+                    self._admitted.update((identity, identity.of_pod))
+                self._made += 1
+                if not self._made % _LOOK_EVERY:
+                    self.look_for_room()
         return series
 
     def retain(self, identities: Collection[Identity]) -> None:
         """Drop the series of everybody who is not among `identities`."""
         keep = {OVERFLOW, _NOBODY, *identities, *(identity.of_pod for identity in identities)}
+        self._admitted &= keep
         for table, children in self._tables.items():
             for key in [key for key in children if key[0] not in keep]:
                 self._changed.add(table)
@@ -226,3 +265,23 @@ class Store:
             for at, metric in enumerate(table.metrics):
                 if metric in self._wanted:
                     yield table, at, metric, children.values()
+
+
+def _check(table: Table, values: Sequence[Value]) -> None:
+    """Refuse values that are not of a table's metrics: a total that took one would be wrong for good."""
+    if not table.has_histograms and len(values) == len(table.metrics):
+        try:
+            # Nearly all rows are such. No comparison with NaN holds, and a sum with it is NaN.
+            if min(values) >= 0 and sum(values) < _INFINITE:  # type: ignore[type-var,operator,arg-type]
+                return
+        except TypeError:  # None, or no number
+            pass
+    for metric, value in zip(table.metrics, values, strict=True):
+        if value is None:
+            continue
+        histogram = isinstance(value, HistogramDelta)
+        if histogram != (metric.kind is Kind.HISTOGRAM):
+            raise TypeError(f"{metric.name} cannot take {value!r}")
+        # NaN is neither; what is no number raises TypeError.
+        if not histogram and not 0 <= value < _INFINITE and metric.kind is Kind.COUNTER:  # type: ignore[operator]
+            raise ValueError(f"{metric.name} cannot grow by {value!r}")

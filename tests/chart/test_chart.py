@@ -122,6 +122,7 @@ EXAMPLES: dict[str, Any] = {
     "web_max_requests": 20,
     "series_limit": 1000000,
     "series_limit_total": 10000000,
+    "memory_limit": "256Mi",
 }
 
 

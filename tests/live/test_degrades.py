@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hatch_build import compile_objects
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.metrics import Row
 from kpod_metrics.pods.model import Group
 from tests.live.harness import COMPILED
@@ -152,11 +154,19 @@ def refusal(objects: Path) -> str:
 def test_object_that_is_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "cpu_sched.bpf.o"
     path.write_bytes(content)
+    assert refusal(tmp_path) == f"{path}: damaged or cut short: its checksum is wrong"
+    path.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
     assert re.match(rf"{re.escape(str(path))}: not a BPF object: (FORMAT|LIBELF): ", refusal(tmp_path))
 
 
 def test_object_that_is_missing(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path}/cpu_sched.bpf.o: No such file or directory"
+
+
+def test_object_of_another(tmp_path: Path) -> None:
+    (tmp_path / "cpu_sched.bpf.o").write_bytes(Path(OBJECTS, "cgroups.bpf.o").read_bytes())
+    said = refusal(tmp_path)
+    assert said == "cpu_sched.bpf.o is not the object that belongs to this agent: KeyError: 'cpu_sched'"
 
 
 def variant(tmp_path: Path, old: str, new: str) -> Path:

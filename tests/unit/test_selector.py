@@ -81,3 +81,8 @@ def test_labels_select_themselves(labels: dict[str, str]) -> None:
     text = ",".join(f"{key}={value}" for key, value in labels.items())
     assert parse(text)(labels)
     assert not parse(text)({key: f"{value}x" for key, value in labels.items()})
+
+
+def test_a_long_one_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="not a label selector"):
+        parse("a" * 500_000 + "*")

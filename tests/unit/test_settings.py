@@ -60,6 +60,7 @@ def test_defaults() -> None:
         "pod_labels": (),
         "series_limit": 100_000,
         "series_limit_total": 200_000,
+        "memory_limit": 0,
         "bpf_map_entries": 0,
         "classic_histograms": True,
         "otlp_endpoint": "",
@@ -124,6 +125,7 @@ GOOD: Mapping[str, tuple[tuple[str, Any, Any], ...]] = {
     "pod_labels": (("app", ["app"], ("app",)), ("a.b/c_d, e", ["a.b/c_d", "e"], ("a.b/c_d", "e"))),
     "series_limit": (("1", 1, 1), ("10000000", 10_000_000, 10_000_000)),
     "series_limit_total": (("1", 1, 1), ("10000000", 10_000_000, 10_000_000)),
+    "memory_limit": (("128Mi", "128Mi", 128 << 20), ("67108864", 64 << 20, 64 << 20)),
     "bpf_map_entries": (("1000000", 1_000_000, 1_000_000), ("7", 7, 7)),
     "otlp_endpoint": (
         ("http://a:4318", "http://a:4318", "http://a:4318"),
@@ -180,6 +182,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "exclude_namespaces": (1, None, {"a": 1}),
     "pod_selector": ("a=b,", "a in b", "a=b c", "=b", "a>1", None, ["a"]),
     "pod_labels": (1, None, "a.b,a-b", "-a", "a b", ",".join(f"l{number}" for number in range(21))),
+    "memory_limit": ("", "128M", "1", "63Mi", "2Ti", "-1", -1, 1.5, True, "0x10", "1_000_000_000", "9" * 30, None, []),
     "bpf_map_entries": (-1, "1000001", "many"),
     "classic_histograms": ("", "native", None),
     "otlp_headers": ("a", "a b=c", "=b", "a=\x07", {"a": 1}, {"a": "b\nc"}, 1, None),

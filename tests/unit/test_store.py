@@ -1,6 +1,7 @@
 """The store's totals: differences and running totals added up, and what bounds them."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -321,3 +322,86 @@ def test_set_replaces() -> None:
     store.set(AGENT, ("x",), (5,))
     store.set(AGENT, ("x",), (3,))
     assert list(read(store, EVENTS).values()) == [3]
+
+
+NONSENSE: list[tuple[tuple[object, ...], object]] = [
+    ((), (1, 2)),
+    ((), ()),
+    ((), ("5",)),
+    ((), (b"",)),
+    ((), ([],)),
+    ((), (-1,)),
+    ((), (float("nan"),)),
+    ((), (float("inf"),)),
+    ((), (delta(1),)),
+    (("more",), (1,)),
+    ((7,), (1,)),
+    (([],), (1,)),
+]
+
+
+@pytest.mark.parametrize("totals", [False, True])
+@pytest.mark.parametrize(("labels", "values"), NONSENSE)
+def test_a_row_that_is_none_is_refused_and_spoils_nothing(labels: Any, values: Any, totals: bool) -> None:
+    metric = counter("kpod_sane_total", "Test.", "test")
+    table = Table((metric,), totals=totals)
+    store = store_of(table)
+    with pytest.raises((ValueError, TypeError)):
+        store.put(table, ONE, labels, values, (1, 0))
+    assert read(store, metric) == {}
+    store.put(table, ONE, (), (5,), (1, 0))
+    with pytest.raises((ValueError, TypeError)):
+        store.put(table, ONE, labels, values, (1, 0))
+    store.put(table, ONE, (), (8,), (1, 0))
+    assert read(store, metric) == {(ONE, ()): 8 if totals else 13}
+
+
+def test_a_histogram_takes_no_number() -> None:
+    metric = latency("kpod_sane_seconds", "Test.", "test")
+    table = Table((metric,))
+    with pytest.raises(TypeError, match="kpod_sane_seconds cannot take 3"):
+        store_of(table).put(table, ONE, (), (3,), (1, 0))
+
+
+def test_without_memory_new_series_are_folded_and_old_ones_go_on() -> None:
+    metric = counter("kpod_sane_total", "Test.", "test")
+    table = Table((metric,))
+    asked: list[int] = []
+
+    def is_full(series: int) -> bool:
+        asked.append(series)
+        return series >= 256
+
+    store = Store([table], frozenset(table.metrics), is_full=is_full)
+    owners = [Identity("n", f"p{number}", "") for number in range(400)]
+    for owner in owners:
+        store.put(table, owner, (), (1,), (1, 0))
+    found = read(store, metric)
+    assert len(found) == 257  # and the overflow series
+    assert found[OVERFLOW, ()] == 400 - 256
+    assert store.overflow == {metric.name: 400 - 256}
+    assert asked == [256]
+    store.put(table, owners[0], (), (1,), (1, 0))
+    assert read(store, metric)[owners[0], ()] == 2
+    store.retain(owners[:100])
+    assert not store.look_for_room()
+    store.put(table, owners[-1], (), (1,), (1, 0))
+    assert read(store, metric)[owners[-1], ()] == 1
+
+
+def test_without_memory_who_has_series_gets_the_rest_of_them() -> None:
+    """All of a container's series or none: half of them would be no use."""
+    few, more = (
+        Table((counter("kpod_few_total", "Test.", "test"),)),
+        Table((counter("kpod_more_total", "Test.", "test"),)),
+    )
+    store = Store([few, more], frozenset([*few.metrics, *more.metrics]), is_full=lambda series: True)
+    store.put(few, ONE, (), (1,), (1, 0))
+    assert store.look_for_room()
+    for owner in (ONE, TWO):
+        store.put(more, owner, (), (1,), (1, 0))
+    assert read(store, more.metrics[0]) == {(ONE, ()): 1, (OVERFLOW, ()): 1}
+    assert store.has(ONE)
+    assert not store.has(TWO)
+    store.retain([TWO])
+    assert not store.has(ONE)

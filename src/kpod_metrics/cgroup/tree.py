@@ -1,14 +1,15 @@
 """The cgroup v2 tree: where it is mounted, what directories it has, what processes are in them."""
 
-import contextlib
 import errno
 import os
 import re
 from dataclasses import dataclass
 
+from kpod_metrics.cgroup.keyed import number
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.files import KeptFiles, read_bytes
 
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -46,11 +47,13 @@ def find_root(proc_root: str = "/proc") -> str:
         if not tail.startswith("cgroup2 "):
             continue
         fields = head.split(" ")
+        if len(fields) < 6:
+            continue
         mount = unescape_mount(fields[4])
         try:
             if os.stat(mount).st_ino == 1:
                 return mount
-        except OSError:
+        except (OSError, ValueError):  # ValueError: what cannot be a path
             continue
         partial.append(mount)
         if fields[3].startswith("/.."):
@@ -87,7 +90,8 @@ class Tree:
     def walk(self) -> list[Directory]:
         """Return every cgroup from the root down, parents before children.
 
-        A cgroup that disappears meanwhile is left out; OSError if the root itself cannot be read.
+        A cgroup that disappears meanwhile is left out; OSError if the root itself cannot be read, or where descriptors
+        or memory run out: what was not seen then has not gone.
         """
         found: list[Directory] = []
         listed, self._listed = self._listed, {}
@@ -114,15 +118,18 @@ class Tree:
                 return  # its own name and "."
             known = listed.get(path)
             names = known[1] if known is not None and known[0] == links != 1 else self._list(where)
-        except OSError:
-            if not path:
+        except OSError as error:
+            if not path or error.errno in _EXHAUSTED:
                 raise
             return
         below = self._below(where, path, names)
         if None in below:
             # One went and, the number being the same, another came; maybe under the same name.
-            with contextlib.suppress(OSError):
+            try:
                 names = self._list(where)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    raise
             below = self._below(where, path, names)
         self._listed[path] = (links, names)
         for child in below:
@@ -156,6 +163,7 @@ class Tree:
 def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:
     """Return the processes of one cgroup, without those that it cannot name (pid 0); None where it is gone.
 
+    Raises OSError where descriptors or memory run out.
     cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): its threads are named by cgroup.threads.
     """
     text = _read_procs(directory, files)
@@ -163,7 +171,10 @@ def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:
 
 
 def _pids(text: bytes) -> tuple[int, ...]:
-    return tuple([pid for pid in map(int, text.split()) if pid])
+    try:
+        return tuple([pid for pid in map(int, text.split()) if pid > 0])
+    except ValueError:  # no kernel writes it
+        return tuple([pid for pid in map(number, text.split()) if pid])
 
 
 def _read_procs(directory: str, files: KeptFiles) -> bytes | None:
@@ -173,4 +184,6 @@ def _read_procs(directory: str, files: KeptFiles) -> bytes | None:
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENODEV}:
                 return None
+            if error.errno in _EXHAUSTED:
+                raise
     return b""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import CumulativeMap
 from kpod_metrics.kernel.programs import OBJECTS, STAND_INS, MapHealth, ProgramHealth, Programs
@@ -137,6 +138,10 @@ class BpfCollector(Collector):
                     raise first from None
                 self.close()
                 self.without.add(untried[0])
+            except (LookupError, ValueError, StopIteration) as error:
+                # A map, variable or field that is not there, or is another: a file that was spoiled, or left behind.
+                what = f"{self.name}.bpf.o is not the object that belongs to this agent"
+                raise UnavailableError(f"{what}: {type(error).__name__}: {error}") from error
 
     def _open(self) -> list[Signal]:
         where = self.environment

@@ -23,6 +23,10 @@ _FORMATS = {(1, False): "B", (2, False): "H", (4, False): "I", (8, False): "Q"} 
 class BtfError(ValueError):
     """The bytes are no BTF, or describe what a layout cannot hold (a bitfield, a union, a hole in a key)."""
 
+    def __init__(self, text: str) -> None:
+        # Names are in it, and whatever is in their place in bytes that are no BTF.
+        super().__init__("".join(letter if letter.isprintable() else "?" for letter in text))
+
 
 @dataclass(frozen=True)
 class Field:

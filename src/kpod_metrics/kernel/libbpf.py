@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -487,23 +488,34 @@ class Object:
     """A compiled object: opened by the constructor, loaded by `load`, gone with `close`."""
 
     def __init__(self, path: str) -> None:
-        """Open the object file; raises UnavailableError where it cannot be read, KernelError where it is no object."""
+        """Open the object file; raises UnavailableError where it cannot be read or used, KernelError where it is none.
+
+        The build adds the checksum (hatch_build.py): libbpf 1.1 was seen to crash on one of 20,000 damaged objects.
+        """
         try:
-            with open(path, "rb"):
-                pass
+            content = read_bytes(path)
         except OSError as error:
             raise UnavailableError(f"{path}: {error.strerror}") from None
+        if zlib.crc32(content[:-4]).to_bytes(4, "little") != content[-4:]:
+            raise UnavailableError(f"{path}: damaged or cut short: its checksum is wrong")
         self._lib = lib = library()
         lib.printed.clear()
         self._pointer: int | None = lib.so.bpf_object__open_file(os.fsencode(path), None)
         if not self._pointer:
             raise lib.error(f"{path}: not a BPF object")
         self._name = os.path.basename(path)
-        self.types = btf.Types(self._raw_btf())
-        self.maps = {item.name: item for item in map(self._map, self._each(lib.so.bpf_object__next_map))}
-        self.programs = {
-            item.name: item for item in (Program(lib, at) for at in self._each(lib.so.bpf_object__next_program))
-        }
+        try:
+            self.types = btf.Types(self._raw_btf())
+            self.maps = {item.name: item for item in map(self._map, self._each(lib.so.bpf_object__next_map))}
+            self.programs = {
+                item.name: item for item in (Program(lib, at) for at in self._each(lib.so.bpf_object__next_program))
+            }
+        except (btf.BtfError, UnicodeDecodeError) as error:
+            self.close()
+            raise UnavailableError(f"{path}: not an object of this agent: {error}") from None
+        except UnavailableError:
+            self.close()
+            raise
 
     def _map(self, pointer: int) -> Map:
         return Map(self._lib, pointer, self.types)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 
@@ -21,6 +22,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _VERSION_3 = 0x20080522
 """Of capset(2): capabilities in two words."""
 
+_EFFECTIVE = re.compile(rb"CapEff:\s+([0-9a-f]{1,16})")
 _NAMES = {CAP_SYS_PTRACE: "CAP_SYS_PTRACE", CAP_PERFMON: "CAP_PERFMON", CAP_BPF: "CAP_BPF"}
 
 
@@ -35,8 +37,8 @@ def effective(proc_root: str = "/proc", task: str = "self") -> int:
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}: is --proc-root the host's /proc?") from None
     for line in lines:
-        if line.startswith(b"CapEff:"):
-            return int(line.split()[1], 16)
+        if found := _EFFECTIVE.fullmatch(line):
+            return int(found[1], 16)
     return 0
 
 

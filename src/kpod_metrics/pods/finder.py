@@ -50,7 +50,7 @@ class Finder:
 
     def __init__(self, root: str, naming: Naming, kept_files: int = 0, events: CgroupEvents | None = None) -> None:
         """`kept_files` descriptors may be kept open; `events` tells of new cgroups where the kernel can."""
-        self._root, self._naming = root, naming
+        self.root, self._naming = root, naming
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
@@ -101,7 +101,7 @@ class Finder:
         try:
             directories = self._tree.walk()
         except OSError as error:
-            self.error = f"{self._root}: {error.strerror}"
+            self.error = f"{self.root}: {error.strerror}"
             raise
         if self.error:
             self._relists += 1
@@ -110,7 +110,7 @@ class Finder:
         if made:
             for directory in directories:
                 made.pop(directory.id, None)
-        return self._naming.snapshot(self._root, directories, made, active)
+        return self._naming.snapshot(self.root, directories, made, active)
 
     def problem(self) -> str:
         """What does not work, one line; empty while it works."""

@@ -135,3 +135,11 @@ def test_signed(number: int, encoded: int) -> None:
 
 def test_fixed() -> None:
     assert wire.fixed(1, 2**63) == b"\x09" + struct.pack("<Q", 2**63)
+
+
+@pytest.mark.parametrize("number", [0, 127, 128, (1 << 14) - 1, 1 << 14, (1 << 21) - 1, 1 << 63])
+def test_varints_at_the_bounds_of_their_lengths(number: int) -> None:
+    encoded = wire.varint(number)
+    assert sum((byte & 127) << 7 * at for at, byte in enumerate(encoded)) == number
+    assert [byte >> 7 for byte in encoded] == [1] * (len(encoded) - 1) + [0]
+    assert len(encoded) == max(1, -(-number.bit_length() // 7))

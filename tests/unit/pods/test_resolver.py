@@ -142,6 +142,23 @@ def test_name_that_is_pending_again_is_the_old_one_for_the_grace_time(resolver: 
     assert (resolver.resolve(1), resolver.reason(1)) == (None, PENDING)
 
 
+def test_cgroup_that_goes_before_it_has_a_name_is_forgotten(resolver: Resolver) -> None:
+    """What is pending is to be told; of one that is gone nobody will."""
+    resolver.update(Snapshot(present=frozenset({1}), reasons={1: PENDING}))
+    assert resolver.knows(1)
+    resolver.update(Snapshot())
+    assert not resolver.knows(1)
+    assert resolver.reason(1) == UNRESOLVED
+
+
+def test_cgroup_that_comes_back_as_nobodys_is_nobodys(resolver: Resolver) -> None:
+    resolver.update(snapshot({1: A}))
+    resolver.update(Snapshot())
+    assert resolver.resolve(1) == A
+    resolver.update(Snapshot(present=frozenset({1}), reasons={1: FILTERED}))
+    assert (resolver.resolve(1), resolver.reason(1)) == (None, FILTERED)
+
+
 def test_container_that_will_be_started_again_keeps_its_series(resolver: Resolver, clock: Clock) -> None:
     resolver.update(snapshot({1: A}))
     resolver.update(Snapshot(kept=frozenset({A})))

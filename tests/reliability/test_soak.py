@@ -1,0 +1,27 @@
+"""A minute of the soak, and the arithmetic by which it judges."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.soak import slope, soak
+
+
+def test_slope_of_a_line_is_exact() -> None:
+    rate, width = slope([(x, 3 + 2 * x) for x in range(100)])
+    assert rate == pytest.approx(2)
+    assert width == pytest.approx(0, abs=1e-9)
+
+
+def test_slope_of_noise_is_not_told_from_none() -> None:
+    rate, width = slope([(x, (x * 7919) % 101) for x in range(1000)])
+    assert abs(rate) < width
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_soak(tmp_path: Path) -> None:
+    measured = soak(60, tmp_path)
+    assert measured.switches > 10_000
+    assert measured.cgroups > 100
+    assert not measured.problems()

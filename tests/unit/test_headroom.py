@@ -1,0 +1,109 @@
+"""Memory limits: of a setting against this process' memory, and of a cgroup by files of a fixture tree."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kpod_metrics.headroom import CGROUP_BYTES, FIRST_BYTES, RESUME, SERIES_BYTES, STOP, Headroom, own_cgroup
+
+MIB = 1 << 20
+
+
+def make(directory: Path, own: bool = False, **files: object) -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / "cgroup.procs").write_text(f"{os.getpid()}\n" if own else "")
+    for name, content in files.items():
+        (directory / name.replace("_", ".", 1)).write_text(f"{content}\n")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    make(tmp_path)
+    make(tmp_path / "pod", memory_max=200 * MIB, memory_current=90 * MIB, memory_stat="inactive_file 0")
+    make(tmp_path / "pod/agent", True, memory_max=100 * MIB, memory_current=50 * MIB, memory_stat="inactive_file 0")
+    return tmp_path
+
+
+def test_own_cgroup_is_found(tree: Path) -> None:
+    assert own_cgroup(str(tree)) == "/pod/agent"
+    (tree / "pod/agent/cgroup.procs").write_text("")
+    assert own_cgroup(str(tree)) == ""
+    assert own_cgroup(str(tree / "none")) == ""
+
+
+def use(tree: Path, of: str, amount: int, cached: int = 0) -> None:
+    (tree / of / "memory.current").write_text(f"{amount}\n")
+    (tree / of / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
+
+
+def test_limit_of_the_own_cgroup(tree: Path) -> None:
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    assert (headroom.limit, headroom.used, headroom.low) == (100 * MIB, 50 * MIB, False)
+    use(tree, "pod/agent", round(STOP * 100) * MIB)
+    assert not headroom.look(0)
+    use(tree, "pod/agent", round(STOP * 100) * MIB + 1)
+    assert headroom.look(0)
+    # It holds until there is some room again.
+    use(tree, "pod/agent", round(RESUME * 100) * MIB + 1)
+    assert headroom.look(0)
+    use(tree, "pod/agent", round(RESUME * 100) * MIB)
+    assert not headroom.look(0)
+
+
+def test_page_cache_is_not_in_the_way(tree: Path) -> None:
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    use(tree, "pod/agent", 100 * MIB, cached=40 * MIB)
+    assert not headroom.look(0)
+    assert headroom.used == 60 * MIB
+
+
+def test_the_least_limit_above_holds_and_is_followed(tree: Path) -> None:
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    (tree / "pod/memory.max").write_text(f"{95 * MIB}\n")
+    assert headroom.look(0)
+    assert (headroom.limit, headroom.used) == (95 * MIB, 90 * MIB)
+    for of in ("pod", "pod/agent"):
+        (tree / of / "memory.max").write_text("max\n")
+    assert not headroom.look(0)
+    assert headroom.limit == 0
+
+
+def test_series_that_were_not_written_yet_count(tree: Path) -> None:
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    room = ((round(STOP * 100) - 50) * MIB - FIRST_BYTES) // SERIES_BYTES
+    assert not headroom.look(room)
+    assert headroom.look(room + 1)
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    headroom.cgroups = 1 + ((round(STOP * 100) - 50) * MIB - FIRST_BYTES) // CGROUP_BYTES
+    assert headroom.look(0)
+
+
+def test_limit_of_the_setting_is_held_against_resident_memory(tree: Path) -> None:
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    headroom = Headroom(4 * resident, str(tree))
+    headroom.open()
+    assert not headroom.low
+    assert headroom.used == pytest.approx(resident, rel=0.2)
+    assert Headroom(resident // 2).look(0)
+
+
+def test_without_a_limit_there_is_room() -> None:
+    headroom = Headroom()
+    headroom.open()
+    assert not headroom.look(1 << 40)
+
+
+def test_memory_of_series_that_ended_is_used_again(tree: Path) -> None:
+    """It stays resident: the C library cannot give back what lies between what is used."""
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    use(tree, "pod/agent", 90 * MIB)
+    assert headroom.look(20_000)
+    assert headroom.look(19_000)
+    assert not headroom.look(17_000)
