@@ -9,10 +9,12 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI,SOAK,FUZZ,INPUTS,MUTANTS,SEED")
 ARGS ?=
-# What only tests and benchmarks use: network namespaces, `perf bench` as a workload.
-BENCH_PACKAGES := iproute2 linux-perf
+# What only tests and benchmarks use: network namespaces, others' small BPF tools, `perf bench` as a workload.
+LOAD_PACKAGES := iproute2 libbpf-tools linux-perf
 # And a browser, for the page that people read.
-TEST_PACKAGES := $(BENCH_PACKAGES) chromium
+TEST_PACKAGES := $(LOAD_PACKAGES) chromium
+# Others' large tools that the bench measures beside ours.
+BENCH_PACKAGES := $(LOAD_PACKAGES) bpfcc-tools bpftrace
 # What builds the image, and a network for it.
 IMAGE_PACKAGES := buildah debootstrap git iproute2
 

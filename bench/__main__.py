@@ -8,16 +8,20 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cycle, memory, report, rig, sched, scrape, syscall, tcp
+from bench import cycle, exporters, fleet, growth, memory, report, rig, sched, scrape, syscall, tcp, tools
 from bench.report import Section
 
 PARTS: dict[str, Callable[[rig.Options], Section]] = {
     "sched": sched.run,
     "syscall": syscall.run,
     "tcp": tcp.run,
+    "tools": tools.run,
     "cycle": cycle.run,
     "scrape": scrape.run,
     "memory": memory.run,
+    "exporters": exporters.run,
+    "growth": growth.run,
+    "fleet": fleet.run,
 }
 PAGE = rig.BENCH.parent / "docs" / "performance.md"
 
@@ -26,7 +30,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="a short run to try the bench; writes no page by default")
-    parser.add_argument("--pods", type=int, default=0, metavar="N", help="pods of the last three parts (default: 100)")
+    parser.add_argument(
+        "--pods", type=int, default=0, metavar="N", help="pods of the parts from cycle to exporters (default: 100)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"page to write (default: docs/{PAGE.name})")
     arguments = parser.parse_args()
     for name in arguments.parts:
@@ -38,12 +44,15 @@ def main() -> int:
     if os.getloadavg()[0] > 0.5:
         rig.say(f"this machine is busy (load {os.getloadavg()[0]}): figures will spread")
     made: dict[str, str] = {}
+    plots: dict[str, str] = {}
     failed = False
     with rig.scratch_folder() as folder:
         options = rig.Options(arguments.quick, arguments.pods or (10 if arguments.quick else 100), Path(folder))
         for name in arguments.parts or PARTS:
             try:
-                made[name] = PARTS[name](options).markdown(name)
+                section = PARTS[name](options)
+                plots |= section.plots
+                made[name] = section.markdown(name)
             except rig.SkippedError as reason:
                 made[name] = Section("not measured", f"Not measured: {reason}.").markdown(name)
             except Exception:
@@ -53,7 +62,7 @@ def main() -> int:
             print(made[name], flush=True)
     page = arguments.output or (None if arguments.quick else PAGE)
     if page is not None:
-        report.write(page, list(PARTS), made)
+        report.write(page, list(PARTS), made, plots)
         rig.say(f"written: {page}")
     return int(failed)
 

@@ -3,7 +3,7 @@
 `python -m bench.clock cycle` - CPU time of a cycle, and in every other one time inside the calls that read files;
 `python -m bench.probe opens` - files and directories opened, by an audit hook, which cannot be removed;
 `python -m bench.probe render` - a page written by us and by prometheus_client, in turn;
-`python -m bench.probe serve PAGE` - the families of a page served by prometheus_client.
+`python -m bench.probe serve PAGE [PORT]` - the families of a page served by prometheus_client.
 """
 
 import argparse
@@ -38,11 +38,12 @@ def main(clock: Clock | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("cycle", "opens", "render", "serve"))
     parser.add_argument("page", type=Path, nargs="?")
+    parser.add_argument("port", type=int, nargs="?", default=0)
     parser.add_argument("--profile", default="standard")
     parser.add_argument("--cycles", type=int, default=30)
     options = parser.parse_args()
     if options.what == "serve":
-        _serve(options.page)
+        _serve(options.page, options.port)
         return
     measure = {"opens": _opens, "render": _render}.get(options.what)
     if measure is None:
@@ -145,7 +146,7 @@ def _registry(page: bytes) -> CollectorRegistry:
 def _render(agent: agents.Agent, rounds: int) -> dict[str, Any]:
     page = agent.published.get(TEXT, False)
     registry = _registry(page)
-    ours, peer, zipping = [], [], []
+    ours, peer, zipping, protobuf = [], [], [], []
     peer_page = b""
     # Neither side is to pay for garbage of the other.
     gc.collect()
@@ -158,12 +159,16 @@ def _render(agent: agents.Agent, rounds: int) -> dict[str, Any]:
         end = time.thread_time()
         gzip.compress(body, 1)
         zipping.append((time.thread_time() - end) * 1e3)
+        start_of_protobuf = time.thread_time()
+        agent._renderer.render(agent._store).protobuf()
+        protobuf.append((time.thread_time() - start_of_protobuf) * 1e3)
         ours.append((middle - start) * 1e3)
         peer.append((end - middle) * 1e3)
     return {
         "ours_ms": ours,
         "peer_ms": peer,
         "gzip_ms": zipping,
+        "protobuf_ms": protobuf,
         "series": sum(1 for line in page.splitlines() if line[:1] != b"#"),
         "peer_series": sum(1 for line in peer_page.splitlines() if line[:1] != b"#"),
         "bytes": len(page),
@@ -171,8 +176,8 @@ def _render(agent: agents.Agent, rounds: int) -> dict[str, Any]:
     }
 
 
-def _serve(page: Path) -> None:
-    server, _ = prometheus_client.start_http_server(0, "127.0.0.1", registry=_registry(page.read_bytes()))
+def _serve(page: Path, port: int) -> None:
+    server, _ = prometheus_client.start_http_server(port, "127.0.0.1", registry=_registry(page.read_bytes()))
     print(server.server_port, flush=True)
     sys.stdin.read()
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,14 @@ Written by `make bench` (as root; `make bench ARGS="NAME ..."` measures and rewr
 Figures are medians, with the lowest and highest measurement in brackets. A ratio is ours to the peer's, measured in
 turn in the same run: below 1, ours costs less. "Noise" says that a difference did not stand out from 0. A limit is
 the project's own; the table says where it is missed.
+
+Costs that can be counted instead (system calls and opened files of a cycle, bytes and memory of a series, the
+verifier's instructions) do not depend on the machine's speed: `bench/budget.json` has those that were accepted, a test
+fails on more, and `python -m bench.budget --write` accepts anew.
 """
+
+PLOTS = "performance"
+"""The folder of plots beside the page."""
 
 
 def short(number: float) -> str:
@@ -91,6 +98,10 @@ class Section:
     rows: list[Row] = field(default_factory=list)
     raw: list[tuple[str, ...]] = field(default_factory=list)
     """A second table, of plain figures; its first line is the head."""
+    notes: list[str] = field(default_factory=list)
+    """Paragraphs at the end: what could not be measured, and why."""
+    plots: dict[str, str] = field(default_factory=dict)
+    """SVG by name: a file beside the page."""
 
     def markdown(self, name: str) -> str:
         """The section; it begins with a heading that names the part."""
@@ -99,6 +110,10 @@ class Section:
             parts += _table([("ratio", "what", "ours", "peer", "limit"), *(row.cells() for row in self.rows)], {0})
         if self.raw:
             parts += ["", *_table(self.raw, set())]
+        for plot in self.plots:
+            parts += ["", f"![{plot}]({PLOTS}/{plot}.svg)"]
+        for note in self.notes:
+            parts += ["", note]
         return "\n".join(parts) + "\n"
 
 
@@ -132,8 +147,11 @@ def machine() -> str:
     )
 
 
-def write(path: Path, order: Sequence[str], made: dict[str, str]) -> None:
-    """Write the page; parts that were not measured stay as they were, if the machine is the same."""
+def write(path: Path, order: Sequence[str], made: dict[str, str], plots: Mapping[str, str] | None = None) -> None:
+    """Write the page, and its plots into a folder beside it.
+
+    Parts that were not measured stay as they were, if the machine is the same.
+    """
     sections: dict[str, str] = {}
     if path.exists():
         old = path.read_text()
@@ -143,3 +161,7 @@ def write(path: Path, order: Sequence[str], made: dict[str, str]) -> None:
     sections.update(made)
     body = [sections[name] for name in order if name in sections]
     path.write_text("\n".join([HEAD, machine(), *body]))
+    for name, plot in (plots or {}).items():
+        folder = path.parent / PLOTS
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.svg").write_text(plot)

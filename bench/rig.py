@@ -2,10 +2,12 @@
 
 import contextlib
 import ctypes
+import hashlib
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from hatch_build import compile_objects
 from kpod_metrics.cgroup.tree import find_root
@@ -24,6 +26,7 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import BpfCollector, Collector, Environment
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.programs import OBJECTS
+from kpod_metrics.metrics import Row
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 from tests.fakes.apiserver import ApiServer
 
@@ -99,8 +102,14 @@ def compile_empty(options: Options, sections: Sequence[str]) -> Path:
     return made
 
 
+def package_version(name: str) -> str:
+    """Version of an installed Debian package; "not there" where there is none."""
+    command = ["dpkg-query", "-W", "-f", "${Version}", name]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout or "not there"
+
+
 def mount_tracefs() -> None:
-    """Have tracefs, which classic tracepoints need, in a mount namespace of this process' own."""
+    """Have tracefs, which classic tracepoints need, in a mount namespace of this process' own, under both its names."""
     if os.path.exists(f"{TRACEFS}/events"):
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -109,6 +118,7 @@ def mount_tracefs() -> None:
         libc.unshare(CLONE_NEWNS)
         or libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
         or libc.mount(b"tracefs", TRACEFS.encode(), b"tracefs", nothing, None)
+        or libc.mount(b"debugfs", b"/sys/kernel/debug", b"debugfs", nothing, None)
     )
     if failed:
         raise SkippedError(f"tracefs cannot be mounted in a mount namespace: {os.strerror(ctypes.get_errno())}")
@@ -216,10 +226,73 @@ class Shipped(Variant):
             if not (section := self._sections[program.name]).startswith("iter")
         }
 
+    def collect(self) -> list[Row]:
+        """What it has counted since the last time."""
+        assert self._collector is not None
+        return list(self._collector.collect(()))
+
     def hooks(self) -> list[str]:
         """The sections that the collector attaches on this kernel."""
         with statistics(True), attached(self):
             return list(self.read())
+
+
+class Tool(Variant):
+    """Another project's tool, as the command that a user would give; what it prints is not looked at."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self.resident_mb = 0.0
+
+    def attach(self) -> None:
+        """Start it, and wait until its programs run; raises SkippedError with its last words where they never do."""
+        if shutil.which(self._command[0]) is None:
+            raise SkippedError(f"{self._command[0]} is not installed")
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by detach
+        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
+        since, seen = time.monotonic(), 0
+        # Loaded one after another, then attached: when there is no new one for a second, all are.
+        while not seen or time.monotonic() - since < 1:
+            if len(now := self.read()) != seen:
+                since, seen = time.monotonic(), len(now)
+            if not seen and time.monotonic() - since > 20:
+                raise SkippedError(self._last_words())
+            time.sleep(0.05)
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        self.resident_mb = int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) * 1024 / 1e6
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode("utf-8", "replace").splitlines()]
+        wrong = [line for line in lines if re.search(r"(?i)no such|fail|error|exception", line)] or lines[-1:]
+        return wrong[0] if wrong else "it loads no programs"
+
+    def detach(self) -> None:
+        """End it as its user would, by Ctrl-C."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+        self._log.close()
+
+    def read(self) -> dict[str, Runs]:
+        """What each program that it holds ran, by its id; the kernel tells in the descriptor's fdinfo."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise SkippedError(self._last_words())
+        found = {}
+        for descriptor in list(Path(f"/proc/{self._process.pid}/fdinfo").iterdir()):
+            with contextlib.suppress(OSError):
+                fields = dict(line.split(":\t", 1) for line in descriptor.read_text().splitlines() if ":\t" in line)
+                if "run_cnt" in fields:
+                    found[fields["prog_id"]] = Runs(float(fields["run_time_ns"]), int(fields["run_cnt"]))
+        return found
 
 
 @contextlib.contextmanager
@@ -251,6 +324,10 @@ class Measured:
             runs = sum(run.runs for section, run in sections.items() if section.endswith(hooks))
             found.append(sum(run.nanoseconds for run in sections.values()) / max(runs, 1) if runs else 0.0)
         return found
+
+    def per_operation(self, operations: int) -> list[float]:
+        """Nanoseconds of all programs for each operation of the workload, a value a round."""
+        return [sum(run.nanoseconds for run in sections.values()) / operations for sections in self.programs]
 
 
 def measure(
@@ -343,7 +420,8 @@ class Pods:
     def __init__(self, options: Options, number: int, own_namespaces: bool) -> None:
         self._program = compile_workload(options, "pod")
         self._number, self._own = number, own_namespaces
-        self._root = Path(find_root()) / f"kpod-bench-{os.getpid()}"
+        self.root = Path(find_root()) / f"kpod-bench-{os.getpid()}"
+        """The cgroup that has all of them."""
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Pods":
@@ -355,10 +433,10 @@ class Pods:
         return self
 
     def _start(self) -> None:
-        self._root.mkdir()
+        self.root.mkdir()
         for number in range(self._number):
             pod = f"kubepods-burstable-pod{_uid(number).replace('-', '_')}.slice"
-            path = self._root / pod / f"cri-containerd-{_container_id(number)}.scope"
+            path = self.root / pod / f"cri-containerd-{_container_id(number)}.scope"
             path.mkdir(parents=True)
 
             def enter(procs: Path = path / "cgroup.procs") -> None:
@@ -380,7 +458,7 @@ class Pods:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        for directory, _, _ in os.walk(self._root, topdown=False):
+        for directory, _, _ in os.walk(self.root, topdown=False):
             for _ in range(200):
                 try:
                     os.rmdir(directory)
@@ -403,33 +481,40 @@ def probe(*arguments: str) -> dict[str, Any]:
     return measured
 
 
-class RunningAgent:
-    """`kpod-metrics run` as a child, from its first page on."""
+@dataclass(frozen=True)
+class Answer:
+    """A page as it was served."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        self._arguments, self._environment = arguments, environment or {}
+    body: bytes
+    content_type: str
+    zipped: bool
+
+
+class Running:
+    """An exporter as a child, from its first page on."""
+
+    def __init__(self, command: Sequence[str], port: int, environment: dict[str, str] | None = None) -> None:
+        self._command, self.port, self._environment = command, port, environment or {}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
         self.ready_after = 0.0
         """Seconds from exec to the first page."""
 
-    def __enter__(self) -> "RunningAgent":
-        program = str(Path(sys.executable).with_name("kpod-metrics"))
-        command = [program, "run", "--discovery", "cgroup", "--listen", f"127.0.0.1:{self.port}", *self._arguments]
+    def __enter__(self) -> Self:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("KPOD_", "MALLOC_"))}
         start = time.perf_counter()
-        self._process = subprocess.Popen(command, stderr=self._log, env=kept | self._environment)
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, env=kept | self._environment
+        )
         try:
             while True:
                 try:
                     self.get("/metrics")
                     break
                 except (OSError, http.client.HTTPException):
-                    if self._process.poll() is not None or time.perf_counter() - start > 20:
+                    if self._process.poll() is not None or time.perf_counter() - start > 30:
                         self._log.seek(0)
                         said = self._log.read().decode("utf-8", "replace")[-2000:]
-                        raise RuntimeError(f"no page from {' '.join(command)}: {said}") from None
+                        raise RuntimeError(f"no page from {' '.join(self._command)}: {said}") from None
                 time.sleep(0.005)
         except BaseException:
             self.__exit__()
@@ -444,26 +529,96 @@ class RunningAgent:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._log.close()
 
     def get(self, path: str) -> bytes:
         """Fetch a page; OSError for any answer but 200."""
+        return self.ask({}, path).body
+
+    def ask(self, headers: dict[str, str], path: str = "/metrics") -> Answer:
+        """Fetch a page, by a connection of its own; OSError for any answer but 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             body = response.read()
         finally:
             connection.close()
         if response.status != 200:
             raise OSError(f"{path}: {response.status}")
-        return body
+        zipped = response.getheader("Content-Encoding") == "gzip"
+        return Answer(body, response.getheader("Content-Type") or "", zipped)
+
+    def reload(self) -> None:
+        """Send SIGHUP."""
+        self._process.send_signal(signal.SIGHUP)
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all its threads so far, to the nanosecond."""
+        # The clock of a process, from its id: CPUCLOCK_SCHED of include/linux/posix-timers.h.
+        return time.clock_gettime((~self._process.pid << 3) | 2)
 
     def memory_mb(self) -> tuple[float, float]:
         """Resident and proportional memory, in millions of bytes."""
-        text = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
-        sizes = {line.split()[0]: int(line.split()[1]) * 1024 / 1e6 for line in text.splitlines()[1:]}
+        sizes = self._memory()
         return sizes["Rss:"], sizes["Pss:"]
+
+    def private_mb(self) -> float:
+        """Memory that is nobody else's too, in millions of bytes."""
+        sizes = self._memory()
+        return sizes["Private_Clean:"] + sizes["Private_Dirty:"]
+
+    def _memory(self) -> dict[str, float]:
+        text = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
+        return {line.split()[0]: int(line.split()[1]) * 1024 / 1e6 for line in text.splitlines()[1:]}
+
+
+class RunningAgent(Running):
+    """`kpod-metrics run` as a child."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        port = free_port()
+        program = str(Path(sys.executable).with_name("kpod-metrics"))
+        command = [program, "run", "--discovery", "cgroup", "--listen", f"127.0.0.1:{port}", *arguments]
+        super().__init__(command, port, environment)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def unpacked(package: str) -> Path:
+    """The folder of a Debian package that is fetched and not installed; raises SkippedError where that fails."""
+    command = [str(BENCH.parent / "scripts" / "tools"), package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SkippedError(f"{package} cannot be fetched: {done.stderr.strip()[-200:]}")
+    return Path(done.stdout.strip())
+
+
+def environment_of(requirements: Path) -> Path:
+    """The Python of an environment of its own with these packages, made once; raises SkippedError where that fails."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kpod-metrics" / "tools"
+    name = f"bench-{requirements.stem}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+    made = cache / name
+    if not made.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            target = Path(folder) / "made"
+            for command in (
+                [sys.executable, "-m", "venv", str(target)],
+                [str(target / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(requirements)],
+            ):
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise SkippedError(f"{requirements.name} cannot be installed: {done.stderr.strip()[-200:]}")
+            target.rename(made)
+    return made / "bin" / "python"
 
 
 def scratch_folder() -> "tempfile.TemporaryDirectory[str]":

@@ -7,9 +7,10 @@ from bench.report import Row, Sample, Section
 from bench.rig import Measured, Options, Programs, Shipped, Variant, compile_empty, compile_workload, measure, say
 
 TEXT = """\
-64 bytes there and back ("exchange"), and 64 KiB one way ("stream"), over loopback, both ends on one CPU. There is no
-peer: the article's design needs kprobes, which hardened kernels refuse. So wall time is compared with nothing
-attached, and a program's run (the kernel's own account, kernel.bpf_stats_enabled) with an empty one on the same hook.
+64 bytes there and back ("exchange"), and 64 KiB one way ("stream"), over loopback, both ends on one CPU. The article's
+design needs kprobes, which hardened kernels refuse; others' tools are in the part "tools". So wall time is compared
+with nothing attached, and a program's run (the kernel's own account, kernel.bpf_stats_enabled) with an empty one on the
+same hook.
 """
 
 

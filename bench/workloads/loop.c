@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Makes a system call argv[2] times, without the C library: "read" of descriptor -1, or "getppid".
- * Prints the nanoseconds of one. "numbers" prints the numbers of the ten calls that are
- * tracked by default. */
+ * Prints the nanoseconds of one. "paced" makes that many reads evenly over argv[3] seconds, or as
+ * fast as it can, and prints the seconds that they took. "numbers" prints the numbers of the ten
+ * calls that are tracked by default. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,19 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	start = now();
+	if (!strcmp(argv[1], "paced")) {
+		double length = argc > 3 ? atof(argv[3]) * 1e9 : 1e9;
+		const struct timespec pause = {.tv_nsec = 1000 * 1000};
+
+		for (long made = 0; made < count; nanosleep(&pause, NULL)) {
+			long due = (now() - start) / length * count;
+
+			for (; made < due && made < count; made++)
+				syscall(SYS_read, -1, NULL, 0);
+		}
+		printf("%.6f\n", (now() - start) / 1e9);
+		return 0;
+	}
 	if (!strcmp(argv[1], "read"))
 		for (long i = 0; i < count; i++)
 			syscall(SYS_read, -1, NULL, 0);

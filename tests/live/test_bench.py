@@ -1,16 +1,19 @@
 """Each part of the bench runs to its end, briefly, and leaves nothing behind. No figure is looked at."""
 
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
-PARTS = ("sched", "syscall", "tcp", "cycle", "scrape", "memory")
+PARTS = ("sched", "syscall", "tcp", "tools", "cycle", "scrape", "memory", "exporters", "growth", "fleet")
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +27,7 @@ def test_part_runs(part: str, cgroup_root: str, tmp_path: Path) -> None:
     before = STATISTICS.read_text()
     page = tmp_path / "page.md"
     bench = subprocess.Popen(command("--output", str(page), part), cwd=ROOT)
-    assert bench.wait(60) == 0
+    assert bench.wait(110) == 0
     text = page.read_text()
     assert "Machine: Linux" in text
     assert f"\n## {part}: " in text
@@ -33,6 +36,10 @@ def test_part_runs(part: str, cgroup_root: str, tmp_path: Path) -> None:
     assert "\n| ratio | what | ours | peer | limit |\n" in text
     assert not (Path(cgroup_root) / f"kpod-bench-{bench.pid}").exists()
     assert STATISTICS.read_text() == before
+    if part == "tools" and shutil.which("runqlat"):
+        assert "\n| pipe | libbpf-tools runqlat | " in text
+    for plot in re.findall(r"\(performance/(.+)\)", text):
+        ElementTree.parse(tmp_path / "performance" / plot)
 
 
 def test_interrupted_bench_removes_its_cgroups(cgroup_root: str) -> None:
@@ -69,3 +76,16 @@ def test_a_missed_limit_is_said() -> None:
     drowned = Row("x", Sample([6.0]), Sample([-1.0]), "them", limit=0.5).cells()
     assert drowned[0] == "noise"
     assert "not measured" in drowned[-1]
+
+
+def test_plots_are_drawn_to_scale() -> None:
+    from bench import plot
+
+    names = {"svg": "http://www.w3.org/2000/svg"}
+    bars = ElementTree.fromstring(plot.bars("a < b", [("pipe: ours", 50), ("pipe: theirs", 100)], "ours"))
+    drawn = bars.findall("svg:rect", names)
+    assert [float(bar.get("width", "")) for bar in drawn] == [190, 380]
+    assert [bar.get("fill") for bar in drawn] == [plot.OURS, plot.OTHERS]
+    lines = ElementTree.fromstring(plot.lines("title", "pods", {"ms": [(100, 20), (50, 10)]}))
+    [line] = lines.findall("svg:polyline", names)
+    assert line.get("points") == "320.0,150.0 580.0,30.0"

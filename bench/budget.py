@@ -1,0 +1,231 @@
+"""Costs that no clock tells, and that are the same on a busy machine: counted, and compared with what was accepted.
+
+`python -m bench.budget` prints them as JSON; `--write` accepts them, into `budget.json`. As root.
+
+- System calls and opened files of a cycle, of each pod and beside them, from cycles of the real agent with real
+  cgroups, counted by a kernel program and an audit hook. The agent sees a part of the tree that lists no controllers
+  as its root, so that nobody else's cgroups count, and it looks for the files of every controller. Calls of the
+  allocator and between threads are left out: they depend on who runs when. What is accepted holds for a machine with
+  the same controllers in its tree.
+- Instructions that the verifier looked at, program by program: the nearest to a cost of an event that can be counted,
+  as the kernel neither counts executed instructions nor runs tp_btf programs by BPF_PROG_TEST_RUN. They depend on the
+  kernel, and are compared on the one where they were accepted only (`tests/kernels` has other kernels' figures).
+- Bytes and memory of a series, from a node that is made up.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+import struct
+import sys
+import tempfile
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.rig import Options, Pods, compile_program
+from bench.simulate import Node, squeezed
+from kpod_metrics import agent as agents
+from kpod_metrics import settings
+from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.base import BpfCollector, Environment
+from kpod_metrics.exposition.text import TEXT
+from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.syscalls import ARM64, X86_64
+
+ACCEPTED = Path(__file__).with_suffix(".json")
+SIZES = (8, 16, 32)
+"""Pods; twice as many each time, to see whether a cost grows faster."""
+WARM_UP, CYCLES = 5, 3
+VERIFIED = slice(216, 220)
+"""Place of verified_insns in struct bpf_prog_info (include/uapi/linux/bpf.h, since 5.16)."""
+
+NUMBERS = {"x86_64": X86_64, "aarch64": ARM64}[platform.machine()]
+BPF = NUMBERS["bpf"]
+_BY_CHANCE = """
+brk clone clone3 exit futex getrandom gettid madvise mmap mprotect mremap munmap rseq rt_sigprocmask rt_sigaction
+sched_yield set_robust_list
+"""
+BY_CHANCE = frozenset(NUMBERS[name] for name in _BY_CHANCE.split())
+NOT_ACCEPTED = ("linear", "bpf() calls", "objects kept")
+"""Figures that are judged as they are: what two sizes have, the one after the other, and what must be about none."""
+PROFILES = ("minimal", "standard", "comprehensive")
+
+
+class Calls:
+    """Counts this process' system calls, by number."""
+
+    def __init__(self, options: Options) -> None:
+        self._object = libbpf.Object(str(compile_program(options, "calls")))
+        self._object.set_rodata("process", struct.pack("=I", os.getpid()))
+        self._object.load()
+        self._link = self._object.programs["call_begins"].attach()
+
+    def read(self) -> Counter[int]:
+        """The calls so far; what this reading takes is the same each time."""
+        count, keys, values = self._object.maps["calls"].lookup_batch(512)
+        return Counter(dict(zip(keys.cast("I")[:count], values.cast("Q")[:count], strict=True)))
+
+    def close(self) -> None:
+        """Detach."""
+        self._link.close()
+        self._object.close()
+
+
+_opened = 0
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    global _opened  # noqa: PLW0603 - a hook cannot be removed, and has no state of its own
+    if event in {"open", "os.listdir", "os.scandir"}:
+        _opened += 1
+
+
+@contextmanager
+def _agent(profile: str, root: Path) -> Iterator[agents.Agent]:
+    given = {"profile": profile, "node_name": "bench", "discovery": "cgroup", "cgroup_root": str(root)}
+    loaded, _ = settings.load(given, {}, None, list(registered()))
+    agent = agents.build(loaded)
+    agent.open()
+    try:
+        yield agent
+    finally:
+        agent.close()
+
+
+def cycles(options: Options, profile: str) -> dict[int, dict[str, int]]:
+    """Calls, opened files and new objects of a cycle, by the number of pods: the least of some cycles."""
+    found = {}
+    for pods in SIZES:
+        with Pods(options, pods, own_namespaces=True) as there, _agent(profile, there.root) as agent:
+            calls = Calls(options)
+            try:
+                seen = []
+                for cycle in range(WARM_UP + CYCLES):
+                    before, opened, blocks = calls.read(), _opened, sys.getallocatedblocks()
+                    agent.cycle()
+                    agent.published.get(TEXT, True)
+                    new = sys.getallocatedblocks() - blocks
+                    counted = calls.read() - before
+                    if cycle >= WARM_UP:
+                        calls_made = sum(count for call, count in counted.items() if call not in BY_CHANCE | {BPF})
+                        seen.append(
+                            {
+                                "system calls": calls_made,
+                                "bpf() calls": counted[BPF],
+                                "opens": _opened - opened,
+                                "objects kept": new,
+                            }
+                        )
+            finally:
+                calls.close()
+        found[pods] = {what: min(one[what] for one in seen) for what in seen[0]}
+    return found
+
+
+def slopes(found: dict[int, dict[str, int]], what: str) -> tuple[float, float]:
+    """What a pod adds: from the fewest pods to the middle, and from there to the most."""
+    few, middle, most = SIZES
+    return (
+        (found[middle][what] - found[few][what]) / (middle - few),
+        (found[most][what] - found[middle][what]) / (most - middle),
+    )
+
+
+def verified() -> dict[str, int]:
+    """Instructions that the verifier looked at, by collector and program."""
+    found = {}
+    for name, kind in registered().items():
+        if not issubclass(kind, BpfCollector):
+            continue
+        collector = kind(Environment(syscalls=settings.DEFAULT_SYSCALLS))
+        try:
+            collector.open()
+            assert collector._loaded is not None
+            for program in collector._loaded.object.programs.values():
+                if program.loaded:
+                    info = ctypes.create_string_buffer(VERIFIED.stop)
+                    size = ctypes.c_uint32(len(info))
+                    libbpf.library().so.bpf_obj_get_info_by_fd(program.fd, info, ctypes.byref(size))
+                    found[f"{name}/{program.name}"] = struct.unpack("=I", info.raw[VERIFIED])[0]
+        finally:
+            collector.close()
+    return found
+
+
+def series(profile: str) -> dict[str, float]:
+    """Bytes of a series in each format, and memory: held by the store and its samples, and at a cycle's peak beyond."""
+    node = Node(profile, 100)
+    gc.collect()
+    tracemalloc.start()
+    node.cycle()
+    body = node.renderer.render(node.store).text()
+    number = sum(1 for line in body.splitlines() if line[:1] != b"#")
+    del body
+    for _ in range(3):
+        node.cycle()
+        page = node.renderer.render(node.store)
+        text = page.text()
+    held = tracemalloc.get_traced_memory()[0] - len(text)
+    tracemalloc.reset_peak()
+    node.cycle()
+    page = node.renderer.render(node.store)
+    text = page.text()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    figures = {
+        "plain": len(text),
+        "zipped": len(squeezed(text)),
+        "protobuf, zipped": len(squeezed(page.protobuf())),
+        "held since the first cycle": held,
+        "at the peak of a cycle": peak - held,
+    }
+    return {"series of a pod": number / 100} | {name: round(value / number, 1) for name, value in figures.items()}
+
+
+def measure() -> dict[str, Any]:
+    """All figures, and for what grows with the pods whether it grows evenly."""
+    made: dict[str, Any] = {name: {} for name in ("series", "cycle", *NOT_ACCEPTED)}
+    made["series"] = {profile: series(profile) for profile in PROFILES}
+    sys.addaudithook(_hook)
+    agents.tune_process()
+    with tempfile.TemporaryDirectory(prefix="kpod-bench-") as folder:
+        options = Options(quick=True, pods=0, scratch=Path(folder))
+        for profile in PROFILES:
+            found, most = cycles(options, profile), SIZES[-1]
+            grown = made["linear"][profile] = {what: slopes(found, what) for what in ("system calls", "opens")}
+            made["bpf() calls"][profile] = found[most]["bpf() calls"] - found[SIZES[0]]["bpf() calls"]
+            made["objects kept"][profile] = found[most]["objects kept"]
+            made["cycle"][profile] = {
+                "system calls of a pod": grown["system calls"][1],
+                "system calls beside": found[most]["system calls"] - most * grown["system calls"][1],
+                "opens of a pod": grown["opens"][1],
+                "opens beside": found[most]["opens"] - most * grown["opens"][1],
+                "bpf() calls": found[most]["bpf() calls"],
+            }
+    made["controllers"] = Path(find_root(), "cgroup.controllers").read_text().split()
+    made["verifier"] = {"kernel": platform.release().split("-")[0], "instructions": verified()}
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.budget")
+    parser.add_argument("--write", action="store_true", help=f"accept the figures: write {ACCEPTED.name}")
+    options = parser.parse_args()
+    made = measure()
+    print(json.dumps(made, indent=2))
+    if options.write:
+        for name in NOT_ACCEPTED:
+            del made[name]
+        ACCEPTED.write_text(json.dumps(made, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

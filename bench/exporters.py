@@ -1,0 +1,213 @@
+"""What exporters cost that a user would run instead, on the same pods, and what libraries cost for the same series."""
+
+import contextlib
+import gzip
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import quantiles
+
+from bench.plot import bars
+from bench.report import Row, Sample, Section
+from bench.rig import (
+    BENCH,
+    Options,
+    Pods,
+    Running,
+    RunningAgent,
+    SkippedError,
+    environment_of,
+    free_port,
+    probe,
+    say,
+    unpacked,
+)
+from kpod_metrics.cgroup.tree import find_root
+
+INTERVAL = 30.0
+"""Seconds between two scrapes, and two of our cycles, in the steady state that is told."""
+OURS = "ours"
+OTEL = BENCH / "peers" / "otel.py"
+CADVISOR, NODE_EXPORTER = "cAdvisor", "node_exporter"
+PACKAGES = {NODE_EXPORTER: "prometheus-node-exporter", CADVISOR: "bullseye/cadvisor"}
+"""Debian's; cAdvisor is in no release after that one."""
+ACCEPT = {
+    "plain": {"Accept": "text/plain"},
+    "gzip": {"Accept": "text/plain", "Accept-Encoding": "gzip"},
+    "protobuf": {
+        "Accept": "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited",
+        "Accept-Encoding": "gzip",
+    },
+}
+
+TEXT = """\
+{pods} pods as in the part "cycle", ours at standard. {node} (Debian's prometheus-node-exporter) tells of the whole
+machine and not of pods; {cadvisor} (Debian 11's, with its interval set to ours) tells of each cgroup. Both have series
+of their own: the second table says how many. prometheus_client and the OpenTelemetry SDK (with its Prometheus exporter)
+serve the series of our page, made beforehand: they collect nothing. All run at once and are asked in turn, each request
+a connection of its own over loopback with gzip.
+
+A scrape's CPU time is the process' own: of {rounds} scrapes a second apart, and ours does a cycle for each; the CPU
+time that it takes when nobody asks is taken off. The steady state is that idle time, measured over {idle} s, plus a
+scrape every {interval:.0f} s: calculated, not waited for. Memory is read at the end. Start is from exec to the first
+page; {cadvisor} looks for a cloud around it before that.
+"""
+
+
+def run(options: Options) -> Section:
+    """Measure."""
+    rounds, idle = (3, 2) if options.quick else (30, 30)
+    text = TEXT.format(
+        pods=options.pods, rounds=rounds, idle=idle, interval=INTERVAL, node=NODE_EXPORTER, cadvisor=CADVISOR
+    )
+    section = Section("what else exports", text)
+    with Pods(options, options.pods, own_namespaces=True), contextlib.ExitStack() as stack:
+        # One that has no cycle while it is watched, and one that has a cycle for each scrape.
+        resting = stack.enter_context(RunningAgent("--poll-interval", "600s"))
+        running: dict[str, Running] = {OURS: stack.enter_context(RunningAgent("--poll-interval", "1s"))}
+        page = options.scratch / "page.txt"
+        page.write_bytes(running[OURS].get("/metrics"))
+        for name, start in _peers(page).items():
+            say(f"exporters {name}")
+            try:
+                running[name] = stack.enter_context(start())
+            except (SkippedError, RuntimeError) as reason:
+                section.notes.append(f"Not measured here: {name}: {reason}.")
+        say("exporters idle")
+        watched = running | {OURS: resting}
+        before = {name: exporter.cpu_seconds() for name, exporter in watched.items()}
+        time.sleep(idle)
+        resting_share = {name: (exporter.cpu_seconds() - before[name]) / idle for name, exporter in watched.items()}
+        say("exporters scrape")
+        spent: dict[str, list[float]] = {name: [] for name in running}
+        took: dict[str, list[float]] = {name: [] for name in running}
+        for _ in range(rounds):
+            at = {name: (time.monotonic(), exporter.cpu_seconds()) for name, exporter in running.items()}
+            for name, exporter in running.items():
+                began = time.perf_counter()
+                exporter.ask(ACCEPT["gzip"])
+                took[name].append((time.perf_counter() - began) * 1e3)
+            time.sleep(max(0.0, 1 - (time.monotonic() - min(since for since, _ in at.values()))))
+            for name, exporter in running.items():
+                since, cpu = at[name]
+                used = exporter.cpu_seconds() - cpu - resting_share[name] * (time.monotonic() - since)
+                spent[name].append(used * 1e3)
+        _tell(section, running, resting_share, spent, took)
+        section.rows += _libraries(options, page, section)
+    return section
+
+
+def _peers(page: Path) -> dict[str, Callable[[], Running]]:
+    """What starts each."""
+    served = str(page)
+
+    def node_exporter() -> Running:
+        program = unpacked(PACKAGES[NODE_EXPORTER]) / "usr/bin/prometheus-node-exporter"
+        port = free_port()
+        return Running([str(program), f"--web.listen-address=127.0.0.1:{port}"], port)
+
+    def cadvisor() -> Running:
+        program, port, root = unpacked(PACKAGES[CADVISOR]) / "usr/bin/cadvisor", free_port(), find_root()
+        settings = [f"-housekeeping_interval={INTERVAL:.0f}s", "-allow_dynamic_housekeeping=false"]
+        command = [str(program), "-port", str(port), "-listen_ip", "127.0.0.1", *settings]
+        if root != "/sys/fs/cgroup":
+            # It knows one place for cgroups: in a mount namespace of its own, they are there.
+            moved = f'mount --bind {root} /sys/fs/cgroup && exec "$0" "$@"'
+            command = ["unshare", "-m", "sh", "-c", moved, *command]
+        return Running(command, port)
+
+    def client() -> Running:
+        port = free_port()
+        return Running([sys.executable, "-m", "bench.probe", "serve", served, str(port)], port)
+
+    def opentelemetry() -> Running:
+        python, port = environment_of(OTEL.with_suffix(".txt")), free_port()
+        return Running([str(python), str(OTEL), "serve", served, str(port)], port)
+
+    return {
+        NODE_EXPORTER: node_exporter,
+        CADVISOR: cadvisor,
+        "prometheus_client": client,
+        "OpenTelemetry SDK": opentelemetry,
+    }
+
+
+def _tell(
+    section: Section,
+    running: dict[str, Running],
+    resting: dict[str, float],
+    spent: dict[str, list[float]],
+    took: dict[str, list[float]],
+) -> None:
+    section.raw.append(
+        ("exporter", "series", "plain", "gzip", "protobuf, gzip", "CPU time idle", "CPU time a scrape", "start")
+    )
+    figures: dict[str, dict[str, Sample]] = {}
+    for name, exporter in running.items():
+        plain = exporter.ask(ACCEPT["plain"]).body
+        zipped = exporter.ask(ACCEPT["gzip"])
+        protobuf = exporter.ask(ACCEPT["protobuf"])
+        squeezed = zipped.body if zipped.zipped else gzip.compress(zipped.body, 1)
+        scrape = Sample(spent[name], "ms")
+        steady = resting[name] * 100 + scrape.median / 1e3 / INTERVAL * 100
+        cuts = quantiles(took[name], n=100)
+        figures[name] = {
+            "CPU time of a scrape, with the cycle for it": scrape,
+            "CPU time in steady state, of one CPU": Sample([steady], "%"),
+            "scrape over HTTP, p50": Sample([cuts[49]], "ms"),
+            "scrape over HTTP, p99": Sample([cuts[98]], "ms"),
+            "page, gzip": Sample([len(squeezed) / 1e3], "kB"),
+            "RSS": Sample([exporter.memory_mb()[0]], "MB"),
+            "private memory": Sample([exporter.private_mb()], "MB"),
+        }
+        if name in {OURS, *PACKAGES}:
+            figures[name]["start to first page"] = Sample([exporter.ready_after], "s")
+        section.raw.append(
+            (
+                name,
+                str(sum(1 for line in plain.splitlines() if line[:1] != b"#")),
+                f"{len(plain) / 1e3:.1f} kB",
+                f"{len(squeezed) / 1e3:.1f} kB{'' if zipped.zipped else ' (sent plain)'}",
+                f"{len(protobuf.body) / 1e3:.1f} kB" if "protobuf" in protobuf.content_type else "none",
+                f"{resting[name]:.3%}",
+                str(scrape),
+                f"{exporter.ready_after:.2f} s",
+            )
+        )
+    for what, ours in figures[OURS].items():
+        for name, theirs in figures.items():
+            if name != OURS and what in theirs:
+                section.rows.append(Row(what, ours, theirs[what], name))
+    for what, unit in (("CPU time in steady state, of one CPU", "steady"), ("private memory", "memory")):
+        shown = [(name, one[what].median) for name, one in figures.items()]
+        section.plots[f"exporters-{unit}"] = bars(f"{what}, {figures[OURS][what].unit}", shown, OURS)
+
+
+def _libraries(options: Options, page: Path, section: Section) -> list[Row]:
+    """Writing the same series: ours from the store, the libraries from what was made beforehand."""
+    say("exporters libraries")
+    rounds = 3 if options.quick else 20
+    found = probe("render", "--profile", "standard", "--cycles", str(rounds))
+    what = "writing the series of a page ({} of them), CPU time"
+    ours = Sample(found["ours_ms"], "ms")
+    rows = [
+        Row(what.format(found["series"]), ours, Sample(found["peer_ms"], "ms"), "prometheus_client, text"),
+        Row(what.format(found["series"]) + " to protobuf", Sample(found["protobuf_ms"], "ms")),
+    ]
+    try:
+        python = environment_of(OTEL.with_suffix(".txt"))
+    except SkippedError:
+        return rows
+    command = [str(python), str(OTEL), "render", str(page), str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        section.notes.append(f"Not measured here: writing by the OpenTelemetry SDK: {done.stderr.strip()[-200:]}.")
+        return rows
+    theirs = json.loads(done.stdout)
+    for name in ("prometheus", "otlp"):
+        peer = Sample(theirs[f"{name}_ms"], "ms")
+        rows.insert(-1, Row(what.format(theirs["series"]), ours, peer, f"OpenTelemetry SDK, {name}"))
+    return rows

@@ -1,0 +1,166 @@
+"""A node's page without a node: the agent's own store and renderer, filled with pods that are made up.
+
+The same numbers every time, for a seed. `python -m bench.simulate PORT PROFILE` serves such pages at /NUMBER, of which
+each differs from the others in its node's and its pods' names only.
+"""
+
+import argparse
+import http.server
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+from isal import isal_zlib
+
+from kpod_metrics import agent, settings
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.exposition.pages import GZIP
+from kpod_metrics.exposition.protobuf import PROTOBUF
+from kpod_metrics.exposition.text import TEXT
+from kpod_metrics.histogram import SLOTS
+from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Profile, Scope, Table, Value
+from kpod_metrics.pods.info import INFO, TABLES
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.store import Store
+
+NUMBER = 99_999
+"""The node whose page is written; another's is had by replacing its number, which is as long."""
+NAMES = {"device": "nvme0n1", "interface": "eth0", "mountpoint": "/", "gpu": "0"}
+"""One of each thing that a container has no fixed number of."""
+OBSERVATIONS = 20
+"""A container's observations in each histogram in a cycle, in six neighbouring slots or so."""
+
+
+class Node:
+    """A node with pods of one container, all of which do something in every cycle."""
+
+    def __init__(self, profile: str, pods: int, *, classic: bool = True, seed: int = 1) -> None:
+        self._random = random.Random(seed)
+        self._pods = [self._identity(number) for number in range(pods)]
+        self._totals: dict[tuple[Table, int, tuple[str, ...]], list[Value]] = {}
+        chosen = [kind(Environment(syscalls=settings.DEFAULT_SYSCALLS)) for kind in registered().values()]
+        level = Profile[profile.upper()]
+        wanted = frozenset(m for collector in chosen for m in collector.wanted if m.profile <= level and not m.optional)
+        self._tables = [t for c in chosen for t in c.tables if any(metric in wanted for metric in t.metrics)]
+        every = wanted.union(*(table.metrics for table in TABLES))
+        self._wanted = wanted
+        self.store = Store([*TABLES, *self._tables], every)
+        self.store.discover(set(self._pods))
+        self.renderer = Renderer({"node": f"node-{NUMBER}"}, classic=classic)
+
+    def _identity(self, number: int) -> Identity:
+        names = ("checkout", "catalogue", "payments", "search", "frontend")
+        name, hashed = names[number % len(names)], f"{self._random.getrandbits(32):08x}"
+        return Identity(f"team-{number % 20}", f"{name}-{hashed}-{NUMBER}{number:03}", "app")
+
+    def cycle(self) -> None:
+        """Have every pod do something, and the store take it."""
+        put = self.store.put
+        for table in (*TABLES, *self._tables):
+            self.store.begin_cycle(table)
+        for number, pod in enumerate(self._pods):
+            workload = ("Deployment", pod.pod.split("-")[0], "Burstable")
+            for table in TABLES:
+                put(table, pod, workload if table is INFO else (), (1 if table is INFO else 0,), (number, 0))
+            for table in self._tables:
+                for labels in combinations(table):
+                    put(table, pod, labels, self._values(table, number, labels), (number, 0))
+
+    def _values(self, table: Table, number: int, labels: tuple[str, ...]) -> list[Value]:
+        values = [self._value(metric) for metric in table.metrics]
+        if table.totals:
+            before = self._totals.get((table, number, labels), [0] * len(values))
+            for at, (metric, was) in enumerate(zip(table.metrics, before, strict=True)):
+                value = values[at]
+                if metric.kind is not Kind.GAUGE and isinstance(value, int | float) and isinstance(was, int | float):
+                    values[at] = value + was
+            self._totals[table, number, labels] = values
+        return values
+
+    def _value(self, metric: Metric) -> Value:
+        if metric not in self._wanted:
+            return None
+        if metric.kind is Kind.HISTOGRAM:
+            first = self._random.randrange(SLOTS // 4, SLOTS // 2)
+            slots = [0] * 6
+            for _ in range(OBSERVATIONS):
+                slots[min(5, int(abs(self._random.gauss(2, 1.5))))] += 1
+            return HistogramDelta(slots, self._random.randrange(10**5, 10**7), first)
+        if metric.name.endswith("_seconds_total"):
+            return round(self._random.expovariate(1), 6)
+        return self._random.randrange(2**28) if "bytes" in metric.name else self._random.randrange(1000)
+
+
+def squeezed(page: bytes) -> bytes:
+    """A page as it is sent."""
+    return isal_zlib.compress(page, 1, wbits=GZIP)
+
+
+def combinations(table: Table) -> Iterator[tuple[str, ...]]:
+    """The label values that a container has in a table: all of a label's declared ones, else one."""
+    found: list[tuple[str, ...]] = [()]
+    for label in table.labels:
+        values = label.values or (NAMES.get(label.name, label.name),)
+        found = [(*before, value) for before in found for value in values]
+    return iter(found) if table.scope is not Scope.AGENT else iter(())
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, port: int, profile: str, classic: bool) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self._node = Node(profile, 100, classic=classic)
+        self._lock = threading.Lock()
+        self._made = 0.0
+        self._written: dict[str, bytes] = {}
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a Prometheus that ended within a scrape."""
+
+    def page(self, number: int, content_type: str) -> bytes:
+        """A node's page; all nodes' numbers grow together, once a second at most."""
+        with self._lock:
+            if time.monotonic() - self._made > 1:
+                self._node.cycle()
+                page = self._node.renderer.render(self._node.store)
+                self._written = {TEXT: page.text(), PROTOBUF: page.protobuf()}
+                self._made = time.monotonic()
+            body = self._written[content_type]
+        return squeezed(body.replace(b"%d" % NUMBER, b"%05d" % number))
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        content_type = PROTOBUF if "application/vnd.google.protobuf" in self.headers.get("Accept", "") else TEXT
+        body = self.server.page(int(self.path[1:]), content_type)
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("profile")
+    parser.add_argument("--no-classic", action="store_true")
+    options = parser.parse_args()
+    agent.tune_process()
+    _Server(options.port, options.profile, not options.no_classic).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Cost of an event to the tools that a user has for the same question (libbpf-tools, bcc, bpftrace) and to ours."""
+
+from dataclasses import dataclass
+
+from bench.plot import bars
+from bench.report import Row, Sample, Section
+from bench.rig import (
+    Measured,
+    Options,
+    Shipped,
+    SkippedError,
+    Tool,
+    Variant,
+    attached,
+    compile_workload,
+    less,
+    measure,
+    mount_tracefs,
+    package_version,
+    say,
+)
+
+OURS, NOTHING = "ours", "nothing"
+PACKAGES = ("libbpf-tools", "bpfcc-tools", "bpftrace")
+
+RUNQLAT = """
+tracepoint:sched:sched_wakeup, tracepoint:sched:sched_wakeup_new { @start[args->pid] = nsecs; }
+tracepoint:sched:sched_switch {
+    if (args->prev_state == 0) { @start[args->prev_pid] = nsecs; }
+    $since = @start[args->next_pid];
+    if ($since) {
+        @us[cgroup] = hist((nsecs - $since) / 1000);
+        delete(@start[args->next_pid]);
+    }
+}
+"""
+SYSCOUNT = """
+tracepoint:raw_syscalls:sys_enter { @start[tid] = nsecs; }
+tracepoint:raw_syscalls:sys_exit /@start[tid]/ {
+    @us[cgroup, args->id] = hist((nsecs - @start[tid]) / 1000);
+    delete(@start[tid]);
+}
+"""
+TCPRTT = "tracepoint:tcp:tcp_probe { @us[cgroup] = hist(args->srtt); }"
+MACHINE, EACH = "one histogram of the machine", "a histogram for each cgroup"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, the collector of ours that answers it, and the commands that do."""
+
+    collector: str
+    tools: dict[str, tuple[list[str], str]]
+    """By name: the command, and what it tells apart."""
+
+
+QUESTIONS = {
+    "sched": Question(
+        "cpu_sched",
+        {
+            "libbpf-tools runqlat": (["runqlat"], MACHINE),
+            "libbpf-tools runqlat --pidnss": (["runqlat", "--pidnss"], "a histogram for each PID namespace"),
+            "bcc runqlat": (["runqlat-bpfcc"], MACHINE),
+            "bcc runqlat --pidnss": (["runqlat-bpfcc", "--pidnss"], "a histogram for each PID namespace"),
+            "bpftrace": (["bpftrace", "-e", RUNQLAT], f"{EACH}, of the task that leaves the CPU"),
+        },
+    ),
+    "syscall": Question(
+        "syscall",
+        {
+            "libbpf-tools syscount -L": (["syscount", "-L"], "count and time of each call, of the machine"),
+            "bcc syscount -L": (["syscount-bpfcc", "-L"], "count and time of each call, of the machine"),
+            "bpftrace": (["bpftrace", "-e", SYSCOUNT], "a histogram for each cgroup and call"),
+        },
+    ),
+    "tcp": Question(
+        "net_tcp",
+        {
+            "libbpf-tools tcprtt": (["tcprtt"], MACHINE),
+            "bcc tcprtt": (["tcprtt-bpfcc"], MACHINE),
+            "bpftrace": (["bpftrace", "-e", TCPRTT], f"{EACH}, of whoever runs on the CPU"),
+        },
+    ),
+}
+
+TEXT = """\
+Tools of others, as a user starts them, asked what ours answers ({versions}): run-queue latency
+(`perf bench sched pipe` on one CPU, an operation is a message there and back; `perf bench sched messaging` on all, an
+operation is one message), system calls (a loop of read(-1), which ours tracks, and of getppid, which it does not),
+round-trip times of TCP (64 bytes there and back over loopback; ours counts bytes, retransmits and connections beside).
+Where a tool has a way to tell containers apart it is measured too. BPF time is the kernel's own account
+(kernel.bpf_stats_enabled) of all programs of a tool, an operation, the cost of the hooks included; wall time is of runs
+without it, over nothing attached. Resident is the tool's process once it waits (ours: part "exporters").
+"""
+
+
+def run(options: Options) -> Section:
+    """Measure."""
+    mount_tracefs()
+    versions = ", ".join(f"{name} {package_version(name)}" for name in PACKAGES)
+    section = Section("an event, with the tools for it", TEXT.format(versions=versions))
+    section.raw.append(("workload", "attached", "tells apart", "BPF time", "wall time", "resident"))
+    loops, calls, exchanges = (10_000, 200_000, 2_000) if options.quick else (100_000, 1_000_000, 20_000)
+    groups, messages = (2, 20) if options.quick else (10, 100)
+    loop, perf = compile_workload(options, "loop"), ["perf", "bench", "-f", "simple", "sched"]
+    # What is run, for which question: its command, the operations of a run, nanoseconds of what it prints, one CPU.
+    workloads: dict[str, tuple[str, list[str], int, float, bool]] = {
+        "pipe": ("sched", [*perf, "pipe", "-l", str(loops)], loops, 1e9 / loops, True),
+        "messaging": (
+            "sched",
+            [*perf, "messaging", "-g", str(groups), "-l", str(messages)],
+            groups * 400 * messages,
+            1e9 / (groups * 400 * messages),
+            False,
+        ),
+        "read": ("syscall", [loop, "read", str(calls)], calls, 1, True),
+        "getppid": ("syscall", [loop, "getppid", str(calls)], calls, 1, True),
+        "TCP exchange": (
+            "tcp",
+            [compile_workload(options, "tcp"), "rr", str(exchanges)],
+            exchanges,
+            1,
+            True,
+        ),
+    }
+    refused: dict[str, str] = {}
+    working = {name: _working(question, refused) for name, question in QUESTIONS.items()}
+    shown = []
+    for name in ("messaging", "getppid") if options.quick else ():
+        del workloads[name]
+    for name, (question, command, operations, unit, pin) in workloads.items():
+        say(f"tools {name}")
+        variants = {NOTHING: Variant(), OURS: Shipped(QUESTIONS[question].collector), **working[question]}
+        results = measure(variants, command, operations=1, rounds=options.rounds(5), unit_ns=unit, pin=pin)
+        section.rows += _rows(name, results, operations)
+        for variant, measured in results.items():
+            bpf = Sample(measured.per_operation(operations), "ns")
+            tool = variants[variant]
+            section.raw.append(
+                (
+                    name,
+                    variant,
+                    QUESTIONS[question].tools[variant][1]
+                    if isinstance(tool, Tool)
+                    else EACH
+                    if variant == OURS
+                    else "",
+                    str(bpf) if any(bpf.values) else "",
+                    str(Sample(measured.wall_ns, "ns")),
+                    f"{tool.resident_mb:.0f} MB" if isinstance(tool, Tool) else "",
+                )
+            )
+            if variant != NOTHING:
+                shown.append((f"{name}: {variant}", bpf.median))
+    for reason in dict.fromkeys(refused.values()):
+        names = ", ".join(f"`{name}`" for name, said in refused.items() if said == reason)
+        section.notes.append(f"Not measured here: {names}. Ends with: {reason}")
+    section.notes.append(
+        "Not measured here: cloudflare's ebpf_exporter. It is in no Debian release, and the Go module proxy refuses to"
+        " give it (403)."
+    )
+    section.plots["tools"] = bars("BPF time an operation, ns", shown, OURS)
+    return section
+
+
+def _working(question: Question, refused: dict[str, str]) -> dict[str, Variant]:
+    """The tools that start here; the others' last words go into `refused`."""
+    found: dict[str, Variant] = {}
+    for name, (command, _) in question.tools.items():
+        tool = Tool(command)
+        try:
+            with attached(tool):
+                found[name] = tool
+        except SkippedError as reason:
+            refused.setdefault(name if name != "bpftrace" else f"bpftrace, {question.collector}", str(reason))
+    return found
+
+
+def _rows(workload: str, results: dict[str, Measured], operations: int) -> list[Row]:
+    rows = []
+    bpf = {name: measured.per_operation(operations) for name, measured in results.items()}
+    wall = {name: less(measured.wall_ns, results[NOTHING].wall_ns) for name, measured in results.items()}
+    for values, what in ((bpf, "BPF time"), (wall, "wall time over nothing attached,")):
+        for name in results:
+            if name not in {OURS, NOTHING}:
+                peer = Sample(values[name], "ns")
+                rows.append(Row(f"{workload}: {what} an operation", Sample(values[OURS], "ns"), peer, name))
+    return rows

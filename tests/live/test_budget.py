@@ -1,0 +1,105 @@
+"""Costs that can be counted: as accepted in bench/budget.json, or less. `python -m bench.budget --write` accepts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import budget
+
+pytestmark = pytest.mark.slow
+
+ROOM = {"series": 1.05, "cycle": 1.1, "verifier": 1.25}
+"""How much more than accepted each kind may be: what was meant to grow is accepted anew, with the change."""
+FEW = 6
+"""Calls more that the shared part of a cycle may take: maps that had entries of others, tasks of a busy machine."""
+PROFILES = budget.PROFILES
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.budget"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def accepted() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(budget.ACCEPTED.read_text())
+    return found
+
+
+@pytest.fixture
+def same_tree(measured: dict[str, Any], accepted: dict[str, Any]) -> None:
+    if measured["controllers"] != accepted["controllers"]:
+        pytest.skip("accepted on a machine with other controllers in its cgroup v2 tree")
+
+
+def over(measured: dict[str, float], accepted: dict[str, float], room: float, more: float = 0) -> list[str]:
+    assert measured.keys() == accepted.keys(), "another thing is counted: accept it with python -m bench.budget --write"
+    return [
+        f"{name}: {value}, accepted: {accepted[name]}"
+        for name, value in measured.items()
+        if value > accepted[name] * room + more
+    ]
+
+
+@pytest.mark.usefixtures("same_tree")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_calls_of_a_cycle(measured: dict[str, Any], accepted: dict[str, Any], profile: str) -> None:
+    assert over(measured["cycle"][profile], accepted["cycle"][profile], ROOM["cycle"], FEW) == []
+
+
+@pytest.mark.usefixtures("same_tree")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_calls_of_a_pod(measured: dict[str, Any], accepted: dict[str, Any], profile: str) -> None:
+    """Without room: one call more for each pod is one call more."""
+    for what in ("system calls of a pod", "opens of a pod"):
+        assert measured["cycle"][profile][what] <= accepted["cycle"][profile][what], what
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_calls_grow_evenly_with_the_pods(measured: dict[str, Any], profile: str) -> None:
+    """From 16 pods to 32 each costs what it did from 8 to 16; bpf() calls do not grow: one reads a map."""
+    for what, (at_first, later) in measured["linear"][profile].items():
+        assert later == pytest.approx(at_first, abs=FEW / budget.SIZES[0]), what
+        assert later > 0, what
+    assert measured["bpf() calls"][profile] == pytest.approx(0, abs=FEW)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_cycles_leave_no_objects(measured: dict[str, Any], profile: str) -> None:
+    """The least of some cycles, as garbage is collected now and then."""
+    assert measured["objects kept"][profile] < 50
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_bytes_and_memory_of_a_series(measured: dict[str, Any], accepted: dict[str, Any], profile: str) -> None:
+    assert over(measured["series"][profile], accepted["series"][profile], ROOM["series"]) == []
+
+
+def test_instructions_for_the_verifier(measured: dict[str, Any], accepted: dict[str, Any]) -> None:
+    """On the kernel on which they were accepted; every program is counted on any."""
+    ours, theirs = measured["verifier"], accepted["verifier"]
+    assert ours["instructions"].keys() == theirs["instructions"].keys()
+    assert min(ours["instructions"].values()) > 0
+    if ours["kernel"] == theirs["kernel"]:
+        assert over(ours["instructions"], theirs["instructions"], ROOM["verifier"]) == []
+
+
+def test_what_is_over_is_found() -> None:
+    assert over({"calls": 12}, {"calls": 10}, 1.1) == ["calls: 12, accepted: 10"]
+    assert over({"calls": 11}, {"calls": 10}, 1.1) == []
+    assert over({"calls": 12}, {"calls": 10}, 1.1, more=1) == []
+    with pytest.raises(AssertionError):
+        over({"calls": 1}, {"files": 1}, 1)
