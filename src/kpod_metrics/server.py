@@ -1,6 +1,7 @@
 """What the HTTP endpoint answers, and its life: it reads what the agent published and never waits for a cycle."""
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 PAGES = frozenset({"/metrics", "/actuator/prometheus"})
 PROBES = frozenset({"/healthz", "/readyz"})
+_OF_A_LOOP = 4
+"""Descriptors that an event loop takes, and one for a first client."""
 
 _QUALITY = re.compile(r";\s*q=([0-9.]+)", re.IGNORECASE)
 _MEDIA = {
@@ -154,6 +157,20 @@ class Application:
         return Answer(200, _HTML, body, headers)
 
 
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop; raises RefusedError where its descriptors cannot be had (asyncio leaves half a loop)."""
+    spare: list[int] = []
+    try:
+        for _ in range(_OF_A_LOOP):
+            spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401 - it may fail midway
+    except OSError as error:
+        raise RefusedError(f"nothing can be served: {error.strerror}") from None
+    finally:
+        for descriptor in spare:
+            os.close(descriptor)
+    return asyncio.new_event_loop()
+
+
 def serve(
     agent: Agent, listener: socket.socket, probes: socket.socket | None = None, guard: Guard | None = None
 ) -> None:
@@ -186,7 +203,7 @@ def serve(
             task.result()
 
     # Not asyncio.run: that waits for its threads, of which one may compare a password.
-    loop = asyncio.new_event_loop()
+    loop = _event_loop()
     try:
         loop.run_until_complete(main())
     finally:

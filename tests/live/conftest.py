@@ -66,7 +66,8 @@ def machine_is_left_as_found(cgroup_root: str) -> Iterator[None]:
         left = {
             name: (was, now)
             for (name, was), now in zip(before.items(), machine_state(cgroup_root).values(), strict=True)
-            if was != now
+            # What went meanwhile was not of these tests.
+            if (now - was if isinstance(now, set) and isinstance(was, set) else was != now)
         }
         if not left:
             return

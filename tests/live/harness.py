@@ -161,7 +161,7 @@ def machine_state(cgroup_root: str) -> dict[str, object]:
         "BPF programs": bpf_ids("prog"),
         "BPF maps": bpf_ids("map"),
         "BPF links": bpf_ids("link"),
-        "cgroups": sorted(str(path) for tree in trees for path in Path(tree).glob("kpod-*")),
+        "cgroups": {str(path) for tree in trees for path in Path(tree).glob("kpod-*")},
         "network namespaces": sorted(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else [],
         "network interfaces": sorted(os.listdir("/sys/class/net")),
         "mounts": mounted,

@@ -74,6 +74,7 @@ NOT_HERE = {
 """Alerts that are not provoked here, and why."""
 
 _CPU, _MEMORY, _IO = (f"this cgroup v2 tree has no {name} controller" for name in ("cpu", "memory", "io"))
+_GPU = "this machine has no GPU"
 
 NO_DATA = {
     "node: What pods wait for / Throttled, of all periods": _CPU,
@@ -88,6 +89,8 @@ NO_DATA = {
     "pod: Is it short of memory? / Memory cgroup swap bytes": _MEMORY,
     "pod: Is it waiting for a disk? / Disk bytes": _IO,
     "pod: Is it waiting for a disk? / Disk operations": _IO,
+    "pod: Is it the GPU? / GPU, its busiest kind of engine": _GPU,
+    "pod: Is it the GPU? / Memory of the GPU": _GPU,
 }
 """Panels that may have no data, and why: their signals do not exist on every machine."""
 
@@ -309,7 +312,10 @@ def scene(
         for agent in agents:
             stack.callback(agent.end)
         receiver = stack.enter_context(Receiver())
-        first.start(settings=("--discovery", "cgroup", "--otlp-endpoint", receiver.url, "--otlp-interval", "1s"))
+        web = folder / "web.yml"
+        web.write_text("http_server_config: {headers: {X-Frame-Options: deny}}\n")
+        push = ("--otlp-endpoint", receiver.url, "--otlp-interval", "1s")
+        first.start(settings=("--discovery", "cgroup", "--web-config-file", str(web), *push))
         second.start(*DROPPED)
         third.start(settings=("--discovery", "kubernetes", "--kubeconfig", str(folder / "kubeconfig")))
         others = {"second": f"127.0.0.1:{second.port}", "third": f"127.0.0.1:{third.port}"}

@@ -236,11 +236,9 @@ def test_requests_that_are_none(tmp_path: Path, tell: Callable[..., None]) -> No
         fds = page.sum("process_open_fds")
         assert fds < 300
         assert agent.poll() is None
-    assert statuses.keys() <= {b"200", b"400", b"404", b"405", b"431", b"501", b"503"}, statuses
+    assert statuses.keys() <= {b"200", b"400", b"404", b"405", b"408", b"413", b"414", b"431", b"503", b"505"}, statuses
     assert len(statuses) > 2
-    # Who sends a second request that is none before the first is answered is cut off: h11 calls the answer an error.
-    ends = re.findall(r"^(\w[\w.]*Error): (.*)$", log.read_text(), re.MULTILINE)
-    assert all("state=MUST_CLOSE" in text or "state=ERROR" in text for _, text in ends), ends
+    assert "Traceback" not in log.read_text()
     said = ", ".join(f"{number} x {status.decode()}" for status, number in sorted(statuses.items()))
     tell(
         "Bad input",
