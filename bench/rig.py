@@ -463,6 +463,10 @@ class Pods:
                 try:
                     os.rmdir(directory)
                 except OSError:
+                    # One whose start a signal broke off is in no list.
+                    with contextlib.suppress(OSError):
+                        for pid in Path(directory, "cgroup.procs").read_text().split():
+                            os.kill(int(pid), signal.SIGKILL)
                     time.sleep(0.01)
                 else:
                     break

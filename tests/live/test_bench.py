@@ -1,5 +1,6 @@
 """Each part of the bench runs to its end, briefly, and leaves nothing behind. No figure is looked at."""
 
+import os
 import re
 import shutil
 import signal
@@ -13,7 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
-PARTS = ("sched", "syscall", "tcp", "tools", "cycle", "scrape", "memory", "exporters", "growth", "fleet")
+PARTS = ("sched", "syscall", "tcp", "cycle", "scrape", "memory")
+LONG_PARTS = ("tools", "exporters", "growth", "fleet")
+"""Other people's programs and many pods: two minutes and more, in `make test-long` only."""
+
+LONG = os.environ.get("LONG") == "1"
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +27,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "bench", "--quick", *arguments]
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [*PARTS, *(LONG_PARTS if LONG else ())])
 def test_part_runs(part: str, cgroup_root: str, tmp_path: Path) -> None:
     before = STATISTICS.read_text()
     page = tmp_path / "page.md"

@@ -121,6 +121,10 @@ import socket, subprocess, sys
 open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w").write("1")
 for command in sys.argv[1:]:
     subprocess.run(["ip", *command.split()], check=True)
+# A link that is not up yet drops what it is given.
+while any("veth" in link and "state UP" not in link for link in
+          subprocess.run(["ip", "-d", "-o", "link"], capture_output=True, text=True).stdout.splitlines()):
+    pass
 print("ready", flush=True)
 for line in sys.stdin:
     interface, count, size = line.split()

@@ -112,7 +112,7 @@ def test_many_threads(
         # A thread's last switch, in which it leaves for good, is not in what the kernel adds up of the dead, nor is one
         # before that, should it be preempted then; the last of the process, in which it stops, came after it was asked.
         counted = totals.number(owner, SWITCHES) - start - THREADS - 1
-        assert true > 1000
+        assert true > 100
         assert 0 <= counted - true <= THREADS / 1000
         assert [one.update_errors for one in collector.maps() if one.update_errors is not None] == [0, 0]
     tell(
