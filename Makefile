@@ -57,7 +57,7 @@ test-kernels: build  ## the live tests on other kernels, in virtual machines: KE
 	scripts/packages $(KERNEL_PACKAGES)
 	$(PY) -m tests.kernels $(ARGS)
 
-audit: build  ## ask PyPI's advisories of every pinned package; needs pypi.org
+audit: build  ## ask for advisories of every pinned package; needs the advisories' service
 	scripts/audit $(ARGS)
 
 format: build  ## put Python and C into the project's format

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The namespaces of every process at once: a look at each in /proc costs thirty times as much. */
+/* The namespaces of every process at once: a look at each in /proc costs forty times as much. */
 #include "kpod.bpf.h"
 
 /* The first kernel thread is in the machine's own namespaces. */

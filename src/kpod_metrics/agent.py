@@ -483,9 +483,10 @@ class Agent:
         known, put = self._resolver.snapshot.identities, self._store.put
         for row in rows:
             try:
-                identity = known.get(row.owner)
+                # Most are in the snapshot: that saves two calls.
+                identity = known.get(row.owner) or self._resolver.resolve(row.owner)
                 if identity is None:
-                    self._charge(state, row)
+                    self._hold_or_count(state, row)
                 else:
                     put(row.table, identity, row.labels, row.values, (row.owner, row.source))
             except Exception as error:
@@ -501,12 +502,8 @@ class Agent:
         shown = (type(error), error, error.__traceback__) if _unexpected(error) else None
         log.error("collector %s: %s", state.collector.name, state.problem, exc_info=shown)
 
-    def _charge(self, state: State, row: Row) -> None:
-        """Add a row to the series of its pod, or to the events that are nobody's, or hold it back."""
-        identity = self._resolver.resolve(row.owner)
-        if identity is not None:
-            self._store.put(row.table, identity, row.labels, row.values, (row.owner, row.source))
-            return
+    def _hold_or_count(self, state: State, row: Row) -> None:
+        """Hold a row back whose pod may still be told, or add it to the events that are nobody's."""
         if self._is_pending(row.owner):
             state.hold(row)
         else:

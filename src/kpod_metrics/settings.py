@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
-from kpod_metrics import selector
+from kpod_metrics import selector, yaml_file
 from kpod_metrics.errors import SettingError
 from kpod_metrics.metrics import label_of
+from kpod_metrics.yaml_file import NoYamlError
 
 ENVIRONMENT_PREFIX = "KPOD_"
 
@@ -563,16 +562,11 @@ def load(
 
 def _from_file(path: str, known: Mapping[str, Setting]) -> dict[str, tuple[Any, str]]:
     try:
-        with open(path, encoding="utf-8") as file:
-            tree = yaml.safe_load(file)
+        tree = yaml_file.load(path)
     except OSError as error:
         raise SettingError(f"--config: {path!r} cannot be read ({error.strerror}): a YAML file is accepted") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # ValueError: bytes that are no UTF-8, or a date in the form of one that is none (2020-13-01).
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise SettingError(f"--config: {path!r}{line} is not YAML: {reason}") from None
+    except NoYamlError as error:
+        raise SettingError(f"--config: {path!r}{error.where} is not YAML: {error.reason}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

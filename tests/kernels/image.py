@@ -42,8 +42,8 @@ mount -t sysfs none /sys
 mount -t devtmpfs none /dev
 disk() { for at in /sys/block/nvme*; do [ "$(cat $at/nsid)" != $1 ] || echo "/dev/${at##*/}"; done; }
 for wait in 1 2 3 4 5 6 7 8 9; do [ -b "$(disk 5)" ] || sleep 0.5; done
-mount -t ext4 "$(disk 3)" /work
-. /work/tests/kernels/init.sh
+mount -t ext4 "$(disk 3)" /kpod
+. /kpod/tests/kernels/init.sh
 """
 
 SIGNATURE = "6b706f64"
@@ -161,7 +161,7 @@ def root(architecture: str) -> Path:
         for name in ("bin", "sbin", "lib", "lib64"):
             (tree / "usr" / name).mkdir(parents=True)
             (tree / name).symlink_to(f"usr/{name}")
-        for name in ("dev", "proc", "sys", "run", "tmp", "root", "work", "etc", "var/tmp", "usr/lib/modules"):
+        for name in ("dev", "proc", "sys", "run", "tmp", "root", "kpod", "etc", "var/tmp", "usr/lib/modules"):
             (tree / name).mkdir(parents=True)
         apt.fetch(_suite(USERLAND, architecture), PACKAGES, scratch, tree, dependencies=True)
         for useless in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/i18n"):
@@ -212,7 +212,7 @@ def _compiler_root(architecture: str) -> Path:
 
 def _compile_workloads(architecture: str, into: Path) -> None:
     """Static programs: nothing in the root file system matters to them."""
-    sources = REPOSITORY / "tests/live/workloads"
+    sources = REPOSITORY / "tests/live/kpodloads"
     triplet = ARCHITECTURES[architecture].triplet
     system = _compiler_root(architecture)
     flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-static", "-fuse-ld=lld", f"--target={triplet}"]

@@ -11,11 +11,11 @@ for module in tun fuse; do modprobe $module; done
 # What a container runtime does: hand the controllers on.
 for controller in cpu io memory; do echo +$controller > /sys/fs/cgroup/cgroup.subtree_control; done
 ip link set lo up
-cd /work
+cd /kpod
 export RESULT_DISK=$(disk 4) LIVE_DISK=$(disk 5)
-export LIVE_WORKLOADS=/work/workloads
+export LIVE_WORKLOADS=/kpod/kpodloads
 export LIVE_SCALE=25
-export HOME=/root LANG=C.UTF-8 CI=true PYTHONPATH=/work/src:/work PYTHONUNBUFFERED=1
+export HOME=/run LANG=C.UTF-8 CI=true PYTHONPATH=/kpod/src:/kpod PYTHONUNBUFFERED=1
 python3 -m tests.kernels.inside
 echo "tests.kernels.inside ended with status $?"
 sync

@@ -143,10 +143,8 @@ class Tree:
 
     def _below(self, where: str, path: str, names: list[tuple[str, int]]) -> list[Directory | None]:
         """Return the directories of these names, None in the place of one that is gone."""
-        found: list[Directory | None] = []
-        for name, inode in names:
-            found.append(self._directory(f"{path}/{name}" if path else name, f"{where}/{name}", inode))
-        return found
+        above = f"{path}/" if path else ""
+        return [self._directory(above + name, f"{where}/{name}", inode) for name, inode in names]
 
     def _directory(self, path: str, where: str, inode: int) -> Directory | None:
         """Return one directory; None where it is gone."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import CumulativeMap
-from kpod_metrics.kernel.programs import OBJECTS, STAND_INS, MapHealth, ProgramHealth, Programs
+from kpod_metrics.kernel.programs import OBJECTS, STAND_INS, Loads, MapHealth, ProgramHealth, Programs
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
 
@@ -98,7 +98,7 @@ class Collector(abc.ABC):
         return []
 
 
-class BpfCollector(Collector):
+class BpfCollector(Loads, Collector):
     """A collector with a kernel program: `NAME.bpf.o` holds its programs and the metric maps in `metric_maps`.
 
     A subclass says in `prepare` what to set before load and in `attach` which hooks to use; the rest is here.
@@ -109,7 +109,6 @@ class BpfCollector(Collector):
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
-        self._loaded: Programs | None = None
         self.without: set[str] = set()
         """Kernel features that are missing here or forced off; known after `open`."""
 
@@ -226,17 +225,3 @@ class BpfCollector(Collector):
         """Delete the entries of cgroups that are gone; a key's first field is its cgroup id."""
         for name in self.metric_maps:
             self.reader(name).forget(lambda key: gone(key[0]))
-
-    def close(self) -> None:
-        """Detach and unload."""
-        loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            loaded.close()
-
-    def maps(self) -> list[MapHealth]:
-        """State of its maps, and failures where the programs count them."""
-        return [] if self._loaded is None else self._loaded.map_health()
-
-    def programs(self) -> list[ProgramHealth]:
-        """Statistics of every loaded program."""
-        return [] if self._loaded is None else self._loaded.program_health()

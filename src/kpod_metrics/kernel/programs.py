@@ -96,3 +96,23 @@ class Programs:
         while self.links:
             self.links.pop().close()
         self.object.close()
+
+
+class Loads:
+    """Part of what loads an object for itself, into `_loaded`: the state of its maps and programs, and their end."""
+
+    _loaded: Programs | None = None
+
+    def maps(self) -> list[MapHealth]:
+        """State of its maps, and failures where the programs count them; none while nothing is loaded."""
+        return [] if self._loaded is None else self._loaded.map_health()
+
+    def programs(self) -> list[ProgramHealth]:
+        """Statistics of every loaded program."""
+        return [] if self._loaded is None else self._loaded.program_health()
+
+    def close(self) -> None:
+        """Detach and unload; also after `open` failed. A second call does nothing."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()

@@ -6,6 +6,7 @@ The numbers are those of the kernel's headers for programs (asm/unistd*.h): they
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from kpod_metrics.errors import SettingError
@@ -26,6 +27,12 @@ WAITING = (
 )
 """Regular expression of those that wait for others, or fail to say "not now": long and failing calls of these mean
 nothing by themselves."""
+
+
+@cache
+def waits_by_nature(name: str) -> bool:
+    """Whether a syscall is one of `WAITING`."""
+    return re.fullmatch(WAITING, name) is not None
 
 
 def _parse(text: str) -> dict[str, int]:

@@ -4,7 +4,7 @@ import os
 from typing import NamedTuple
 
 from kpod_metrics.errors import UnavailableError
-from kpod_metrics.kernel.programs import OBJECTS, MapHealth, ProgramHealth, Programs
+from kpod_metrics.kernel.programs import OBJECTS, Loads, Programs
 
 _INITIAL = "pid:[4026531836]"
 """The PID namespace that has all processes: PROC_PID_INIT_INO, include/linux/proc_ns.h."""
@@ -24,17 +24,16 @@ class View(NamedTuple):
     root: tuple[int, int]
 
 
-class Tasks:
+class Tasks(Loads):
     """Looks at all processes; for one thread at a time.
 
-    Measured on 300 processes: 0.2 ms, where the links and the mountinfo of 100 containers cost 4.5 ms. The mountinfo
-    of a mount namespace says what it said as long as `mount_changes` is the same, but for options that were changed
+    Measured: 0.39 ms for 306 processes, where two links and the mountinfo of 100 of them take 5.3 ms. The mountinfo of
+    a mount namespace says what it said as long as `mount_changes` is the same, but for options that were changed
     without mounting anything (remount).
     """
 
     def __init__(self, objects: str = OBJECTS, sys_root: str = "/sys", proc_root: str = "/proc") -> None:
         self._where = (objects, sys_root, proc_root)
-        self._loaded: Programs | None = None
 
     def open(self) -> None:
         """Load; raises UnavailableError where the kernel cannot tell, or in terms of processes that are not ours."""
@@ -64,17 +63,3 @@ class Tasks:
             for pid, mounts, network, _, changes, root_mount, root_directory in layout.iter_unpack(written)
             if mounts
         }
-
-    def maps(self) -> list[MapHealth]:
-        """State of its map."""
-        return [] if self._loaded is None else self._loaded.map_health()
-
-    def programs(self) -> list[ProgramHealth]:
-        """Statistics of its program."""
-        return [] if self._loaded is None else self._loaded.program_health()
-
-    def close(self) -> None:
-        """Detach and unload; also after `open` failed. A second call does nothing."""
-        loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            loaded.close()

@@ -3,19 +3,16 @@
 Limits are those of the alerts of the same names (`monitoring/alerts.py`), without their patience.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kpod_metrics.exposition.recent import View, number
-from kpod_metrics.kernel.syscalls import WAITING
+from kpod_metrics.kernel.syscalls import waits_by_nature
 from kpod_metrics.metrics import Kind, Scope
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import OVERFLOW
-
-_MAY_WAIT = re.compile(WAITING)
 
 SEGMENT = 1448
 """Payload of a TCP segment at an MTU of 1500."""
@@ -144,7 +141,7 @@ def _pod(identity: Identity, containers: list[_Values], seconds: float) -> Pod:
         for (name, syscall), tasks in values.items():
             if name == "kpod_syscall_latency_seconds":
                 pod.syscalls = pod.syscalls or {}
-                if not _MAY_WAIT.fullmatch(syscall):
+                if not waits_by_nature(syscall):
                     pod.syscalls[syscall] = pod.syscalls.get(syscall, 0.0) + tasks
     pod.reasons = sorted((r for r in _reasons(pod, containers, seconds) if r.weight >= NOTABLE), reverse=True)
     return pod

@@ -6,7 +6,6 @@ counted. As totals are cumulative, a dropped point costs resolution in time, and
 """
 
 import logging
-import ssl
 import threading
 import time
 from collections import deque
@@ -18,12 +17,12 @@ import httpx2
 from isal import isal_zlib
 
 from kpod_metrics import __version__
-from kpod_metrics.errors import SettingError
 from kpod_metrics.exposition.page import Page
 from kpod_metrics.exposition.pages import GZIP
 from kpod_metrics.otlp.encode import Encoder, Request, refusal, rejected
 from kpod_metrics.pods.backoff import Backoff
 from kpod_metrics.settings import Settings
+from kpod_metrics.tls_client import context
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,11 @@ class Exporter:
         }
         if self._gzip:
             headers["content-encoding"] = "gzip"
-        verify = _context(settings) if url.scheme == "https" else True
+        verify = (
+            context(settings.otlp_ca, settings.otlp_certificate, settings.otlp_key, prefix="otlp_")
+            if url.scheme == "https"
+            else True
+        )
         self._http = httpx2.Client(headers=headers, verify=verify, timeout=httpx2.Timeout(self._timeout))
         self._changed = threading.Condition()
         self._queue: deque[Request] = deque()
@@ -216,21 +219,3 @@ def _seconds(retry_after: str) -> float:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     except ValueError:
         return 0.0
-
-
-def _context(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.otlp_ca or None)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingError(
-            f"otlp_ca: {settings.otlp_ca!r} cannot be used: {error}; accepted: a file of certificates (PEM)"
-        ) from None
-    if settings.otlp_certificate:
-        try:
-            context.load_cert_chain(settings.otlp_certificate, settings.otlp_key or None, lambda: "")
-        except (OSError, ssl.SSLError) as error:
-            raise SettingError(
-                f"otlp_certificate: {settings.otlp_certificate!r} with otlp_key {settings.otlp_key!r} cannot be used: "
-                f"{error}; accepted: a certificate and its key without a password (PEM)"
-            ) from None
-    return context

@@ -1,14 +1,12 @@
 """From two pages to what each pod did between them."""
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
 from kpod_metrics.histogram import SLOTS, quantile
-from kpod_metrics.kernel.syscalls import WAITING
+from kpod_metrics.kernel.syscalls import waits_by_nature
 from kpod_metrics.top.page import Native, decode
 
 _CYCLE = "kpod_last_cycle_timestamp_seconds"
@@ -201,7 +199,7 @@ def _row(pod: Pod, grown: _Growth) -> Row:
         faults=grown.rate(_FAULTS),
         calls=grown.rate(_CALLS),
         errors=grown.rate(_ERRORS),
-        call_p99=_p99(grown.histogram(_CALL_TIME, lambda labels: not _waiting(labels.get("syscall", "")))),
+        call_p99=_p99(grown.histogram(_CALL_TIME, lambda labels: not waits_by_nature(labels.get("syscall", "")))),
         disk=grown.rate(*_DISK),
         memory=grown.gauge(_MEMORY),
         pressure_cpu=pressure["cpu"],
@@ -210,11 +208,6 @@ def _row(pod: Pod, grown: _Growth) -> Row:
         waits_for=waits_for,
         waits=waits,
     )
-
-
-@cache
-def _waiting(syscall: str) -> bool:
-    return re.fullmatch(WAITING, syscall) is not None
 
 
 def _most(

@@ -1,7 +1,6 @@
 """Where pages come from: a running agent, by HTTP, or an agent of top's own."""
 
 import re
-import ssl
 import time
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,6 +12,7 @@ from kpod_metrics import agent as agents
 from kpod_metrics.errors import SettingError
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.settings import Settings
+from kpod_metrics.tls_client import context
 from kpod_metrics.top.text import clean
 
 _TIMEOUT = 5.0
@@ -70,7 +70,7 @@ class Endpoint:
             headers=headers,
             auth=basic,
             timeout=_TIMEOUT,
-            verify=_context(access) if self._url.startswith("https:") else False,
+            verify=context(access.ca, access.certificate, access.key) if self._url.startswith("https:") else False,
         )
         self._token()
 
@@ -130,22 +130,6 @@ def _parsed(url: str) -> tuple[str, str, tuple[str, str] | None]:
     path = parts.path if parts.path not in {"", "/"} else "/metrics"
     name = urlunsplit((parts.scheme, where, "" if path == "/metrics" else path, "", ""))
     return name, urlunsplit((parts.scheme, where, path, parts.query, "")), basic
-
-
-def _context(access: Access) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=access.ca or None)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingError(f"ca: {access.ca!r} cannot be used: {error}; accepted: certificates (PEM)") from None
-    if access.certificate:
-        try:
-            context.load_cert_chain(access.certificate, access.key or None, lambda: "")
-        except (OSError, ssl.SSLError) as error:
-            raise SettingError(
-                f"certificate: {access.certificate!r} with key {access.key!r} cannot be used: {error}; accepted: "
-                "a certificate and its key without a password (PEM)"
-            ) from None
-    return context
 
 
 class Own:

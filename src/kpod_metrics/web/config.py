@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import yaml
-
+from kpod_metrics import yaml_file
 from kpod_metrics.errors import SettingError
+from kpod_metrics.yaml_file import NoYamlError
 
 VERSIONS = ("TLS12", "TLS13")
 VERIFYING = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
@@ -90,15 +90,12 @@ class WebConfig:
 def read(path: str) -> WebConfig:
     """Read and check the file; raises SettingError: one line with the key, its value and what is accepted."""
     try:
-        with open(path, encoding="utf-8") as file:
-            tree = yaml.safe_load(file)
+        tree = yaml_file.load(path)
     except OSError as error:
         raise SettingError(f"web_config_file: {path!r} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Not the parser's whole message: that shows the line, and a secret may be on it.
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise SettingError(f"web_config_file: {path!r}{where} is not YAML") from None
+    except NoYamlError as error:
+        # Without the reason: that shows what stands there, and it may be a secret.
+        raise SettingError(f"web_config_file: {path!r}{error.where} is not YAML") from None
     return _Reader(path).config(tree)
 
 
