@@ -59,6 +59,7 @@ def main() -> int:
                 traceback.print_exc()
                 failed = True
                 continue
+            rig.end_if_stopped()
             print(made[name], flush=True)
     page = arguments.output or (None if arguments.quick else PAGE)
     if page is not None:

@@ -69,8 +69,18 @@ def stop(*_: object) -> None:
     sys.exit(1)
 
 
+def end_if_stopped() -> None:
+    """End the bench if a signal came whose exception was lost.
+
+    Python and ctypes swallow what is raised inside a callback: of libbpf's, after a fork, of the garbage collector.
+    """
+    if _stopped.is_set():
+        sys.exit(1)
+
+
 def say(what: str) -> None:
-    """Tell on standard error what is being measured."""
+    """Tell on standard error what is being measured next."""
+    end_if_stopped()
     print(f"bench: {what}", file=sys.stderr, flush=True)
 
 
@@ -303,9 +313,7 @@ def attached(variant: Variant) -> Iterator[None]:
         yield
     finally:
         variant.detach()
-    # A signal that comes inside a callback of libbpf's has its exception swallowed by ctypes.
-    if _stopped.is_set():
-        sys.exit(1)
+    end_if_stopped()
 
 
 @dataclass

@@ -5,6 +5,8 @@ import os
 import re
 import socket
 import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -402,10 +404,11 @@ def test_older_connections_count_from_now_on(
 ) -> None:
     """In a network namespace that the agent is not in; the connections themselves were made before."""
     a, b, c, d = cgroup("a"), cgroup("b"), cgroup("c"), cgroup("d")
-    network.lay_wire(d, delay_us=500)
+    network.lay_wire(d, delay_us=500, drop_every=10)
     peers = Peers(network, a, b, connections=3, traffic=(200_003, 100_007), rounds=3)
     peers.round_over()
     before = peers.retransmits
+    assert all(before)
     with opened(collector(*forced_off)) as net_tcp:
         totals = Totals(net_tcp)
         assert_counted(totals, {a: Counted(), b: Counted(), c: Counted(), d: Counted()})
@@ -417,6 +420,66 @@ def test_older_connections_count_from_now_on(
                 for (owner, now), was in zip(peers.expected(done).items(), before, strict=True)
             }
             assert_counted(totals, expected | {c: Counted(), d: Counted()})
+
+
+END_WITH_MORE_TO_SEND = textwrap.dedent("""
+    import os, signal, socket, time
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    client.setblocking(False)
+    written = 0
+    try:
+        while True: written += client.send(bytes(65536))
+    except BlockingIOError: pass
+    client.shutdown(socket.SHUT_WR)
+    time.sleep(0.5)
+    def told(one, at, size):
+        return int.from_bytes(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)[at:at + size], "little")
+    not_sent, received = told(client, 144, 4) - 1, told(server, 128, 8)
+    print(not_sent, written - received, flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    while server.recv(1 << 20): pass
+    os.kill(os.getpid(), signal.SIGSTOP)
+""")
+"""Both ends of a connection whose one end has said that it will send no more, and still has: a FIN waits behind it.
+
+Prints tcpi_notsent_bytes (less the FIN) and what is not received yet, by tcpi_bytes_received (linux/tcp.h)."""
+
+
+@proves(SENT, RECEIVED)
+@EVERY_WAY
+def test_an_older_connection_that_is_ending_counts_its_rest(
+    cgroup: Callable[[str], Cgroup], children: list[Process], forced_off: tuple[str, ...]
+) -> None:
+    a, b = cgroup("a"), cgroup("b")
+    both = a.start(sys.executable, "-c", END_WITH_MORE_TO_SEND, stdout=subprocess.PIPE)
+    children.append(both)
+    stop_point(both)
+    assert both.stdout is not None
+    not_sent, not_received = map(int, both.stdout.readline().split())
+    assert not_sent > 0
+    with opened(collector(*forced_off)) as net_tcp:
+        totals = Totals(net_tcp)
+        assert_counted(totals, {a: Counted(), b: Counted()})
+        go(both)
+        stop_point(both)
+        assert_counted(totals, {a: Counted(not_sent, not_received), b: Counted()})
+
+
+def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], network: Network) -> None:
+    """One after another in a hash for sixteen: each leaves it at its end."""
+    a, b = cgroup("a"), cgroup("b")
+    with opened(collector("socket_storage", map_entries=16)) as net_tcp:
+        totals = Totals(net_tcp)
+        for done in range(1, 13):
+            peers = Peers(network, a, b, connections=1, traffic=(1003, 1003), rounds=1)
+            peers.round_over()
+            peers.finish()
+            one = Counted(1003 * done, 1003 * done)
+            assert_counted(totals, {a: one._replace(outbound=done), b: one._replace(inbound=done)})
+        errors = {health.name: health.update_errors for health in net_tcp.maps()}
+        assert errors["tcp_sockets_by_address"] == 0
 
 
 def test_sockets_without_room_are_counted(cgroup: Callable[[str], Cgroup], network: Network) -> None:
