@@ -25,7 +25,6 @@ from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import BpfCollector, Collector, Environment
 from kpod_metrics.kernel import libbpf
-from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.metrics import Row
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 from tests.fakes.apiserver import ApiServer
@@ -210,16 +209,17 @@ class Shipped(Variant):
         kind = registered().get(name)
         if kind is None or not issubclass(kind, BpfCollector):
             raise SkippedError(f"there is no collector {name} with kernel programs")
-        self._kind: type[Collector] = kind
-        self._collector: Collector | None = None
-        opened = libbpf.Object(os.path.join(OBJECTS, f"{name}.bpf.o"))
-        self._sections = {program.name: program.section for program in opened.programs.values()}
-        opened.close()
+        self._kind: type[BpfCollector] = kind
+        self._collector: BpfCollector | None = None
+        self._hooks: dict[str, str] = {}
+        """What each program is attached to: by its section, or with types where this kernel has them."""
 
     def attach(self) -> None:
         """Open the collector."""
         self._collector = self._kind(Environment(cgroup_root=find_root(), syscalls=DEFAULT_SYSCALLS))
         self._collector.open()
+        assert self._collector._loaded is not None
+        self._hooks = {name: program.hook for name, program in self._collector._loaded.object.programs.items()}
 
     def detach(self) -> None:
         """Close the collector."""
@@ -231,9 +231,9 @@ class Shipped(Variant):
         """What each of its loaded programs ran, iterators left out: they run once."""
         assert self._collector is not None
         return {
-            section: Runs(program.run_seconds * 1e9, program.runs)
+            hook: Runs(program.run_seconds * 1e9, program.runs)
             for program in self._collector.programs()
-            if not (section := self._sections[program.name]).startswith("iter")
+            if not (hook := self._hooks[program.name]).startswith("iter")
         }
 
     def collect(self) -> list[Row]:
@@ -242,7 +242,7 @@ class Shipped(Variant):
         return list(self._collector.collect(()))
 
     def hooks(self) -> list[str]:
-        """The sections that the collector attaches on this kernel."""
+        """What the collector attaches to on this kernel."""
         with statistics(True), attached(self):
             return list(self.read())
 
