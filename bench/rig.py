@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 from hatch_build import compile_objects
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import BpfCollector, Collector, Environment
+from kpod_metrics.collectors.base import BpfCollector, Environment
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.metrics import Row
 from kpod_metrics.settings import DEFAULT_SYSCALLS

@@ -15,8 +15,10 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -153,13 +155,30 @@ class _Crew:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[State, Sequence[Group]]] = SimpleQueue()
-        self.done: SimpleQueue[_Result] = SimpleQueue()
+        self._done: deque[_Result] = deque()
+        self._all_done: SimpleQueue[None] = SimpleQueue()
         self._idle = 0
         self._lock = threading.Lock()
 
     def add(self, state: State, groups: Sequence[Group]) -> None:
         """Have a collector read, when a thread gets to it."""
         self._jobs.put((state, groups))
+
+    def take(self) -> Iterator[_Result]:
+        """Give the results that are there."""
+        while self._done:
+            yield self._done.popleft()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until no job waits; return False after that many seconds.
+
+        To be woken by each result, and to wait for the interpreter's lock each time, would hold up who reads.
+        """
+        try:
+            self._all_done.get(timeout=seconds)
+        except Empty:
+            return False
+        return True
 
     def help(self) -> None:
         """Where jobs wait and no thread does, start one more."""
@@ -183,16 +202,23 @@ class _Crew:
                 error = caught
             with self._lock:
                 self._idle += 1
-            self.done.put(_Result(state, rows, time.perf_counter() - began, error))
+            self._done.append(_Result(state, rows, time.perf_counter() - began, error))
+            if self._jobs.empty():
+                self._all_done.put(None)
 
 
 def _rows(found: Iterable[Any]) -> list[Row]:
     """Read a collector's rows; raises TypeError for what is none."""
     rows = list(found)
-    for row in rows:
-        if not isinstance(row, Row) or not isinstance(row.owner, int):
-            raise TypeError(f"a collector gave {row!r} for a row")
+    # All at once: they are right but for a defect.
+    if not ({*map(type, rows)} <= {Row} and {*map(type, map(_OWNER, rows))} <= {int}):
+        for row in rows:
+            if not isinstance(row, Row) or not isinstance(row.owner, int):
+                raise TypeError(f"a collector gave {row!r} for a row")
     return rows
+
+
+_OWNER = attrgetter("owner")
 
 
 class Agent:
@@ -446,19 +472,16 @@ class Agent:
         results = []
         end = time.monotonic() + deadline
         fresh = [state for state in self.states if state.running and not state.problem.startswith(_LATE)]
-        done = self._crew.done
         self._crew.help()
-        while not done.empty() or any(state.running for state in fresh):
+        while True:
+            for result in self._crew.take():
+                result.state.running = False
+                results.append(result)
             left = end - time.monotonic()
-            if left <= 0:
+            if left <= 0 or not any(state.running for state in fresh):
                 break
-            try:
-                result = done.get(timeout=min(left, PATIENCE))
-            except Empty:
+            if not self._crew.wait(min(left, PATIENCE)):
                 self._crew.help()
-                continue
-            result.state.running = False
-            results.append(result)
         for state in fresh:
             if state.running:
                 state.errors += 1
@@ -483,12 +506,13 @@ class Agent:
         known, put = self._resolver.snapshot.identities, self._store.put
         for row in rows:
             try:
+                table, owner, labels, values, source = row
                 # Most are in the snapshot: that saves two calls.
-                identity = known.get(row.owner) or self._resolver.resolve(row.owner)
+                identity = known.get(owner) or self._resolver.resolve(owner)
                 if identity is None:
                     self._hold_or_count(state, row)
                 else:
-                    put(row.table, identity, row.labels, row.values, (row.owner, row.source))
+                    put(table, identity, labels, values, (owner, source))
             except Exception as error:
                 refused = refused or error
         if refused is not None:
@@ -516,7 +540,6 @@ class Agent:
     def _health(self, duration: float) -> None:
         put = self._store.set
         pods = {i.of_pod for i in (*self._resolver.snapshot.reported.values(), *self._resolver.snapshot.kept)}
-        self._store.clear(health.PROGRAMS)  # their run statistics come and go
         for state in self.states:
             name = (state.collector.name,)
             up = state.opened and not state.problem

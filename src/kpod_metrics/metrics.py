@@ -92,13 +92,27 @@ class Metric:
 class Table:
     """Metrics that share their labels and are filled by the same rows.
 
-    `totals`: rows carry the kernel's running totals and the store takes the differences; else rows carry differences.
+    `totals`: rows carry the kernel's running totals, and the store takes the differences; else rows carry differences.
+    Of a pod's metrics the gauges have tables of their own, and so have the running totals, which are counters.
     """
 
     metrics: tuple[Metric, ...]
     labels: tuple[Label, ...] = ()
     scope: Scope = Scope.CONTAINER
     totals: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for metrics that cannot share a table."""
+        kinds = {metric.kind for metric in self.metrics}
+        if self.scope is not Scope.AGENT and Kind.GAUGE in kinds and len(kinds) > 1:
+            raise ValueError(f"{self.metrics[0].name}: a pod's gauges have a table of their own")
+        if self.totals and kinds != {Kind.COUNTER}:
+            raise ValueError(f"{self.metrics[0].name}: running totals are counters")
+
+    @cached_property
+    def of_gauges(self) -> bool:
+        """Whether its metrics are a pod's gauges."""
+        return self.scope is not Scope.AGENT and all(metric.kind is Kind.GAUGE for metric in self.metrics)
 
     @cached_property
     def has_histograms(self) -> bool:

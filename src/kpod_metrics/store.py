@@ -6,12 +6,12 @@ cardinality limit is added up in one overflow series and counted.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from kpod_metrics.histogram import Histogram
-from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value
+from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value, sum_of
 from kpod_metrics.pods.model import Identity
 
 OVERFLOW = Identity("kpod-overflow", "kpod-overflow", "")
@@ -29,7 +29,7 @@ _NOBODY = Identity("", "", "")
 class Series:
     """The children of one table's metrics with the same labels."""
 
-    __slots__ = ("born_ns", "identity", "labels", "protobuf", "values", "written")
+    __slots__ = ("born_ns", "cycle", "identity", "labels", "protobuf", "values", "written")
 
     def __init__(self, identity: Identity, labels: tuple[str, ...], metrics: Sequence[Metric]) -> None:
         self.identity, self.labels = identity, labels
@@ -42,6 +42,8 @@ class Series:
         """Its labels, as the exposition wrote them in protobuf."""
         self.born_ns = time.time_ns()
         """Since when it is counted, in Unix time."""
+        self.cycle = 0
+        """Of gauges: in which cycle of their table they were last put."""
 
 
 class Store:
@@ -77,9 +79,12 @@ class Store:
         self._totals: dict[Table, dict[tuple[int, int, tuple[str, ...]], Sequence[Value]]] = {
             table: {} for table in self._tables if table.totals
         }
-        self._with_gauges = {t for t in self._tables if any(metric.kind is Kind.GAUGE for metric in t.metrics)}
-        self._changed = set(self._tables)
-        """Tables of which something has changed since `take_changed`."""
+        self._cycles = {table: 0 for table in self._tables if table.of_gauges}
+        """How many cycles each table of gauges has seen."""
+        self._begun: set[Table] = set()
+        """Tables of gauges with a new cycle: what was not put in it has to go."""
+        self._changed = self._unchanged()
+        """Of each metric of a table, whether something has changed since `take_changed`."""
         self.overflow: dict[str, int] = {}
         """Updates folded into an overflow series, by metric."""
 
@@ -94,12 +99,21 @@ class Store:
 
     def begin_cycle(self, table: Table) -> None:
         """Start a cycle's rows of a table: gauges of several cgroups of one pod are summed within a cycle."""
-        if table in self._with_gauges:
-            self._changed.add(table)
+        if table in self._cycles:
+            self._cycles[table] += 1
+            self._begun.add(table)
+
+    def _drop_stale(self) -> None:
+        """Have the gauges gone that were not put in their table's cycle."""
+        for table in self._begun:
+            cycle, changed = self._cycles[table], self._changed[table]
             for series in self._tables[table].values():
-                for at, metric in enumerate(table.metrics):
-                    if metric.kind is Kind.GAUGE:
-                        series.values[at] = None
+                if series.cycle != cycle:
+                    for at, value in enumerate(series.values):
+                        if value is not None:
+                            series.values[at] = None
+                            changed[at] = True
+        self._begun.clear()
 
     def discover(self, identities: Iterable[Identity]) -> None:
         """Have every counter of these containers, and of their pods, at 0, so that increase() sees the first event.
@@ -110,14 +124,14 @@ class Store:
             (table, children, list(product(*(label.values for label in table.labels))))
             for table, children in self._tables.items()
             if not (table.totals or table.scope is Scope.AGENT or any(not label.values for label in table.labels))
-            and not all(metric.kind is Kind.GAUGE for metric in table.metrics)
+            and not table.of_gauges
         ]
         # One after another: who has a series at all is to have all.
         for identity in identities:
             for table, children, combinations in tables:
                 owner = identity if table.scope is Scope.CONTAINER else identity.of_pod
                 if (owner, combinations[0]) not in children:
-                    self._changed.add(table)
+                    self._mark(table)
                     for labels in combinations:
                         series = self._child(table, owner, labels, update=False)
                         for at, value in enumerate(series.values):
@@ -142,66 +156,94 @@ class Store:
         if table.scope is Scope.POD:
             identity = identity.of_pod
         series = children.get((identity, labels))
-        with_gauges = table in self._with_gauges
+        grown: Iterable[tuple[int, Value]]
         if table.totals:
-            key = (*origin, labels)
-            # Most files say most of the time what they said before.
-            if series is not None and not with_gauges and self._totals[table].get(key) == values:
+            grown = self._grown(table, series, (*origin, labels), values)
+            if not grown:
                 return
-            _check(table, values)
-            values = self._differences(table, key, values)
+        elif table in self._cycles:
+            self._put_gauges(table, series, identity, labels, values)
+            return
         else:
             _check(table, values)
-            if series is not None and not with_gauges and not any(values) and None not in series.values:
+            if series is not None and not any(values) and None not in series.values:
                 return
-        self._changed.add(table)
+            grown = enumerate(values)
         mine = (series or self._child(table, identity, labels)).values
-        for at, value in enumerate(values):
+        changed, has_histograms = self._changed[table], table.has_histograms
+        for at, value in grown:
             if value is None:
                 continue
             total = mine[at]
-            if isinstance(value, HistogramDelta):
+            if total is None:
+                mine[at] = value  # type: ignore[assignment]
+            elif has_histograms and isinstance(value, HistogramDelta):
                 assert isinstance(total, Histogram)
                 mine[at] = total.plus(*value)
-            elif total is None:
-                mine[at] = value
             elif value:
-                assert not isinstance(total, Histogram)
-                mine[at] = total + value
+                mine[at] = total + value  # type: ignore[operator]
+            else:
+                continue
+            changed[at] = True
+
+    def _put_gauges(
+        self,
+        table: Table,
+        series: Series | None,
+        identity: Identity,
+        labels: tuple[str, ...],
+        values: Sequence[Value],
+    ) -> None:
+        """Take a row of gauges: in place of those of the last cycle, or with those of another cgroup of this one."""
+        cycle = self._cycles[table]
+        if series is not None and series.cycle != cycle and series.values == [*values]:
+            series.cycle = cycle  # as it was
+            return
+        _check(table, values)
+        series = series or self._child(table, identity, labels)
+        mine = series.values
+        changed = self._changed[table]
+        if series.cycle == cycle:
+            values = list(map(sum_of, mine, values))  # type: ignore[arg-type]
+        series.cycle = cycle
+        for at, value in enumerate(values):
+            if mine[at] != value:
+                mine[at] = value  # type: ignore[assignment]
+                changed[at] = True
 
     def set(self, table: Table, labels: tuple[str, ...], values: Sequence[Value]) -> None:
         """Set the agent's own series to these values."""
-        self._changed.add(table)
         mine = self._child(table, _NOBODY, labels).values
+        changed = self._changed[table]
         for at, value in enumerate(values):
-            assert not isinstance(value, HistogramDelta)
-            mine[at] = value
+            if mine[at] != value:
+                mine[at] = value  # type: ignore[assignment]
+                changed[at] = True
 
-    def clear(self, table: Table) -> None:
-        """Drop all series of a table of the agent's own."""
-        self._changed.add(table)
-        self._tables[table].clear()
-
-    def _differences(
-        self, table: Table, origin: tuple[int, int, tuple[str, ...]], totals: Sequence[Value]
-    ) -> Sequence[Value]:
-        """What running totals grew by; one that went down began anew. Gauges pass as they are."""
-        before = self._totals[table].get(origin)
+    def _grown(
+        self, table: Table, series: Series | None, origin: tuple[int, int, tuple[str, ...]], totals: Sequence[Value]
+    ) -> list[tuple[int, Value]]:
+        """Return the places of running totals that grew, and by what; one that went down began anew."""
+        known = self._totals[table]
+        before = known.get(origin)
         if before is None:
-            self._totals[table][origin] = totals
-            return totals
-        grown: list[Value] = []
-        for at, (metric, total) in enumerate(zip(table.metrics, totals, strict=True)):
-            previous = before[at]
-            if total is None or previous is None or metric.kind is Kind.GAUGE:
-                grown.append(total)
-            else:
-                assert not isinstance(total, HistogramDelta)
-                assert not isinstance(previous, HistogramDelta)
-                grown.append(total - previous if total >= previous else total)
+            _check(table, totals)
+            known[origin] = totals
+            return list(enumerate(totals))
+        # Most files say most of the time what they said before, and the others do of most numbers.
+        if before == totals and series is not None:
+            return []
+        grown: list[tuple[int, Value]] = []
+        for at, (metric, total, previous) in enumerate(zip(table.metrics, totals, before, strict=True)):
+            if total is None or (total == previous and series is not None):
+                continue
+            _check_one(metric, total)
+            grown.append((at, total if previous is None or total < previous else total - previous))  # type: ignore[operator]
         # A total that is not there this time keeps its last value: it may be back.
-        self._totals[table][origin] = (
-            [before[at] if total is None else total for at, total in enumerate(totals)] if None in totals else totals
+        known[origin] = (
+            [previous if total is None else total for total, previous in zip(totals, before, strict=True)]
+            if None in totals
+            else totals
         )
         return grown
 
@@ -230,6 +272,7 @@ class Store:
                 if len(labels) != len(table.labels) or not all(isinstance(value, str) for value in labels):
                     raise ValueError(f"labels {labels!r} are not {[label.name for label in table.labels]}")
                 series = children[identity, labels] = Series(identity, labels, table.metrics)
+                self._mark(table)
                 if identity is not OVERFLOW:
                     self._total += weight
                     self._admitted.update((identity, identity.of_pod))
@@ -244,7 +287,7 @@ class Store:
         self._admitted &= keep
         for table, children in self._tables.items():
             for key in [key for key in children if key[0] not in keep]:
-                self._changed.add(table)
+                self._mark(table)
                 del children[key]
                 self._total -= self._weights[table]
 
@@ -254,13 +297,22 @@ class Store:
             for origin in [origin for origin in totals if gone(origin[0])]:
                 del totals[origin]
 
-    def take_changed(self) -> Collection[Table]:
-        """Return the tables of which something may have changed since the last call."""
-        changed, self._changed = self._changed, set()
+    def take_changed(self) -> Mapping[Table, Sequence[bool]]:
+        """Return of which metrics of each table something may have changed since the last call."""
+        self._drop_stale()
+        changed, self._changed = self._changed, self._unchanged()
         return changed
+
+    def _mark(self, table: Table) -> None:
+        """Take note that series of a table came or went."""
+        self._changed[table] = [True] * len(table.metrics)
+
+    def _unchanged(self) -> dict[Table, list[bool]]:
+        return {table: [False] * len(table.metrics) for table in self._tables}
 
     def families(self) -> Iterator[tuple[Table, int, Metric, Iterable[Series]]]:
         """Each metric that is kept, with its place in the table and all its series."""
+        self._drop_stale()
         for table, children in self._tables.items():
             for at, metric in enumerate(table.metrics):
                 if metric in self._wanted:
@@ -277,11 +329,14 @@ def _check(table: Table, values: Sequence[Value]) -> None:
         except TypeError:  # None, or no number
             pass
     for metric, value in zip(table.metrics, values, strict=True):
-        if value is None:
-            continue
-        histogram = isinstance(value, HistogramDelta)
-        if histogram != (metric.kind is Kind.HISTOGRAM):
-            raise TypeError(f"{metric.name} cannot take {value!r}")
-        # NaN is neither; what is no number raises TypeError.
-        if not histogram and not 0 <= value < _INFINITE and metric.kind is Kind.COUNTER:  # type: ignore[operator]
-            raise ValueError(f"{metric.name} cannot grow by {value!r}")
+        if value is not None:
+            _check_one(metric, value)
+
+
+def _check_one(metric: Metric, value: Value) -> None:
+    histogram = isinstance(value, HistogramDelta)
+    if histogram != (metric.kind is Kind.HISTOGRAM):
+        raise TypeError(f"{metric.name} cannot take {value!r}")
+    # NaN is neither; what is no number raises TypeError.
+    if not histogram and not 0 <= value < _INFINITE and metric.kind is Kind.COUNTER:  # type: ignore[operator]
+        raise ValueError(f"{metric.name} cannot grow by {value!r}")

@@ -18,12 +18,13 @@ WAIT = latency("kpod_wait_seconds", "Wait.", "test")
 LEVEL = gauge("kpod_level_bytes", "Level.", "test")
 OTHER = gauge("kpod_other_bytes", "Other level.", "test")
 READ = counter("kpod_read_bytes_total", "Read.", "test")
+WRITTEN = counter("kpod_written_bytes_total", "Written.", "test")
 DIRECTION = Label("direction", ("in", "out"))
 CALL = Label("call", ("a", "b", "c"))
 DEVICE = Label("device", per="device")
 
 DELTAS = Table((EVENTS, WAIT))
-FILES = Table((READ, LEVEL), (DEVICE,), totals=True)
+FILES = Table((READ, WRITTEN), (DEVICE,), totals=True)
 GAUGES = Table((LEVEL, OTHER))
 COMBINED = Table((EVENTS,), (DIRECTION, CALL))
 POD = Table((EVENTS,), scope=Scope.POD)
@@ -146,17 +147,6 @@ def test_gauges_are_summed_within_a_cycle_and_absent_without_a_row() -> None:
     assert read(store, LEVEL) == read(store, OTHER) == {(ONE, ()): None}
 
 
-def test_new_cycle_leaves_counters_beside_gauges_alone() -> None:
-    store = store_of(FILES)
-    store.put(FILES, ONE, ("sda",), (10, 20), (1, 0))
-    store.begin_cycle(FILES)
-    assert read(store, READ) == {(ONE, ("sda",)): 10}
-    assert read(store, LEVEL) == {(ONE, ("sda",)): None}
-    store.put(FILES, ONE, ("sda",), (11, 5), (1, 0))
-    assert read(store, READ) == {(ONE, ("sda",)): 11}
-    assert read(store, LEVEL) == {(ONE, ("sda",)): 5}
-
-
 def test_discover_has_every_combination_at_zero() -> None:
     store = store_of(DELTAS, COMBINED, FILES, GAUGES, POD)
     store.discover({ONE})
@@ -276,7 +266,7 @@ def test_discovery_over_the_limit_is_no_update() -> None:
 def test_all_series_together_are_bounded() -> None:
     """A histogram counts as its buckets, sum and count; what left makes room."""
     weight = 1 + len(WAIT.exponents) + 3
-    every = frozenset({EVENTS, WAIT, READ, LEVEL})
+    every = frozenset({EVENTS, WAIT, READ, WRITTEN})
     store = Store([DELTAS, FILES, AGENT], every, max_total=2 * weight + 2)
     for _ in range(2):
         store.put(DELTAS, ONE, (), (1, delta(1)), (1, 0))
@@ -285,7 +275,7 @@ def test_all_series_together_are_bounded() -> None:
         store.put(DELTAS, THREE, (), (1, delta(1)), (3, 0))
         store.put(FILES, TWO, ("sda",), (1, 1), (2, 0))
         store.set(AGENT, ("x",), (1,))
-    assert store.overflow == {EVENTS.name: 2, WAIT.name: 2, READ.name: 2, LEVEL.name: 2}
+    assert store.overflow == {EVENTS.name: 2, WAIT.name: 2, READ.name: 2, WRITTEN.name: 2}
     assert {owner for owner, _ in read(store, WAIT)} == {ONE, TWO, OVERFLOW}
     store.retain({TWO, THREE})
     store.put(DELTAS, THREE, (), (1, delta(1)), (3, 0))

@@ -51,9 +51,9 @@ def flat(data: bytes, *keys: bytes) -> list[int | None]:
     lines = b"\n" + data
     values = []
     for key in keys:
-        start = lines.find(b"\n" + key + b" ") + len(key) + 2
-        end = lines.find(b"\n", start) if start > len(key) + 1 else -1
-        values.append(number(lines[start:end]) if end >= 0 else None)
+        _, _, after = lines.partition(b"\n" + key + b" ")
+        value, end, _ = after.partition(b"\n")
+        values.append(int(value) if end and value.isdigit() and len(value) <= _DIGITS else None)
     return values
 
 

@@ -66,15 +66,12 @@ class CpuCgroup(FileCollector):
 
     def _read(self, group: Group) -> Iterable[Row]:
         stat = self.read(f"{group.path}/cpu.stat")
-        usage, throttled, throttled_periods, periods = flat(
-            stat, b"usage_usec", b"throttled_usec", b"nr_throttled", b"nr_periods"
-        )
+        usage, periods = flat(stat, b"usage_usec", b"nr_periods")
         if usage is None:
             return
         # Periods are counted from the limit's first use on, and never without one.
-        if not periods:
-            throttled = throttled_periods = periods = None
-        yield Row(TABLE, group.id, (), (_seconds(usage), _seconds(throttled), throttled_periods, periods))
+        throttled, throttled_periods = flat(stat, b"throttled_usec", b"nr_throttled") if periods else (None, None)
+        yield Row(TABLE, group.id, (), (usage / 1e6, _seconds(throttled), throttled_periods, periods or None))
 
 
 def _seconds(microseconds: int | None) -> float | None:

@@ -12,6 +12,7 @@ Left out are file systems without data (procfs, cgroups, ...), what is below /pr
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
@@ -147,7 +148,8 @@ class Filesystem(ProcessCollector):
         self._tell_failures(probes.values())
         rows = [Row(TABLE, owner, *sized) for owner, probe in mounted if (sized := _sizes(probe)) is not None]
         for probe in probes.values():
-            _leave_files_out(probe)
+            if probe.at or isinstance(probe.answer, NotADirectoryError):
+                _leave_files_out(probe)
         return rows
 
     def _read(self, view: _View, pid: int, changes: int | None) -> _Mounts:
@@ -185,8 +187,13 @@ def _sizes(probe: Probe) -> tuple[tuple[str], tuple[int, int, int]] | None:
     if not isinstance(answer, os.statvfs_result) or not answer.f_blocks:
         return None
     unit = answer.f_frsize
-    point = os.fsencode(probe.system.points[probe.at]).decode(errors="replace")
-    return (point,), (answer.f_blocks * unit, (answer.f_blocks - answer.f_bfree) * unit, answer.f_bavail * unit)
+    sizes = answer.f_blocks * unit, (answer.f_blocks - answer.f_bfree) * unit, answer.f_bavail * unit
+    return _label(probe.system.points[probe.at]), sizes
+
+
+@lru_cache(1024)
+def _label(point: str) -> tuple[str]:
+    return (os.fsencode(point).decode(errors="replace"),)
 
 
 def _leave_files_out(probe: Probe) -> None:

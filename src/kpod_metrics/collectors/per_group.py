@@ -51,8 +51,7 @@ class FileCollector(Collector):
         if known is None or known[0] != data:
             known = (data, parse(data))
         self._parsed_now[path] = known
-        found: _Found = known[1]
-        return found
+        return known[1]
 
     def open(self) -> list[Signal]:
         """Say so where the controller is not in this tree: it may be with version 1, or not in the kernel."""

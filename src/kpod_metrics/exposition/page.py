@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from kpod_metrics.exposition import protobuf, text
 from kpod_metrics.exposition.samples import Family, Labels, Sample
-from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import Table
 from kpod_metrics.store import Store
 
@@ -26,7 +25,7 @@ class Renderer:
         changed = store.take_changed()
         for table, at, metric, children in store.families():
             known = self._families.get((table, at))
-            if known is not None and table not in changed:
+            if known is not None and not changed[table][at]:
                 known.stays = True
                 families.append(known)
                 continue
@@ -37,8 +36,11 @@ class Renderer:
                 if value is None:
                     continue
                 sample = series.written[at]
-                if sample is None or (sample.value is not value and not _same(sample.value, value)):
-                    sample = series.written[at] = Sample(series, value, sample.form if sample else "")
+                if sample is None:
+                    sample = series.written[at] = Sample(series, value)
+                # One that has not changed is most often the same object; it is written alike if its type is the same.
+                elif (before := sample.value) is not value and (before != value or type(before) is not type(value)):
+                    sample = series.written[at] = Sample(series, value, sample.form)
                 add(sample)
             if samples:
                 family = self._families[table, at] = Family(table, metric, samples)
@@ -46,11 +48,6 @@ class Renderer:
             else:
                 self._families.pop((table, at), None)
         return Page(families, self._labels, self._classic)
-
-
-def _same(before: int | float | Histogram, now: int | float | Histogram) -> bool:
-    """Whether two values are written alike. A histogram that has not changed is the same object."""
-    return before == now and type(before) is type(now)
 
 
 class Page:

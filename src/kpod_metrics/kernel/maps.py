@@ -6,7 +6,7 @@ born again is added whole. What it counted between the last read and its evictio
 """
 
 import errno
-import sys
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from operator import sub
 
@@ -15,6 +15,8 @@ from kpod_metrics.kernel.libbpf import KernelError, Map
 
 _BORN = 8
 """Bytes of `born_ns`, the first field of every value."""
+_UNBORN = bytes(_BORN)
+_NUMBER = struct.Struct("=Q")
 
 _NOT_SUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP, 524, errno.EPERM}
 """What kernels answer that lack the batch call, or have it not for this type of map (524 is ENOTSUPP)."""
@@ -30,8 +32,9 @@ class Delta:
 
     def number(self, field: Field) -> int:
         """Growth of a 64-bit number."""
-        at, end = field.offset, field.offset + field.size
-        return int.from_bytes(self.now[at:end], sys.byteorder) - int.from_bytes(self.before[at:end], sys.byteorder)
+        at = field.offset
+        [now], [before] = _NUMBER.unpack_from(self.now, at), _NUMBER.unpack_from(self.before, at)
+        return int(now - before)
 
     def array32(self, field: Field) -> tuple[int, Sequence[int]]:
         """Growth of an array of 32-bit numbers, which may have wrapped: the first that changed, and all to the last.
@@ -89,7 +92,7 @@ class CumulativeMap:
         evicted = 0
         for key, value in self._entries():
             before = self._seen.get(key)
-            if value[:_BORN] == bytes(_BORN):
+            if value[:_BORN] == _UNBORN:
                 # Being born on another CPU right now: the next read has it, with all it counted.
                 if before is not None:
                     seen[key] = before

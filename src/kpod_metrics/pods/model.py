@@ -17,7 +17,7 @@ class Identity(NamedTuple):
     @property
     def of_pod(self) -> "Identity":
         """The pod as a whole: the same with an empty container."""
-        return self._replace(container="") if self.container else self
+        return Identity(self.namespace, self.pod, "", self.extra) if self.container else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Group:
     """Absolute path of its directory."""
     pids: tuple[int, ...]
     identity: Identity
+    pod: Identity = field(init=False)
+    """Key of its pod."""
 
-    @property
-    def pod(self) -> Identity:
-        """Key of its pod."""
-        return self.identity.of_pod
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pod", self.identity.of_pod)
 
 
 class Workload(NamedTuple):

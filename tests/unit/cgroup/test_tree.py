@@ -170,6 +170,50 @@ def test_what_comes_and_goes_between_walks(tmp_path: Path, kept: int) -> None:
     walker.close()
 
 
+def test_tree_as_large_as_before_is_only_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the kernel counts what was there, and all of it is: nothing is listed."""
+    count = tmp_path / "cgroup.stat"
+    count.write_text("nr_descendants 2\nnr_dying_descendants 9\n")
+    (tmp_path / "cgroup.procs").touch()
+    for name, pids in (("a", "1\n"), ("a/b", "2\n")):
+        make(tmp_path / name, pids)
+    walker = tree.Tree(str(tmp_path))
+    real, listed = os.scandir, []
+
+    def scandir(path: str) -> object:
+        listed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    def seen() -> dict[str, tuple[int, ...]]:
+        listed.clear()
+        return {directory.path: directory.pids for directory in walker.walk() if directory.path}
+
+    assert seen() == {"a": (1,), "a/b": (2,)}
+    assert listed
+    (tmp_path / "a/b/cgroup.procs").write_text("3\n")
+    before = walker.walk()
+    assert seen() == {"a": (1,), "a/b": (3,)}
+    assert not listed
+    assert all(now is then for now, then in zip(walker.walk(), before, strict=True))
+    make(tmp_path / "a/c", "4\n")  # the kernel counts three
+    count.write_text("nr_descendants 3\n")
+    assert seen() == {"a": (1,), "a/b": (3,), "a/c": (4,)}
+    for name in ("a/b", "a/c"):  # and three again, of which one was not there
+        (tmp_path / name / "cgroup.procs").unlink()
+        (tmp_path / name).rmdir()
+    make(tmp_path / "d", "5\n")
+    make(tmp_path / "d/e", "6\n")
+    assert seen() == {"a": (1,), "d": (5,), "d/e": (6,)}
+    (tmp_path / "d/e/cgroup.procs").unlink()
+    (tmp_path / "d/e").rmdir()
+    count.write_text("nr_descendants 2\n")
+    assert seen() == {"a": (1,), "d": (5,)}
+    count.unlink()
+    assert seen() == {"a": (1,), "d": (5,)}
+
+
 def test_processes(tmp_path: Path) -> None:
     procs = tmp_path / "cgroup.procs"
     assert tree.read_pids(str(tmp_path), KeptFiles()) is None

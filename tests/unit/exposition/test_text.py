@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.text import escape, number
 from kpod_metrics.histogram import Histogram, slot_of_exponent
-from kpod_metrics.metrics import Kind, Metric, Table, counter, gauge, latency
+from kpod_metrics.metrics import Kind, Metric, Table, counter, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 from tests.unit.exposition.fixture import labels_of
@@ -143,7 +143,7 @@ def test_buckets_are_cumulative(page: Page) -> None:
 TABLE = Table(
     (
         counter("kpod_things_total", 'Things \\ and\nsuch "quoted".', "test"),
-        gauge("kpod_level_bytes", "Level.", "test"),
+        counter("kpod_level_bytes_total", "Level.", "test"),
         latency("kpod_wait_seconds", "Wait.", "test", exponents=(-20, 0, 6)),
     )
 )
@@ -157,14 +157,14 @@ def test_what_is_absent_is_not_written() -> None:
     store.put(TABLE, ME, (), (3, None, None), (1, 0))
     text = Renderer({"node": "x"}).render(store).text().decode()
     assert 'kpod_things_total{namespace="n",pod="p",container="c",node="x"} 3\n' in text
-    assert "kpod_level_bytes" not in text
+    assert "kpod_level_bytes_total" not in text
 
 
 def test_only_wanted_metrics_are_written() -> None:
     store = Store([TABLE], frozenset(TABLE.metrics[1:2]))
     store.put(TABLE, ME, (), (3, 4, None), (1, 0))
     assert samples_of(parse_text(Renderer({}).render(store).text().decode())) == {
-        ("kpod_level_bytes", (("container", "c"), ("namespace", "n"), ("pod", "p"))): 4
+        ("kpod_level_bytes_total", (("container", "c"), ("namespace", "n"), ("pod", "p"))): 4
     }
 
 
