@@ -212,7 +212,7 @@ def _compiler_root(architecture: str) -> Path:
 
 def _compile_workloads(architecture: str, into: Path) -> None:
     """Static programs: nothing in the root file system matters to them."""
-    sources = REPOSITORY / "tests/live/kpodloads"
+    sources = REPOSITORY / "tests/live/workloads"
     triplet = ARCHITECTURES[architecture].triplet
     system = _compiler_root(architecture)
     flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-static", "-fuse-ld=lld", f"--target={triplet}"]
