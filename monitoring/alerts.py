@@ -60,13 +60,13 @@ THROTTLED = "container:kpod_cpu_throttled_periods:ratio_rate5m"
 WAIT = "container:kpod_cpu_runqueue_wait:ratio_rate5m"
 # The kernel's wait for a CPU includes that of throttled tasks, so the two alerts part the cases between them: with more
 # than a tenth of periods throttled a wait is the limit's, below that it is the neighbours'.
-_MUCH_WAIT = f"{WAIT} > 0.3 and container:kpod_cpu_runqueue_wait_seconds:rate5m > 0.1"
+MUCH_WAIT = f"{WAIT} > 0.3 and container:kpod_cpu_runqueue_wait_seconds:rate5m > 0.1"
 
 OF_PODS = (
     Alert(
         "KpodRunQueueSaturated",
         _while_there(
-            f"{_MUCH_WAIT}\nunless {THROTTLED} > 0.1",
+            f"{MUCH_WAIT}\nunless {THROTTLED} > 0.1",
             "kpod_cpu_context_switches_total",
         ),
         "10m",
@@ -82,7 +82,7 @@ OF_PODS = (
             (
               {THROTTLED} > 0.25
               or
-              ({THROTTLED} > 0.1 and {_MUCH_WAIT})
+              ({THROTTLED} > 0.1 and {MUCH_WAIT})
             )
             and {rate("kpod_cpu_periods_total")} > 1
             """,

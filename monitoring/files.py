@@ -4,9 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from monitoring import alerts, boards, recording
+from monitoring import ROOT, alerts, boards, recording
 
-ROOT = Path(__file__).parent
 CHART = ROOT.parent / "helm" / "kpod-metrics" / "files"
 """Where the chart takes them from; a copy, for a chart holds all of its files."""
 

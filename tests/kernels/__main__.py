@@ -21,9 +21,10 @@ LOGS = image.REPOSITORY / "build" / "kernels"
 
 def _prepare(rows: list[Kernel], work: Path, arguments: str) -> list[tuple[image.Booted, Path, Path]]:
     """Fetch and make all that the rows boot."""
-    trees = {name: image.tree(name, work, arguments) for name in image.architectures(rows)}
+    kinds = {(row.architecture, row.monitoring) for row in rows}
+    trees = {kind: image.tree(*kind, work, arguments) for kind in sorted(kinds)}
     roots = {name: image.root(name) for name in image.architectures(rows)}
-    return [(image.kernel(row), roots[row.architecture], trees[row.architecture]) for row in rows]
+    return [(image.kernel(row), roots[row.architecture], trees[row.architecture, row.monitoring]) for row in rows]
 
 
 def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> list[Outcome]:

@@ -226,17 +226,33 @@ def _compile_workloads(architecture: str, into: Path) -> None:
         subprocess.run([*command, "-o", into / source.stem, source], check=True)
 
 
-def tree(architecture: str, into: Path, arguments: str = "") -> Path:
-    """Pack this tree, its objects as they are, and the workloads, for one architecture; `arguments` are for pytest."""
-    content = into / f"tree-{architecture}"
+def _prometheus(architecture: str) -> Path:
+    """The program, of the release that the root file system is of."""
+
+    def make(folder: Path, scratch: Path) -> None:
+        apt.fetch(_suite(USERLAND, architecture), ["prometheus"], scratch, scratch / "files")
+        shutil.move(scratch / "files/usr/bin/prometheus", folder)
+
+    return _kept(f"prometheus/{architecture}-{_key(architecture)}", make) / "prometheus"
+
+
+def tree(architecture: str, monitoring: bool, into: Path, arguments: str = "") -> Path:
+    """Pack this tree, its objects as they are, and the workloads, for one architecture; `arguments` are for pytest.
+
+    With Prometheus where there is `monitoring`: beside the workloads, on the machine's PATH.
+    """
+    content = into / f"tree-{architecture}{'-monitoring' * monitoring}"
     ignore = shutil.ignore_patterns("__pycache__", ".*")
-    for name in ("src", "tests", "bpf"):
+    # Of the scripts tests ask scripts/tools for programs: it has none there, and they look on PATH then.
+    for name in ("src", "tests", "bpf", "monitoring", "scripts"):
         shutil.copytree(REPOSITORY / name, content / name, ignore=ignore)
     for name in ("hatch_build.py", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, content / name)
     (content / "arguments").write_text(arguments)
     _compile_workloads(architecture, content / "workloads")
-    image = into / f"tree-{architecture}.ext4"
+    if monitoring:
+        shutil.copy(_prometheus(architecture), content / "workloads")
+    image = content.with_suffix(".ext4")
     _ext4(image, content, 16)
     return image
 

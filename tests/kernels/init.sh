@@ -13,7 +13,7 @@ for controller in cpu io memory; do echo +$controller > /sys/fs/cgroup/cgroup.su
 ip link set lo up
 cd /kpod
 export RESULT_DISK=$(disk 4) LIVE_DISK=$(disk 5)
-export LIVE_WORKLOADS=/kpod/workloads
+export LIVE_WORKLOADS=/kpod/workloads PATH=$PATH:/kpod/workloads
 export LIVE_SCALE=25
 export HOME=/run LANG=C.UTF-8 CI=true PYTHONPATH=/kpod/src:/kpod PYTHONUNBUFFERED=1
 python3 -m tests.kernels.inside

@@ -23,6 +23,7 @@ from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.tasks import Tasks
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 from tests.kernels.machine import STARTED
+from tests.live.harness import COMPILED
 
 STATISTICS, INSTRUCTIONS = 4, 1
 """Bits of the verifier's log level."""
@@ -35,6 +36,9 @@ HERE = tuple(
     )
 )
 """To what a kernel matters; the others need a compiler, a container runtime, Prometheus or a Kubernetes client."""
+
+WITH_PROMETHEUS = ("tests/live/test_monitoring_controllers.py",)
+"""On a row that has it, beside the workloads."""
 
 
 class Verified(libbpf.Object):
@@ -186,7 +190,8 @@ def main() -> int:
     recorder = Recorder()
     chosen = Path("arguments").read_text().split() if Path("arguments").exists() else []
     options = ["-v", "-p", "no:cacheprovider", "--color=no", "--durations=10", "-o", "timeout=300"]
-    result["status"] = int(pytest.main([*options, *(chosen or HERE)], [recorder]))
+    here = [*HERE, *(WITH_PROMETHEUS if Path(COMPILED, "prometheus").exists() else ())]
+    result["status"] = int(pytest.main([*options, *(chosen or here)], [recorder]))
     result["tests"] = recorder.tests
     result["seconds"] = round(time.monotonic() - began, 1)
     write(result)

@@ -91,17 +91,32 @@ def cgroup(cgroup_root: str, request: pytest.FixtureRequest) -> Iterator[Callabl
         Cgroup(Path(directory)).destroy()
 
 
-@pytest.fixture
-def limited(cgroup_root: str, cgroup: Callable[[str], Cgroup]) -> Callable[..., Cgroup]:
-    """Make a cgroup that has the cpu, io and memory controllers: `limited("pod/a", memory_max=1 << 20)`."""
+@pytest.fixture(scope="session")
+def controllers(cgroup_root: str) -> tuple[str, ...]:
+    """Those that limit something: a cgroup below the root can have them all."""
     wanted = {"cpu", "io", "memory"}
     if missing := wanted - set(Path(cgroup_root, "cgroup.subtree_control").read_text().split()):
         pytest.skip(f"the cgroup2 tree is without {', '.join(sorted(missing))}: {ONLY_THERE}")
+    return tuple(sorted(wanted))
+
+
+@pytest.fixture(scope="session")
+def disk() -> str:
+    """A disk that a test may write to."""
+    device = os.environ.get("LIVE_DISK", "")
+    if not device:
+        pytest.skip(f"needs a disk to write to: {ONLY_THERE}")
+    return device
+
+
+@pytest.fixture
+def limited(controllers: tuple[str, ...], cgroup: Callable[[str], Cgroup]) -> Callable[..., Cgroup]:
+    """Make a cgroup that has the cpu, io and memory controllers: `limited("pod/a", memory_max=1 << 20)`."""
 
     def make(name: str, **limits: object) -> Cgroup:
         made = cgroup(name)
         for above in reversed(made.path.parents[: len(Path(name).parts)]):
-            (above / "cgroup.subtree_control").write_text(" ".join(f"+{controller}" for controller in wanted))
+            (above / "cgroup.subtree_control").write_text(" ".join(f"+{controller}" for controller in controllers))
         for key, value in limits.items():
             (made.path / key.replace("_", ".", 1)).write_text(str(value))
         return made

@@ -26,7 +26,7 @@ COMPILED = os.environ.get("LIVE_WORKLOADS", "")
 SCALE = int(os.environ.get("LIVE_SCALE", "1"))
 """By how much to divide the events of a test that is about their number, on a machine that is slower by as much."""
 
-ONLY_THERE = "`make test-kernels` runs this on every row"
+ONLY_THERE = "shown in `make test-kernels`"
 
 
 def proves(*metrics: str, within: str = "") -> pytest.MarkDecorator:
@@ -135,6 +135,17 @@ def stop_point(process: "subprocess.Popen[bytes]") -> None:
 def go(process: "subprocess.Popen[bytes]") -> None:
     """Let a stopped workload go on."""
     process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def swapping_to(disk: str) -> Iterator[None]:
+    """Have the machine swap to a disk."""
+    subprocess.run(["mkswap", disk], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["swapon", disk], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["swapoff", disk], check=True)
 
 
 def switches(pid: int) -> int:

@@ -50,20 +50,22 @@ def running_prometheus(
     folder: Path,
     target: str,
     *arguments: str,
+    every: str = "500ms",
     scrape: Sequence[str] = (),
     others: Mapping[str, str] | None = None,
     rules: Sequence[Path] = (),
 ) -> Iterator[Prometheus]:
     """A Prometheus that has scraped `target` once.
 
-    `scrape` are lines of its scrape configuration, `others` are more targets by their jobs' names.
+    `every` is how often it scrapes and evaluates, `scrape` are lines of its scrape configuration, `others` are more
+    targets by their jobs' names.
     """
     folder.mkdir()
     port = free_port()
     config, log = folder / "prometheus.yml", folder / "prometheus.log"
     jobs = {"kpod": target} | dict(others or {})
     config.write_text(
-        "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
+        f"global: {{scrape_interval: {every}, scrape_timeout: {every}, evaluation_interval: {every}}}\n"
         f"rule_files: {json.dumps([str(rule) for rule in rules])}\n"
         "scrape_configs:\n"
         + "".join(
@@ -76,7 +78,7 @@ def running_prometheus(
     with process([*command, f"--web.listen-address=127.0.0.1:{port}", *arguments], log):
         there = Prometheus(port)
         try:
-            eventually(lambda: [value for _, value in there.query('up{job="kpod"}')] == [1], 20)
+            eventually(lambda: [value for _, value in there.query('up{job="kpod"}')] == [1], 60)
         except AssertionError as error:
             raise AssertionError(log.read_text()) from error
         yield there

@@ -22,7 +22,7 @@ from kpod_metrics.collectors.mem_cgroup import USAGE, MemCgroup
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.pods.model import Group, Identity
-from tests.live.harness import ONLY_THERE, Cgroup, Totals, go, opened, proves, stop_point
+from tests.live.harness import ONLY_THERE, Cgroup, Totals, go, opened, proves, stop_point, swapping_to
 
 MIB = 1 << 20
 Limited = Callable[..., Cgroup]
@@ -32,15 +32,6 @@ Process = subprocess.Popen[bytes]
 def group(cgroup: Cgroup) -> Group:
     pids = read_pids(str(cgroup.path), KeptFiles()) or ()
     return Group(cgroup.id, str(cgroup.path), pids, Identity("test", cgroup.path.name, ""))
-
-
-@pytest.fixture
-def disk() -> str:
-    """A disk that a test may write to."""
-    device = os.environ.get("LIVE_DISK", "")
-    if not device:
-        pytest.skip(f"needs a disk to write to: {ONLY_THERE}")
-    return device
 
 
 @proves(*(metric.name for metric in CPU.metrics))
@@ -149,16 +140,6 @@ def test_memory(limited: Limited, workload: Callable[[str], str], children: list
         else:
             assert (a.id, peak, ()) not in totals.numbers  # before 5.19
         assert (a.id, swap, ()) not in totals.numbers  # there is no swap device
-
-
-@contextmanager
-def swapping_to(disk: str) -> Iterator[None]:
-    subprocess.run(["mkswap", disk], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["swapon", disk], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["swapoff", disk], check=True)
 
 
 @proves("kpod_mem_cgroup_swap_bytes", within="1 MiB")

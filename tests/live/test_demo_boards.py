@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.files import ROOT
+from monitoring import ROOT
 from tests.live.agents import COMMAND, eventually, free_port, get, process
 from tests.live.prometheus import Prometheus, running_prometheus
 from tests.live.test_monitoring import NO_DATA

@@ -1,34 +1,32 @@
 """Alerts and dashboards, live: workloads start, alerts fire in a real Prometheus, panels have data, and it ends.
 
 Nothing is changed in the rule files but how long a condition must last. What cannot be had here is in the tables below,
-with the reason; `tests/monitoring` has a case of every alert and every panel with made-up series.
+with the reason; what needs a machine of its own is in test_monitoring_controllers.py. `tests/monitoring` has a case of
+every alert and every panel with made-up series.
 """
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from monitoring.alerts import ALERTS
-from monitoring.files import ROOT
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.otlp import Receiver
-from tests.live.agents import COMMAND, eventually, free_port, get, process
-from tests.live.harness import Cgroup, compile_workload, go, stop_point
+from tests.live import test_monitoring_controllers as with_controllers
+from tests.live.agents import eventually, free_port
+from tests.live.harness import ONLY_THERE, go, stop_point
+from tests.live.monitored import NODE, Agent, Raised, Workloads, shortened
 from tests.live.prometheus import Prometheus, running_prometheus
 from tests.monitoring.boards import Panel, asked, panels
 
-NODE = "test-node"
 DROPPED = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"]
 """Without these rights an agent has no kernel programs."""
 
@@ -49,11 +47,11 @@ OF_AGENTS = ("KpodAgentDown", "KpodCollectorOff", "KpodPodSourceDisconnected", "
 """Alerts that agents raise, or what an API server says; each has a test of its own."""
 
 NOT_HERE = {
-    "KpodCpuThrottled": "no cpu controller in this machine's cgroup v2",
-    "KpodMemoryNearLimit": "no memory controller in this machine's cgroup v2",
-    "KpodMemoryGrowsToLimit": "no memory controller in this machine's cgroup v2",
-    "KpodOomKill": "no memory limit can be set in this machine's cgroup v2, and its own memory is others'",
-    "KpodMemoryPressure": "a minute of waiting for memory, without a memory limit",
+    **{
+        alert: f"needs the cpu or the memory controller in cgroup v2: {ONLY_THERE}"
+        for alert in with_controllers.OF_PODS.values()
+        if alert and alert not in OF_PODS.values()
+    },
     "KpodDiskPressure": "150 seconds of standing still for I/O within five minutes: too long for a test",
     "KpodFilesystemLow": "as KpodFilesystemFull, with other numbers",
     "KpodNodeFilesystemLow": "fills this machine's disk",
@@ -73,64 +71,25 @@ NOT_HERE = {
 }
 """Alerts that are not provoked here, and why."""
 
-_CPU, _MEMORY, _IO = (f"this cgroup v2 tree has no {name} controller" for name in ("cpu", "memory", "io"))
 _GPU = "this machine has no GPU"
-
 NO_DATA = {
-    "node: What pods wait for / Throttled, of all periods": _CPU,
-    "node: Memory / Memory": _MEMORY,
-    "node: Memory / Memory, of the limit": _MEMORY,
-    "node: Disk and file systems / Read": _IO,
-    "node: Disk and file systems / Written": _IO,
-    "pod: In short / Throttled, of all periods": _CPU,
-    "pod: Is it waiting for a CPU? / CPU throttled": _CPU,
-    "pod: Is it short of memory? / Memory and its limit": _MEMORY,
-    "pod: Is it short of memory? / OOM kills of whole containers": _MEMORY,
-    "pod: Is it short of memory? / Memory cgroup swap bytes": _MEMORY,
-    "pod: Is it waiting for a disk? / Disk bytes": _IO,
-    "pod: Is it waiting for a disk? / Disk operations": _IO,
+    **{panel: f"there is no {needed} here: {ONLY_THERE}" for panel, needed in with_controllers.PANELS.items()},
     "pod: Is it the GPU? / GPU, its busiest kind of engine": _GPU,
     "pod: Is it the GPU? / Memory of the GPU": _GPU,
 }
 """Panels that may have no data, and why: their signals do not exist on every machine."""
 
 
-class Workloads:
+class OfPods(Workloads):
     """What runs in the cgroups of `OF_PODS`."""
 
     def __init__(self, root: str, folder: Path) -> None:
-        self.top = Path(root) / f"kpod-test-monitoring-{time.monotonic_ns()}"
-        self.top.mkdir()
-        self._folder = folder
-        self._root = root
-        self._groups: dict[str, Cgroup] = {}
-        self._children: list[subprocess.Popen[bytes]] = []
+        super().__init__(root, folder, OF_PODS)
         self._ended = threading.Event()
-        for name in OF_PODS:
-            (self.top / name).mkdir()
-            self._groups[name] = Cgroup(self.top / name)
-            # One without processes is not reported; with this one its counters are there at 0 before they grow.
-            self._start(name, "sleep", "600")
-
-    def pod(self, name: str) -> str:
-        """A workload's pod label: its path below the mount."""
-        return str((self.top / name).relative_to(self._root))
-
-    def _start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
-        started = self._groups[name].start(*command, stdout=subprocess.PIPE)
-        self._children.append(started)
-        return started
-
-    def _compiled(self, name: str) -> str:
-        return compile_workload(name, self._folder)
 
     def start(self) -> None:
         """Start all; those that count what they do have done it when this returns."""
-        for name in ("contends", "neighbour"):
-            for _ in range(8):
-                hog = self._start(name, "nice", "-n", "19", self._compiled("hog"), "0")
-                stop_point(hog)
-                go(hog)
+        self._contend("contends", "neighbour")
         self._start("waits", sys.executable, "-c", SLOW_WRITES)
         self._start("fills", "unshare", "--mount", "sh", "-ec", FULL)
         nobody = str(free_port())
@@ -173,16 +132,7 @@ class Workloads:
     def end(self) -> None:
         """End all, and remove their cgroups."""
         self._ended.set()
-        for group in self._groups.values():
-            with suppress(FileNotFoundError):
-                group.destroy()
-        for child in self._children:
-            child.kill()
-            child.wait()
-            if child.stdout is not None:
-                child.stdout.close()
-        with suppress(FileNotFoundError):
-            self.top.rmdir()
+        super().end()
 
 
 SLOW_WRITES = textwrap.dedent("""
@@ -203,60 +153,16 @@ FULL = "mount -t tmpfs -o size=1m none /mnt; head -c 2000000 /dev/zero > /mnt/fu
 FSYNC = {"x86_64": "74", "aarch64": "82"}[os.uname().machine]
 
 
-def flags(port: int, *more: str) -> list[str | Path]:
-    """The command of an agent that is quick."""
-    return [
-        *(COMMAND, "run", "--listen", f"127.0.0.1:{port}", "--node-name", NODE, "--profile", "comprehensive"),
-        *("--poll-interval", "300ms", "--grace-period", "500ms", "--collector-deadline", "5s", *more),
-    ]
-
-
-class Second:
-    """An agent that is started and ended while Prometheus looks on."""
-
-    def __init__(self, log: Path) -> None:
-        self.port = free_port()
-        self._log = log
-        self._stack = ExitStack()
-
-    def start(self, *before: str, settings: tuple[str, ...] = ("--discovery", "cgroup")) -> None:
-        """Start it, past its first page."""
-        started = self._stack.enter_context(process([*before, *flags(self.port, *settings)], self._log))
-        self._stack.callback(started.send_signal, signal.SIGTERM)
-        eventually(lambda: get(f"http://127.0.0.1:{self.port}/metrics"), 20)
-
-    def end(self) -> None:
-        """End it."""
-        self._stack.close()
-
-
-class Scene:
+class Scene(Raised):
     """All that runs."""
 
-    def __init__(self, prometheus: Prometheus, workloads: Workloads, second: Second, third: Second) -> None:
-        self.prometheus, self.workloads, self.second, self.third = prometheus, workloads, second, third
+    def __init__(self, prometheus: Prometheus, workloads: OfPods, second: Agent, third: Agent) -> None:
+        super().__init__(prometheus, workloads)
+        self.workloads, self.second, self.third = workloads, second, third
 
-    def firing(self, label: str, value: str) -> set[str]:
-        """The alerts that fire with a label."""
-        return {labels["alertname"] for labels in self.prometheus.firing() if labels.get(label) == value}
-
-    def of_pod(self, name: str) -> set[str]:
-        """Those of a workload's cgroup."""
-        return self.firing("pod", self.workloads.pod(name))
-
-    def of_agent(self, agent: Second) -> set[str]:
+    def of_agent(self, agent: Agent) -> set[str]:
         """Those of an agent."""
         return self.firing("instance", f"127.0.0.1:{agent.port}")
-
-
-def shortened(folder: Path) -> list[Path]:
-    """The rule files, with nothing changed but `for`."""
-    made = []
-    for path in sorted((ROOT / "rules").glob("*.yaml")):
-        text = re.sub(r"^(    for: )\w+$", r"\g<1>1s", path.read_text(), flags=re.MULTILINE)
-        made.append(folder / path.name)
-        made[-1].write_text(text)
-    return made
 
 
 @contextmanager
@@ -269,15 +175,6 @@ def programs_measured() -> Iterator[None]:
         yield
     finally:
         knob.write_text(before)
-
-
-@contextmanager
-def ended(workloads: Workloads) -> Iterator[Workloads]:
-    """End workloads, whatever happens."""
-    try:
-        yield workloads
-    finally:
-        workloads.end()
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +202,7 @@ def scene(
         "current-context": "x",
     }
     (folder / "kubeconfig").write_text(json.dumps(context))
-    agents = [Second(folder / f"{name}.log") for name in ("first", "second", "third")]
+    agents = [Agent(folder / f"{name}.log") for name in ("first", "second", "third")]
     first, second, third = agents
     with ExitStack() as stack:
         stack.enter_context(programs_measured())
@@ -323,7 +220,7 @@ def scene(
             prometheus, folder / "prometheus", f"127.0.0.1:{first.port}", others=others, rules=shortened(folder)
         )
         server = stack.enter_context(started)
-        workloads = stack.enter_context(ended(Workloads(cgroup_root, folder)))
+        workloads = stack.enter_context(OfPods(cgroup_root, folder))
         eventually(
             lambda: server.query(f'count_over_time(kpod_mem_oom_kills_total{{pod=~".*{workloads.top.name}.*"}}[1m])')
         )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from monitoring.files import ROOT
+from monitoring import ROOT
 
 
 class Panel(NamedTuple):

@@ -8,8 +8,8 @@ import yaml
 
 from kpod_metrics.metrics import Scope
 from kpod_metrics.reference import declared
+from monitoring import ROOT
 from monitoring.alerts import ALERTS
-from monitoring.files import ROOT
 
 CASES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())
 

@@ -3,8 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from monitoring import ROOT
 from monitoring.alerts import ALERTS
-from monitoring.files import ROOT
 from tests.monitoring.promtool import CASES, promtool_test, write
 
 RULES = sorted((ROOT / "rules").glob("*.yaml"))

@@ -14,9 +14,8 @@ from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Value
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
-from monitoring import recording
+from monitoring import ROOT, recording
 from monitoring.boards import METRICS
-from monitoring.files import ROOT
 from tests.live.agents import eventually
 from tests.live.prometheus import Prometheus, running_prometheus
 from tests.monitoring.boards import Panel, asked, boards, panels

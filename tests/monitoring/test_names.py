@@ -9,8 +9,8 @@ import yaml
 
 from kpod_metrics.metrics import Kind
 from kpod_metrics.reference import declared
-from monitoring import promql
-from monitoring.files import ROOT, every, stale
+from monitoring import ROOT, promql
+from monitoring.files import every, stale
 from tests.conftest import REPOSITORY
 
 OF_PROMETHEUS = {"up"}

@@ -4,8 +4,8 @@ import re
 
 import yaml
 
+from monitoring import ROOT
 from monitoring.alerts import ALERTS, RUNBOOK
-from monitoring.files import ROOT
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "runbook.md").read_text()

@@ -128,3 +128,4 @@ def test_rows_are_chosen_by_name() -> None:
 def test_the_table_is_sound() -> None:
     assert len({row.name for row in KERNELS}) == len(KERNELS)
     assert {row.architecture for row in KERNELS} == ARCHITECTURES.keys()
+    assert [row.name for row in KERNELS if row.monitoring] == ["6.12"]
