@@ -11,7 +11,9 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,10 +21,10 @@ import pytest
 
 from monitoring.alerts import ALERTS
 from tests.fakes.apiserver import ApiServer
-from tests.fakes.otlp import Receiver
+from tests.fakes.otlp import Fault, Receiver
 from tests.live import test_monitoring_controllers as with_controllers
 from tests.live.agents import eventually, free_port
-from tests.live.harness import ONLY_THERE, go, stop_point
+from tests.live.harness import ONLY_THERE, Cgroup, go, stop_point
 from tests.live.monitored import NODE, Agent, Raised, Workloads, shortened
 from tests.live.prometheus import Prometheus, running_prometheus
 from tests.monitoring.boards import Panel, asked, panels
@@ -46,6 +48,14 @@ OF_PODS = {
 OF_AGENTS = ("KpodAgentDown", "KpodCollectorOff", "KpodPodSourceDisconnected", "KpodContainerRestarts")
 """Alerts that agents raise, or what an API server says; each has a test of its own."""
 
+LASTING = {
+    "small": {"KpodMapEvictions"},
+    "full": {"KpodSeriesOverflow"},
+    "pushes": {"KpodOtlpDropsPoints"},
+    "strange": {"KpodUnresolvedEvents"},
+}
+"""Agents that lose something, with the alerts that tell it, which look ten minutes back: `make test-long` has them."""
+
 NOT_HERE = {
     **{
         alert: f"needs the cpu or the memory controller in cgroup v2: {ONLY_THERE}"
@@ -61,13 +71,9 @@ NOT_HERE = {
     "KpodAgentStuck": "an agent whose cycles end without it",
     "KpodSlowCycles": "thousands of pods",
     "KpodCollectorErrors": "half an hour of reads that fail and succeed in turn",
-    "KpodMapNearCapacity": "ten thousand cgroups, or a map so small that it evicts too",
-    "KpodMapUpdatesFail": "goes on for ten minutes after its end",
-    "KpodMapEvictions": "goes on for ten minutes after its end",
+    "KpodMapNearCapacity": "a map so full, and not so full that it evicts",
+    "KpodMapUpdatesFail": "thousands of cgroups within a moment",
     "KpodProgramRunsMissed": "a program that interrupts itself",
-    "KpodUnresolvedEvents": "goes on for ten minutes after its end",
-    "KpodOtlpDropsPoints": "goes on for ten minutes after its end",
-    "KpodSeriesOverflow": "goes on for ten minutes after its end",
 }
 """Alerts that are not provoked here, and why."""
 
@@ -177,6 +183,16 @@ def programs_measured() -> Iterator[None]:
         knob.write_text(before)
 
 
+def kubeconfig(api: ApiServer) -> dict[str, object]:
+    """How an agent finds the API server."""
+    return {
+        "clusters": [{"name": "c", "cluster": {"server": api.url}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+        "current-context": "x",
+    }
+
+
 @pytest.fixture(scope="module")
 def api() -> Iterator[ApiServer]:
     """An API server with a pod that runs."""
@@ -195,13 +211,7 @@ def scene(
     api: ApiServer,
 ) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("monitoring")
-    context = {
-        "clusters": [{"name": "c", "cluster": {"server": api.url}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}],
-        "current-context": "x",
-    }
-    (folder / "kubeconfig").write_text(json.dumps(context))
+    (folder / "kubeconfig").write_text(json.dumps(kubeconfig(api)))
     agents = [Agent(folder / f"{name}.log") for name in ("first", "second", "third")]
     first, second, third = agents
     with ExitStack() as stack:
@@ -229,7 +239,7 @@ def scene(
 
 
 def test_every_alert_is_provoked_or_said_why_not() -> None:
-    provoked = {*OF_PODS.values(), *OF_AGENTS} - {None}
+    provoked = {*OF_PODS.values(), *OF_AGENTS}.union(*LASTING.values()) - {None}
     assert provoked | NOT_HERE.keys() == {alert.name for alert in ALERTS}
     assert not provoked & NOT_HERE.keys()
 
@@ -286,3 +296,72 @@ def test_container_that_is_started_again_and_again(scene: Scene, api: ApiServer)
     assert eventually(firing) == {"KpodContainerRestarts"}
     api.delete_pod("shop", "crashes")
     eventually(lambda: not firing())
+
+
+@pytest.fixture(scope="module")
+def losing(
+    prometheus: Path, cgroup_root: str, tmp_path_factory: pytest.TempPathFactory, api: ApiServer
+) -> Iterator[tuple[Prometheus, dict[str, Agent], Callable[[], None]]]:
+    """Agents that lose something, until they are told to end that."""
+    folder = tmp_path_factory.mktemp("losing")
+    (folder / "kubeconfig").write_text(json.dumps(kubeconfig(api)))
+    agents = {name: Agent(folder / f"{name}.log") for name in LASTING}
+    top = Path(cgroup_root) / f"kpod-test-losing-{time.monotonic_ns()}"
+    with ExitStack() as stack:
+        receiver = stack.enter_context(Receiver())
+        own = {
+            "small": ("--discovery", "cgroup", "--bpf-map-entries", "16"),
+            "full": ("--discovery", "cgroup", "--series-limit", "8"),
+            "pushes": ("--discovery", "cgroup", "--otlp-endpoint", receiver.url, "--otlp-interval", "1s"),
+            "strange": ("--discovery", "kubernetes", "--kubeconfig", str(folder / "kubeconfig")),
+        }
+        top.mkdir()
+        stack.callback(Cgroup(top).destroy)
+        for name, agent in agents.items():
+            agent.start(settings=own[name])
+            stack.callback(agent.end)
+        others = {name: f"127.0.0.1:{agent.port}" for name, agent in agents.items()}
+        server = stack.enter_context(
+            running_prometheus(
+                prometheus, folder / "prometheus", others["small"], others=others, rules=shortened(folder)
+            )
+        )
+        work = stack.enter_context(ExitStack())
+        receiver.always = Fault(400)
+        work.callback(setattr, receiver, "always", None)
+        # Many, and one that is a pod's container by its path, of a pod that the API server does not know.
+        nobodys = f"kubepods/besteffort/pod{uuid.uuid4()}/{uuid.uuid4().hex * 2}"
+        for path in (*(top / f"one{at}" for at in range(24)), top / nobodys):
+            path.mkdir(parents=True)
+            for made in [path, *path.parents][: len(path.relative_to(top).parts)][::-1]:
+                work.callback(Cgroup(made).destroy)
+            waking = Cgroup(path).start(sys.executable, "-c", "import time\nwhile True: time.sleep(0.1)")
+            work.callback(waking.wait)
+            work.callback(waking.kill)
+        yield server, agents, work.close
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.skipif(os.environ.get("LONG") != "1", reason="looks ten minutes back: `make test-long` runs it")
+def test_alerts_of_what_is_lost_go_on_for_a_while_and_end(
+    losing: tuple[Prometheus, dict[str, Agent], Callable[[], None]],
+) -> None:
+    server, agents, end = losing
+
+    def firing() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {name: set() for name in agents}
+        for labels in server.firing():
+            for name, agent in agents.items():
+                if labels.get("instance") == f"127.0.0.1:{agent.port}":
+                    found[name].add(labels["alertname"])
+        return found
+
+    def settled(expected: dict[str, set[str]], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while firing() != expected and time.monotonic() < until:
+            time.sleep(1)
+        assert firing() == expected
+
+    settled(LASTING, 120)
+    end()
+    settled({name: set() for name in LASTING}, 720)
