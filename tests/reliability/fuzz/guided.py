@@ -4,7 +4,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["kpod_metrics"]):
+with atheris.instrument_imports(include=["kpod_metrics", "h11"]):
     from tests.reliability.fuzz.targets import TARGETS
 
 
