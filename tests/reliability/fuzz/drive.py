@@ -98,8 +98,14 @@ class Guided:
         corpus.mkdir(parents=True)
         for at, data in enumerate([*target.seeds, *kept(target)]):
             (corpus / str(at)).write_bytes(data)
+        failed = self.folder / f"{target.slug}.failed"
+        failed.mkdir()
         command = [self.python, "-m", "tests.reliability.fuzz.guided", target.name, str(corpus)]
-        command += [f"-seed={self.seed}", f"-max_total_time={self.seconds}", f"-artifact_prefix={self.folder}/"]
+        command += [f"-seed={self.seed}", f"-max_total_time={self.seconds}", f"-artifact_prefix={failed}/"]
         done = subprocess.run([*command, "-max_len=65536", "-print_final_stats=1"], capture_output=True, check=False)
-        ran = [int(one or other) for one, other in _DONE.findall(done.stderr)]
-        return max(ran, default=0), "" if done.returncode == 0 else done.stderr[-3000:].decode(errors="replace")
+        ran = max((int(one or other) for one, other in _DONE.findall(done.stderr)), default=0)
+        if done.returncode == 0:
+            return ran, ""
+        for path in failed.iterdir():
+            keep(target, path.read_bytes())
+        return ran, done.stderr[-3000:].decode(errors="replace")
