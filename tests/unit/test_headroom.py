@@ -32,6 +32,12 @@ def test_own_cgroup_is_found(tree: Path) -> None:
     assert own_cgroup(str(tree / "none")) == ""
 
 
+def test_looking_for_the_own_cgroup_leaves_nothing_open(tree: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    own_cgroup(str(tree))
+    assert os.listdir("/proc/self/fd") == before
+
+
 def use(tree: Path, of: str, amount: int, cached: int = 0) -> None:
     (tree / of / "memory.current").write_text(f"{amount}\n")
     (tree / of / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
@@ -52,6 +58,43 @@ def test_limit_of_the_own_cgroup(tree: Path) -> None:
     assert not headroom.look(0)
 
 
+def test_more_than_the_resuming_share_is_no_reason_to_begin_with(tree: Path) -> None:
+    use(tree, "pod/agent", round(RESUME * 100) * MIB + 1)
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    assert not headroom.low
+
+
+def test_what_cannot_be_read_changes_nothing(tree: Path) -> None:
+    """Out of descriptors, say: what was known holds, of each file."""
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    use(tree, "pod/agent", 90 * MIB)
+    assert headroom.look(0)
+    current = tree / "pod/agent/memory.current"
+    current.unlink()
+    current.mkdir()
+    assert headroom.look(0)
+    current.rmdir()
+    use(tree, "pod/agent", 0)
+    (tree / "pod/agent/memory.max").unlink()
+    (tree / "pod/agent/memory.max").mkdir()
+    # That of the other cgroup is known still.
+    assert not headroom.look(0)
+    assert (headroom.limit, headroom.used) == (200 * MIB, 90 * MIB)
+
+
+def test_cgroup_that_does_not_tell_what_it_uses(tree: Path) -> None:
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    (tree / "pod/agent/memory.stat").write_text("anon 1\n")
+    headroom.look(0)
+    assert headroom.used == 50 * MIB
+    (tree / "pod/agent/memory.current").unlink()
+    headroom.look(0)
+    assert headroom.used == 0
+
+
 def test_page_cache_is_not_in_the_way(tree: Path) -> None:
     headroom = Headroom(0, str(tree))
     headroom.open()
@@ -68,8 +111,8 @@ def test_the_least_limit_above_holds_and_is_followed(tree: Path) -> None:
     assert (headroom.limit, headroom.used) == (95 * MIB, 90 * MIB)
     for of in ("pod", "pod/agent"):
         (tree / of / "memory.max").write_text("max\n")
-    assert not headroom.look(0)
-    assert headroom.limit == 0
+    assert headroom.look(0) is False
+    assert (headroom.limit, headroom.low) == (0, False)
 
 
 def test_series_that_were_not_written_yet_count(tree: Path) -> None:
@@ -78,6 +121,12 @@ def test_series_that_were_not_written_yet_count(tree: Path) -> None:
     room = ((round(STOP * 100) - 50) * MIB - FIRST_BYTES) // SERIES_BYTES
     assert not headroom.look(room)
     assert headroom.look(room + 1)
+    # To the byte: as much as there is room for is not too much.
+    headroom = Headroom(0, str(tree))
+    headroom.open()
+    headroom.cgroups = 2
+    assert FIRST_BYTES + 2 * CGROUP_BYTES + 43_674 * SERIES_BYTES == 35 * MIB
+    assert not headroom.look(43_674)
     headroom = Headroom(0, str(tree))
     headroom.open()
     headroom.cgroups = 1 + ((round(STOP * 100) - 50) * MIB - FIRST_BYTES) // CGROUP_BYTES

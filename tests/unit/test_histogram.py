@@ -131,8 +131,12 @@ def test_histogram_adds_up() -> None:
     assert (third.count, third.slots[-3:], third.sum_ns) == (SLOTS + 8, [1, 2, 3], 16)
     with pytest.raises(ValueError, match="105 slots, not 106"):
         Histogram([1] * (SLOTS - 1), 0)
+    fourth = third.plus([], 1)
+    assert (fourth.slots, fourth.sum_ns) == (third.slots, 17)
     with pytest.raises(ValueError, match="slots 105 to 107 of 106"):
         first.plus([1, 2], 3, first=SLOTS - 1)
+    with pytest.raises(ValueError, match="slots -1 to 0 of 106"):
+        first.plus([1], 3, first=-1)
 
 
 def bucketed(observed: list[int]) -> list[int]:

@@ -17,7 +17,7 @@ class _Grace(dict[_Key, tuple[_What, float]]):
     """What is gone, and since when; the oldest first."""
 
     def add(self, key: _Key, what: _What, now: float) -> None:
-        self.pop(key, None)
+        """Add one that was not there."""
         self[key] = (what, now)
         if len(self) > CAPACITY:
             del self[next(iter(self))]

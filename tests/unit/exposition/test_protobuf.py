@@ -135,6 +135,7 @@ def test_signed(number: int, encoded: int) -> None:
 
 def test_fixed() -> None:
     assert wire.fixed(1, 2**63) == b"\x09" + struct.pack("<Q", 2**63)
+    assert wire.signed_fixed(2, -(2**63)) == b"\x11" + struct.pack("<q", -(2**63))
 
 
 @pytest.mark.parametrize("number", [0, 127, 128, (1 << 14) - 1, 1 << 14, (1 << 21) - 1, 1 << 63])

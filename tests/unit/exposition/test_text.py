@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from kpod_metrics.exposition.page import Page, Renderer
+from kpod_metrics.exposition.samples import Sample
 from kpod_metrics.exposition.text import escape, number
 from kpod_metrics.histogram import Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Table, counter, latency
@@ -187,6 +188,36 @@ def test_second_render_has_new_numbers_under_the_same_labels() -> None:
             if name == "kpod_things_total"
         ]
         assert value == expected_total
+
+
+@pytest.mark.parametrize("write", [Page.text, Page.openmetrics, Page.protobuf])
+def test_page_of_a_cycle_in_which_nothing_came(write: Callable[[Page], bytes]) -> None:
+    """What is kept of the page before is the same, in each of its uses, and is not kept once there is other."""
+    store, renderer = Store([TABLE], frozenset(TABLE.metrics)), Renderer({"node": "x"})
+    store.put(TABLE, ME, (), (3, 0.5, None), (1, 0))
+    first, second, third = (renderer.render(store) for _ in range(3))
+    assert first.families[0] is second.families[0] is third.families[0]
+    fresh = write(Renderer({"node": "x"}).render(store))
+    assert [write(page) for page in (first, second, second, third)] == [fresh] * 4
+    store.retain(())
+    assert write(renderer.render(store)) == write(Renderer({"node": "x"}).render(store)) != fresh
+    assert renderer.render(store).families == []
+    assert write(second) == fresh
+
+
+def test_sample_of_the_same_value_is_the_one_before() -> None:
+    """It is written once; but a whole number is another thing than one that is equal to it."""
+    store, renderer = Store([TABLE], frozenset(TABLE.metrics)), Renderer({})
+
+    def level(value: float) -> Sample:
+        store.begin_cycle(TABLE)
+        store.put(TABLE, ME, (), (0, value, None), (1, 0))
+        return renderer.render(store).families[1].samples[0]
+
+    first = level(float("1e6"))
+    assert level(float("1e6")) is first
+    assert level(10**6) is not first
+    assert type(level(10**6).value) is int
 
 
 @given(st.floats() | st.integers(-(2**70), 2**70))

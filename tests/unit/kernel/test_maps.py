@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.kernel.btf import Layout
+from kpod_metrics.kernel.btf import Field, Layout
 from kpod_metrics.kernel.libbpf import KernelError, Map
-from kpod_metrics.kernel.maps import CumulativeMap
+from kpod_metrics.kernel.maps import CumulativeMap, Delta
 
 WRAP = 2**32
 
@@ -161,6 +161,21 @@ def test_slots_wrap_and_nothing_is_lost(observed: list[int]) -> None:
     assert seen == total
 
 
+COUNTS = st.integers(0, 3) | st.integers(0, WRAP - 1)
+
+
+@given(st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=40))
+def test_array_grows_from_the_first_that_changed_to_the_last(pairs: list[tuple[int, int]]) -> None:
+    """Beside it, in the value, is something else that changed."""
+    size = len(pairs)
+    before, now = (struct.pack(f"<Q{size}IQ", at, *numbers, at) for at, numbers in enumerate(zip(*pairs, strict=True)))
+    changed = [at for at, (old, new) in enumerate(pairs) if old != new]
+    first, end = (changed[0], changed[-1] + 1) if changed else (0, 0)
+    grown = [(new - old) % WRAP for old, new in pairs[first:end]]
+    found, numbers = Delta((1,), now, before).array32(Field("slots", size, 8, 4 * size))
+    assert (found, list(numbers)) == (first, grown)
+
+
 @pytest.mark.parametrize("batch", [True, False])
 def test_failing_read_takes_nothing(kernel: FakeMap, batch: bool) -> None:
     reader = reader_of(kernel, batch=batch)
@@ -230,6 +245,15 @@ def test_iteration_that_starts_over_takes_each_key_once(kernel: FakeMap) -> None
         kernel.set(key, 100, 5)
     assert read(reader) == dict.fromkeys(range(5), (5, [0, 0]))
     assert reader.evictions == 0
+
+
+def test_iteration_ends_though_keys_never_do(kernel: FakeMap) -> None:
+    """As when entries are evicted and made faster than they are read: one more than there is room for is enough."""
+    reader = reader_of(kernel, batch=False)
+    kernel.max_entries = 10
+    for key in range(100):
+        kernel.set(key, 100, 5)
+    assert read(reader) == dict.fromkeys(range(11), (5, [0, 0]))
 
 
 def test_iteration_leaves_out_what_is_gone_between_key_and_value(kernel: FakeMap) -> None:

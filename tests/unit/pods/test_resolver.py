@@ -199,3 +199,35 @@ def test_no_grace_time(clock: Clock) -> None:
     assert resolver.resolve(1) == A
     resolver.expire()
     assert resolver.resolve(1) is None
+
+
+def test_changes_tell_when_an_answer_may_be_another(resolver: Resolver, clock: Clock) -> None:
+    seen = [resolver.changes]
+
+    def changed() -> bool:
+        seen.append(resolver.changes)
+        return seen[-1] > seen[-2]
+
+    first = snapshot({1: A})
+    resolver.update(first)
+    assert changed()
+    resolver.update(first)
+    resolver.expire()
+    assert not changed()
+    for gone in (snapshot({}), first):
+        resolver.update(gone)
+        assert changed()
+    # It came back: nothing is left to forget.
+    clock.now += GRACE
+    resolver.expire()
+    assert not changed()
+    resolver.update(snapshot({}))
+    assert changed()
+    clock.now += GRACE - 1
+    resolver.expire()
+    assert not changed()
+    clock.now += 1
+    resolver.expire()
+    assert changed()
+    resolver.expire()
+    assert not changed()
