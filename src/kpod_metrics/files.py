@@ -1,6 +1,7 @@
 """Reading kernel files."""
 
 import os
+from collections.abc import Container
 
 _ROOM = 1 << 16
 _PAGE_OF_RECORDS = os.sysconf("SC_PAGE_SIZE") - 16
@@ -33,7 +34,6 @@ class KeptFiles:
         """`most` descriptors are kept, the files beyond are opened each time."""
         self._most = most
         self._open: dict[str, int] = {}
-        self._used: set[str] = set()
 
     def read(self, path: str, *, records: bool = False) -> bytes:
         """Return a file's content; raises OSError: ENODEV once after its cgroup was removed, the path is free then.
@@ -42,7 +42,6 @@ class KeptFiles:
         (fs/kernfs/file.c): only one that fills the room is read on. Records come a page at a time, as many as it has
         room for (fs/seq_file.c, seq_read_iter(): it fills its buffer while there are more).
         """
-        self._used.add(path)
         fd = self._open.get(path)
         if fd is None:
             if len(self._open) >= self._most:
@@ -59,13 +58,16 @@ class KeptFiles:
             os.close(self._open.pop(path))
             raise
 
-    def sweep(self) -> None:
-        """Close what was not read since the last sweep: its cgroup is gone."""
-        for path in self._open.keys() - self._used:
+    def sweep(self, folders: Container[str]) -> None:
+        """Close all that is not in one of these folders: its cgroup is gone."""
+        for path in [path for path in self._open if folder_of(path) not in folders]:
             os.close(self._open.pop(path))
-        self._used.clear()
 
     def close(self) -> None:
         """Close all."""
-        self._used.clear()
-        self.sweep()
+        self.sweep(())
+
+
+def folder_of(path: str) -> str:
+    """Return the folder that a file is in."""
+    return path.rpartition("/")[0]

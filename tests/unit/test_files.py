@@ -27,18 +27,20 @@ def test_content_is_always_the_newest(tmp_path: Path, most: int) -> None:
     assert descriptors() == before
 
 
-def test_what_is_not_read_any_more_is_closed(tmp_path: Path) -> None:
+def test_what_is_in_other_folders_is_closed(tmp_path: Path) -> None:
     files = KeptFiles(10)
     before = descriptors()
     for name in ("a", "b"):
-        (tmp_path / name).touch()
-        files.read(str(tmp_path / name))
-    files.sweep()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+        files.read(str(tmp_path / name / "file"))
+    files.sweep({str(tmp_path / "a"), str(tmp_path / "b")})
     assert descriptors() - before == 2
-    files.read(str(tmp_path / "a"))
-    files.sweep()
+    files.sweep({str(tmp_path / "b")})
     assert descriptors() - before == 1
-    files.sweep()
+    assert files.read(str(tmp_path / "b/file")) == b""
+    assert descriptors() - before == 1
+    files.sweep(set())
     assert descriptors() == before
 
 

@@ -102,8 +102,8 @@ class Tree:
         listed, self._listed = self._listed, {}
         inode = os.stat(self._root).st_ino
         self._add(self._directory("", self._root, inode) or Directory(inode, "", ()), listed, found)
-        self._files.sweep()
         now, self._now = self._now, {}
+        self._files.sweep({where for _, _, where in now.values()})
         self._known = {directory.path: now[directory.path] for directory in found if directory.path in now}
         return found
 
@@ -126,7 +126,6 @@ class Tree:
                 return None
             if text != before:
                 self._known[path] = (text, Directory(directory.id, path, _pids(text)), where)
-        self._files.sweep()
         return [directory for _, directory, _ in self._known.values()]
 
     def _add(

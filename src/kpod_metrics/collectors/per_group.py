@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.collectors.base import Collector, Environment, Signal
-from kpod_metrics.files import KeptFiles
+from kpod_metrics.files import KeptFiles, folder_of
 from kpod_metrics.metrics import Metric
 from kpod_metrics.pods.model import Group
 
@@ -28,8 +28,9 @@ class FileCollector(Collector):
         """Whether some cgroups could not be read in the last cycle."""
         self._files = KeptFiles(environment.kept_files)
         self._parsed: dict[str, tuple[bytes, Any]] = {}
-        """The files of the last cycle that `parsed` was asked for, and what they say."""
-        self._parsed_now: dict[str, tuple[bytes, Any]] = {}
+        """The files that `parsed` was asked for, and what they said last."""
+        self._before: Sequence[Group] = ()
+        """The groups of the last cycle."""
 
     def read(self, path: str) -> bytes:
         """Return the content of a cgroup's file, nothing where it is absent; raises any other OSError."""
@@ -49,8 +50,7 @@ class FileCollector(Collector):
         data = self.read(path)
         known = self._parsed.get(path)
         if known is None or known[0] != data:
-            known = (data, parse(data))
-        self._parsed_now[path] = known
+            known = self._parsed[path] = (data, parse(data))
         return known[1]
 
     def open(self) -> list[Signal]:
@@ -86,8 +86,11 @@ class FileCollector(Collector):
             except OSError as error:
                 if not is_absent(error):
                     refused.append((group, error))
-        self._files.sweep()
-        self._parsed, self._parsed_now = self._parsed_now, {}
+        if groups != self._before:
+            self._before = groups
+            folders = {group.path for group in groups}
+            self._files.sweep(folders)
+            self._parsed = {path: known for path, known in self._parsed.items() if folder_of(path) in folders}
         if refused and len(refused) == len(groups):
             raise refused[0][1]
         if refused and not self._refused:
