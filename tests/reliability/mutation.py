@@ -48,9 +48,18 @@ BPF = {
 
 EXPLAINED = {
     ("pods/resolver.py", "CAPACITY = ", "10000 and one more"): "a bound that promises no number",
+    ("pods/resolver.py", "self.changes ", "0 and one more"): "the same: a number to be compared with itself",
+    ("pods/resolver.py", "self.changes ", "1 and one more"): "the same: a number to be compared with itself",
     ("store.py", "strict=True", "True turned"): "the same: both are as long as the table's labels",
-    ("syscall.bpf.c", "number >= SYSCALL_NUMBERS", ">= to >"): "a number that no kernel has",
+    ("headroom.py", "walk.close()", "dropped"): "the same: a walk that may keep no files has none open",
+    ("histogram.py", "return upper_bound", "2 and one more"): "reached only by rounding, beyond 2**53 observations",
+    ("histogram.py", "return upper_bound", "Sub to Add"): "reached only by rounding, beyond 2**53 observations",
+    ("histogram.py", "return upper_bound", "returns nothing"): "reached only by rounding, beyond 2**53 observations",
     ("kernel/maps.py", "min(grown) >= 0", "GtE to Gt"): "the same: without a negative one, the mask changes nothing",
+    ("kernel/maps.py", "min(grown) >= 0", "0 and one more"): "the same: the mask changes nothing then, either",
+    ("kernel/maps.py", "changed & -changed", "BitAnd to BitOr"): "the same: it is the lowest bit too, but negative",
+    ("kernel/maps.py", "lookup_batch(1)", "1 and one more"): "the same: it is only asked whether there is the call",
+    ("syscall.bpf.c", "number >= SYSCALL_NUMBERS", ">= to >"): "a number that no kernel has",
 }
 """Why survivors live: by the file, what is in the line, and what was changed."""
 

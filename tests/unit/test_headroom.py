@@ -142,8 +142,15 @@ def test_limit_of_the_setting_is_held_against_resident_memory(tree: Path) -> Non
     assert Headroom(resident // 2).look(0)
 
 
+@pytest.mark.parametrize(("limit", "root"), [(MIB, "/somewhere"), (0, "")])
+def test_tree_is_walked_only_for_its_limits(limit: int, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpod_metrics.headroom.own_cgroup", None)
+    Headroom(limit, root).open()
+
+
 def test_without_a_limit_there_is_room() -> None:
     headroom = Headroom()
+    assert (headroom.limit, headroom.used) == (0, 0)
     headroom.open()
     assert not headroom.look(1 << 40)
 

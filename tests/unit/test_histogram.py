@@ -47,7 +47,7 @@ NEAR_BOUNDS = [bound + off for bound in BOUNDS for off in range(-3, 4)]
 
 
 def test_slots_are_the_format() -> None:
-    assert (histogram.SCHEMA, histogram.SLOTS_PER_OCTAVE, SLOTS) == (2, 4, 106)
+    assert (histogram.SCHEMA, histogram.SLOTS_PER_OCTAVE, histogram.FIRST_INDEX, SLOTS) == (2, 4, -80, 106)
     assert len(BOUNDS) == SLOTS - 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kpod_metrics.kernel.btf import Field, Layout
@@ -165,6 +165,7 @@ COUNTS = st.integers(0, 3) | st.integers(0, WRAP - 1)
 
 
 @given(st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=40))
+@example([(0, 0), (0, 2**31), (0, 0)])
 def test_array_grows_from_the_first_that_changed_to_the_last(pairs: list[tuple[int, int]]) -> None:
     """Beside it, in the value, is something else that changed."""
     size = len(pairs)
