@@ -49,6 +49,14 @@ def test_root_is_the_mount_of_the_whole_tree(whole: str, tmp_path: Path) -> None
     assert found == whole
 
 
+def test_path_of_a_root_is_from_that_of_the_whole_tree(whole: str, tmp_path: Path) -> None:
+    escaped = whole.replace(" ", "\\040")
+    mounts = proc(tmp_path, f"32 22 0:26 / {escaped} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate")
+    assert tree.path_of_root(f"{whole}/a/b/", mounts) == "a/b/"
+    assert tree.path_of_root(whole, mounts) == tree.path_of_root(f"{whole}s/a", mounts) == ""
+    assert tree.path_of_root(f"{whole}/a", proc(tmp_path)) == ""
+
+
 def test_mount_of_a_subtree_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=rf"^cgroup2 is mounted at {tmp_path}, but only a part .*--cgroup-root$"):
         tree.find_root(proc(tmp_path, f"31 22 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw"))
