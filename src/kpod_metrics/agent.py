@@ -16,7 +16,7 @@ import resource
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from queue import Empty, SimpleQueue
@@ -164,10 +164,9 @@ class _Crew:
         """Have a collector read, when a thread gets to it."""
         self._jobs.put((state, groups))
 
-    def take(self) -> Iterator[_Result]:
-        """Give the results that are there."""
-        while self._done:
-            yield self._done.popleft()
+    def take(self) -> list[_Result]:
+        """Return the results that are there."""
+        return [self._done.popleft() for _ in range(len(self._done))]
 
     def wait(self, seconds: float) -> bool:
         """Wait until no job waits; return False after that many seconds.
@@ -469,19 +468,22 @@ class Agent:
 
     def _gather(self, deadline: float) -> list[_Result]:
         """Collect results until all started collectors answered or the deadline passed."""
-        results = []
+        results: list[_Result] = []
         end = time.monotonic() + deadline
         fresh = [state for state in self.states if state.running and not state.problem.startswith(_LATE)]
         self._crew.help()
+        woken = True
         while True:
-            for result in self._crew.take():
+            taken = self._crew.take()
+            for result in taken:
                 result.state.running = False
-                results.append(result)
+            results += taken
             left = end - time.monotonic()
             if left <= 0 or not any(state.running for state in fresh):
                 break
-            if not self._crew.wait(min(left, PATIENCE)):
+            if not woken and not taken:
                 self._crew.help()
+            woken = self._crew.wait(min(left, PATIENCE))
         for state in fresh:
             if state.running:
                 state.errors += 1
