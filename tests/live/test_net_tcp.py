@@ -433,18 +433,22 @@ END_WITH_MORE_TO_SEND = textwrap.dedent("""
         while True: written += client.send(bytes(65536))
     except BlockingIOError: pass
     client.shutdown(socket.SHUT_WR)
-    time.sleep(0.5)
     def told(one, at, size):
         return int.from_bytes(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)[at:at + size], "little")
-    not_sent, received = told(client, 144, 4) - 1, told(server, 128, 8)
-    print(not_sent, written - received, flush=True)
+    seen = []
+    while len(seen) < 5 or len(set(seen[-5:])) > 1:  # while the last of the window is being filled
+        seen.append((told(client, 144, 4) - 1, written - told(server, 128, 8)))
+        time.sleep(0.4)
+    print(*seen[-1], told(client, 100, 4), flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
     while server.recv(1 << 20): pass
+    print(told(client, 100, 4), flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
 """)
 """Both ends of a connection whose one end has said that it will send no more, and still has: a FIN waits behind it.
 
-Prints tcpi_notsent_bytes (less the FIN) and what is not received yet, by tcpi_bytes_received (linux/tcp.h)."""
+Prints tcpi_notsent_bytes (less the FIN), what is not received yet by tcpi_bytes_received, and tcpi_total_retrans, this
+once more at the end (linux/tcp.h)."""
 
 
 @proves(SENT, RECEIVED)
@@ -457,14 +461,15 @@ def test_an_older_connection_that_is_ending_counts_its_rest(
     children.append(both)
     stop_point(both)
     assert both.stdout is not None
-    not_sent, not_received = map(int, both.stdout.readline().split())
+    not_sent, not_received, retransmits = map(int, both.stdout.readline().split())
     assert not_sent > 0
     with opened(collector(*forced_off)) as net_tcp:
         totals = Totals(net_tcp)
         assert_counted(totals, {a: Counted(), b: Counted()})
         go(both)
         stop_point(both)
-        assert_counted(totals, {a: Counted(not_sent, not_received), b: Counted()})
+        again = line(both) - retransmits
+        assert_counted(totals, {a: Counted(not_sent, not_received, again), b: Counted()})
 
 
 def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], network: Network) -> None:
