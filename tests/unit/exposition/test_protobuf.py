@@ -128,7 +128,9 @@ def test_varint(number: int) -> None:
     assert [byte > 127 for byte in encoded] == [True] * (len(encoded) - 1) + [False]
 
 
-@pytest.mark.parametrize(("number", "encoded"), [(0, 0), (-1, 1), (1, 2), (-2, 3), (2**31 - 1, 2**32 - 2)])
+@pytest.mark.parametrize(
+    ("number", "encoded"), [(0, 0), (-1, 1), (1, 2), (-2, 3), (-64, 127), (64, 128), (2**31 - 1, 2**32 - 2)]
+)
 def test_signed(number: int, encoded: int) -> None:
     assert wire.signed(number) == wire.varint(encoded)
 
