@@ -27,7 +27,7 @@ def free_port() -> int:
         return port
 
 
-def eventually(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(what: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Try until it gives something true, and return that."""
     end = time.monotonic() + seconds
     while True:

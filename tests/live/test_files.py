@@ -84,6 +84,7 @@ def test_cpu_time_equals_schedstat(cgroup: MakeCgroup, children: Children) -> No
         before: tuple[float, ...] = ()
         for _ in range(3):
             enough = (before[0] if before else 0.0) + 0.3
+            time.sleep(0.5)  # the other has started by then
             while run_time() < enough:
                 time.sleep(0.05)
             children[0].send_signal(signal.SIGSTOP)
