@@ -27,7 +27,7 @@ PACKAGE = ROOT / "src" / "kpod_metrics"
 EXPOSITION = ["tests/unit/exposition/test_text.py", "tests/unit/exposition/test_protobuf.py"]
 PYTHON = {
     "pods/resolver.py": ["tests/unit/pods/test_resolver.py", "tests/unit/pods/test_standalone.py"],
-    "store.py": ["tests/unit/test_store.py"],
+    "store.py": ["tests/unit/test_store.py", "tests/unit/exposition/test_page.py"],
     "headroom.py": ["tests/unit/test_headroom.py"],
     "histogram.py": ["tests/unit/test_histogram.py"],
     "exposition/text.py": EXPOSITION,

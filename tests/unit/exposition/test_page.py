@@ -1,0 +1,63 @@
+"""A page that is made of the one before it says what a page made anew says, whatever was done to the store."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.histogram import SLOTS
+from kpod_metrics.metrics import HistogramDelta, Label, Scope, Table, counter, gauge, latency
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.store import Store
+
+WAIT, EVENTS = latency("kpod_wait_seconds", "Wait.", "test"), counter("kpod_events_total", "Events.", "test")
+DELTAS = Table((EVENTS, WAIT))
+TOTALS = Table(
+    tuple(counter(f"kpod_{what}_bytes_total", "Bytes.", "test") for what in ("read", "written")), totals=True
+)
+GAUGES = Table(tuple(gauge(f"kpod_{what}_bytes", "Bytes.", "test") for what in ("used", "free")))
+POD = Table((counter("kpod_kills_total", "Kills.", "test"),), (Label("why", ("a", "b")),), Scope.POD)
+OWN = Table(
+    (gauge("kpod_up", "Up.", "test"), counter("kpod_errors_total", "Errors.", "test")),
+    (Label("collector", per="collector"),),
+    Scope.AGENT,
+)
+TABLES = (DELTAS, TOTALS, GAUGES, POD, OWN)
+
+WHO = [Identity("n", pod, container) for pod in ("p", "q") for container in ("one", "two")]
+identities = st.sampled_from(WHO)
+numbers = st.none() | st.integers(0, 3)
+pairs = st.tuples(numbers, numbers)
+waits = st.none() | st.builds(lambda at, n: HistogramDelta((n,), n, at), st.integers(0, SLOTS - 1), st.integers(0, 3))
+STEPS = st.one_of(
+    st.tuples(st.just("put"), st.just(DELTAS), identities, st.just(()), st.tuples(numbers, waits)),
+    st.tuples(st.just("put"), st.just(TOTALS), identities, st.just(()), pairs),
+    st.tuples(st.just("put"), st.just(GAUGES), identities, st.just(()), pairs),
+    st.tuples(st.just("put"), st.just(POD), identities, st.sampled_from([("a",), ("b",)]), st.tuples(numbers)),
+    st.tuples(st.just("set"), st.just(OWN), st.sampled_from([("x",), ("y",)]), pairs),
+    st.tuples(st.just("begin_cycle"), st.sampled_from(TABLES)),
+    st.tuples(st.just("discover"), st.lists(identities, max_size=2)),
+    st.tuples(st.just("retain"), st.lists(identities)),
+)
+
+
+def do(store: Store, step: tuple[Any, ...], owner: int) -> None:
+    """Take a step; rows come from one of two cgroups."""
+    what, *arguments = step
+    if what == "put":
+        arguments.append((owner, 0))
+    getattr(store, what)(*arguments)
+
+
+@given(st.lists(st.lists(st.tuples(STEPS, st.integers(1, 2)), max_size=4), max_size=8), st.sampled_from([2, 1000]))
+def test_page_after_any_steps(cycles: list[list[tuple[tuple[Any, ...], int]]], limit: int) -> None:
+    store = Store(TABLES, frozenset(metric for table in TABLES for metric in table.metrics), limit)
+    renderer = Renderer({"node": "x"})
+    for steps in cycles:
+        for step, owner in steps:
+            do(store, step, owner)
+        page = renderer.render(store)
+        anew = Renderer({"node": "x"}).render(store)
+        assert page.text() == anew.text()
+        assert page.protobuf() == anew.protobuf()
