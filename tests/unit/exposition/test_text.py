@@ -19,7 +19,7 @@ from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.samples import Sample
 from kpod_metrics.exposition.text import escape, number
 from kpod_metrics.histogram import Histogram, slot_of_exponent
-from kpod_metrics.metrics import Kind, Metric, Table, counter, latency
+from kpod_metrics.metrics import Kind, Metric, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 from tests.unit.exposition.fixture import labels_of
@@ -205,14 +205,17 @@ def test_page_of_a_cycle_in_which_nothing_came(write: Callable[[Page], bytes]) -
     assert write(second) == fresh
 
 
-def test_sample_of_the_same_value_is_the_one_before() -> None:
+def test_sample_of_a_value_that_is_back_is_the_one_before() -> None:
     """It is written once; but a whole number is another thing than one that is equal to it."""
-    store, renderer = Store([TABLE], frozenset(TABLE.metrics)), Renderer({})
+    table = Table((gauge("kpod_level_bytes", "Level.", "test"), gauge("kpod_other_bytes", "Other.", "test")))
+    store, renderer = Store([table], frozenset(table.metrics)), Renderer({})
 
     def level(value: float) -> Sample:
-        store.begin_cycle(TABLE)
-        store.put(TABLE, ME, (), (0, value, None), (1, 0))
-        return renderer.render(store).families[1].samples[0]
+        for values in ((None, 1), (value, 1)):
+            store.begin_cycle(table)
+            store.put(table, ME, (), values, (1, 0))
+            families = renderer.render(store).families
+        return families[0].samples[0]
 
     first = level(float("1e6"))
     assert level(float("1e6")) is first
