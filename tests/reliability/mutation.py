@@ -266,6 +266,12 @@ def survives(mutant: Mutant, tests: Sequence[str], scratch: Path) -> bool | None
     return done.returncode == 0
 
 
+def unchanged(file: str) -> Mutant:
+    """A mutant that is none: where its tests fail they would catch every other one, too."""
+    folder = ROOT / "bpf" if file.endswith(".c") else PACKAGE
+    return Mutant(file, 0, "nothing", (folder / file).read_text())
+
+
 def explained(mutant: Mutant) -> str:
     """Say what a survivor is, and why it lives where that is known."""
     folder = ROOT / "bpf" if mutant.file.endswith(".c") else PACKAGE
@@ -292,6 +298,8 @@ def main() -> int:
     end = time.monotonic() + 60 * options.minutes
     alive: list[Mutant] = []
     with tempfile.TemporaryDirectory() as folder:
+        for file in {tuple(suites[mutant.file]): mutant.file for mutant in mutants}.values():
+            assert survives(unchanged(file), suites[file], Path(folder)), f"{suites[file]} fail as it is"
         for mutant in mutants:
             if tried == (options.sample or every) or time.monotonic() > end:
                 break
