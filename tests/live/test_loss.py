@@ -131,7 +131,9 @@ def test_a_failed_and_a_late_read_lose_nothing(
             patch.setattr(source, "lookup_batch", broken)
             with pytest.raises(KernelError, match="EINTR"):
                 totals.read()
-        time.sleep(0.5)
+        failed_at = switches(process.pid)
+        while switches(process.pid) < failed_at + 100:
+            time.sleep(0.05)
         process.send_signal(signal.SIGSTOP)
         stop_point(process)
         time.sleep(0.05)
