@@ -72,6 +72,15 @@ def test_differences_of_several_cgroups_of_one_container_are_added_up() -> None:
     assert read(store, EVENTS) == {(ONE, ()): 6}
 
 
+def test_zero_is_told_where_nothing_was() -> None:
+    """A counter that had no number yet has one from then on, if it is 0."""
+    store = store_of(DELTAS)
+    store.put(DELTAS, ONE, (), (None, delta(1)), (1, 0))
+    assert read(store, EVENTS) == {(ONE, ()): None}
+    store.put(DELTAS, ONE, (), (0, None), (1, 0))
+    assert read(store, EVENTS) == {(ONE, ()): 0}
+
+
 @given(st.lists(st.integers(0, 100), max_size=30))
 def test_running_totals_that_reset(totals: list[int]) -> None:
     """A total that went down began anew: all of it is new."""
