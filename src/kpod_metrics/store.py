@@ -131,7 +131,6 @@ class Store:
             for table, children, combinations in tables:
                 owner = identity if table.scope is Scope.CONTAINER else identity.of_pod
                 if (owner, combinations[0]) not in children:
-                    self._mark(table)
                     for labels in combinations:
                         series = self._child(table, owner, labels, update=False)
                         for at, value in enumerate(series.values):
