@@ -53,6 +53,8 @@ EXPLAINED = {
     ("store.py", "return []", "returns nothing"): "the same: nothing is as empty as a list of nothing",
     ("store.py", "_begun.clear()", "dropped"): "the same: it is looked for again what is gone already",
     ("store.py", "[False] * len", "False turned"): "the same: more is written again than has changed",
+    ("store.py", "continue", "dropped"): "the same: more is written again than has changed",
+    ("store.py", "{table: 0 for", "0 and one more"): "the same: a number to be compared with itself",
     ("store.py", "self.cycle = 0", "0 and one more"): "the same: there is nothing yet to add to",
     ("store.py", "_cycles[table] += 1", "1 and one more"): "the same: a number to be compared with itself",
     ("store.py", "min(values) >= 0", "0 and one more"): "the same by the longer way",

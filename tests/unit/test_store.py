@@ -93,6 +93,26 @@ def test_running_totals_that_reset(totals: list[int]) -> None:
         assert read(store, READ) == {(ONE, ("sda",)): expected}
 
 
+def test_running_total_of_a_series_that_is_back_is_not_counted_again() -> None:
+    store = store_of(FILES)
+    store.put(FILES, ONE, ("sda",), (10, 7), (1, 0))
+    store.retain({TWO})
+    for total, expected in ((10, 0), (12, 2)):
+        store.put(FILES, ONE, ("sda",), (total, 7), (1, 0))
+        assert read(store, READ) == {(ONE, ("sda",)): expected}
+        assert read(store, WRITTEN) == {(ONE, ("sda",)): 0}
+
+
+@pytest.mark.parametrize("values", [("7", 1), (1, delta(1)), (1,)])
+def test_gauges_that_are_none_are_refused(values: Any) -> None:
+    store = store_of(GAUGES)
+    store.put(GAUGES, ONE, (), (5, 6), (1, 0))
+    store.begin_cycle(GAUGES)
+    with pytest.raises((ValueError, TypeError)):
+        store.put(GAUGES, ONE, (), values, (1, 0))
+    assert read(store, LEVEL) == read(store, OTHER) == {(ONE, ()): None}
+
+
 def test_running_totals_are_told_apart_by_owner_source_and_labels() -> None:
     store = store_of(FILES)
     for _ in range(2):
