@@ -93,6 +93,16 @@ def test_running_totals_that_reset(totals: list[int]) -> None:
         assert read(store, READ) == {(ONE, ("sda",)): expected}
 
 
+def test_equal_gauges_of_two_cgroups_are_summed() -> None:
+    store = store_of(GAUGES)
+    for _ in range(2):
+        store.begin_cycle(GAUGES)
+        for owner in (1, 2):
+            store.put(GAUGES, ONE, (), (5, 3), (owner, 0))
+        assert read(store, LEVEL) == {(ONE, ()): 10}
+        assert read(store, OTHER) == {(ONE, ()): 6}
+
+
 def test_running_total_of_a_series_that_is_back_is_not_counted_again() -> None:
     store = store_of(FILES)
     store.put(FILES, ONE, ("sda",), (10, 7), (1, 0))
