@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 
@@ -17,7 +18,12 @@ class Identity(NamedTuple):
     @property
     def of_pod(self) -> "Identity":
         """The pod as a whole: the same with an empty container."""
-        return Identity(self.namespace, self.pod, "", self.extra) if self.container else self
+        return _of_pod(self) if self.container else self
+
+
+@lru_cache(4096)  # asked for several times a cycle, of the same
+def _of_pod(identity: Identity) -> Identity:
+    return Identity(identity.namespace, identity.pod, "", identity.extra)
 
 
 @dataclass(frozen=True, slots=True)
