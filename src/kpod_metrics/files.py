@@ -60,14 +60,9 @@ class KeptFiles:
 
     def sweep(self, folders: Container[str]) -> None:
         """Close all that is not in one of these folders: its cgroup is gone."""
-        for path in [path for path in self._open if folder_of(path) not in folders]:
+        for path in [path for path in self._open if os.path.dirname(path) not in folders]:
             os.close(self._open.pop(path))
 
     def close(self) -> None:
         """Close all."""
         self.sweep(())
-
-
-def folder_of(path: str) -> str:
-    """Return the folder that a file is in."""
-    return path.rpartition("/")[0]

@@ -200,20 +200,17 @@ class Store:
             return
         _check(table, values)
         series = series or self._child(table, identity, labels)
-        mine = series.values
-        changed = self._changed[table]
         if series.cycle == cycle:
-            values = list(map(sum_of, mine, values))  # type: ignore[arg-type]
+            values = list(map(sum_of, series.values, values))  # type: ignore[arg-type]
         series.cycle = cycle
-        for at, value in enumerate(values):
-            if mine[at] != value:
-                mine[at] = value  # type: ignore[assignment]
-                changed[at] = True
+        self._replace(table, series, values)
 
     def set(self, table: Table, labels: tuple[str, ...], values: Sequence[Value]) -> None:
         """Set the agent's own series to these values."""
-        mine = self._child(table, _NOBODY, labels).values
-        changed = self._changed[table]
+        self._replace(table, self._child(table, _NOBODY, labels), values)
+
+    def _replace(self, table: Table, series: Series, values: Sequence[Value]) -> None:
+        mine, changed = series.values, self._changed[table]
         for at, value in enumerate(values):
             if mine[at] != value:
                 mine[at] = value  # type: ignore[assignment]

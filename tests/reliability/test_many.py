@@ -91,6 +91,7 @@ def test_many_cgroups(
         lost = page.sum("kpod_bpf_map_update_errors_total", map="new_cgroups")
         assert page.sum("kpod_bpf_map_update_errors_total") == lost
         unresolved = page.sum("kpod_unattributed_events_total", reason="unresolved")
+        assert lost or not unresolved
         assert page.sum("kpod_series_overflow_total") == 0
         memory = page.sum("process_resident_memory_bytes") / (1 << 20)
         took = page.sum("kpod_collection_cycle_seconds")

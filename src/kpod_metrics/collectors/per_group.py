@@ -2,12 +2,13 @@
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.collectors.base import Collector, Environment, Signal
-from kpod_metrics.files import KeptFiles, folder_of
+from kpod_metrics.files import KeptFiles
 from kpod_metrics.metrics import Metric
 from kpod_metrics.pods.model import Group
 
@@ -90,7 +91,7 @@ class FileCollector(Collector):
             self._before = groups
             folders = {group.path for group in groups}
             self._files.sweep(folders)
-            self._parsed = {path: known for path, known in self._parsed.items() if folder_of(path) in folders}
+            self._parsed = {path: known for path, known in self._parsed.items() if os.path.dirname(path) in folders}
         if refused and len(refused) == len(groups):
             raise refused[0][1]
         if refused and not self._refused:
