@@ -399,14 +399,8 @@ def test_driver_that_is_loaded_and_unloaded_meanwhile(tree: Tree, gpus: Gpus, cl
 OFF = """
 import os, sys
 from kpod_metrics.collectors.base import Environment
-from kpod_metrics.cgroup.keyed import read_if_there
-from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.gpu import Gpu
 from kpod_metrics.pods.model import Group, Identity
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1])
 
 collector = Gpu(Environment(cgroup_root=sys.argv[1], sys_root=sys.argv[1]))
 groups = [Group(7, sys.argv[1], (os.getpid(), 1), Identity("a", "b", "c"))]
@@ -416,23 +410,25 @@ modules, looked = set(sys.modules), []
 sys.addaudithook(lambda event, arguments: event in {"open", "os.listdir", "os.scandir"} and looked.append(arguments[0]))
 collector.collect(groups)
 print(*looked)
-looked = []
-for _ in range(2):  # the first time may touch a page of the heap that no cycle had needed
-    before = resident()
-    for _ in range(1000):
-        assert collector.collect(groups) == []
-        looked.clear()
+looked.clear()
+before = sys.getallocatedblocks()
+for _ in range(1000):
+    assert collector.collect(groups) == []
+    looked.clear()
+kept = sys.getallocatedblocks() - before
 print(*(set(sys.modules) - modules), *({"pynvml"} & set(sys.modules)))
-print(resident() - before)
+print(kept)
 """
 
 
 def test_without_a_gpu_nothing_is_imported_and_no_process_looked_at(tmp_path: Path) -> None:
     run: Sequence[str] = [sys.executable, "-c", OFF, str(tmp_path)]
-    looked, imported, pages = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    looked, imported, kept = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
     assert looked == f"{tmp_path}/class/drm"
     assert imported == ""
-    assert int(pages) == 0
+    # Resident pages are the kernel's to move; blocks of the interpreter are counted, and a cycle that keeps one
+    # keeps a thousand.
+    assert int(kept) < 100
 
 
 def test_an_agent_does_not_import_nvidias_bindings(tmp_path: Path) -> None:
