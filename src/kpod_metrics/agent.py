@@ -115,6 +115,10 @@ class State:
     errors: int = 0
     duration: float = 0.0
     due: float = 0.0
+    started: float = 0.0
+    """When it was last asked, by the monotonic clock."""
+    read: float = 0.0
+    """When the last read began that came to its end."""
     running: bool = False
     unattributed: dict[str, int] = field(default_factory=lambda: dict.fromkeys((HOST, FILTERED, UNRESOLVED), 0))
     held: dict[int, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
@@ -462,7 +466,9 @@ class Agent:
         now = time.monotonic()
         for state in self.states:
             if state.opened and not state.running and now >= state.due:
-                state.due = now + state.interval
+                # No cycle comes to the dot: the one nearest to the time is it.
+                state.due = now + state.interval - self.settings.poll_interval / 2
+                state.started = now
                 state.running = True
                 self._crew.add(state, groups)
 
@@ -500,6 +506,7 @@ class Agent:
             self._failed(state, result.error)
             return
         state.problem = ""
+        state.read = state.started
         self._charge_all(state, result.rows)
 
     def _charge_all(self, state: State, rows: Iterable[Row]) -> None:
@@ -580,13 +587,22 @@ class Agent:
 
     def _expire(self) -> None:
         """Drop what is kept of cgroups that are gone; a page with their last values is out."""
-        self._resolver.expire()
+        self._resolver.expire(self._read_by_all())
         if self._resolver.changes == self._expired_at:
             return
         self._expired_at = self._resolver.changes
         keep: set[Identity] = self._resolver.identities()
         self._store.retain(keep)
         self._store.forget_owners(self._resolver.is_gone)
+
+    def _read_by_all(self) -> float:
+        """When the oldest of the kernel collectors' last reads began: what they count comes once an interval, or late.
+
+        One that has not come to its end for `_PATIENCE` seconds is not waited for.
+        """
+        now = time.monotonic()
+        opened = [state for state in self.states if state.opened and state.collector.uses_bpf]
+        return min((max(state.read, now - state.interval - _PATIENCE) for state in opened), default=now)
 
     def problems(self) -> list[str]:
         """What does not work, a line each."""
@@ -628,6 +644,8 @@ class Agent:
 
 
 _LATE = "late: no answer within its"
+_PATIENCE = 60.0
+"""Seconds for which the events of cgroups that are gone are waited for beyond their collector's interval."""
 
 
 def _unexpected(error: Exception) -> bool:

@@ -16,6 +16,7 @@ from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.kernel.libbpf import KernelError
+from tests.live.agents import Page, eventually, get, running_agent
 from tests.live.harness import SCALE, Cgroup, Totals, go, opened, proves, stop_point, switches
 
 SWITCHES = "kpod_cpu_context_switches_total"
@@ -140,6 +141,47 @@ def test_a_failed_and_a_late_read_lose_nothing(
         totals.read()
         assert totals.number(owner, SWITCHES) > 100
         assert totals.number(owner, SWITCHES) - switches(process.pid) == start
+
+
+@proves(COUNT, ERRORS)
+def test_a_collector_that_reads_seldom_has_the_last_events_of_who_is_gone(
+    tmp_path: Path,
+    cgroup: Callable[[str], Cgroup],
+    cgroup_root: str,
+    workload: Callable[[str], str],
+    children: list[subprocess.Popen[bytes]],
+) -> None:
+    """A cgroup goes long before the next read of its entry, and is without grace time: it is waited for."""
+    owner, calls = cgroup("short"), 1000
+    pod = str(owner.path.relative_to(cgroup_root))
+    settings = [
+        "--profile",
+        "comprehensive",
+        "--discovery",
+        "cgroup",
+        "--poll-interval",
+        "200ms",
+        "--grace-period",
+        "0s",
+    ]
+    settings += ["--collector-deadline", "5s", "--collectors-syscall-interval", "4s", "--syscalls", "read"]
+    with running_agent(tmp_path / "agent.log", *settings) as (_, port):
+
+        def series(name: str) -> list[float]:
+            return list(Page(get(f"http://127.0.0.1:{port}/metrics")).find(name, pod=pod, syscall="read").values())
+
+        process = owner.start(workload("storm"), "0", str(calls))
+        children.append(process)
+        stop_point(process)
+        # What the dynamic loader did is read, so that there is an entry of which only the growth is to come.
+        eventually(lambda: sum(series(COUNT)))
+        before, errors = series(COUNT), series(ERRORS)
+        go(process)
+        stop_point(process)
+        owner.destroy()
+        eventually(lambda: series(COUNT) == [before[0] + calls])
+        assert series(ERRORS) == [errors[0] + calls]
+        eventually(lambda: not series(COUNT))
 
 
 @proves(COUNT, ERRORS)

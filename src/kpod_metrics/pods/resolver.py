@@ -1,5 +1,6 @@
 """Names what the kernel programs saw: cgroup id to pod, also for a while after the cgroup is gone."""
 
+import math
 import time
 from collections.abc import Callable, Hashable
 from typing import TypeVar
@@ -89,9 +90,13 @@ class Resolver:
             return self._gone[cgroup][0]
         return owner or self.snapshot.reasons.get(cgroup)
 
-    def expire(self) -> None:
-        """Forget what has been gone for the grace time; called after a page with its last values was published."""
-        before = self._clock() - self._grace
+    def expire(self, read: float = math.inf) -> None:
+        """Forget what has been gone for the grace time; called after a page with its last values was published.
+
+        `read` is when the reads began, by the clock, since which all that was counted is charged: who went later may
+        still have events to come.
+        """
+        before = min(self._clock() - self._grace, read)
         if self._gone.expire(before) + self._left.expire(before):
             self.changes += 1
 

@@ -201,6 +201,22 @@ def test_no_grace_time(clock: Clock) -> None:
     assert resolver.resolve(1) is None
 
 
+def test_who_went_after_the_last_read_is_kept_beyond_the_grace_time(resolver: Resolver, clock: Clock) -> None:
+    resolver.update(snapshot({1: A, 2: B}))
+    resolver.update(snapshot({2: B}))
+    gone_at = clock.now
+    clock.now += 3 * GRACE
+    resolver.update(snapshot({}))
+    resolver.expire(gone_at - 0.1)
+    assert (resolver.resolve(1), resolver.resolve(2)) == (A, B)
+    resolver.expire(gone_at)
+    assert (resolver.resolve(1), resolver.resolve(2)) == (None, B)
+    assert resolver.identities() == {B}
+    # A read does not shorten the grace time.
+    resolver.expire(clock.now)
+    assert resolver.resolve(2) == B
+
+
 def test_changes_tell_when_an_answer_may_be_another(resolver: Resolver, clock: Clock) -> None:
     seen = [resolver.changes]
 
