@@ -13,7 +13,7 @@ from bench.report import Row, Sample, Section, short
 from bench.rig import Options, Pods, RunningAgent, Shipped, attached, compile_workload, probe, say, statistics
 from kpod_metrics.cgroup.tree import find_root
 
-PODS = (10, 100, 250, 1000)
+PODS = (10, 100, 250, 1000, 5000)
 RATES = (1_000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000)
 """Tracked calls a second that are asked for; the last are more than one CPU makes."""
 ENTRIES = (10_240, 40_960, 163_840)

@@ -6,7 +6,7 @@ import time
 from bench.report import Row, Sample, Section
 from bench.rig import Options, Pods, RunningAgent, say
 
-RESIDENT_MB, START_S, MAPS_MB = 60.0, 1.0, 20.0
+RESIDENT_MB, START_S, MAPS_MB = 50.0, 0.5, 20.0
 """Limits at standard with 100 pods."""
 LIMITED_AT = 100
 KUBERNETES_MB = {100: 60.0, 250: 75.0}

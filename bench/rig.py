@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from hatch_build import compile_objects
+from kpod_metrics import settings
+from kpod_metrics.agent import select
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import BpfCollector, Environment
@@ -245,6 +247,37 @@ class Shipped(Variant):
         """What the collector attaches to on this kernel."""
         with statistics(True), attached(self):
             return list(self.read())
+
+
+class Whole(Variant):
+    """All collectors of a profile that have kernel programs, opened as the agent opens them."""
+
+    def __init__(self, profile: str) -> None:
+        self._settings, _ = settings.load({"profile": profile}, {}, None, list(registered()))
+        self._open: list[BpfCollector] = []
+
+    def attach(self) -> None:
+        """Open the collectors."""
+        environment = Environment(cgroup_root=find_root(), syscalls=self._settings.syscalls)
+        for collector in select(self._settings, environment):
+            if isinstance(collector, BpfCollector):
+                self._open.append(collector)
+                collector.open()
+
+    def detach(self) -> None:
+        """Close the collectors."""
+        while self._open:
+            self._open.pop().close()
+
+    def read(self) -> dict[str, Runs]:
+        """What each of their programs ran, by collector and hook."""
+        found = {}
+        for collector in self._open:
+            assert collector._loaded is not None
+            hooks = collector._loaded.object.programs
+            for program in collector.programs():
+                found[f"{collector.name} {hooks[program.name].hook}"] = Runs(program.run_seconds * 1e9, program.runs)
+        return found
 
 
 class Tool(Variant):

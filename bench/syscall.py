@@ -17,7 +17,7 @@ from bench.rig import (
     say,
 )
 
-LIMIT = 0.5
+LIMIT = 0.4
 HOOKS = ["raw_tp/sys_enter", "raw_tp/sys_exit"]
 
 TEXT = """\

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from statistics import median
 
 from bench.report import Row, Sample, Section
-from bench.rig import Measured, Options, Programs, Shipped, Variant, compile_empty, compile_workload, measure, say
+from bench.rig import Measured, Options, Programs, Shipped, Variant, compile_empty, compile_workload, less, measure, say
+
+NET_NS = 150
+"""Limit of the program that runs for each segment, above an empty one."""
 
 TEXT = """\
 64 bytes there and back ("exchange"), and 64 KiB one way ("stream"), over loopback, both ends on one CPU. The article's
@@ -44,14 +47,20 @@ def run(options: Options) -> Section:
             runs = _each(results["ours"], lambda run: run[1] / operations, hook)
             if median(runs) < 0.001:
                 continue
+            ours_ns, empty_ns = (
+                _each(results[name], lambda run: run[0] / max(run[1], 1), hook) for name in ("ours", "empty")
+            )
+            name = f"{what}: a run of {hook}"
             section.rows.append(
                 Row(
-                    f"{what}: a run of {hook} ({median(runs):.2f} of them each)",
-                    Sample(_each(results["ours"], lambda run: run[0] / max(run[1], 1), hook), "ns"),
-                    Sample(_each(results["empty"], lambda run: run[0] / max(run[1], 1), hook), "ns"),
+                    f"{name} ({median(runs):.2f} of them each)",
+                    Sample(ours_ns, "ns"),
+                    Sample(empty_ns, "ns"),
                     "empty program",
                 )
             )
+            limit = NET_NS if hook.endswith("/tcp_probe") else None
+            section.rows.append(Row(f"{name}, net", Sample(less(ours_ns, empty_ns), "ns"), limit=limit))
     return section
 
 
