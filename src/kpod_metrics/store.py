@@ -136,6 +136,7 @@ class Store:
                         for at, value in enumerate(series.values):
                             if value is None:
                                 series.values[at] = 0
+                                self._changed[table][at] = True  # what is over the limit may be there already
 
     def put(
         self,

@@ -1,10 +1,12 @@
 """From the store to a page: one cycle's samples, to be written in any format."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from kpod_metrics.exposition import protobuf, text
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.samples import Family, Labels, Sample
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.metrics import Table
 from kpod_metrics.store import Store
 
@@ -60,14 +62,20 @@ class Page:
         """When it was made, in Unix time."""
         self._classic = classic
 
+    def pieces(self, content_type: str) -> Iterator[bytes]:
+        """Write in the format of a content type, a family after the other."""
+        if content_type == PROTOBUF:
+            return protobuf.write(self.families, self.labels, classic=self._classic)
+        return {TEXT: text.write, OPENMETRICS: text.write_openmetrics}[content_type](self.families, self.labels)
+
     def text(self) -> bytes:
         """Write in the text format 0.0.4."""
-        return text.write(self.families, self.labels)
+        return b"".join(self.pieces(TEXT))
 
     def openmetrics(self) -> bytes:
         """Write in OpenMetrics 1.0."""
-        return text.write_openmetrics(self.families, self.labels)
+        return b"".join(self.pieces(OPENMETRICS))
 
     def protobuf(self) -> bytes:
         """Write in Prometheus' protobuf format, with native histograms."""
-        return protobuf.write(self.families, self.labels, classic=self._classic)
+        return b"".join(self.pieces(PROTOBUF))

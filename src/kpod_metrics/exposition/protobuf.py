@@ -4,7 +4,7 @@ Each family is a MetricFamily message after its length (github.com/prometheus/cl
 is described at prometheus.io/docs/specs/native_histograms). A series' labels are encoded once in its life.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import accumulate
 from operator import sub
@@ -29,16 +29,15 @@ _BRIDGED = 2
 _SCHEMA = signed_number(5, SCHEMA) + double(6, 2.0**MIN_EXPONENT)
 
 
-def write(families: Iterable[Family], labels: Labels, *, classic: bool) -> bytes:
-    """Write a page; `classic`: histograms have their classic buckets too."""
-    parts: list[bytes] = []
+def write(families: Iterable[Family], labels: Labels, *, classic: bool) -> Iterator[bytes]:
+    """Write a page, piece by piece; `classic`: histograms have their classic buckets too."""
     for family in families:
         metric = family.metric
         samples = [sample.protobuf or _write(family, sample, labels, classic) for sample in family.samples]
         head = string(1, metric.name) + string(2, metric.help) + number(3, _TYPES[metric.kind])
         body = b"".join([head, *samples])
-        parts += (varint(len(body)), body)
-    return b"".join(parts)
+        yield varint(len(body))
+        yield body
 
 
 def _write(family: Family, sample: Sample, labels: Labels, classic: bool) -> bytes:

@@ -47,8 +47,8 @@ class Family:
         self.table, self.metric, self.samples = table, metric, samples
         self.stays = False
         """Whether it is in more than one page: then it is worth to keep what is written of it."""
-        self.lines = b""
-        """Its samples in the text format."""
+        self.lines: Sequence[bytes] = ()
+        """Its samples in the text format, in pieces."""
 
 
 class Labels:

@@ -3,6 +3,7 @@
 import gzip
 import threading
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -29,17 +30,9 @@ class CountedPage(Page):
         super().__init__(page.families, page.labels)
         self.written: Counter[str] = Counter()
 
-    def text(self) -> bytes:
-        self.written["text"] += 1
-        return super().text()
-
-    def openmetrics(self) -> bytes:
-        self.written["openmetrics"] += 1
-        return super().openmetrics()
-
-    def protobuf(self) -> bytes:
-        self.written["protobuf"] += 1
-        return super().protobuf()
+    def pieces(self, content_type: str) -> Iterator[bytes]:
+        self.written[content_type] += 1
+        return super().pieces(content_type)
 
 
 def expected(page: Page, kind: str) -> bytes:
@@ -78,7 +71,7 @@ def test_format_is_written_once_a_cycle() -> None:
     for _ in range(3):
         for kind, zipped in VARIANTS:
             published.get(kind, zipped)
-    assert page.written == {"text": 1, "openmetrics": 1, "protobuf": 1}
+    assert page.written == {TEXT: 1, OPENMETRICS: 1, PROTOBUF: 1}
 
 
 def test_format_asked_for_lately_is_written_in_advance() -> None:
@@ -87,9 +80,9 @@ def test_format_asked_for_lately_is_written_in_advance() -> None:
     published.get(TEXT, True)
     page = CountedPage(1)
     published.publish(page)
-    assert page.written == {"text": 1}
+    assert page.written == {TEXT: 1}
     published.get(TEXT, True)
-    assert page.written == {"text": 1}
+    assert page.written == {TEXT: 1}
 
 
 def test_format_nobody_asks_for_any_more_is_not_written() -> None:
