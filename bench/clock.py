@@ -1,6 +1,6 @@
 """Times the calls that read files: wraps them in `os`, and then imports what uses them.
 
-`python -m bench.clock cycle ...` runs `bench.probe` so.
+`python -m bench.clock inside ...` runs `bench.probe` so: in a process of its own, for an agent runs slower with it.
 """
 
 import os
@@ -20,8 +20,6 @@ class Clock:
 
     def __init__(self) -> None:
         self._spent: list[float] = []
-        self._real: dict[str, Callable[..., Any]] = {}
-        self._wrapped: dict[str, Callable[..., Any]] = {}
         self._own_cost = 0.0
 
     def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,8 +41,8 @@ class Clock:
         self._spent.clear()
         return calls, seconds - calls * self._own_cost
 
-    def prepare(self) -> None:
-        """Wrap the calls."""
+    def start(self) -> None:
+        """Have `os` hold the wrapped calls."""
         nothing = self.wrap(lambda path: None)
         for _ in range(20_000):
             nothing("/")
@@ -57,14 +55,9 @@ class Clock:
                 return list(entries)
 
         timed = self.wrap(whole)
-        self._real = {name: getattr(os, name) for name in (*CALLS, "scandir")}
-        self._wrapped = {name: self.wrap(self._real[name]) for name in CALLS}
-        self._wrapped["scandir"] = lambda path=".": Entries(timed(path))
-
-    def switch(self, on: bool) -> None:
-        """Have `os` hold the wrapped calls, or the real ones."""
-        for name, call in (self._wrapped if on else self._real).items():
-            setattr(os, name, call)
+        for name in CALLS:
+            setattr(os, name, self.wrap(getattr(os, name)))
+        os.scandir = lambda path=".": Entries(timed(path))  # type: ignore[assignment]
 
 
 class Entries:
@@ -91,8 +84,7 @@ class Entries:
 
 def main() -> None:
     clock = Clock()
-    clock.prepare()
-    clock.switch(True)
+    clock.start()
     from bench import probe  # noqa: PLC0415 - some defaults are bound when the agent is imported
 
     probe.main(clock)

@@ -1,6 +1,7 @@
 """The agent in a process of its own, run cycle by cycle and measured from within; prints JSON.
 
-`python -m bench.clock cycle` - CPU time of a cycle, and in every other one time inside the calls that read files;
+`python -m bench.probe cycle` - CPU time of a cycle;
+`python -m bench.clock inside` - CPU time of a cycle inside the calls that read files;
 `python -m bench.probe opens` - files and directories opened, by an audit hook, which cannot be removed;
 `python -m bench.probe render` - a page written by us and by prometheus_client, in turn;
 `python -m bench.probe serve PAGE [PORT]` - the families of a page served by prometheus_client.
@@ -37,7 +38,7 @@ PAUSE = 0.1
 
 def main(clock: Clock | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("cycle", "opens", "render", "serve"))
+    parser.add_argument("what", choices=("cycle", "inside", "opens", "render", "serve"))
     parser.add_argument("page", type=Path, nargs="?")
     parser.add_argument("port", type=int, nargs="?", default=0)
     parser.add_argument("--profile", default="standard")
@@ -46,11 +47,11 @@ def main(clock: Clock | None = None) -> None:
     if options.what == "serve":
         _serve(options.page, options.port)
         return
-    measure = {"opens": _opens, "render": _render}.get(options.what)
+    measure = {"cycle": _cycle, "opens": _opens, "render": _render}.get(options.what)
     if measure is None:
         if clock is None:
-            parser.error("cycle is for python -m bench.clock")
-        measure = partial(_cycle, clock)
+            parser.error("inside is for python -m bench.clock")
+        measure = partial(_inside, clock)
     with _agent(options.profile) as agent:
         for _ in range(WARM_UP):
             _run(agent)
@@ -76,12 +77,10 @@ def _run(agent: agents.Agent) -> None:
     agent.published.get(TEXT, True)
 
 
-def _cycle(clock: Clock, agent: agents.Agent, cycles: int) -> dict[str, Any]:
-    """Cycles in pairs: a plain one, and one with the calls that read files timed."""
-    cpu, wall, inside, outside, calls = [], [], [], [], []
+def _cycle(agent: agents.Agent, cycles: int) -> dict[str, Any]:
+    cpu, wall = [], []
     user = system = 0.0
     for _ in range(cycles):
-        clock.switch(False)
         time.sleep(PAUSE)
         times, started, began = os.times(), time.process_time(), time.perf_counter()
         agent.cycle()
@@ -91,25 +90,25 @@ def _cycle(clock: Clock, agent: agents.Agent, cycles: int) -> dict[str, Any]:
         user += now.user - times.user
         system += now.system - times.system
         agent.published.get(TEXT, True)
-        clock.take()  # what was bound before the switch
-        clock.switch(True)
-        _run(agent)
-        count, seconds = clock.take()
-        calls.append(count)
-        inside.append(seconds * 1e3)
-        outside.append(cpu[-1] - inside[-1])
-    clock.switch(False)
     page = agent.published.get(TEXT, False)
     return {
         "cpu_ms": cpu,
         "wall_ms": wall,
-        "inside_ms": inside,
-        "outside_ms": outside,
-        "calls": calls,
         "system_share": system / (user + system) if user + system else 0.0,
         "series": sum(1 for line in page.splitlines() if line[:1] != b"#"),
         "collectors": [state.collector.name for state in agent.states if state.opened and not state.problem],
     }
+
+
+def _inside(clock: Clock, agent: agents.Agent, cycles: int) -> dict[str, Any]:
+    inside, calls = [], []
+    for _ in range(cycles):
+        clock.take()
+        _run(agent)
+        count, seconds = clock.take()
+        calls.append(count)
+        inside.append(seconds * 1e3)
+    return {"inside_ms": inside, "calls": calls}
 
 
 def _opens(agent: agents.Agent, cycles: int) -> dict[str, Any]:

@@ -517,7 +517,7 @@ class Pods:
 
 def probe(*arguments: str) -> dict[str, Any]:
     """Run `bench.probe` in a process of its own and return what it measured."""
-    module = "bench.clock" if arguments[0] == "cycle" else "bench.probe"
+    module = "bench.clock" if arguments[0] == "inside" else "bench.probe"
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
