@@ -7,6 +7,7 @@ set). Every error carries the kernel's own words: libbpf's messages, which hold 
 import ctypes
 import errno
 import errno as errno_names
+import mmap
 import os
 import re
 import struct
@@ -331,9 +332,11 @@ class Map:
         """Take all records out of a ring buffer (BPF_MAP_TYPE_RINGBUF, Linux 5.8), the oldest first; waits for none.
 
         The ring is mapped for the length of the call only: libbpf maps its data twice, and each mapping counts as
-        resident memory, 1 MB for a ring of 512 KiB, which costs more than the call.
+        resident memory, 1 MB for a ring of 512 KiB, which costs more than the call. An empty one is not mapped at all.
         """
         records: list[bytes] = []
+        if not self._has_records():
+            return records
 
         def take(context: int | None, data: int, size: int) -> int:
             records.append(ctypes.string_at(data, size))
@@ -348,6 +351,14 @@ class Map:
         finally:
             self._lib.so.ring_buffer__free(ring)
         return records
+
+    def _has_records(self) -> bool:
+        """Whether a ring has something, by its two positions: a page each before the data (kernel/bpf/ringbuf.c)."""
+        try:
+            with mmap.mmap(self.fd, 2 * mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ) as pages:
+                return pages[:8] != pages[mmap.PAGESIZE : mmap.PAGESIZE + 8]
+        except OSError as error:
+            raise self._lib.error(f"ring {self.name}", -(error.errno or 0)) from error
 
     def _check(self, result: int, what: str) -> None:
         if result < 0:
