@@ -20,8 +20,8 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 _UNITS = ("seconds", "bytes", "ratio")
-_TOGETHER = 500
-"""Samples written in one piece: of a histogram's, 1.4 MB, which is no more than the allocator keeps at hand."""
+_TOGETHER = 100
+"""Samples written in one piece: of a histogram's, 0.3 MB, which is less than the allocator keeps at hand."""
 
 
 def escape(value: str) -> str:
