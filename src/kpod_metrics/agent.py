@@ -598,11 +598,11 @@ class Agent:
     def _read_by_all(self) -> float:
         """When the oldest of the kernel collectors' last reads began: what they count comes once an interval, or late.
 
-        One that has not come to its end for `_PATIENCE` seconds is not waited for.
+        One that has not come to its end for `_OVERDUE` seconds is not waited for.
         """
         now = time.monotonic()
         opened = [state for state in self.states if state.opened and state.collector.uses_bpf]
-        return min((max(state.read, now - state.interval - _PATIENCE) for state in opened), default=now)
+        return min((max(state.read, now - state.interval - _OVERDUE) for state in opened), default=now)
 
     def problems(self) -> list[str]:
         """What does not work, a line each."""
@@ -644,7 +644,7 @@ class Agent:
 
 
 _LATE = "late: no answer within its"
-_PATIENCE = 60.0
+_OVERDUE = 60.0
 """Seconds for which the events of cgroups that are gone are waited for beyond their collector's interval."""
 
 
