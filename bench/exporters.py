@@ -59,6 +59,14 @@ page; {cadvisor} looks for a cloud around it before that.
 """
 
 
+NOTE = """\
+Where a ratio is above 1: {node} tells of no pod, a twelfth of the series, and is written in Go: there is no interpreter
+to start and to hold. The libraries hold the series of one page and collect nothing: no kernel programs, no files, no
+totals of what was read last. prometheus_client zips at level 9 what ours zips at level 1: fewer bytes, for many times
+the CPU time.
+"""
+
+
 def run(options: Options) -> Section:
     """Measure."""
     rounds, idle = (3, 2) if options.quick else (30, 30)
@@ -102,6 +110,7 @@ def run(options: Options) -> Section:
             first = next(first for first, row in enumerate(section.rows) if row.what == STEADY)
             section.rows.insert(first, Row(STEADY, section.rows[first].ours, limit=STEADY_PERCENT))
         section.rows += _libraries(options, page, section)
+    section.notes.append(NOTE.format(node=NODE_EXPORTER).strip())
     return section
 
 

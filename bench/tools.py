@@ -94,6 +94,12 @@ without it, over nothing attached. Resident is the tool's process once it waits 
 """
 
 
+NOTE = """\
+Where a ratio is above 1: bpftrace answers one of the questions about TCP, round-trip times, at a segment's arrival.
+Ours looks at each read too, for the bytes of a connection that is quiet afterwards; a segment alone is in part "tcp".
+"""
+
+
 def run(options: Options) -> Section:
     """Measure."""
     mount_tracefs()
@@ -160,6 +166,7 @@ def run(options: Options) -> Section:
         " give it (403)."
     )
     section.plots["tools"] = bars("BPF time an operation, ns", shown, OURS)
+    section.notes.append(NOTE.strip())
     return section
 
 
