@@ -53,25 +53,32 @@ def pods(image: Object, rootfs: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def network() -> Iterator[str]:
-    """A pod's network, that the host reaches at POD and whose host is at HOST."""
-    name = f"kpod-test-{os.getpid()}"
+    """A pod's network, that the host reaches at POD and whose host is at HOST.
+
+    A process keeps it, not a name of `ip netns`: the first of a machine mounts /run/netns, and that stays.
+    """
     link = f"kpod{os.getpid()}"
+    keeper = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE)
+    assert keeper.stdout is not None
+    keeper.stdout.readline()
+    inside = ("nsenter", f"--net=/proc/{keeper.pid}/ns/net")
 
-    def ip(*arguments: str) -> None:
-        subprocess.run(["ip", *arguments], check=True)
+    def ip(*arguments: str, within: tuple[str, ...] = ()) -> None:
+        subprocess.run([*within, "ip", *arguments], check=True)
 
-    ip("netns", "add", name)
     try:
-        ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+        ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(keeper.pid))
         ip("address", "add", f"{HOST}/24", "dev", link)
         ip("link", "set", link, "up")
-        ip("-n", name, "address", "add", f"{POD}/24", "dev", "eth0")
-        ip("-n", name, "link", "set", "eth0", "up")
-        ip("-n", name, "link", "set", "lo", "up")
-        yield f"/run/netns/{name}"
+        ip("address", "add", f"{POD}/24", "dev", "eth0", within=inside)
+        ip("link", "set", "eth0", "up", within=inside)
+        ip("link", "set", "lo", "up", within=inside)
+        yield f"/proc/{keeper.pid}/ns/net"
     finally:
         subprocess.run(["ip", "link", "delete", link], check=False)
-        subprocess.run(["ip", "netns", "delete", name], check=False)
+        keeper.kill()
+        keeper.wait()
+        keeper.stdout.close()
 
 
 @pytest.fixture
