@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* OOM kills and major page faults, charged to the process that died or waited. */
+#include <linux/errno.h>
+
 #include "kpod.bpf.h"
 #include "compat.bpf.h"
 
@@ -23,13 +25,18 @@ struct victim {
 	__u32 unused;
 };
 
-/* Victims that were counted: each of a victim's threads exits, and may be seen here. */
+/*
+ * Victims that were counted: each of a victim's threads exits, and may be seen here. The
+ * least recent give way. What cannot be entered might be there already: it is not counted,
+ * but its failure is.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
 	__type(key, struct victim);
 	__type(value, __u8);
 } oom_victims SEC(".maps");
+KPOD_COUNT_FAILURES(oom_victims)
 
 /* Kills of whole groups that were counted, by what group_killed_ns was before. */
 struct group_kill {
@@ -43,6 +50,7 @@ struct {
 	__type(key, struct group_kill);
 	__type(value, __u8);
 } oom_groups SEC(".maps");
+KPOD_COUNT_FAILURES(oom_groups)
 
 /*
  * The cgroup that is killed as a whole (memory.oom.group), as mem_cgroup_get_oom_group()
@@ -78,6 +86,7 @@ static __always_inline void count_group_kill(struct task_struct *task)
 	struct group_kill kill = {.cgroup_id = key.cgroup_id};
 	struct memory_value *value;
 	__u8 one = 1;
+	long err;
 
 	if (!key.cgroup_id)
 		return;
@@ -87,8 +96,12 @@ static __always_inline void count_group_kill(struct task_struct *task)
 	kill.before_ns = value->group_killed_ns;
 	if (READ(task, group_leader, start_time) < kill.before_ns)
 		return;
-	if (bpf_map_update_elem(&oom_groups, &kill, &one, BPF_NOEXIST))
+	err = bpf_map_update_elem(&oom_groups, &kill, &one, BPF_NOEXIST);
+	if (err) {
+		if (err != -EEXIST)
+			oom_groups_failed();
 		return;
+	}
 	value->group_killed_ns = bpf_ktime_get_ns();
 	__sync_fetch_and_add(&value->group_kills, 1);
 }
@@ -99,11 +112,16 @@ static __always_inline void count_victim(struct task_struct *task)
 	struct memory_key key;
 	struct memory_value *value;
 	__u8 one = 1;
+	long err;
 
 	victim.start_time = READ(task, group_leader, start_time);
 	victim.tgid = READ(task, tgid);
-	if (bpf_map_update_elem(&oom_victims, &victim, &one, BPF_NOEXIST))
+	err = bpf_map_update_elem(&oom_victims, &victim, &one, BPF_NOEXIST);
+	if (err) {
+		if (err != -EEXIST)
+			oom_victims_failed();
 		return;
+	}
 	key.cgroup_id = task_cgroup_id(task);
 	value = memory_of(&key);
 	if (value)

@@ -13,11 +13,14 @@ from kpod_metrics.cgroup.keyed import flat
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.memory import GROUP_KILLS, OOM_KILLS, Memory
+from kpod_metrics.kernel import libbpf
 from kpod_metrics.settings import load
 from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point
 
 KILLS, GROUPS = OOM_KILLS.name, GROUP_KILLS.name
 MIB = 1 << 20
+HASH, LRU_HASH = 1, 9
+"""Types of maps (enum bpf_map_type, uapi/linux/bpf.h)."""
 
 Limited = Callable[..., Cgroup]
 Process = subprocess.Popen[bytes]
@@ -148,6 +151,75 @@ def test_kills_survive_the_containers_restart(
             assert value(GROUPS, container) == kills
     finally:
         agent.stop()
+
+
+class Small(Memory):
+    """With a map of who was counted that is of this type, and has room for so many."""
+
+    def __init__(self, **maps: tuple[int, int]) -> None:
+        super().__init__(Environment())
+        self._small = maps
+
+    def prepare(self, bpf: libbpf.Object) -> None:
+        super().prepare(bpf)
+        for name, (kind, entries) in self._small.items():
+            map_ = bpf.maps[name]
+            map_.max_entries = entries
+            assert map_._lib.so.bpf_map__set_type(map_._pointer, kind) == 0
+
+    def errors(self) -> dict[str, int]:
+        """Failed updates of these maps, where there are some."""
+        return {map_.name: map_.update_errors for map_ in self.maps() if map_.update_errors}
+
+
+@pytest.fixture
+def groups(limited: Limited) -> list[Cgroup]:
+    """Cgroups of two processes each, that are killed as a whole."""
+    made = [limited(f"group{number}", memory_max=24 * MIB) for number in range(6)]
+    for group in made:
+        (group.path / "memory.oom.group").write_text("1")
+    return made
+
+
+def kill_group(group: Cgroup, program: str) -> None:
+    """Have the kernel kill both of its processes."""
+    idle = group.start("sleep", "60")
+    starve(group, program)
+    gone([idle])
+
+
+def test_more_victims_than_there_is_room_for(groups: list[Cgroup], workload: Callable[[str], str]) -> None:
+    """Who was counted gives way to the next one: each is counted once all the same."""
+    program = workload("glutton")
+    with opened(Small(oom_victims=(LRU_HASH, 4), oom_groups=(LRU_HASH, 4))) as collector:
+        assert isinstance(collector, Small)
+        for _ in range(2):
+            for group in groups:
+                kill_group(group, program)
+        time.sleep(0.1)
+        totals = Totals(collector).read()
+        assert [(totals.number(group, KILLS), totals.number(group, GROUPS)) for group in groups] == [(4, 2)] * 6
+        assert collector.errors() == {}
+
+
+@pytest.mark.parametrize(("full", "counted"), [("oom_victims", (0, 0)), ("oom_groups", (2, 0))])
+def test_who_cannot_be_entered_is_counted_as_a_failure(
+    groups: list[Cgroup], workload: Callable[[str], str], full: str, counted: tuple[int, int]
+) -> None:
+    """In a map that keeps what it has: the first victim, or its group, is all there is room for."""
+    program = workload("glutton")
+    first, second, *_ = groups
+    with opened(Small(**{full: (HASH, 1)})) as collector:
+        assert isinstance(collector, Small)
+        starve(first, program)
+        totals = Totals(collector).read()
+        assert (totals.number(first, KILLS), totals.number(first, GROUPS)) == (1, 1)
+        assert collector.errors() == {}
+        kill_group(second, program)
+        time.sleep(0.1)
+        totals.read()
+        assert (totals.number(second, KILLS), totals.number(second, GROUPS)) == counted
+        assert collector.errors() == {full: 2}
 
 
 @pytest.mark.parametrize("forced_off", [(), ("batch",), ("tp_btf",)], ids=["newest", "oldest", "raw"])
