@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from tests.kernels import image, machine, matrix
@@ -38,13 +39,20 @@ def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> li
         def row(parts: tuple[image.Booted, Path, Path]) -> Outcome:
             booted, root, tree = parts
             name = booted.kernel.name
-            outcome = machine.boot(
-                machine.Machine(booted, root, tree, Path(scratch) / name), LOGS / f"{name}.log", budget
-            )
+            to_boot = machine.Machine(booted, root, tree, Path(scratch) / name)
+            outcome = machine.boot(to_boot, LOGS / f"{name}.log", budget)
             tests = outcome.result.get("tests", {}).values()
             counts = {kind: sum(test["outcome"] == kind for test in tests) for kind in ("passed", "failed", "skipped")}
             told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
             print(f"{name}: {outcome.problem or told}, {outcome.seconds:.0f} s", flush=True)
+            if booted.kernel.counted and not arguments and not outcome.problem:
+                counted = machine.boot(replace(to_boot, counts=True), LOGS / f"{name}-counted.log", budget)
+                outcome.result |= counted.result
+                if counted.problem:
+                    outcome.problem, outcome.console = f"counting instructions: {counted.problem}", counted.console
+                print(
+                    f"{name}, counting instructions: {counted.problem or 'done'}, {counted.seconds:.0f} s", flush=True
+                )
             return outcome
 
         # The slow ones first: the last to end decides.

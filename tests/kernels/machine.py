@@ -20,6 +20,8 @@ SCRATCH_MIB = 256
 MEMORY_MIB = 1024
 CPUS = 2
 OOPS = "Kernel panic"
+COUNTS = "KPOD_COUNTS"
+"""Of the environment of the guest's first process, which has it from the kernel's parameters: the clock counts."""
 STARTED = "kpod: tests start"
 """What the guest prints first: before it, the kernel's start can be at fault only."""
 
@@ -32,6 +34,8 @@ class Machine:
     root: Path
     tree: Path
     work: Path
+    counts: bool = False
+    """With a clock that counts instructions, on one CPU: an instruction is a nanosecond, and nobody waits for one."""
 
 
 @dataclass
@@ -62,10 +66,14 @@ def _disks(machine: Machine) -> list[str]:
 
 def _command(machine: Machine, console: Path) -> list[str]:
     architecture = ARCHITECTURES[machine.booted.kernel.architecture]
-    threads = "single" if machine.booted.kernel.one_thread else "multi"
-    command = [*architecture.emulator, "-accel", f"tcg,thread={threads}", "-smp", str(CPUS), "-m", str(MEMORY_MIB)]
+    threads = "single" if machine.booted.kernel.one_thread or machine.counts else "multi"
+    cpus = 1 if machine.counts else CPUS
+    command = [*architecture.emulator, "-accel", f"tcg,thread={threads}", "-smp", str(cpus), "-m", str(MEMORY_MIB)]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"]
     parameters = f"root=PARTUUID={SIGNATURE}-01 rw rootwait init=/init console={architecture.console} panic=-1 psi=1"
+    if machine.counts:
+        command += ["-icount", "shift=0,sleep=off"]
+        parameters += f" {COUNTS}=1"
     return [*command, "-kernel", str(machine.booted.vmlinuz), "-append", parameters, *_disks(machine)]
 
 

@@ -17,12 +17,14 @@ class Kernel:
     """Emulate all CPUs by one thread: slower, and free of the emulator's own races."""
     monitoring: bool = False
     """Has Prometheus too, for alerts and panels that need a cgroup tree with all controllers."""
+    counted: bool = False
+    """Is booted once more with a clock that counts instructions, for what an event executes."""
 
 
 KERNELS = (
     Kernel("5.10", "bullseye", r"linux-image-5\.10\.\d+-\d+-cloud-amd64", one_thread=True),
     Kernel("6.1", "bookworm", r"linux-image-6\.1\.\d+-\d+-cloud-amd64"),
-    Kernel("6.12", "trixie", r"linux-image-6\.12\.\d+\+deb13-cloud-amd64", monitoring=True),
+    Kernel("6.12", "trixie", r"linux-image-6\.12\.\d+\+deb13-cloud-amd64", monitoring=True, counted=True),
     Kernel("newest", "trixie-backports", r"linux-image-\d+\.\d+\.\d+\+deb13-cloud-amd64", one_thread=True),
     Kernel("6.1-arm64", "bookworm", r"linux-image-6\.1\.\d+-\d+-cloud-arm64", "arm64"),
 )

@@ -92,6 +92,7 @@ def test_a_doubled_cost_fails_and_a_new_program_is_accepted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix, "LIMITS", tmp_path / "limits.json")
+    monkeypatch.setattr(matrix, "EXECUTED", tmp_path / "executed.json")
 
     def cost(count: int) -> Outcome:
         return outcome(result(verifier={"cpu_sched": {"instructions": {"task_leaves": count}}}))
@@ -105,6 +106,24 @@ def test_a_doubled_cost_fails_and_a_new_program_is_accepted_once(
     gone = outcome(result(verifier={"cpu_sched": {"instructions": {"another": 1}}}))
     matrix.over_limit([gone], accept=True)
     assert json.loads((tmp_path / "limits.json").read_text()) == {"cpu_sched/another": {"6.1": 1}}
+
+
+def test_a_tenth_more_executed_for_an_event_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "LIMITS", tmp_path / "limits.json")
+    monkeypatch.setattr(matrix, "EXECUTED", tmp_path / "executed.json")
+
+    def executes(count: int) -> Outcome:
+        return outcome(result(verifier={}, executed={"a syscall": {"syscall_ends": count}}))
+
+    assert matrix.over_limit([executes(500)], accept=False) == [
+        "6.1: a syscall: syscall_ends: 500 instructions were executed, and executed.json has no figure for it"
+    ]
+    assert matrix.over_limit([executes(500)], accept=True) == []
+    assert matrix.over_limit([executes(549)], accept=False) == []
+    assert matrix.over_limit([executes(551)], accept=False) == [
+        "6.1: a syscall: syscall_ends: 551 instructions were executed, 500 were accepted"
+    ]
+    assert "| a syscall | syscall_ends | 500 |" in matrix.page([executes(500)])
 
 
 def test_a_page_differs_in_substance_only() -> None:
