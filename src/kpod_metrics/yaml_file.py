@@ -18,8 +18,12 @@ def load(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             return yaml.safe_load(file)
+    except OSError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # ValueError: bytes that are no UTF-8, or a date in the form of one that is none (2020-13-01).
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise NoYamlError(where, " ".join(str(getattr(error, "problem", None) or error).split())) from None
+    except Exception:  # of a tag that its value does not fit PyYAML makes KeyError, IndexError, AttributeError, ...
+        raise NoYamlError("", "a value does not fit its tag (as in !!bool x)") from None

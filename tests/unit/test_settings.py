@@ -284,6 +284,18 @@ def test_wrong_value_is_one_line(key: str, value: Any, tmp_path: Path) -> None:
         assert message.isprintable()
 
 
+@pytest.mark.parametrize(
+    "value", ["!!bool x", "!!int ''", "!!float ''", "!!timestamp x", "!!binary é", "!!set [a]", "!!omap x", "!none x"]
+)
+def test_tag_that_does_not_fit_is_one_line(value: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"profile: {value}\n")
+    with pytest.raises(SettingError) as caught:
+        load({}, {}, str(file), COLLECTORS)
+    assert str(file) in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
 def test_wrong_value_that_is_overridden_does_no_harm(tmp_path: Path) -> None:
     """The value that holds is the one that is checked."""
     settings, _ = load({"profile": "minimal"}, {"KPOD_PROFILE": "x"}, write(tmp_path / "f", {"profile": 1}), ())

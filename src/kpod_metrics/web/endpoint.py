@@ -228,10 +228,10 @@ class Endpoint:
 
     async def _converse(self, one: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD)
-        wait = self._limits.receive
+        first = True
         while True:
             one.waits_since = time.monotonic()
-            request, answer = await self._receive(http, reader, wait)
+            request, answer = await self._receive(http, reader, first=first)
             if request is None and answer is None:
                 return
             one.waits_since = None
@@ -258,26 +258,31 @@ class Endpoint:
             if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
                 return
             http.start_next_cycle()
-            wait = self._limits.idle
+            first = False
 
     async def _receive(
-        self, http: h11.Connection, reader: asyncio.StreamReader, wait: float
+        self, http: h11.Connection, reader: asyncio.StreamReader, *, first: bool
     ) -> tuple[h11.Request | None, Answer | None]:
         """Return the next request, or the refusal of one; neither when the client has ended or waited too long."""
         request: h11.Request | None = None
         try:
             event = http.next_event()
+            loop = asyncio.get_running_loop()
+            # Of a connection's first request, from its beginning; of a later one, from its first byte.
+            end = loop.time() + self._limits.receive
             if event is h11.NEED_DATA and not http.trailing_data[0]:
                 try:
-                    async with asyncio.timeout(wait):
-                        first = await reader.read(_READ)
+                    async with asyncio.timeout(self._limits.receive if first else self._limits.idle):
+                        begun = await reader.read(_READ)
                 except TimeoutError:
                     # One that has asked before and is idle now is refused nothing.
-                    self._counts.refused["timeout"] += wait == self._limits.receive
+                    self._counts.refused["timeout"] += first
                     return None, None
-                http.receive_data(first)
+                if not first:
+                    end = loop.time() + self._limits.receive
+                http.receive_data(begun)
                 event = http.next_event()
-            async with asyncio.timeout(self._limits.receive):
+            async with asyncio.timeout_at(end):
                 while event is h11.NEED_DATA:
                     http.receive_data(await reader.read(_READ))
                     event = http.next_event()

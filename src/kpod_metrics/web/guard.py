@@ -40,7 +40,7 @@ def _signature(paths: Iterable[str]) -> Signature:
     for path in paths:
         try:
             stat = os.stat(path)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL in the path
             found.append(None)
         else:
             found.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
@@ -101,6 +101,8 @@ class Guard:
             self._fault = ""
         except SettingError as error:
             self._fault = str(error)
+        except Exception as error:  # whatever it is: what was in force must not stay
+            self._fault = f"web_config_file: {self._path!r}: {type(error).__name__}: it cannot be used"
         self._counts.config_valid = not self._fault
         if self._fault:
             if self._fault != before:

@@ -37,7 +37,9 @@ def context_of(tls: Tls) -> ssl.SSLContext:
     context.verify_mode = _VERIFY[tls.client_auth_type]
     if context.verify_mode is not ssl.CERT_NONE:
         try:
-            context.load_verify_locations(tls.client_ca_file or None, None, tls.client_ca or None)
+            # OpenSSL is given ASCII alone: what is not, is in no certificate but in what people write between them.
+            inline = tls.client_ca.encode("ascii", "ignore").decode() if tls.client_ca else None
+            context.load_verify_locations(tls.client_ca_file or None, None, inline)
         except (OSError, ValueError) as error:  # an SSLError is an OSError
             raise _unusable("client_ca_file", _shown(tls.client_ca_file, error), "a PEM file of certificates") from None
     return context
@@ -49,7 +51,7 @@ def _load_pair(context: ssl.SSLContext, tls: Tls) -> None:
         try:
             if path:
                 os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise _unusable(name, _shown(path, error), "a PEM file that can be read") from None
     kept: list[int] = []
     try:

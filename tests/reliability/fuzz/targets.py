@@ -37,6 +37,8 @@ from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.server import accepts_gzip, negotiate
 from kpod_metrics.settings import load
 from kpod_metrics.store import Store
+from kpod_metrics.web.counts import Counts
+from kpod_metrics.web.guard import Guard
 from tests.fakes.otlp import points_of
 from tests.reliability.fuzz.mutate import LONG
 from tests.reliability.fuzz.web import REQUESTS, check_requests
@@ -176,6 +178,17 @@ def check_settings(data: bytes) -> None:
         file.flush()
         try:
             load({}, {}, file.name, COLLECTORS)
+        except SettingError as error:
+            assert_one_line(str(error))
+
+
+def check_web_config(data: bytes) -> None:
+    """The web configuration file, and what follows from it."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(data)
+        file.flush()
+        try:
+            Guard(file.name, Counts())
         except SettingError as error:
             assert_one_line(str(error))
 
@@ -397,7 +410,27 @@ TARGETS = (
         tuple(json.dumps(one).encode() for one in _OBJECTS_OF_THE_API),
         10,
     ),
-    Target("YAML", check_settings, (_CONFIG, b"profile: minimal\n", b"syscalls:\n- read\n- &a write\n"), 1),
+    Target(
+        "YAML",
+        check_settings,
+        (
+            *(_CONFIG, b"profile: minimal\n", b"syscalls:\n- read\n- &a write\n"),
+            b"profile: !!bool x\npoll_interval: !!timestamp x\nlisten: !!int ''\nnode_name: !!binary x\n",
+        ),
+        1,
+    ),
+    Target(
+        "web configuration",
+        check_web_config,
+        (
+            b"tls_server_config:\n  cert_file: a.crt\n  key_file: a.key\n  min_version: TLS13\n",
+            b"tls_server_config: {cert: x, key: y, client_auth_type: VerifyClientCertIfGiven, client_ca: '\xc5\x91'}\n",
+            b"basic_auth_users:\n  a: $2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG\n",
+            b"bearer_tokens: !!map\n  a: " + b"ab" * 32 + b"\nrate_limit: {interval: 1s, burst: !!int 5}\n",
+            b"http_server_config:\n  headers: {X-Frame-Options: deny}\n",
+        ),
+        1,
+    ),
     Target(
         "flags and variables",
         check_flags,

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from kpod_metrics.errors import SettingError
 from kpod_metrics.web.config import CIPHERS, Tls, WebConfig, read
+from kpod_metrics.web.counts import Counts
+from kpod_metrics.web.guard import Guard
 
 HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
 """The example in exporter-toolkit's documentation."""
@@ -216,7 +218,7 @@ def test_any_value_is_taken_or_refused_in_a_line(
 ) -> None:
     path = written(tmp_path_factory.getbasetemp(), {section: {key: value} if key else value})
     try:
-        read(path)
+        Guard(path, Counts())
     except SettingError as error:
         line = str(error)
     else:

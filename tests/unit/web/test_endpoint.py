@@ -1,6 +1,7 @@
 """The endpoint over real sockets: slow, idle, many, greedy and malformed clients; what is refused is counted."""
 
 import asyncio
+import select
 import socket
 import threading
 import time
@@ -241,6 +242,20 @@ def test_header_that_drips(quick: Target) -> None:
         assert statuses(quick.exchange(LAST)) == [200]
         assert [statuses(rest(client)) for client in clients] == [[408]] * len(clients)
     quick.settled(timeout=50)
+
+
+def test_header_that_drips_after_a_silence() -> None:
+    """The time of a connection's first request is counted from the connection on: it ends before a later one's."""
+    with target(Limits(receive=2.0)) as found, found.connect() as drips:
+        time.sleep(0.8)
+        with found.connect() as later:
+            time.sleep(0.7)
+            drips.sendall(b"G")  # had its time begun here, it would end after the later one's
+            first, _, _ = select.select([drips, later], [], [], 20)
+            assert first == [drips]
+            assert statuses(rest(drips)) == [408]
+            assert rest(later) == b""
+        found.settled(timeout=2)
 
 
 def test_body_that_drips_is_not_waited_for(quick: Target) -> None:

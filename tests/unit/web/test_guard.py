@@ -450,6 +450,55 @@ def test_new_certificate_counts_from_the_next_connection(place: Place, tmp_path:
         new.close()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "basic_auth_users: !!bool x",
+        'tls_server_config: {cert_file: "a\\0b", key_file: k}',
+        "rate_limit: !!timestamp x",
+        "? !!int ''\n: 1",
+    ],
+)
+def test_whatever_is_wrong_with_a_new_file_the_old_one_is_not_in_force(place: Place, content: str) -> None:
+    """Asked again and again: the file does not change, and is as wrong as it was."""
+    with place.served({"basic_auth_users": USERS}):
+        right = basic("scraper", PASSWORD)
+        assert place.ask(right)[0] == 200
+        place.write(content)
+        assert [place.ask(right)[0] for _ in range(3)] == [500] * 3
+        assert place.counts.config_valid is False
+        place.write({"basic_auth_users": USERS})
+        assert place.ask(right)[0] == 200
+    place.write(content)
+    with pytest.raises(SettingError) as caught:
+        Guard(str(place.file), Counts())
+    assert str(caught.value).isprintable()
+
+
+def test_what_is_not_foreseen_is_a_wrong_file_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: str) -> None:
+        raise ZeroDivisionError("SECRET")
+
+    with place.served({"basic_auth_users": USERS}):
+        right = basic("scraper", PASSWORD)
+        with monkeypatch.context() as broken:
+            broken.setattr("kpod_metrics.web.guard.files.read", fails)
+            place.write({"basic_auth_users": {}})
+            assert [place.ask(right)[0] for _ in range(3)] == [500] * 3
+        place.write({"basic_auth_users": USERS})
+        assert place.ask(right)[0] == 200
+
+
+def test_comment_between_inline_certificates(place: Place, keys: Keys) -> None:
+    """OpenSSL takes ASCII alone; a comment is anybody's."""
+    authority = "# F\u0151tan\u00fas\u00edtv\u00e1ny\n" + Path(keys.certificates.ca).read_text()
+    content = keys.pair | {"client_ca": authority, "client_auth_type": "RequireAndVerifyClientCert"}
+    with place.served({"tls_server_config": content}):
+        assert place.ask(None, keys.trusting(*keys.certificates.signed("client")))[0] == 200
+        with pytest.raises(OSError, match=r"certificate|reset|EOF|closed|alert"):
+            place.ask(None, keys.trusting())
+
+
 def test_broken_file_refuses_all_until_it_is_right(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     with place.served({"basic_auth_users": USERS}), caplog.at_level(logging.INFO):
         client = place.client()
