@@ -58,6 +58,10 @@ class KeptFiles:
             os.close(self._open.pop(path))
             raise
 
+    def keeps(self, path: str) -> bool:
+        """Whether a file's descriptor is kept: what a later `read` of its path finds is the same file, or ENODEV."""
+        return path in self._open
+
     def sweep(self, folders: Container[str]) -> None:
         """Close all that is not in one of these folders: its cgroup is gone."""
         for path in [path for path in self._open if os.path.dirname(path) not in folders]:

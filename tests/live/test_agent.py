@@ -18,7 +18,7 @@ import pytest
 
 from kpod_metrics import health
 from kpod_metrics.kernel.libbpf import library
-from tests.live.agents import COMMAND, eventually, free_port, get, process, running_agent
+from tests.live.agents import COMMAND, Page, eventually, free_port, get, process, running_agent
 from tests.live.harness import Cgroup, go, stop_point, switches
 
 INTERVAL = 0.2
@@ -144,6 +144,24 @@ def test_increase_sees_the_first_events(
     assert grown is not None
     assert 0.9 * pages <= grown <= 1.6 * pages
     assert scraped.value(f"increase({kills}[1m])") == 0
+
+
+def test_series_of_an_empty_cgroup_are_there_before_its_first_process(
+    tmp_path: Path, cgroup: Callable[[str], Cgroup], cgroup_root: str
+) -> None:
+    """Its counters are at 0, and grow with what is done in it later."""
+    with running_agent(tmp_path / "log", "--poll-interval", "5s", "--profile", "minimal") as (_, port):
+        late = cgroup("late")
+        pod = str(late.path.relative_to(cgroup_root))
+
+        def counted() -> list[float]:
+            page = Page(get(f"http://127.0.0.1:{port}/metrics"))
+            return list(page.find("kpod_cpu_context_switches_total", pod=pod).values())
+
+        assert eventually(counted) == [0.0]
+        for _ in range(7):
+            late.run("sleep", "0.01")
+        eventually(lambda: sum(counted()) >= 7)
 
 
 def test_series_end_after_the_grace_time(

@@ -132,7 +132,7 @@ class Tree:
         if count != len(self._known) - 1:
             return None
         for path, (before, directory, where) in self._known.items():
-            text = _read_procs(where, self._files)
+            text = self._read(where, directory.id)
             if text is None:
                 self._listed.clear()  # another may be there under the same name
                 return None
@@ -183,7 +183,7 @@ class Tree:
 
     def _directory(self, path: str, where: str, inode: int) -> Directory | None:
         """Return one directory; None where it is gone."""
-        text = _read_procs(where, self._files)
+        text = self._read(where, inode)
         if text is None:
             return None
         known = self._known.get(path)
@@ -191,6 +191,18 @@ class Tree:
             known = (text, Directory(inode, path, _pids(text)), where)
         self._now[path] = known
         return known[1]
+
+    def _read(self, where: str, inode: int) -> bytes | None:
+        """Return a directory's list of processes; None where it is gone, or another one is there in its place."""
+        text = _read_procs(where, self._files)
+        # Where a descriptor is kept, a read of it would have told.
+        if text is not None and not self._files.keeps(f"{where}/cgroup.procs"):
+            try:
+                if os.stat(where).st_ino != inode:
+                    return None
+            except FileNotFoundError:
+                return None
+        return text
 
 
 def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:

@@ -9,15 +9,18 @@ from kpod_metrics.metrics import Metric, Scope, Table
 from kpod_metrics.store import Series
 
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
+_LOOKS_LIKE_A_BYTE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
 
 
 def shown(value: str) -> str:
     r"""Return a label's value in characters that every format has.
 
-    A byte of a path that is no UTF-8 (os.fsdecode() made a surrogate of it) is shown as `\xff`: two names that differ
-    in such bytes only stay two series.
+    A byte of a path that is no UTF-8 (os.fsdecode() made a surrogate of it) is shown as `\xff`, and the backslash of a
+    path in which that stands literally as `\x5c`: two names are never shown as one.
     """
-    if value.isascii():
+    if "\\" in value:
+        value = _LOOKS_LIKE_A_BYTE.sub(r"\\x5c", value)
+    elif value.isascii():
         return value
     return _NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", value)
 

@@ -8,7 +8,10 @@ from kpod_metrics.pods.paths import identity_of_path
 
 
 class StandaloneNaming:
-    """A cgroup that has held processes once is reported until it is removed."""
+    """A cgroup that has held processes once is reported until it is removed.
+
+    So is one that is made while we watch and has none below it, before its first process: its counters are there at 0.
+    """
 
     name = "cgroup"
     connected = True
@@ -17,6 +20,8 @@ class StandaloneNaming:
     def __init__(self) -> None:
         self._names: dict[str, Identity] = {}
         self._held: set[int] = set()
+        self._first: frozenset[int] | None = None
+        """What was there at the first look."""
         self._before: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
 
     def snapshot(
@@ -28,10 +33,13 @@ class StandaloneNaming:
             return snapshot
         present = frozenset([directory.id for directory in directories])
         self._held &= present
+        if self._first is None:
+            self._first = present
         self._held.update([d.id for d in directories if d.pids or d.id in active])
+        above = {d.path.rpartition("/")[0] for d in directories}
         names = {d.path: self._names.get(d.path) or identity_of_path(d.path) for d in directories}
         self._names = names
-        held = [d for d in directories if d.id in self._held]
+        held = [d for d in directories if d.id in self._held or not (d.id in self._first or d.path in above)]
         with_reported_below = self._ancestors([d.path for d in held])
         identities = {d.id: names[d.path] for d in directories}
         identities.update((id_, identity_of_path(path)) for id_, path in passed.items())

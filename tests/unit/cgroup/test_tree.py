@@ -178,6 +178,29 @@ def test_what_comes_and_goes_between_walks(tmp_path: Path, kept: int) -> None:
     walker.close()
 
 
+@pytest.mark.parametrize("counted", [False, True], ids=["walked", "looked at again"])
+def test_one_in_the_place_of_another_is_another(tmp_path: Path, counted: bool) -> None:
+    """With no descriptor that would tell of the first one's end."""
+    make(tmp_path / "a", "1\n")
+    (tmp_path / "cgroup.procs").touch()
+    if counted:
+        (tmp_path / "cgroup.stat").write_text("nr_descendants 1\n")
+    walker = tree.Tree(str(tmp_path), 0)
+
+    def ids() -> dict[str, int]:
+        return {directory.path: directory.id for directory in walker.walk() if directory.path}
+
+    first = (tmp_path / "a").stat().st_ino
+    assert ids() == {"a": first}
+    make(tmp_path / "next", "1\n")  # while the first is there: its inode is another
+    (tmp_path / "a/cgroup.procs").unlink()
+    (tmp_path / "a").rmdir()
+    (tmp_path / "next").rename(tmp_path / "a")
+    second = (tmp_path / "a").stat().st_ino
+    assert second != first
+    assert ids() == ids() == {"a": second}
+
+
 def test_tree_as_large_as_before_is_only_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as the kernel counts what was there, and all of it is: nothing is listed."""
     count = tmp_path / "cgroup.stat"

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from kpod_metrics.exposition.page import Page, Renderer
-from kpod_metrics.exposition.samples import Sample
+from kpod_metrics.exposition.samples import Sample, shown
 from kpod_metrics.exposition.text import escape, number
 from kpod_metrics.histogram import Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Table, counter, gauge, latency
@@ -262,6 +262,31 @@ def test_any_label_is_parsed_by_both_parsers(value: str) -> None:
 def test_names_that_differ_in_bytes_that_are_no_utf8_stay_apart() -> None:
     shown = [escape(os.fsdecode(name)) for name in (b"a\xff", b"a\xfe", b"a", "aÿ".encode(), b"\xed\xa0\x80")]
     assert shown == [r"a\\xff", r"a\\xfe", "a", "aÿ", r"\\xed\\xa0\\x80"]
+
+
+def test_no_two_names_are_shown_as_one() -> None:
+    """A byte that is no UTF-8, and its escape standing literally; what systemd escapes stays as it is."""
+    names = [
+        b"a\xff",
+        rb"a\xff",
+        rb"a\x5cxff",
+        rb"a\x5cx5cxff",
+        b"a\\\xff",
+        rb"a\x5c\xff",
+        "ÿ\\xff".encode(),
+        "ÿ".encode(),
+    ]
+    assert len({shown(os.fsdecode(name)) for name in names}) == len(names)
+    assert shown(os.fsdecode(rb"a\xff")) == r"a\x5cxff"
+    assert shown(r"dev-disk-by\x2duuid-1\x2d2") == r"dev-disk-by\x2duuid-1\x2d2"
+
+
+@given(
+    st.lists(st.binary(max_size=8), unique=True, min_size=2), st.sampled_from([b"", rb"\x", b"x5c", b"xff", b"\xff"])
+)
+def test_names_that_differ_are_shown_differently(names: list[bytes], between: bytes) -> None:
+    joined = {between.join([name[:4], name[4:]]) for name in names}
+    assert len({shown(os.fsdecode(name)) for name in joined}) == len(joined)
 
 
 def test_metric_of_fixture_covers_all_kinds(store: Store) -> None:

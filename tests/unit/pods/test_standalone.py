@@ -136,3 +136,16 @@ def test_source_that_cannot_be_read_says_so_and_comes_back(make: Make, tmp_path:
     assert (source.connected, source.error, source.relists) == (True, "", 1)
     source.refresh()
     assert source.relists == 1
+
+
+def test_one_that_is_made_later_is_reported_before_its_first_process(make: Make, tmp_path: Path) -> None:
+    """Where it has none below it: what is made on the way to one is no container."""
+    make("before")
+    source = finder(tmp_path)
+    assert not source.refresh().reported
+    leaf = make("slice/scope")
+    assert source.refresh().reported == {leaf: Identity("cgroup", "slice/scope", "")}
+    make("slice/scope/inner")
+    assert {identity.pod for identity in source.refresh().reported.values()} == {"slice/scope/inner"}
+    make("slice/scope", 7)
+    assert {identity.pod for identity in source.refresh().reported.values()} == {"slice/scope", "slice/scope/inner"}
