@@ -84,7 +84,7 @@ OF_PODS = (
               or
               ({THROTTLED} > 0.1 and {MUCH_WAIT})
             )
-            and {rate("kpod_cpu_periods_total")} > 1
+            and {rate("kpod_cpu_periods_total")} > 0.5
             """,
             "kpod_cpu_periods_total",
         ),
@@ -115,7 +115,14 @@ OF_PODS = (
     ),
     Alert(
         "KpodOomKill",
-        f"sum by ({CONTAINER}) (increase(kpod_mem_oom_kills_total[10m])) > 0",
+        # Or it was killed before its first scrape: then nothing grows.
+        f"""
+        sum by ({CONTAINER}) (increase(kpod_mem_oom_kills_total[10m])) > 0
+        or
+        sum by ({CONTAINER}) (
+          max_over_time(kpod_mem_oom_kills_total[10m]) unless kpod_mem_oom_kills_total offset 10m
+        ) > 0
+        """,
         "0s",
         "Processes of {pod} were killed for want of memory",
         'The kernel killed {{ $value | printf "%.0f" }} processes of {pod} on {{ $labels.node }} within ten minutes: '
@@ -199,8 +206,8 @@ OF_PODS = (
         ),
         "10m",
         "{pod} sends TCP segments again",
-        "{pod} on {{ $labels.node }} sends {{ $value | humanize }} TCP segments a second again, more than 2% of all: "
-        "packets are lost on the way, or nobody answers.",
+        "{pod} on {{ $labels.node }} sends {{ $value | humanize }} TCP segments a second again, more than 2% of what "
+        "it sends, in full segments: packets are lost on the way, or nobody answers.",
     ),
     Alert(
         "KpodTcpRttRise",

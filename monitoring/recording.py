@@ -55,7 +55,7 @@ RULES = (
     ),
     Rule("container:kpod_mem_major_page_faults:rate5m", rate("kpod_mem_major_page_faults_total")),
     Rule("container:kpod_net_tcp_retransmits:rate5m", rate("kpod_net_tcp_retransmits_total")),
-    # Of full segments: an estimate from below, for real segments are shorter. Infinite where only SYNs are sent.
+    # Of full segments: an estimate from above, for real ones are shorter and more. Infinite where only SYNs are sent.
     Rule(
         "container:kpod_net_tcp_retransmits:segments_ratio_rate5m",
         f"container:kpod_net_tcp_retransmits:rate5m * {SEGMENT}\n/\n{rate('kpod_net_tcp_bytes_sent_total')}",
