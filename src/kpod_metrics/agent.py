@@ -334,7 +334,7 @@ class Agent:
         if self._exporter is not None:
             self._exporter.start()
 
-    def stop(self, timeout: float = 1.0) -> None:
+    def stop(self, timeout: float = 0.7) -> None:
         """End the cycles and detach everything; a cycle that takes longer than `timeout` seconds is left behind."""
         self._stop.set()
         if self._exporter is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kpod_metrics import __version__, agent
 from kpod_metrics.cgroup.events import CgroupEvents
+from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import KpodError
 from kpod_metrics.exposition.pages import Published
@@ -80,6 +81,8 @@ def run(settings: Settings) -> Report:
         add(Line("cgroup2", False, str(error)))
         return report
     add(Line("cgroup2", True, root))
+    if settings.discovery == "cgroup" and others_are_hidden(root):
+        add(Line("processes", False, HIDDEN))  # `run` refuses to start then
     add(_new_cgroups(settings))
     if settings.discovery != "cgroup":
         add(_pods(settings))

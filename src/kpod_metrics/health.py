@@ -11,6 +11,7 @@ from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, gauge
 from kpod_metrics.web.counts import REASONS, Counts
 
+STATISTICS = "/proc/sys/kernel/bpf_stats_enabled"
 _COLLECTOR = Label("collector", per="collector")
 _MAP = Label("map", per="kernel map")
 
@@ -307,6 +308,14 @@ def process() -> Rows:
     yield BUILD, (__version__,), (1,)
 
 
+def _are_measured() -> bool:
+    """Whether kernel.bpf_stats_enabled is on; where that cannot be read, the numbers speak for themselves."""
+    try:
+        return read_bytes(STATISTICS).strip() != b"0"
+    except OSError:
+        return True
+
+
 def kernel(maps: Iterable[MapHealth], programs: Iterable[ProgramHealth]) -> Rows:
     """Rows about kernel maps and programs."""
     for map_ in maps:
@@ -315,6 +324,9 @@ def kernel(maps: Iterable[MapHealth], programs: Iterable[ProgramHealth]) -> Rows
             (map_.name,),
             (map_.entries, map_.capacity, map_.update_errors, map_.evictions, map_.memory_bytes),
         )
+    programs = list(programs)
+    # The kernel's numbers stay as they are when it no longer measures.
+    measures = any(program.runs for program in programs) and _are_measured()
     for program in programs:
-        measured = (program.run_seconds, program.runs) if program.runs else (None, None)
+        measured = (program.run_seconds, program.runs) if measures and program.runs else (None, None)
         yield PROGRAMS, (program.name,), (*measured, program.missed)

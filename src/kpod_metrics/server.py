@@ -39,7 +39,7 @@ _VARY = (b"vary", b"accept, accept-encoding")
 _ZIPPED = (b"content-encoding", b"gzip")
 NOT_FOUND = Answer(404, PLAIN, b"not found\n")
 NOT_ALLOWED = Answer(405, PLAIN, b"method not allowed: GET, HEAD\n", ((b"allow", b"GET, HEAD"),))
-_PATIENCE = 1.0
+_PATIENCE = 0.5
 """Seconds that a client has to read its answer when the agent ends."""
 _PROBE_LIMITS = Limits(connections=16, receive=5.0, send=5.0)
 _BACKLOG = 1024

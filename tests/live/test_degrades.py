@@ -118,6 +118,20 @@ def test_check_says_what_is_missing() -> None:
     assert re.search(r"^ok\s+cpu_cgroup", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.usefixtures("mount_namespaces")
+def test_where_processes_are_hidden_check_says_what_run_refuses() -> None:
+    alone = ["unshare", "--pid", "--fork", "--mount-proc"]
+    status, lines = outcome([*alone, *RUN, "--profile", "minimal"])
+    assert status == 1
+    [refused] = lines
+    done = subprocess.run(
+        [*alone, *AGENT, "check", "--profile", "minimal"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    [said] = re.findall(r"^FAIL\s+processes\s+(.*)$", done.stdout, re.MULTILINE)
+    assert refused == f"kpod-metrics: {said}"
+
+
 def test_without_root() -> None:
     """All is imported before the process becomes nobody: the interpreter may be where nobody can read."""
     code = """

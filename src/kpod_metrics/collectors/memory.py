@@ -28,6 +28,8 @@ MAJOR_FAULTS = counter(
     events=True,
     advice=("More than 100 a second that go on: more memory, or reads that are not page faults (KpodMajorFaultStorm)."),
 )
+_EMPTY = 8
+"""Instructions of a program that does nothing, with room."""
 TABLE = Table((OOM_KILLS, MAJOR_FAULTS))
 GROUP_KILLS = counter(
     "kpod_mem_oom_group_kills_total",
@@ -69,6 +71,8 @@ class Memory(BpfCollector):
         signals = []
         if exits := tuple(metric for metric in (OOM_KILLS, GROUP_KILLS) if metric in self.wanted):
             hooks = [bpf.programs[name] for name in ("victim_chosen", "process_exits")]
+            # Of the one that this kernel does not need nothing is left but its end.
+            hooks = [hook for hook in hooks if hook.instructions() > _EMPTY] or hooks
             links.extend(hook.attach() for hook in hooks)
             signals.append(Signal(exits, " or ".join(hook.hook for hook in hooks)))
         if MAJOR_FAULTS in self.wanted:

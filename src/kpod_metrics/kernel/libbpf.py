@@ -49,6 +49,10 @@ _ITERATOR_ROOM = 1 << 15
 
 _RUN_STATISTICS = slice(192, 216)
 """Place of run_time_ns, run_cnt and recursion_misses in struct bpf_prog_info (include/uapi/linux/bpf.h)."""
+_KEPT_LENGTH = slice(20, 24)
+"""Place of xlated_prog_len in it, bytes."""
+_INSTRUCTION = 8
+"""Bytes: struct bpf_insn."""
 
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_object__open_file": (_P, (_S, _P)),
@@ -442,13 +446,21 @@ class Program:
         The first two stay 0 while kernel.bpf_stats_enabled is off. The kernel misses a run where the program is running
         on that CPU already (recursion_misses, since 5.12; 0 before).
         """
+        time, runs, missed = struct.unpack("=QQQ", self._info()[_RUN_STATISTICS])
+        return time, runs, missed
+
+    def instructions(self) -> int:
+        """How many the kernel has kept of it, once loaded: it drops what cannot be reached; 0 to who may not know."""
+        (length,) = struct.unpack("=I", self._info()[_KEPT_LENGTH])
+        return int(length) // _INSTRUCTION
+
+    def _info(self) -> bytes:
         info = ctypes.create_string_buffer(_RUN_STATISTICS.stop)
         size = ctypes.c_uint32(len(info))
         result = self._lib.so.bpf_obj_get_info_by_fd(self.fd, info, ctypes.byref(size))
         if result:
-            raise self._lib.error(f"{self.name}: statistics", result)
-        time, runs, missed = struct.unpack("=QQQ", info.raw[_RUN_STATISTICS])
-        return time, runs, missed
+            raise self._lib.error(f"{self.name}: what the kernel knows of it", result)
+        return info.raw
 
 
 def _fdinfo(fd: int) -> dict[bytes, int]:
