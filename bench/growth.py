@@ -2,18 +2,24 @@
 
 import os
 import re
+import resource
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import linear_regression
+from statistics import linear_regression, median
 
 from bench.plot import lines
 from bench.report import Row, Sample, Section, short
-from bench.rig import Options, Pods, RunningAgent, Shipped, attached, compile_workload, probe, say, statistics
+from bench.rig import Options, Pods, RunningAgent, Shipped, Whole, attached, compile_workload, probe, say, statistics
 from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.collectors.base import map_entries
+from kpod_metrics.kernel.libbpf import possible_cpus
 
 PODS = (10, 100, 250, 1000, 5000)
+CPUS = (2, 16, 64, 256)
+PER_CPU = {5, 6, 10}
+"""Types of maps that are per CPU: hash, array, LRU hash (enum bpf_map_type, uapi/linux/bpf.h)."""
 RATES = (1_000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000)
 """Tracked calls a second that are asked for; the last are more than one CPU makes."""
 ENTRIES = (10_240, 40_960, 163_840)
@@ -21,33 +27,43 @@ ENTRIES = (10_240, 40_960, 163_840)
 TEXT = """\
 Pods as in the part "cycle", at standard: CPU time of a cycle, and memory and page of `kpod-metrics run` after some
 cycles. "A pod" is the slope of the line fitted to all sizes; from the last size but one to the last it is the same
-where growth is even, and more where it is not. `--pods N` adds a size. That calls and opened files grow evenly is a
-test (`tests/live/test_budget.py`).
+where growth is even, and more where it is not. That calls and opened files grow evenly is a
+test (`tests/live/test_budget.py`): what grows beyond is the kernel's time for each of them, whose data no longer fit
+the CPU's caches, and, where descriptors run out (here {files} may be open), files that are opened each time. 5,000 pods
+have more series than `series_limit_total` (200,000): the rest are not on the page, and counted.
 
 Events: read(-1), tracked by the collector "syscall", by one process on one CPU at a rate asked for (the last rates are
 as fast as it can). The programs' time is the kernel's own account, both of them, and statistics cost as well. "Counted"
 is what the collector read of what was made.
+
+CPUs: on paper, from the maps as they are on this machine. What is per CPU (buffers, counters of failed updates) is
+taken as often as there are CPUs, and metric maps have the room that the agent gives them there, as the kernel keeps
+free entries in reserve for each CPU. Beside memory, an agent has one perf event a CPU, and one call more at its start.
+How long CPUs wait for each other's counters is seen with two of them only (part "sched", messaging).
 """
 
 
 def run(options: Options) -> Section:
     """Measure."""
-    section = Section("growth", TEXT)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    section = Section("growth", TEXT.format(files=files))
     sizes = (5, 10, 20) if options.quick else tuple(sorted({*PODS, options.pods}))
     _with_pods(section, options, sizes)
     _with_events(section, options)
     _with_entries(section, options)
+    _with_cpus(section, options)
     return section
 
 
 def _with_pods(section: Section, options: Options, sizes: Sequence[int]) -> None:
     section.raw.append(("what", "CPU time of a cycle", "RSS", "BPF maps", "page, gzip", "series"))
-    cpu, memory, page = {}, {}, {}
+    cpu, outside, memory, page = {}, {}, {}, {}
     for pods in sizes:
         say(f"growth {pods} pods")
         with Pods(options, pods, own_namespaces=True):
             cycles = 3 if options.quick else 10 if pods >= 1000 else 20
             found = probe("cycle", "--profile", "standard", "--cycles", str(cycles))
+            inside = probe("inside", "--profile", "standard", "--cycles", str(cycles))
             with RunningAgent("--profile", "standard", "--poll-interval", "500ms") as agent:
                 for _ in range(3 if options.quick else 8):
                     time.sleep(1)
@@ -56,10 +72,11 @@ def _with_pods(section: Section, options: Options, sizes: Sequence[int]) -> None
                 memory[pods] = agent.memory_mb()[0]
         sample = Sample(found["cpu_ms"], "ms")
         cpu[pods], page[pods] = sample.median, len(body) / 1e3
+        outside[pods] = sample.median - median(inside["inside_ms"])
         section.raw.append(
             (
                 f"{pods} pods",
-                str(sample),
+                f"{sample}, outside file reads {outside[pods]:.1f}",
                 f"{memory[pods]:.1f} MB",
                 f"{_maps_mb(plain):.1f} MB",
                 f"{page[pods]:.1f} kB",
@@ -68,6 +85,7 @@ def _with_pods(section: Section, options: Options, sizes: Sequence[int]) -> None
         )
     for what, unit, figures, scale in (
         ("CPU time of a cycle", "us", cpu, 1e3),
+        ("CPU time of a cycle outside file reads", "us", outside, 1e3),
         ("resident memory", "kB", memory, 1e3),
         ("page, gzip", "B", page, 1e3),
     ):
@@ -130,3 +148,30 @@ def _with_entries(section: Section, options: Options) -> None:
             with RunningAgent("--profile", profile, "--bpf-map-entries", str(entries)) as agent:
                 maps = _maps_mb(agent.get("/metrics"))
             section.raw.append((f"maps of {short(entries)} entries, {profile}", "", "", f"{maps:.1f} MB", "", ""))
+
+
+def _with_cpus(section: Section, options: Options) -> None:
+    here = possible_cpus()
+    for profile in options.profiles:
+        whole = Whole(profile)
+        with attached(whole):
+            found = [
+                (map_, bpf.readers)
+                for collector in whole.collectors
+                if (bpf := collector._loaded) is not None
+                for map_ in bpf.object.maps.values()
+                if map_.created
+            ]
+            for cpus in CPUS:
+                entries = {"per CPU": 0.0, "metric": 0.0, "other": 0.0}
+                for map_, readers in found:
+                    memory = map_.memory_bytes() or 0
+                    if map_.type in PER_CPU:
+                        entries["per CPU"] += memory * cpus / here
+                    elif map_.name in readers:
+                        entries["metric"] += memory * map_entries(cpus) / map_.max_entries
+                    else:
+                        entries["other"] += memory
+                told = ", ".join(f"{what} {size / 1e6:.2f}" for what, size in entries.items())
+                maps = f"{sum(entries.values()) / 1e6:.1f} MB ({told})"
+                section.raw.append((f"{cpus} CPUs, on paper, {profile}", "", "", maps, "", ""))

@@ -256,6 +256,11 @@ class Whole(Variant):
         self._settings, _ = settings.load({"profile": profile}, {}, None, list(registered()))
         self._open: list[BpfCollector] = []
 
+    @property
+    def collectors(self) -> Sequence[BpfCollector]:
+        """Those that are open."""
+        return self._open
+
     def attach(self) -> None:
         """Open the collectors."""
         environment = Environment(cgroup_root=find_root(), syscalls=self._settings.syscalls)

@@ -9,6 +9,7 @@ from bench.rig import (
     Programs,
     Shipped,
     Variant,
+    Whole,
     compile_empty,
     compile_program,
     compile_workload,
@@ -48,6 +49,7 @@ def run(options: Options) -> Section:
         "empty, our hooks": Programs(compile_empty(options, hooks := ours.hooks()), hooks),
         "article": Programs(compile_program(options, "article_syscall"), HOOKS, tracked),
         "ours": ours,
+        **{profile: Whole(profile) for profile in options.profiles},
     }
     section = Section("a system call", TEXT)
     section.raw.append(("call", "attached", "BPF time a call", "wall time a call"))
@@ -77,6 +79,15 @@ def run(options: Options) -> Section:
                 "article",
             )
         )
+        section.rows += [
+            Row(
+                f"{what} call: wall time, all of {profile}",
+                Sample(wall[profile], "ns"),
+                Sample(wall["nothing"], "ns"),
+                "nothing attached",
+            )
+            for profile in options.profiles
+        ]
         for name in variants:
             section.raw.append(
                 (what, name, str(Sample(bpf[name], "ns")) if any(bpf[name]) else "", str(Sample(wall[name], "ns")))

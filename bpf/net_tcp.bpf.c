@@ -284,7 +284,6 @@ int tcp_older(struct bpf_iter__task_file *ctx)
 	read_payload_of_older(sk, &now);
 	if (now.state == BPF_TCP_CLOSE || now.state == BPF_TCP_LISTEN)
 		return 0;
-	barrier();
 	read_payload_of_older(sk, &again);
 	if (now.state == again.state && !grown(&now, &again) && !grown(&again, &now))
 		tcp_sockets_of(sk, &now);

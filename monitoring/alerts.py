@@ -353,8 +353,8 @@ OF_AGENT = (
         "kpod_collector_up == 0 unless max_over_time(kpod_collector_up[10m]) > 0",
         "10m",
         "Collector {{ $labels.collector }} is off at {{ $labels.instance }}",
-        "The agent at {{ $labels.instance }} has had nothing of its collector {{ $labels.collector }} for more than "
-        "ten minutes; its metrics are missing, or are old.",
+        "Collector {{ $labels.collector }} of the agent at {{ $labels.instance }} has not worked, or not in all of its "
+        "parts, for more than ten minutes: its metrics, or some, are missing or old.",
     ),
     Alert(
         "KpodCollectorErrors",

@@ -551,7 +551,7 @@ class Agent:
         pods = {i.of_pod for i in (*self._resolver.snapshot.reported.values(), *self._resolver.snapshot.kept)}
         for state in self.states:
             name = (state.collector.name,)
-            up = state.opened and not state.problem
+            up = state.opened and not (state.problem or any(signal.problem for signal in state.signals))
             put(health.COLLECTORS, name, (int(up), state.duration, state.errors))
             if state.collector.uses_bpf:
                 for reason, events in state.unattributed.items():

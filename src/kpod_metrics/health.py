@@ -31,7 +31,7 @@ def _gauge(name: str, help: str, source: str = "agent", *, advice: str) -> Metri
 COLLECTORS = _agent(
     _gauge(
         "kpod_collector_up",
-        "Whether the collector's last read worked: 0 while it is off, failing or late.",
+        "Whether the collector's last read worked: 0 while it is off, failing or late, or lacks a hook of its metrics.",
         advice=("0: /readyz and `kpod-metrics check` say why (KpodCollectorOff). Its metrics are missing, not 0."),
     ),
     _gauge(

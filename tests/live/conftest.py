@@ -12,6 +12,7 @@ from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import RefusedError
 from tests.live.containers import Runtime
 from tests.live.harness import ONLY_THERE, Cgroup, compile_workload, machine_state
+from tests.reliability.report import Outcome, add
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -150,6 +151,14 @@ def bpf_statistics() -> Iterator[None]:
     knob.write_text("1")
     yield
     knob.write_text(before)
+
+
+@pytest.fixture
+def tell() -> Iterator[Callable[..., None]]:
+    """Say what a fault did, for the table of docs/reliability.md: only of a test that passes."""
+    told: list[Outcome] = []
+    yield lambda *said: told.append(Outcome(*map(str, said)))
+    add(told)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What the cpu, io and memory controllers count, against known workloads on a real disk, and CPUs that come and go."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kpod_metrics import agent as agents
 from kpod_metrics.cgroup.tree import find_root, read_pids
+from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_cgroup import TABLE as CPU
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
@@ -21,7 +24,10 @@ from kpod_metrics.collectors.disk import Disk
 from kpod_metrics.collectors.mem_cgroup import USAGE, MemCgroup
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
 from kpod_metrics.files import KeptFiles
+from kpod_metrics.metrics import Profile, Scope
 from kpod_metrics.pods.model import Group, Identity
+from kpod_metrics.reference import declared, profile_series
+from kpod_metrics.settings import load
 from tests.live.harness import ONLY_THERE, Cgroup, Totals, go, opened, proves, stop_point, swapping_to
 
 MIB = 1 << 20
@@ -279,3 +285,56 @@ def test_the_only_tree_is_v2() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout
     assert "FAIL" not in done.stdout
+
+
+ALONE = """
+import os, subprocess, sys
+for command in ("ip link add eth0 type veth peer name up0", "ip link set up0 netns 1", "ip link set eth0 up"):
+    subprocess.run(command.split(), check=True)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+"""Has a network namespace with one interface beside the loopback, which carries nothing."""
+
+
+@pytest.mark.parametrize("profile", list(Profile), ids=lambda profile: profile.name.lower())
+def test_series_of_a_container_are_as_many_as_the_docs_say(
+    limited: Limited, disk: str, children: list[Process], cgroup_root: str, profile: Profile
+) -> None:
+    """What a page has of one, against the declarations: each name, and the number of series, counted in both ways."""
+    container = limited("container", memory_max=64 * MIB, cpu_max="50000 100000")
+    command = ("unshare", "-n", sys.executable, "-c", ALONE)
+    process = container.start(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    children.append(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    container.run("dd", "if=/dev/zero", f"of={disk}", "bs=64K", "count=1", "oflag=direct", "status=none")
+    asked = {"listen": "127.0.0.1:0", "discovery": "cgroup", "profile": profile.name.lower()}
+    agent = agents.build(load(asked, {}, None, list(registered()))[0])
+    try:
+        agent.open()
+        agent.cycle()
+        page = agent.published.get("text/plain; version=0.0.4; charset=utf-8", False).decode()
+    finally:
+        agent.stop()
+    pod = f'pod="{container.path.relative_to(cgroup_root)}"'
+    lines = [line for line in page.splitlines() if pod in line]
+    names = [line.partition("{")[0] for line in lines]
+
+    def things(label: str) -> int:
+        return len({match[1] for line in lines if (match := re.search(rf'{label}="([^"]*)"', line))})
+
+    declared_ones = {m.name for _, t, m in declared() if t.scope is not Scope.AGENT and m.profile <= profile}
+    # Kubernetes tells the first two; no machine here has a GPU.
+    absent = {"kpod_pod_info", "kpod_container_restarts", "kpod_gpu_memory_used_bytes", "kpod_gpu_utilization_ratio"}
+    if Path("/proc/swaps").read_text().count("\n") < 2:
+        absent.add("kpod_mem_cgroup_swap_bytes")
+    if not (container.path / "memory.peak").exists():
+        absent.add("kpod_mem_cgroup_peak_bytes")
+    absent &= declared_ones
+    assert {re.sub(r"_seconds_(bucket|sum|count)$", "_seconds", name) for name in names} == declared_ones - absent
+    # "A further device adds 4, an interface 8, a mount 3": a machine has more than one mount.
+    more = 4 * max(0, things("device") - 1) + 8 * max(0, things("interface") - 1) + 3 * max(0, things("mountpoint") - 1)
+    assert len(names) == profile_series(profile, native=False, optional=True) + more - len(absent)
+    native = [name for name in names if not name.endswith(("_seconds_bucket", "_seconds_sum"))]
+    assert len(native) == profile_series(profile, native=True, optional=True) + more - len(absent)

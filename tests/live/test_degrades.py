@@ -206,7 +206,9 @@ def test_verifier_is_quoted(tmp_path: Path) -> None:
     assert re.search(r"task_leaves|R\d", said)
 
 
-def test_a_collector_that_raises_takes_nothing_down(monkeypatch: pytest.MonkeyPatch, cgroup_root: str) -> None:
+def test_a_collector_that_raises_takes_nothing_down(
+    monkeypatch: pytest.MonkeyPatch, cgroup_root: str, tell: Callable[..., None]
+) -> None:
     """In process, as only a defect can do it: the others' values move on, the fault is a metric."""
     from kpod_metrics import agent as agents
     from kpod_metrics.collectors import registered
@@ -232,9 +234,39 @@ def test_a_collector_that_raises_takes_nothing_down(monkeypatch: pytest.MonkeyPa
         assert agent.problems() == ["collector pressure is failing: ZeroDivisionError: planted"]
     finally:
         agent.stop()
+    happened = "it was told as failing, each time was counted; all others went on"
+    tell("Faults", "A collector raises an error in each cycle", 2, happened, "its own signals")
 
 
-def test_a_slow_collector_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_that_is_refused_is_told_in_a_metric_and_takes_nothing_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector is not up; its other metrics, and all others, are there."""
+    from kpod_metrics import agent as agents
+    from kpod_metrics.collectors import registered
+    from kpod_metrics.collectors.base import Signal
+    from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
+    from kpod_metrics.settings import load
+
+    def refused(self: Memory) -> Signal:
+        self._program = None
+        return Signal((MAJOR_FAULTS,), "", "perf_event_open: EPERM")
+
+    monkeypatch.setattr(Memory, "_attach_faults", refused)
+    settings, _ = load({"listen": "127.0.0.1:0"}, {}, None, list(registered()))
+    agent = agents.build(settings)
+    try:
+        agent.open()
+        agent.cycle()
+        page = agent.published.get("text/plain; version=0.0.4; charset=utf-8", False).decode()
+        up = dict(re.findall(r'^kpod_collector_up\{collector="(\w+)"\} (\d)$', page, re.MULTILINE))
+        assert {name for name, value in up.items() if value == "0"} == {"memory"}
+        assert 'kpod_mem_oom_kills_total{namespace="cgroup",pod="/"' in page
+        assert "kpod_mem_major_page_faults_total" not in page
+        assert agent.problems() == ["kpod_mem_major_page_faults_total: perf_event_open: EPERM"]
+    finally:
+        agent.stop()
+
+
+def test_a_slow_collector_delays_no_other(monkeypatch: pytest.MonkeyPatch, tell: Callable[..., None]) -> None:
     """One that hangs: its cycle ends at the deadline, the next ones do not wait for it, and its rows are not lost."""
     from kpod_metrics import agent as agents
     from kpod_metrics.collectors import registered
@@ -289,3 +321,7 @@ def test_a_slow_collector_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> No
     finally:
         gate.set()
         agent.stop()
+    happened = "it was told as late, once; cycles ended at the deadline and then without it, and all others went on"
+    tell(
+        "Faults", "A collector hangs, and goes on", 1, happened, "nothing: what it had read is counted when it goes on"
+    )

@@ -473,9 +473,13 @@ def test_an_older_connection_that_is_ending_counts_its_rest(
 
 
 def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], network: Network) -> None:
-    """One after another in a hash for sixteen: each leaves it at its end."""
+    """One after another in a hash for sixteen: each leaves it at its end, also where the next has its address."""
     a, b = cgroup("a"), cgroup("b")
     with opened(collector("socket_storage", map_entries=16)) as net_tcp:
+        assert isinstance(net_tcp, NetTcp)
+        assert net_tcp._loaded is not None
+        states = net_tcp._loaded.object.maps["tcp_sockets_by_address"]
+        before = set(states.iterate())  # of others' connections
         totals = Totals(net_tcp)
         for done in range(1, 13):
             peers = Peers(network, a, b, connections=1, traffic=(1003, 1003), rounds=1)
@@ -485,6 +489,7 @@ def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], 
             assert_counted(totals, {a: one._replace(outbound=done), b: one._replace(inbound=done)})
         errors = {health.name: health.update_errors for health in net_tcp.maps()}
         assert errors["tcp_sockets_by_address"] == 0
+        assert set(states.iterate()) <= before
 
 
 def test_sockets_without_room_are_counted(cgroup: Callable[[str], Cgroup], network: Network) -> None:

@@ -1,7 +1,6 @@
 """What the tests of faults share: the live tests' cgroups, workloads and agents, and a report of what happened."""
 
 import os
-from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,9 +13,9 @@ from tests.live.conftest import (  # noqa: F401 - fixtures
     machine_is_left_as_found,
     mount_namespaces,
     on_disk,
+    tell,
     workload,
 )
-from tests.reliability.report import Outcome, add
 
 SEED = int(os.environ.get("SEED") or 20_261_125)
 
@@ -41,11 +40,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.live)
             if reason and not IN_CI:
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.fixture
-def tell() -> Iterator[Callable[..., None]]:
-    """Say what a fault did, for the table of docs/reliability.md: only of a test that passes."""
-    told: list[Outcome] = []
-    yield lambda *said: told.append(Outcome(*map(str, said)))
-    add(told)

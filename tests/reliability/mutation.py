@@ -296,6 +296,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=100, help="how many of them; 0: all")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after that long")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--skip", type=int, default=0, help="how many of them to leave out first: a run that goes on")
     parser.add_argument("--only", default="", help="one file")
     options = parser.parse_args()
     suites = PYTHON if options.kind == "python" else BPF
@@ -309,7 +310,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for file in {tuple(suites[mutant.file]): mutant.file for mutant in mutants}.values():
             assert survives(unchanged(file), suites[file], Path(folder)), f"{suites[file]} fail as it is"
-        for mutant in mutants:
+        for mutant in mutants[options.skip :]:
             if tried == (options.sample or every) or time.monotonic() > end:
                 break
             result = survives(mutant, suites[mutant.file], Path(folder))

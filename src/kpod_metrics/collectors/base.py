@@ -18,6 +18,11 @@ MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 
 
+def map_entries(cpus: int) -> int:
+    """Room that a metric map has where it is not set."""
+    return max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * cpus)
+
+
 @dataclass(frozen=True)
 class Environment:
     """Where this machine's files are, and the settings that collectors take."""
@@ -146,7 +151,7 @@ class BpfCollector(Loads, Collector):
         where = self.environment
         self._loaded = loaded = Programs(self.name, where.objects, where.sys_root, where.proc_root)
         bpf = loaded.object
-        entries = self.environment.map_entries or max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * libbpf.possible_cpus())
+        entries = self.environment.map_entries or map_entries(libbpf.possible_cpus())
         for name in self.metric_maps:
             bpf.maps[name].max_entries = entries
         self._choose_types(bpf)

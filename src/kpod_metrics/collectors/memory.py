@@ -36,7 +36,10 @@ GROUP_KILLS = counter(
     "Times that all processes of a container, or of the pod, were killed together for want of memory "
     "(kpod_mem_oom_kills_total counts the processes).",
     "a victim, as above, below a mem_cgroup.oom_group; as oom_group_kill of memory.events (5.17)",
-    advice="As kpod_mem_oom_kills_total. memory.oom.group is set, of the container or of its pod.",
+    advice=(
+        "As kpod_mem_oom_kills_total. memory.oom.group is set, of the container or of its pod. Where it is set above "
+        "the cgroup whose limit was hit, the kernel kills one process alone, and it counts here all the same."
+    ),
 )
 GROUPS = Table((GROUP_KILLS,), scope=Scope.POD)
 
