@@ -20,8 +20,13 @@ def waited_ns(pid: int) -> int:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
 
 
+EVERY_WAY = pytest.mark.parametrize(
+    "forced_off", [(), ("task_storage", "batch"), ("tp_btf",)], ids=["newest", "oldest", "raw"]
+)
+
+
 @proves(WAIT, SWITCHES)
-@pytest.mark.parametrize("forced_off", [(), ("task_storage", "batch"), ("tp_btf",)], ids=["newest", "oldest", "raw"])
+@EVERY_WAY
 @pytest.mark.parametrize("pause", [None, "2000"], ids=["hogs", "sleepers"])
 def test_wait_and_switches_equal_schedstat(
     cgroup: Callable[[str], Cgroup],
@@ -70,3 +75,42 @@ def test_wait_and_switches_equal_schedstat(
                 assert totals.histogram(owner, WAIT).count == totals.number(owner, SWITCHES)
         assert totals.number(c, SWITCHES) == 0
         assert totals.histogram(c, WAIT).count == 0
+
+
+@proves(WAIT)
+@EVERY_WAY
+def test_what_older_tasks_waited_before_is_not_counted(
+    cgroup: Callable[[str], Cgroup],
+    workload: Callable[[str], str],
+    children: list[subprocess.Popen[bytes]],
+    forced_off: tuple[str, ...],
+) -> None:
+    """Two that have competed for a CPU before we watch, and go on."""
+    a = cgroup("a")
+    processes = [a.start(workload("hog"), "0") for _ in range(2)]
+    children += processes
+
+    def compete(seconds: float) -> list[tuple[int, int]]:
+        """Nanoseconds that each has waited for a CPU, and switches, in all."""
+        for process in processes:
+            go(process)
+        time.sleep(seconds)
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        for process in processes:
+            stop_point(process)
+        time.sleep(0.05)  # as above
+        return [(waited_ns(process.pid), switches(process.pid)) for process in processes]
+
+    for process in processes:
+        stop_point(process)
+    before = compete(0.5)
+    assert min(waited for waited, _ in before) > 50e6
+    with opened(CpuSched(Environment(forced_off=frozenset(forced_off)))) as collector:
+        totals = Totals(collector)
+        after = compete(0.3)
+        totals.read()
+        grown = [sum(column) for column in zip(*after, strict=True)]
+        was = [sum(column) for column in zip(*before, strict=True)]
+        assert totals.histogram(a, WAIT).sum_ns == grown[0] - was[0]
+        assert totals.histogram(a, WAIT).count == totals.number(a, SWITCHES) == grown[1] - was[1]

@@ -76,6 +76,13 @@ EXPLAINED = {
     ("kernel/maps.py", "changed & -changed", "BitAnd to BitOr"): "the same: it is the lowest bit too, but negative",
     ("kernel/maps.py", "lookup_batch(1)", "1 and one more"): "the same: it is only asked whether there is the call",
     ("syscall.bpf.c", "number >= SYSCALL_NUMBERS", ">= to >"): "a number that no kernel has",
+    (
+        "net_tcp.bpf.c",
+        "!is_tcp(sk)",
+        r"\|\| to &&",
+    ): "more is kept than is asked for: the state of a socket without TCP",
+    ("net_tcp.bpf.c", "if (now->", r"(?<![-<>=])>(?![>=]) to >="): "the same: 0 is added",
+    ("cgroups.bpf.c", "length < 0", r"(?<![-<>=])<(?![<=]) to <="): "the same: a string has an end",
 }
 """Why survivors live: by the file, what is in the line, and what was changed."""
 
@@ -202,9 +209,9 @@ def of_python(file: str) -> Iterator[Mutant]:
         yield Mutant(file, change.line, change.what, ast.unparse(tree))
 
 
-IN_MACHINES = {"oom_group_id", "count_group_kill", "count_victim"}
-"""Functions of BPF that are tried with the memory controller of version 2, by tests/live/test_oom.py: here only where
-`make test-kernels` boots a machine. Their mutants are left out."""
+IN_MACHINES = {"oom_group_id", "count_group_kill", "count_victim", "victim_chosen", "process_exits"}
+"""Functions of BPF that are tried with the memory controller of version 2, by tests/live/test_oom.py, and on kernels of
+which some need one and some another: only where `make test-kernels` boots a machine. Their mutants are left out."""
 _FUNCTION = re.compile(r"^(?:static|int)\b.*?(?:BPF_PROG\()?(\w+)[(,]")
 _C_SWAPS = [
     (r"==", "!="),
