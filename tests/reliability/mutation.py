@@ -76,11 +76,9 @@ EXPLAINED = {
     ("kernel/maps.py", "changed & -changed", "BitAnd to BitOr"): "the same: it is the lowest bit too, but negative",
     ("kernel/maps.py", "lookup_batch(1)", "1 and one more"): "the same: it is only asked whether there is the call",
     ("syscall.bpf.c", "number >= SYSCALL_NUMBERS", ">= to >"): "a number that no kernel has",
-    (
-        "net_tcp.bpf.c",
-        "!is_tcp(sk)",
-        r"\|\| to &&",
-    ): "more is kept than is asked for: the state of a socket without TCP",
+    ("syscall.bpf.c", "ret >= -4095", ">= to >"): "an error that no kernel has",
+    ("net_tcp.bpf.c", "skc_state);", "dropped"): "the same: the next change of state says from which",
+    ("net_tcp.bpf.c", "!is_tcp(sk)", r"\|\| to &&"): "the state of a socket without TCP is kept, which nobody asks for",
     ("net_tcp.bpf.c", "if (now->", r"(?<![-<>=])>(?![>=]) to >="): "the same: 0 is added",
     ("cgroups.bpf.c", "length < 0", r"(?<![-<>=])<(?![<=]) to <="): "the same: a string has an end",
 }
