@@ -447,6 +447,48 @@ def test_an_older_connect_counts_when_it_is_answered(cgroup: Callable[[str], Cgr
         assert_counted(totals, expected | {a: expected[a]._replace(retransmits=1), d: Counted()})
 
 
+READ_AFTER_THE_END = textwrap.dedent("""
+    import os, signal, socket, time
+    os.kill(os.getpid(), signal.SIGSTOP)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    client.sendall(bytes(1003))
+    client.shutdown(socket.SHUT_WR)
+    while server.recv(1 << 16): pass
+    server.sendall(bytes(2007))
+    server.close()
+    while client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0] != 7: time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    while client.recv(100): pass
+    os.kill(os.getpid(), signal.SIGSTOP)
+""")
+"""Both ends of a connection of which one reads when it is over for the kernel (TCP_CLOSE, net/tcp_states.h)."""
+
+
+@proves(SENT, RECEIVED)
+@EVERY_WAY
+def test_what_is_read_after_the_end_is_not_counted_again(
+    cgroup: Callable[[str], Cgroup], children: list[Process], forced_off: tuple[str, ...]
+) -> None:
+    a = cgroup("a")
+    both = a.start(sys.executable, "-c", READ_AFTER_THE_END)
+    children.append(both)
+    stop_point(both)
+    with opened(collector(*forced_off)) as net_tcp:
+        assert isinstance(net_tcp, NetTcp)
+        assert net_tcp._loaded is not None
+        states = net_tcp._loaded.object.maps["tcp_sockets_by_address"]
+        before = set(states.iterate()) if states.created else set()
+        totals = Totals(net_tcp)
+        for _ in range(2):
+            go(both)
+            stop_point(both)
+            assert_counted(totals, {a: Counted(1003 + 2007, 1003 + 2007, outbound=1, inbound=1)})
+        # Where states are in a hash: nothing would take it out again.
+        assert not states.created or set(states.iterate()) <= before
+
+
 END_WITH_MORE_TO_SEND = textwrap.dedent("""
     import os, signal, socket, time
     with socket.create_server(("127.0.0.1", 0)) as listener:
