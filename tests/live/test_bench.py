@@ -14,9 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
-PARTS = ("sched", "syscall", "tcp", "cycle")
-LONG_PARTS = ("scrape", "memory", "tools", "exporters", "growth", "fleet")
-"""Many agents, other people's programs and many pods: three minutes and more, in `make test-long` only."""
+PARTS = ("syscall", "tcp")
+LONG_PARTS = ("sched", "cycle", "scrape", "memory", "tools", "exporters", "growth", "fleet")
+"""Many agents, other people's programs and many pods: minutes, in `make test-long` only."""
 
 LONG = os.environ.get("LONG") == "1"
 
