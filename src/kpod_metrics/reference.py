@@ -90,9 +90,8 @@ def as_markdown() -> str:
         "## Series per pod\n\n"
         "For a pod of one container with one block device, network interface and mount, and ten tracked syscalls. A\n"
         "further device adds 4, an interface 8, a mount 3, a GPU 2, a syscall 12. A classic histogram counts its\n"
-        "buckets, sum and count; a native one is a single series. On Kubernetes a pod's sandbox, without a container's\n"
-        "name, has series of its own once it has done something: as a rule those of `cpu_sched`, 18 classic ones or 2.\n"
-        "\n"
+        "buckets, sum and count; a native one is a single series. On Kubernetes a pod's sandbox, which has no\n"
+        "container's name, has series once it has done something: as a rule those of `cpu_sched`, 18 classic or 2.\n\n"
         "| profile | classic histograms | histograms as one series | with what not every container has |\n"
         "|---|---:|---:|---:|\n"
     ]
