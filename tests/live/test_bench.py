@@ -63,11 +63,11 @@ def test_page_keeps_what_was_not_measured_again(tmp_path: Path) -> None:
     from bench import report
 
     page = tmp_path / "page.md"
-    report.write(page, PARTS, {"sched": "## sched: old\n", "tcp": "## tcp: old\n"})
-    report.write(page, PARTS, {"sched": "## sched: new\n"})
+    report.write(page, ("sched", "tcp"), {"sched": "## sched: old\n", "tcp": "## tcp: old\n"})
+    report.write(page, ("sched", "tcp"), {"sched": "## sched: new\n"})
     assert page.read_text().endswith("## sched: new\n\n## tcp: old\n")
     page.write_text(page.read_text().replace("Machine: ", "Machine: another, "))
-    report.write(page, PARTS, {"sched": "## sched: new\n"})
+    report.write(page, ("sched", "tcp"), {"sched": "## sched: new\n"})
     assert "tcp" not in page.read_text()
 
 
