@@ -102,6 +102,9 @@ def absent() -> dict[str, str]:
         for what in ("waiting", "stalled"):
             files[f"kpod_pressure_{resource}_{what}_seconds_total"] = f"{resource}.pressure"
     missing = {metric: f"no {file}" for metric, file in files.items() if not (cgroup / file).exists()}
+    cpu = cgroup / "cpu.pressure"
+    if cpu.exists() and "full" not in cpu.read_text():
+        missing["kpod_pressure_cpu_stalled_seconds_total"] = "no full line in cpu.pressure"
     cgroup.rmdir()
     return missing
 

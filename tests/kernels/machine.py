@@ -71,6 +71,8 @@ def _command(machine: Machine, console: Path) -> list[str]:
     command = [*architecture.emulator, "-accel", f"tcg,thread={threads}", "-smp", str(cpus), "-m", str(MEMORY_MIB)]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"]
     parameters = f"root=PARTUUID={SIGNATURE}-01 rw rootwait init=/init console={architecture.console} panic=-1 psi=1"
+    # A busy machine makes the kernel doubt its clock, and patch its code while it runs: the emulator may die of that.
+    parameters += " tsc=reliable"
     if machine.counts:
         command += ["-icount", "shift=0,sleep=off"]
         parameters += f" {COUNTS}=1"
