@@ -16,7 +16,7 @@ from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors.base import map_entries
 from kpod_metrics.kernel.libbpf import possible_cpus
 
-PODS = (10, 100, 250, 1000, 5000)
+PODS = (10, 100, 250, 1000, 2500, 5000)
 CPUS = (2, 16, 64, 256)
 PER_CPU = {5, 6, 10}
 """Types of maps that are per CPU: hash, array, LRU hash (enum bpf_map_type, uapi/linux/bpf.h)."""
@@ -163,15 +163,15 @@ def _with_cpus(section: Section, options: Options) -> None:
                 if map_.created
             ]
             for cpus in CPUS:
-                entries = {"per CPU": 0.0, "metric": 0.0, "other": 0.0}
+                sizes = {"per CPU": 0.0, "metric": 0.0, "other": 0.0}
                 for map_, readers in found:
                     memory = map_.memory_bytes() or 0
                     if map_.type in PER_CPU:
-                        entries["per CPU"] += memory * cpus / here
+                        sizes["per CPU"] += memory * cpus / here
                     elif map_.name in readers:
-                        entries["metric"] += memory * map_entries(cpus) / map_.max_entries
+                        sizes["metric"] += memory * map_entries(cpus) / map_.max_entries
                     else:
-                        entries["other"] += memory
-                told = ", ".join(f"{what} {size / 1e6:.2f}" for what, size in entries.items())
-                maps = f"{sum(entries.values()) / 1e6:.1f} MB ({told})"
+                        sizes["other"] += memory
+                told = ", ".join(f"{what} {size / 1e6:.2f}" for what, size in sizes.items())
+                maps = f"{sum(sizes.values()) / 1e6:.1f} MB ({told})"
                 section.raw.append((f"{cpus} CPUs, on paper, {profile}", "", "", maps, "", ""))

@@ -36,10 +36,11 @@ class StandaloneNaming:
         if self._first is None:
             self._first = present
         self._held.update([d.id for d in directories if d.pids or d.id in active])
-        above = {d.path.rpartition("/")[0] for d in directories}
+        above = self._ancestors([d.path for d in directories])
         names = {d.path: self._names.get(d.path) or identity_of_path(d.path) for d in directories}
         self._names = names
         held = [d for d in directories if d.id in self._held or not (d.id in self._first or d.path in above)]
+        # Their files count a subtree that is reported by itself.
         with_reported_below = self._ancestors([d.path for d in held])
         identities = {d.id: names[d.path] for d in directories}
         identities.update((id_, identity_of_path(path)) for id_, path in passed.items())
@@ -71,7 +72,7 @@ class StandaloneNaming:
 
     @staticmethod
     def _ancestors(paths: list[str]) -> set[str]:
-        """Every path that one of `paths` lies below: their files count a subtree that is reported by itself."""
+        """Every path that one of `paths` lies below."""
         above: set[str] = set()
         for path in paths:
             while path:
