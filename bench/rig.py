@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -642,33 +642,45 @@ def free_port() -> int:
         return port
 
 
+def output_of(
+    command: Sequence[str], failed: str, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> str:
+    """What a command prints; raises SkippedError, `failed` and the command's last words, where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    if done.returncode:
+        raise SkippedError(f"{failed}: {done.stderr.strip()[-200:]}")
+    return done.stdout
+
+
 def unpacked(package: str) -> Path:
     """The folder of a Debian package that is fetched and not installed; raises SkippedError where that fails."""
     command = [str(BENCH.parent / "scripts" / "tools"), package]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SkippedError(f"{package} cannot be fetched: {done.stderr.strip()[-200:]}")
-    return Path(done.stdout.strip())
+    return Path(output_of(command, f"{package} cannot be fetched").strip())
 
 
-def environment_of(requirements: Path) -> Path:
-    """The Python of an environment of its own with these packages, made once; raises SkippedError where that fails."""
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """A path in the cache: `make` makes it the first time, under another name, so that it is whole or not there."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kpod-metrics" / "tools"
-    name = f"bench-{requirements.stem}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
     made = cache / name
     if not made.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             target = Path(folder) / "made"
-            for command in (
-                [sys.executable, "-m", "venv", str(target)],
-                [str(target / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(requirements)],
-            ):
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise SkippedError(f"{requirements.name} cannot be installed: {done.stderr.strip()[-200:]}")
+            make(target)
             target.rename(made)
-    return made / "bin" / "python"
+    return made
+
+
+def environment_of(requirements: Path) -> Path:
+    """The Python of an environment of its own with these packages, made once; raises SkippedError where that fails."""
+
+    def make(target: Path) -> None:
+        install = [str(target / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(requirements)]
+        for command in ([sys.executable, "-m", "venv", str(target)], install):
+            output_of(command, f"{requirements.name} cannot be installed")
+
+    name = f"bench-{requirements.stem}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+    return made_once(name, make) / "bin" / "python"
 
 
 def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
