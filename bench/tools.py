@@ -1,7 +1,8 @@
-"""Cost of an event to the tools that a user has for the same question (libbpf-tools, bcc, bpftrace) and to ours."""
+"""Cost of an event to the tools that a user has for it (libbpf-tools, bcc, bpftrace, ebpf_exporter) and to ours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from bench import ebpf_exporter
 from bench.plot import bars
 from bench.report import Row, Sample, Section
 from bench.rig import (
@@ -42,7 +43,9 @@ tracepoint:raw_syscalls:sys_exit /@start[tid]/ {
 }
 """
 TCPRTT = "tracepoint:tcp:tcp_probe { @us[cgroup] = hist(args->srtt); }"
+EBPF_EXPORTER = "ebpf_exporter, a config of ours"
 MACHINE, EACH = "one histogram of the machine", "a histogram for each cgroup"
+CALLS = "a histogram for each cgroup and call"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Question:
     collector: str
     tools: dict[str, tuple[list[str], str]]
     """By name: the command, and what it tells apart."""
+    configs: dict[str, tuple[str, str]]
+    """By name: what ebpf_exporter runs, one of its examples or of ours, and what that tells apart."""
 
 
 QUESTIONS = {
@@ -64,13 +69,18 @@ QUESTIONS = {
             "bcc runqlat --pidnss": (["runqlat-bpfcc", "--pidnss"], "a histogram for each PID namespace"),
             "bpftrace": (["bpftrace", "-e", RUNQLAT], f"{EACH}, of the task that leaves the CPU"),
         },
+        {EBPF_EXPORTER: ("exporter_sched", EACH)},
     ),
     "syscall": Question(
         "syscall",
         {
             "libbpf-tools syscount -L": (["syscount", "-L"], "count and time of each call, of the machine"),
             "bcc syscount -L": (["syscount-bpfcc", "-L"], "count and time of each call, of the machine"),
-            "bpftrace": (["bpftrace", "-e", SYSCOUNT], "a histogram for each cgroup and call"),
+            "bpftrace": (["bpftrace", "-e", SYSCOUNT], CALLS),
+        },
+        {
+            "ebpf_exporter syscalls": ("syscalls", "count of each call and of each error, of the machine"),
+            EBPF_EXPORTER: ("exporter_syscall", CALLS),
         },
     ),
     "tcp": Question(
@@ -80,6 +90,7 @@ QUESTIONS = {
             "bcc tcprtt": (["tcprtt-bpfcc"], MACHINE),
             "bpftrace": (["bpftrace", "-e", TCPRTT], f"{EACH}, of whoever runs on the CPU"),
         },
+        {EBPF_EXPORTER: ("exporter_tcp", EACH)},
     ),
 }
 
@@ -88,23 +99,35 @@ Tools of others, as a user starts them, asked what ours answers ({versions}): ru
 (`perf bench sched pipe` on one CPU, an operation is a message there and back; `perf bench sched messaging` on all, an
 operation is one message), system calls (a loop of read(-1), which ours tracks, and of getppid, which it does not),
 round-trip times of TCP (64 bytes there and back over loopback; ours counts bytes, retransmits and connections beside).
-Where a tool has a way to tell containers apart it is measured too. BPF time is the kernel's own account
+Where a tool has a way to tell containers apart it is measured too. Of ebpf_exporter's own examples, `syscalls` alone is
+about one of these questions; beside it run configs of ours (`bench/bpf/exporter_*.bpf.c`), with the helpers of its
+examples: times by thread in a hash, a histogram's slots by cgroup in another. BPF time is the kernel's own account
 (kernel.bpf_stats_enabled) of all programs of a tool, an operation, the cost of the hooks included; wall time is of runs
 without it, over nothing attached. Resident is the tool's process once it waits (ours: part "exporters").
 """
 
 
 NOTE = """\
-Where a ratio is above 1: bpftrace answers one of the questions about TCP, round-trip times, at a segment's arrival.
-Ours looks at each read too, for the bytes of a connection that is quiet afterwards; a segment alone is in part "tcp".
+Where a ratio is above 1: bpftrace and ebpf_exporter answer one of the questions about TCP, round-trip times, at a
+segment's arrival. Ours looks at each read too, for the bytes of a connection that is quiet afterwards; a segment alone
+is in part "tcp". ebpf_exporter's `syscalls` counts the machine's calls: it has no times, and no cgroups.
 """
 
 
 def run(options: Options) -> Section:
     """Measure."""
     mount_tracefs()
-    versions = ", ".join(f"{name} {package_version(name)}" for name in PACKAGES)
-    section = Section("an event, with the tools for it", TEXT.format(versions=versions))
+    refused: dict[str, str] = {}
+    versions = {name: package_version(name) for name in PACKAGES}
+    questions = QUESTIONS
+    try:
+        exporter = ebpf_exporter.built()
+        questions = {name: _put_to(exporter, options, question) for name, question in QUESTIONS.items()}
+        versions[exporter.program.name] = exporter.version
+    except SkippedError as error:
+        refused["ebpf_exporter"] = str(error)
+    text = TEXT.format(versions=", ".join(f"{name} {version}" for name, version in versions.items()))
+    section = Section("an event, with the tools for it", text)
     section.raw.append(("workload", "attached", "tells apart", "BPF time", "wall time", "resident"))
     loops, calls, exchanges = (10_000, 200_000, 2_000) if options.quick else (100_000, 1_000_000, 20_000)
     groups, messages = (2, 20) if options.quick else (10, 100)
@@ -129,14 +152,13 @@ def run(options: Options) -> Section:
             True,
         ),
     }
-    refused: dict[str, str] = {}
-    working = {name: _working(question, refused) for name, question in QUESTIONS.items()}
+    working = {name: _working(question, refused) for name, question in questions.items()}
     shown = []
     for name in ("messaging", "getppid") if options.quick else ():
         del workloads[name]
     for name, (question, command, operations, unit, pin) in workloads.items():
         say(f"tools {name}")
-        variants = {NOTHING: Variant(), OURS: Shipped(QUESTIONS[question].collector), **working[question]}
+        variants = {NOTHING: Variant(), OURS: Shipped(questions[question].collector), **working[question]}
         results = measure(variants, command, operations=1, rounds=options.rounds(5), unit_ns=unit, pin=pin)
         section.rows += _rows(name, results, operations)
         for variant, measured in results.items():
@@ -146,7 +168,7 @@ def run(options: Options) -> Section:
                 (
                     name,
                     variant,
-                    QUESTIONS[question].tools[variant][1]
+                    questions[question].tools[variant][1]
                     if isinstance(tool, Tool)
                     else EACH
                     if variant == OURS
@@ -161,13 +183,15 @@ def run(options: Options) -> Section:
     for reason in dict.fromkeys(refused.values()):
         names = ", ".join(f"`{name}`" for name, said in refused.items() if said == reason)
         section.notes.append(f"Not measured here: {names}. Ends with: {reason}")
-    section.notes.append(
-        "Not measured here: cloudflare's ebpf_exporter. It is in no Debian release, and the Go module proxy refuses to"
-        " give it (403)."
-    )
     section.plots["tools"] = bars("BPF time an operation, ns", shown, OURS)
     section.notes.append(NOTE.strip())
     return section
+
+
+def _put_to(exporter: ebpf_exporter.Exporter, options: Options, question: Question) -> Question:
+    """The question with what the exporter runs for it among the tools."""
+    theirs = {name: (exporter.command(options, config), what) for name, (config, what) in question.configs.items()}
+    return replace(question, tools=question.tools | theirs)
 
 
 def _working(question: Question, refused: dict[str, str]) -> dict[str, Variant]:
@@ -179,7 +203,8 @@ def _working(question: Question, refused: dict[str, str]) -> dict[str, Variant]:
             with attached(tool):
                 found[name] = tool
         except SkippedError as reason:
-            refused.setdefault(name if name != "bpftrace" else f"bpftrace, {question.collector}", str(reason))
+            shared = name in {"bpftrace", EBPF_EXPORTER}
+            refused.setdefault(f"{name}, {question.collector}" if shared else name, str(reason))
     return found
 
 
