@@ -26,31 +26,38 @@ struct victim {
 };
 
 /*
- * Victims that were counted: each of a victim's threads exits, and may be seen here. The
- * least recent give way. What cannot be entered might be there already: it is not counted,
- * but its failure is.
+ * What was counted already, so that it is not again: NAME_first() says whether a key is
+ * new, and enters it. The least recent give way. What cannot be entered might be there
+ * already: it is not counted, but its failure is.
  */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct victim);
-	__type(value, __u8);
-} oom_victims SEC(".maps");
-KPOD_COUNT_FAILURES(oom_victims)
+#define KPOD_SEEN_MAP(name, key_type)                                          \
+	struct {                                                               \
+		__uint(type, BPF_MAP_TYPE_LRU_HASH);                           \
+		__uint(max_entries, 1024);                                     \
+		__type(key, key_type);                                         \
+		__type(value, __u8);                                           \
+	} name SEC(".maps");                                                   \
+	KPOD_COUNT_FAILURES(name)                                              \
+	static __always_inline bool name##_first(key_type *key)                \
+	{                                                                      \
+		__u8 one = 1;                                                  \
+		long err = bpf_map_update_elem(&name, key, &one, BPF_NOEXIST); \
+                                                                               \
+		if (err && err != -EEXIST)                                     \
+			name##_failed();                                       \
+		return !err;                                                   \
+	}
 
-/* Kills of whole groups that were counted, by what group_killed_ns was before. */
+/* Each of a victim's threads exits, and may be seen here. */
+KPOD_SEEN_MAP(oom_victims, struct victim)
+
+/* Kills of whole groups, by what group_killed_ns was before. */
 struct group_kill {
 	__u64 cgroup_id;
 	__u64 before_ns;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct group_kill);
-	__type(value, __u8);
-} oom_groups SEC(".maps");
-KPOD_COUNT_FAILURES(oom_groups)
+KPOD_SEEN_MAP(oom_groups, struct group_kill)
 
 /*
  * The cgroup that is killed as a whole (memory.oom.group), as mem_cgroup_get_oom_group()
@@ -85,8 +92,6 @@ static __always_inline void count_group_kill(struct task_struct *task)
 	struct memory_key key = {.cgroup_id = oom_group_id(task)};
 	struct group_kill kill = {.cgroup_id = key.cgroup_id};
 	struct memory_value *value;
-	__u8 one = 1;
-	long err;
 
 	if (!key.cgroup_id)
 		return;
@@ -96,12 +101,8 @@ static __always_inline void count_group_kill(struct task_struct *task)
 	kill.before_ns = value->group_killed_ns;
 	if (READ(task, group_leader, start_time) < kill.before_ns)
 		return;
-	err = bpf_map_update_elem(&oom_groups, &kill, &one, BPF_NOEXIST);
-	if (err) {
-		if (err != -EEXIST)
-			oom_groups_failed();
+	if (!oom_groups_first(&kill))
 		return;
-	}
 	value->group_killed_ns = bpf_ktime_get_ns();
 	__sync_fetch_and_add(&value->group_kills, 1);
 }
@@ -111,17 +112,11 @@ static __always_inline void count_victim(struct task_struct *task)
 	struct victim victim = {};
 	struct memory_key key;
 	struct memory_value *value;
-	__u8 one = 1;
-	long err;
 
 	victim.start_time = READ(task, group_leader, start_time);
 	victim.tgid = READ(task, tgid);
-	err = bpf_map_update_elem(&oom_victims, &victim, &one, BPF_NOEXIST);
-	if (err) {
-		if (err != -EEXIST)
-			oom_victims_failed();
+	if (!oom_victims_first(&victim))
 		return;
-	}
 	key.cgroup_id = task_cgroup_id(task);
 	value = memory_of(&key);
 	if (value)
