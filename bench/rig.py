@@ -230,13 +230,22 @@ class Shipped(Variant):
             self._collector = None
 
     def read(self) -> dict[str, Runs]:
-        """What each of its loaded programs ran, iterators left out: they run once."""
+        """What its loaded programs ran at each hook; iterators, which are at none, are left out."""
+        ran: dict[str, Runs] = {}
+        for hook, program in self._ran():
+            if not hook.startswith("iter"):
+                before = ran.get(hook, Runs(0, 0))
+                ran[hook] = Runs(before.nanoseconds + program.nanoseconds, before.runs + program.runs)
+        return ran
+
+    def read_iterator(self, hook: str) -> Runs:
+        """What an iterator ran: a run is for one of what it goes over."""
+        return next(runs for name, runs in self._ran() if name == hook)
+
+    def _ran(self) -> Iterator[tuple[str, Runs]]:
         assert self._collector is not None
-        return {
-            hook: Runs(program.run_seconds * 1e9, program.runs)
-            for program in self._collector.programs()
-            if not (hook := self._hooks[program.name]).startswith("iter")
-        }
+        for program in self._collector.programs():
+            yield self._hooks[program.name], Runs(program.run_seconds * 1e9, program.runs)
 
     def collect(self) -> list[Row]:
         """What it has counted since the last time."""

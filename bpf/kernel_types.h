@@ -144,8 +144,29 @@ struct sock_cgroup_data___before_5_15 {
 	__u64 val;
 };
 
+/* Where spinlocks are queued (kernel/locking/qspinlock.c): x86-64, arm64, not PREEMPT_RT. */
+struct qspinlock {
+	struct {
+		int counter;
+	} val;
+};
+
+struct raw_spinlock {
+	struct qspinlock raw_lock;
+};
+
+struct spinlock {
+	struct raw_spinlock rlock;
+};
+
+struct socket_lock {
+	struct spinlock slock;
+	int owned;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct socket_lock sk_lock;
 	__u16 sk_type;
 	__u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
@@ -157,6 +178,7 @@ struct tcp_sock {
 	__u32 write_seq;
 	__u32 srtt_us; /* eight times the smoothed round-trip time */
 	__u32 total_retrans;
+	__u32 segs_in;
 	__u64 bytes_acked;
 	__u64 bytes_received;
 };
@@ -180,6 +202,13 @@ struct inode {
 struct file {
 	struct inode *f_inode;
 	void *private_data;
+};
+
+/* The context of an iterator over sockets with a storage: net/core/bpf_sk_storage.c. */
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct sock *sk;
+	void *value;
 };
 
 /* The context of an iterator over the open files of tasks: kernel/bpf/task_iter.c. */

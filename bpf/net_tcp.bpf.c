@@ -6,16 +6,22 @@
  * current is whatever task was interrupted.
  *
  * The kernel keeps the totals of each socket itself, so nothing is added up here
- * but what they grew by since the last look, at a segment's arrival, a read, a
- * retransmit and every change of state. A connection that begins while we watch
- * is counted from 0. Those that are older are looked up once, by an iterator, and
- * counted from the totals that they have there; the few that it cannot see (no
- * process has them open) from where one of the other hooks meets them first.
+ * but what they grew by since the last look: once a cycle, by an iterator over the
+ * sockets, and at every change of state, so that a segment costs its round trip
+ * alone. A connection that begins while we watch is counted from 0. Those that are
+ * older are looked up once, by another iterator, and counted from the totals that
+ * they have there; the few that it cannot see (no process has them open) from
+ * where one of the hooks meets them first.
+ *
+ * Where the kernel has no such iterator (before 5.12, or without queued spinlocks),
+ * sockets are looked at when a segment arrives, is read or is sent again. The
+ * programs for that are of their own: a kernel refuses BPF_CMPXCHG even in code
+ * that it cannot reach.
  *
  * Every hook runs with the socket locked, by its user or by softirq, never both
- * (what arrives meanwhile waits in the backlog): so a socket's state needs no
- * atomic access, while a cgroup's value does. None of them hands out a
- * mini-socket (TIME_WAIT, NEW_SYN_RECV), which would have no cgroup.
+ * (what arrives meanwhile waits in the backlog): so a socket's state needs atomic
+ * access only for the iterator, while a cgroup's value always does. No hook hands
+ * out a mini-socket (TIME_WAIT, NEW_SYN_RECV), which would have no cgroup.
  */
 #include "kpod.bpf.h"
 #include "compat.bpf.h"
@@ -37,7 +43,6 @@ struct net_tcp_value {
 
 KPOD_METRIC_MAP(net_tcp, struct net_tcp_key, struct net_tcp_value)
 
-/* What is counted of a socket so far. */
 struct counted {
 	__u64 sent;
 	__u64 received;
@@ -46,13 +51,42 @@ struct counted {
 	__u32 unused;
 };
 
-KPOD_SOCKET_STATE(tcp_sockets, struct counted)
+/*
+ * What is counted of a socket so far, over all of its connections: it only grows,
+ * so that a look which comes late finds nothing left to count.
+ */
+struct counted_socket {
+	struct counted last;
+	__u64 sent_before; /* by the connections before this one */
+	__u64 received_before;
+	__u64 retransmits_before;
+};
+
+KPOD_SOCKET_STATE(tcp_sockets, struct counted_socket)
 
 static __always_inline struct net_tcp_value *value_of(struct sock *sk)
 {
 	struct net_tcp_key key = {.cgroup_id = socket_cgroup_id(sk)};
 
 	return net_tcp_of(&key);
+}
+
+/* From the totals of a connection to those of its socket. */
+static __always_inline void add_earlier(struct counted *now, const struct counted_socket *socket)
+{
+	now->sent += socket->sent_before;
+	now->received += socket->received_before;
+	now->retransmits += socket->retransmits_before;
+}
+
+/* A socket's state, made of `now` where there is none; `now` are the socket's totals then. */
+static __always_inline struct counted_socket *counted_of(struct sock *sk, struct counted *now)
+{
+	struct counted_socket first = {.last = *now}, *socket = tcp_sockets_of(sk, &first);
+
+	if (socket)
+		add_earlier(now, socket);
+	return socket;
 }
 
 /*
@@ -102,28 +136,49 @@ static __always_inline void read_payload_of_older(struct sock *sk, struct counte
 		       BPF_CORE_READ(sk, __sk_common.skc_flags));
 }
 
-/* Totals never shrink while there is a connection; tcp_disconnect() sets them to 0. */
-static __always_inline bool grown(struct counted *last, struct counted *now)
+/* Counted bytes of a socket that is sent its SYN begin at -1. */
+static __always_inline bool more(__u64 now, __u64 last)
 {
-	return now->sent > last->sent || now->received > last->received ||
-	       now->retransmits > last->retransmits;
+	return (__s64)(now - last) > 0;
 }
 
-static __always_inline void count(struct net_tcp_value *value, struct counted *last,
+static __always_inline bool grown(struct counted *last, struct counted *now)
+{
+	return more(now->sent, last->sent) || more(now->received, last->received) ||
+	       more(now->retransmits, last->retransmits);
+}
+
+/*
+ * Whoever moves `last` counts what it moved by. A hook is at most once overtaken by
+ * the iterator, an iterator by some hooks: what it gives up is for its next look.
+ */
+static __always_inline void advance(bool shared, __u64 *last, __u64 now, __u64 *total)
+{
+	__u64 seen = *(volatile __u64 *)last, found;
+
+	if (!shared) {
+		if (more(now, seen)) {
+			__sync_fetch_and_add(total, now - seen);
+			*last = now;
+		}
+		return;
+	}
+	for (int tries = 0; tries < 4 && more(now, seen); tries++) {
+		found = __sync_val_compare_and_swap(last, seen, now);
+		if (found == seen) {
+			__sync_fetch_and_add(total, now - seen);
+			return;
+		}
+		seen = found;
+	}
+}
+
+static __always_inline void count(bool shared, struct net_tcp_value *value, struct counted *last,
 				  struct counted *now)
 {
-	if (now->sent > last->sent) {
-		__sync_fetch_and_add(&value->bytes_sent, now->sent - last->sent);
-		last->sent = now->sent;
-	}
-	if (now->received > last->received) {
-		__sync_fetch_and_add(&value->bytes_received, now->received - last->received);
-		last->received = now->received;
-	}
-	if (now->retransmits > last->retransmits) {
-		__sync_fetch_and_add(&value->retransmits, now->retransmits - last->retransmits);
-		last->retransmits = now->retransmits;
-	}
+	advance(shared, &last->sent, now->sent, &value->bytes_sent);
+	advance(shared, &last->received, now->received, &value->bytes_received);
+	advance(shared, &last->retransmits, now->retransmits, &value->retransmits);
 }
 
 static __always_inline void count_change(struct net_tcp_value *value, struct counted *last,
@@ -141,32 +196,113 @@ static __always_inline void count_change(struct net_tcp_value *value, struct cou
 		__sync_fetch_and_add(&value->inbound, 1);
 }
 
+/*
+ * Whether nobody has the socket locked at a moment between what is read before this
+ * and what is read after. The two additions keep the readings apart on every CPU: an
+ * atomic operation that returns a value is a full barrier (Documentation/atomic_t.txt).
+ */
+static __always_inline bool is_unlocked(struct sock *sk)
+{
+	__u32 order = 0;
+	__u32 first = __sync_fetch_and_add(&order, 1);
+	bool unlocked = !sk->sk_lock.slock.rlock.raw_lock.val.counter && !sk->sk_lock.owned;
+
+	return __sync_fetch_and_add(&order, 1) > first && unlocked;
+}
+
+/*
+ * The totals of a socket that is not locked. Read twice with a moment between at which
+ * nobody has it locked, and found the same, they were right at that moment: they only
+ * grow. Else it is in use, and they may be in motion: then what is certain, which is
+ * all but what is on its way and a byte that may be the FIN; the rest at a later look.
+ * The connections before are read first: what is counted of them is in those alone.
+ */
+static __always_inline void read_in_passing(struct sock *sk, struct tcp_sock *tcp,
+					    struct counted_socket *socket, struct counted *now)
+{
+	struct counted_socket earlier = *socket;
+	struct counted again = {};
+	__u32 acknowledged;
+
+	is_unlocked(sk);
+	acknowledged = tcp->snd_una;
+	now->state = again.state = sk->__sk_common.skc_state;
+	read_payload(sk, tcp, now);
+	if (!is_unlocked(sk))
+		now->state = 0;
+	read_payload(sk, tcp, &again);
+	if (now->state != sk->__sk_common.skc_state || acknowledged != tcp->snd_una ||
+	    now->sent != again.sent || now->received != again.received) {
+		now->sent = tcp->bytes_acked - 1;
+		now->received = tcp->bytes_received - 1;
+	}
+	add_earlier(now, &earlier);
+}
+
+/* Every socket that has a state, once a cycle. */
+SEC("iter/bpf_sk_storage_map")
+int tcp_totals(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct counted_socket *socket = ctx->value;
+	struct net_tcp_value *value;
+	struct sock *sk = ctx->sk;
+	struct counted now = {};
+	struct tcp_sock *tcp;
+	__u8 seen = 1;
+
+	if (!sk || !socket)
+		return 0;
+	/* The reader asks for so many at a time: between two reads others may run. */
+	bpf_seq_write(ctx->meta->seq, &seen, sizeof(seen));
+	tcp = tcp_of(sk);
+	if (!tcp || 1 << sk->__sk_common.skc_state & (1 << BPF_TCP_CLOSE | 1 << BPF_TCP_LISTEN))
+		return 0;
+	read_in_passing(sk, tcp, socket, &now);
+	if (!grown(&socket->last, &now))
+		return 0;
+	value = value_of(sk);
+	if (value)
+		count(true, value, &socket->last, &now);
+	return 0;
+}
+
 static __always_inline void look(struct sock *sk)
 {
 	struct tcp_sock *tcp = tcp_of(sk);
-	struct counted now = {.state = READ(sk, __sk_common.skc_state)}, *last;
+	struct counted now = {.state = READ(sk, __sk_common.skc_state)};
+	struct counted_socket *socket;
 	struct net_tcp_value *value;
 
 	/* What is read after the end was counted at the change to CLOSE. */
 	if (!tcp || now.state == BPF_TCP_CLOSE)
 		return;
 	read_payload(sk, tcp, &now);
-	last = tcp_sockets_of(sk, &now);
-	if (!last || !grown(last, &now))
+	socket = counted_of(sk, &now);
+	if (!socket || !grown(&socket->last, &now))
 		return;
 	value = value_of(sk);
 	if (value)
-		count(value, last, &now);
+		count(false, value, &socket->last, &now);
 }
 
-/* A segment for an established connection, not yet looked into. */
+/*
+ * A segment for an established connection, not yet looked into. Where an iterator
+ * counts bytes, a connection's first segments and each 64th are to meet sockets and
+ * changes that were missed: see tcp_end.
+ */
+const volatile bool kpod_socket_iterator = true;
+
+#define FIRST_SEGMENTS 4 /* those of the handshake are among them */
+#define EACH_SEGMENTS 64
+
 SEC("raw_tp/tcp_probe")
 int BPF_PROG(tcp_segment, struct sock *sk)
 {
 	struct tcp_sock *tcp = tcp_of(sk);
-	struct counted now = {.state = BPF_TCP_ESTABLISHED}, *last;
+	struct counted now = {.state = BPF_TCP_ESTABLISHED};
+	struct counted_socket *socket;
 	struct net_tcp_value *value;
-	__u32 srtt_us;
+	__u32 srtt_us, segments;
 
 	if (!tcp)
 		return 0;
@@ -176,13 +312,17 @@ int BPF_PROG(tcp_segment, struct sock *sk)
 	srtt_us = READ(tcp, srtt_us);
 	if (srtt_us)
 		histogram_observe(&value->rtt, (__u64)(srtt_us >> 3) * 1000);
-	read_totals(tcp, &now); /* no FIN yet, in either direction */
-	last = tcp_sockets_of(sk, &now);
-	if (!last)
+	segments = READ(tcp, segs_in);
+	if (kpod_socket_iterator && segments > FIRST_SEGMENTS && segments % EACH_SEGMENTS)
 		return 0;
-	count(value, last, &now);
-	if (last->state != BPF_TCP_ESTABLISHED)
-		count_change(value, last, BPF_TCP_ESTABLISHED); /* missed: see tcp_end */
+	read_totals(tcp, &now); /* no FIN yet, in either direction */
+	socket = counted_of(sk, &now);
+	if (!socket)
+		return 0;
+	if (!kpod_socket_iterator)
+		count(false, value, &socket->last, &now);
+	if (socket->last.state != BPF_TCP_ESTABLISHED)
+		count_change(value, &socket->last, BPF_TCP_ESTABLISHED);
 	return 0;
 }
 
@@ -201,21 +341,38 @@ int BPF_PROG(tcp_retransmit, struct sock *sk)
 	return 0;
 }
 
-static __always_inline void change(struct sock *sk, struct tcp_sock *tcp, __u32 from, __u32 to)
+static __always_inline void change(bool shared, struct sock *sk, struct tcp_sock *tcp, __u32 from,
+				   __u32 to)
 {
-	struct counted now = {.state = from}, *last;
 	struct net_tcp_value *value = value_of(sk);
+	struct counted now = {.state = from};
+	struct counted_socket *socket;
 
 	read_payload(sk, tcp, &now);
-	last = tcp_sockets_of(sk, &now);
-	if (value && last) {
-		count(value, last, &now);
-		if (last->state != from)
-			count_change(value, last, from); /* missed: see tcp_end */
-		count_change(value, last, to);
+	socket = counted_of(sk, &now);
+	if (value && socket) {
+		count(shared, value, &socket->last, &now);
+		if (socket->last.state != from)
+			count_change(value, &socket->last, from); /* missed: see tcp_end */
+		count_change(value, &socket->last, to);
 	}
 	if (to == BPF_TCP_CLOSE)
 		tcp_sockets_drop(sk);
+}
+
+/* By connect() or as the child of a listening socket; it may have had another before. */
+static __always_inline void connection_is_born(struct sock *sk, __u32 state)
+{
+	struct counted_socket first = {.last = {.state = state}}, *socket;
+
+	first.sent_before = state == BPF_TCP_SYN_SENT ? -1 : 0; /* the SYN */
+	socket = tcp_sockets_of(sk, &first);
+	if (!socket)
+		return;
+	socket->sent_before = socket->last.sent + first.sent_before;
+	socket->received_before = socket->last.received;
+	socket->retransmits_before = socket->last.retransmits;
+	socket->last.state = state;
 }
 
 /*
@@ -223,26 +380,16 @@ static __always_inline void change(struct sock *sk, struct tcp_sock *tcp, __u32 
  * connection is spared, by close, reset, time-wait or timeout, is the last look:
  * the totals have all, and no segment finds the socket any more.
  */
-SEC("raw_tp/inet_sock_set_state")
-int BPF_PROG(tcp_state, struct sock *sk, int from, int to)
+static __always_inline int state_changes(bool shared, struct sock *sk, __u32 from, __u32 to)
 {
 	struct tcp_sock *tcp = tcp_of(sk);
-	struct counted born = {.state = to}, *last;
 
 	if (!tcp)
 		return 0;
-	if (from != BPF_TCP_CLOSE && from != BPF_TCP_LISTEN) {
-		change(sk, tcp, from, to);
-		return 0;
-	}
-	/* A connection is born, by connect() or as the child of a listening socket. */
-	if (to == BPF_TCP_SYN_SENT)
-		born.sent = 1; /* the SYN */
-	else if (to != BPF_TCP_SYN_RECV)
-		return 0;
-	last = tcp_sockets_of(sk, &born);
-	if (last)
-		*last = born; /* it had another connection before */
+	if (from != BPF_TCP_CLOSE && from != BPF_TCP_LISTEN)
+		change(shared, sk, tcp, from, to);
+	else if (to == BPF_TCP_SYN_SENT || to == BPF_TCP_SYN_RECV)
+		connection_is_born(sk, to);
 	return 0;
 }
 
@@ -251,18 +398,41 @@ int BPF_PROG(tcp_state, struct sock *sk, int from, int to)
  * does while it has interrupted tcp_state in a task is missed there. Whatever
  * comes next for the socket makes up for it; here, for the change to CLOSE.
  */
-SEC("raw_tp/tcp_destroy_sock")
-int BPF_PROG(tcp_end, struct sock *sk)
+static __always_inline int socket_ends(bool shared, struct sock *sk)
 {
 	struct tcp_sock *tcp = tcp_of(sk);
-	struct counted *last;
+	struct counted_socket *socket;
 
 	if (!tcp)
 		return 0;
-	last = tcp_sockets_get(sk);
-	if (last && last->state != BPF_TCP_CLOSE)
-		change(sk, tcp, last->state, BPF_TCP_CLOSE);
+	socket = tcp_sockets_get(sk);
+	if (socket && socket->last.state != BPF_TCP_CLOSE)
+		change(shared, sk, tcp, socket->last.state, BPF_TCP_CLOSE);
 	return 0;
+}
+
+SEC("raw_tp/inet_sock_set_state")
+int BPF_PROG(tcp_state, struct sock *sk, int from, int to)
+{
+	return state_changes(true, sk, from, to);
+}
+
+SEC("raw_tp/inet_sock_set_state")
+int BPF_PROG(tcp_state_unshared, struct sock *sk, int from, int to)
+{
+	return state_changes(false, sk, from, to);
+}
+
+SEC("raw_tp/tcp_destroy_sock")
+int BPF_PROG(tcp_end, struct sock *sk)
+{
+	return socket_ends(true, sk);
+}
+
+SEC("raw_tp/tcp_destroy_sock")
+int BPF_PROG(tcp_end_unshared, struct sock *sk)
+{
+	return socket_ends(false, sk);
 }
 
 /*
@@ -273,6 +443,7 @@ SEC("iter/task_file")
 int tcp_older(struct bpf_iter__task_file *ctx)
 {
 	struct counted now = {}, again = {};
+	struct counted_socket first = {};
 	struct file *file = ctx->file;
 	struct sock *sk;
 
@@ -285,8 +456,10 @@ int tcp_older(struct bpf_iter__task_file *ctx)
 	if (now.state == BPF_TCP_CLOSE || now.state == BPF_TCP_LISTEN)
 		return 0;
 	read_payload_of_older(sk, &again);
-	if (now.state == again.state && !grown(&now, &again) && !grown(&again, &now))
-		tcp_sockets_of(sk, &now);
+	if (now.state != again.state || grown(&now, &again) || grown(&again, &now))
+		return 0;
+	first.last = now;
+	tcp_sockets_of(sk, &first);
 	return 0;
 }
 

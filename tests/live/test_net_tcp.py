@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,15 +18,17 @@ import pytest
 
 from kpod_metrics import histogram
 from kpod_metrics.collectors.base import Environment
-from kpod_metrics.collectors.net_tcp import CONNECTIONS, TRAFFIC, NetTcp
-from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point
+from kpod_metrics.collectors.net_tcp import CONNECTIONS, ITERATOR, TRAFFIC, NetTcp
+from tests.live.harness import SCALE, Cgroup, Totals, go, opened, proves, stop_point
 
 SENT, RECEIVED, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.metrics)
 [CONNECTED] = (metric.name for metric in CONNECTIONS.metrics)
 
 OLDEST = ("socket_storage", "batch")
 """What the oldest kernels lack."""
-EVERY_WAY = pytest.mark.parametrize("forced_off", [(), OLDEST, ("tp_btf",)], ids=["newest", "oldest", "raw"])
+EVERY_WAY = pytest.mark.parametrize(
+    "forced_off", [(), (ITERATOR,), OLDEST, ("tp_btf",)], ids=["newest", "hooks", "oldest", "raw"]
+)
 
 Process = subprocess.Popen[bytes]
 
@@ -186,6 +189,47 @@ def test_bytes_are_exact(
         totals.read()
         peers.retransmits = tuple(int(totals.number(owner, RETRANSMITS)) for owner in (a, b))  # type: ignore[assignment]
         assert_counted(totals, peers.expected(2, ended=True) | {c: Counted()})
+
+
+@proves(SENT, RECEIVED)
+@pytest.mark.parametrize(
+    ("connections", "bytes_each", "times"), [(2, 100_000_003, 6), (64, 1003, 40)], ids=["long", "short"]
+)
+def test_looks_at_sockets_in_use_count_each_byte_once(
+    cgroup: Callable[[str], Cgroup], network: Network, connections: int, bytes_each: int, times: int
+) -> None:
+    """Looked at without a pause while they send, receive, end: sockets are locked then, and their totals in motion."""
+    a, b = cgroup("a"), cgroup("b")
+    each = bytes_each // SCALE
+    with opened(collector()) as net_tcp, ThreadPoolExecutor(1) as beside:
+        totals = Totals(net_tcp)
+        whole, seen = {a: Counted(), b: Counted()}, set()
+        for _ in range(max(3, times // SCALE)):
+            peers = Peers(network, a, b, connections=connections, traffic=(each, each), rounds=1)
+
+            def to_the_end(peers: Peers = peers) -> None:
+                peers.round_over()
+                peers.finish()
+
+            expected = {
+                owner: Counted(*map(sum, zip(was, whole[owner], strict=True)))
+                for owner, was in peers.expected(1).items()
+            }
+            done = beside.submit(to_the_end)
+            while not done.done():
+                totals.read()
+                for owner in (a, b):
+                    now = counted(totals, owner)
+                    assert whole[owner].sent <= now.sent <= expected[owner].sent
+                    assert whole[owner].received <= now.received <= expected[owner].received
+                seen.add(counted(totals, b).received)
+            done.result()
+            totals.read()
+            whole = {
+                owner: now._replace(retransmits=totals.number(owner, RETRANSMITS)) for owner, now in expected.items()
+            }
+            assert_counted(totals, whole)
+        assert len(seen) > 5, "bytes are counted on their way, not at the end alone"
 
 
 @proves(RETRANSMITS)

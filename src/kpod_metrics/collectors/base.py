@@ -14,6 +14,10 @@ from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
 
 MIN_MAP_ENTRIES = 10_240
+TASK_TABLE = "task_table"
+"""The kernel feature, for `Environment.forced_off`: state of tasks in a table, for which programs need BPF_CMPXCHG."""
+_TABLE = "_table"
+"""How that table's name ends (KPOD_TASK_STATE)."""
 MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 
@@ -111,6 +115,8 @@ class BpfCollector(Loads, Collector):
 
     uses_bpf = True
     metric_maps: ClassVar[tuple[str, ...]]
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Kernel features of its own that it can do without, for programs of their own: the first to be given up."""
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
@@ -171,7 +177,7 @@ class BpfCollector(Loads, Collector):
         return signals
 
     def _untried(self, refused: int) -> list[str]:
-        """What to do without next: a kind of storage (EINVAL says that it is missing), then the arguments' types."""
+        """What to do without next: what is extra, a kind of storage (EINVAL: it is missing), the arguments' types."""
         if self._loaded is None:
             return []
         storages = [
@@ -179,14 +185,14 @@ class BpfCollector(Loads, Collector):
             for suffix, kind in STAND_INS.items()
             if refused == errno.EINVAL and any(name.endswith(suffix) for name in self._loaded.object.maps)
         ]
-        return [feature for feature in (*storages, "tp_btf") if feature not in self.without]
+        return [feature for feature in (*self.extras, *storages, "tp_btf") if feature not in self.without]
 
     def _choose_types(self, bpf: libbpf.Object) -> None:
         """Attach to tracepoints whose arguments have types or, where that is refused, to raw ones: without storage."""
         untyped = "tp_btf" in self.without
         bpf.set_rodata("kpod_untyped", bytes([untyped]))
         if untyped:
-            self.without.update(STAND_INS.values())
+            self.without.update((*self.extras, *STAND_INS.values()))
         else:
             for program in bpf.programs.values():
                 program.take_types()
@@ -196,15 +202,23 @@ class BpfCollector(Loads, Collector):
         for suffix, kind in STAND_INS.items():
             for name in [name for name in bpf.maps if name.endswith(suffix)]:
                 bpf.set_rodata(f"kpod_no_{kind}", bytes([kind in self.without]))
-                state = name.removesuffix(suffix)
                 if kind not in self.without:
                     bpf.maps[name].dont_create()
-                    if f"{state}_freed" in bpf.programs:
-                        bpf.programs[f"{state}_freed"].dont_load()
                 else:
-                    bpf.maps[state].dont_create()
+                    bpf.maps[name.removesuffix(suffix)].dont_create()
                     if self.environment.map_entries:
                         bpf.maps[name].max_entries = self.environment.map_entries
+        for name in [name for name in bpf.maps if name.endswith(_TABLE)]:
+            state, with_storage = name.removesuffix(_TABLE), "task_storage" not in self.without
+            bpf.set_rodata("kpod_task_table", bytes([self._has_table()]))
+            if not self._has_table():
+                bpf.maps[name].dont_create()
+                for program in ("begun", "older", *(["freed"] if with_storage else [])):
+                    bpf.programs[f"{state}_{program}"].dont_load()
+
+    def _has_table(self) -> bool:
+        """Whether the state of tasks is in a table, what finds no place there in their storage."""
+        return not {TASK_TABLE, "task_storage"} & self.without
 
     def _how(self, bpf: libbpf.Object) -> list[str]:
         """What `check` says of the choices that were made."""
@@ -212,14 +226,20 @@ class BpfCollector(Loads, Collector):
         for suffix, kind in STAND_INS.items():
             if any(name.endswith(suffix) for name in bpf.maps):
                 said.append("state in " + ("a hash by address" if kind in self.without else kind.replace("_", " ")))
+        if any(name.endswith(_TABLE) for name in bpf.maps) and self._has_table():
+            said = ["state in a table or task storage"]
         if "batch" in self.without:
             said.append("read key by key")
         return said
 
     def attach_task_state(self, bpf: libbpf.Object, links: list[libbpf.Link], name: str) -> None:
-        """Where state `name` is a hash, have it emptied of tasks that are gone."""
-        if bpf.programs[f"{name}_freed"].loaded:
-            links.append(bpf.programs[f"{name}_freed"].attach())
+        """Have what keeps state `name` emptied of tasks that are gone, and give those that are there their places."""
+        freed, begun, older = (bpf.programs[f"{name}_{what}"] for what in ("freed", "begun", "older"))
+        links.extend(program.attach() for program in (freed, begun) if program.loaded)
+        if older.loaded:
+            link = older.attach()
+            links.append(link)
+            link.run_iterator()
 
     def reader(self, name: str) -> CumulativeMap:
         """Return the reader of a metric map; after `open`."""

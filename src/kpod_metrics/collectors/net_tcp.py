@@ -71,37 +71,72 @@ CONNECTIONS = Table(
 )
 
 
+ITERATOR = "socket_iterator"
+"""The kernel feature, for `Environment.forced_off`: without it sockets are looked at in the hooks."""
+_SOCKETS_AT_A_TIME = 2048
+"""How many sockets the kernel looks at before it lets others run on the CPU: a millisecond or two."""
+
+
 class NetTcp(BpfCollector):
     """TCP traffic of each cgroup."""
 
     name = "net_tcp"
     description = "TCP bytes, retransmits, connections, round-trip time"
     metric_maps = ("net_tcp",)
+    extras = (ITERATOR,)
+    _totals: libbpf.Link | None = None
+    """The iterator over sockets; None where hooks look at them."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """What is counted once, and what is counted by direction."""
         return (TRAFFIC, CONNECTIONS)
 
+    def _iterates(self) -> bool:
+        """Whether an iterator looks at the sockets: over their storage."""
+        return not {ITERATOR, "socket_storage"} & self.without
+
+    def prepare(self, bpf: libbpf.Object) -> None:
+        """Load what looks at the sockets once a cycle, or what does so in the hooks."""
+        bpf.set_rodata("kpod_socket_iterator", bytes([self._iterates()]))
+        by_iterator = ("tcp_totals", "tcp_state", "tcp_end")
+        by_hooks = ("tcp_state_unshared", "tcp_end_unshared", "tcp_retransmit", "tcp_read")
+        for name in by_hooks if self._iterates() else by_iterator:
+            bpf.programs[name].dont_load()
+
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
-        state, end, retransmit, read, segment = hooks = [
-            bpf.programs[name] for name in ("tcp_state", "tcp_end", "tcp_retransmit", "tcp_read", "tcp_segment")
-        ]
+        programs = bpf.programs
+        self._totals = None
+        if self._iterates():
+            state, end = programs["tcp_state"], programs["tcp_end"]
+            looks = [programs["tcp_totals"]]
+        else:
+            state, end = programs["tcp_state_unshared"], programs["tcp_end_unshared"]
+            looks = [programs["tcp_retransmit"], programs["tcp_read"]]
+        segment = programs["tcp_segment"]
         links.append(state.attach())
-        older = bpf.programs["tcp_older"].attach()
+        older = programs["tcp_older"].attach()
         links.append(older)
         older.run_iterator()
-        links.extend(hook.attach() for hook in (end, retransmit, read, segment))
+        if self._iterates():
+            self._totals = looks[0].attach_iterator_over(bpf.maps["tcp_sockets"])
+            links.append(self._totals)
+            hooks = [end, segment]
+        else:
+            hooks = [end, *looks, segment]
+        links.extend(hook.attach() for hook in hooks)
         *totals, failures, rtt = TRAFFIC.metrics
         return [
-            Signal(tuple(totals), ", ".join(hook.hook for hook in hooks)),
+            Signal(tuple(totals), ", ".join(hook.hook for hook in (state, end, *looks, segment))),
             Signal((failures, *CONNECTIONS.metrics), state.hook),
             Signal((rtt,), segment.hook),
         ]
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup, and one for each direction."""
+        if self._totals is not None:
+            self._totals.run_iterator(_SOCKETS_AT_A_TIME)
         reader = self.reader("net_tcp")
         fields = reader.layout.fields
         counters = [fields[n] for n in ("bytes_sent", "bytes_received", "retransmits", "connect_failures")]

@@ -91,6 +91,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__set_log_buf": (_I, (_P, _P, _Z)),
     "bpf_program__attach": (_P, (_P,)),
     "bpf_program__attach_perf_event": (_P, (_P, _I)),
+    "bpf_program__attach_iter": (_P, (_P, _P)),
     "bpf_link__destroy": (_I, (_P,)),
     "bpf_link__fd": (_I, (_P,)),
     "bpf_iter_create": (_I, (_I,)),
@@ -104,6 +105,12 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 _LIBBPF_ERRORS = {4000: "LIBELF", 4001: "FORMAT", 4002: "KVERSION", 4003: "ENDIAN", 4004: "INTERNAL", 4005: "RELOC"}
 """libbpf's own error numbers: enum libbpf_errno of bpf/libbpf.h."""
+
+
+class _IteratorOptions(ctypes.Structure):
+    """struct bpf_iter_attach_opts of bpf/libbpf.h; `link_info` is a union bpf_iter_link_info: here a map's fd."""
+
+    _fields_ = (("sz", _Z), ("link_info", _P), ("link_info_len", _U32))
 
 
 class KernelError(UnavailableError):
@@ -435,6 +442,12 @@ class Program:
         """Attach to a perf event; the link owns the event's descriptor from then on."""
         return self._link(self._lib.so.bpf_program__attach_perf_event(self._pointer, perf_fd), what)
 
+    def attach_iterator_over(self, map_: Map) -> "Link":
+        """Attach an iterator over the elements of a map that is loaded."""
+        target = ctypes.c_uint32(map_.fd)
+        options = _IteratorOptions(ctypes.sizeof(_IteratorOptions), ctypes.addressof(target), ctypes.sizeof(target))
+        return self._link(self._lib.so.bpf_program__attach_iter(self._pointer, ctypes.byref(options)), self.hook)
+
     def _link(self, pointer: int | None, what: str) -> "Link":
         if not pointer:
             raise self._lib.error(f"{what}: attach {self.name}")
@@ -484,17 +497,18 @@ class Link:
         self._lib = lib
         self._pointer: int | None = pointer
 
-    def run_iterator(self) -> bytes:
+    def run_iterator(self, at_a_time: int = _ITERATOR_ROOM) -> bytes:
         """Run an iterator program to its end (the link is to one); return what it wrote.
 
-        Raises KernelError where it cannot begin, OSError where it cannot go on.
+        The kernel stops where it has `at_a_time` bytes, and goes on with the next read. Raises KernelError where it
+        cannot begin, OSError where it cannot go on.
         """
         fd = self._lib.so.bpf_iter_create(self._lib.so.bpf_link__fd(self._pointer))
         if fd < 0:
             raise self._lib.error("iterator", fd)
         try:
             written = b""
-            while more := os.read(fd, _ITERATOR_ROOM):
+            while more := os.read(fd, at_a_time):
                 written += more
             return written
         finally:
