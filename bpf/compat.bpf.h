@@ -168,13 +168,44 @@ static __always_inline struct tcp_sock *tcp_of(struct sock *sk)
  * State of each task. TASK_STORAGE is in tracing programs since 5.13
  * (a10787e6d58c, "bpf: Enable task local storage for tracing programs"); on a kernel
  * without it the agent sets kpod_no_task_storage, and the same calls use a hash by the
- * task's address, which unlike its pid is its own from fork to free; KPOD_TASK_FREED
+ * task's address, which unlike its pid is its own from fork to free; NAME_freed
  * empties it. The map not used is not created. NAME_make() returns the state, NULL if
  * there is no room, which it counts; it allocates: not with a run queue locked.
+ *
+ * The storage is three cache lines away, and a call of the kernel's. So where tasks
+ * are told of from the beginning each has a place in a table, also by its address, if
+ * that is free: one line, and no call. A state is in the table or in the storage for
+ * as long as its task is there. Taking a place needs BPF_CMPXCHG (since 5.12; arm64:
+ * 5.18), which a kernel without it refuses even in code that it cannot reach: so it is
+ * in programs of its own, and without them the agent clears kpod_task_table.
  */
 const volatile bool kpod_no_task_storage = false;
+const volatile bool kpod_task_table = true;
+
+#define KPOD_TASK_PLACES 65536 /* 2^16 */
+
+/* The verifier takes no pointer for a number, but the distance of two. */
+static __always_inline __u64 task_number(struct task_struct *task)
+{
+	return (__u64)task - (__u64)&kpod_task_table;
+}
+
+static __always_inline __u32 task_place(__u64 number)
+{
+	return number * 0x9e3779b97f4a7c15ULL >> 48; /* 2^64 by the golden ratio */
+}
 
 #define KPOD_TASK_STATE(name, value_type)                                               \
+	struct name##_place {                                                           \
+		__u64 owner; /* task_number(); 0: free */                               \
+		value_type value;                                                       \
+	};                                                                              \
+	struct {                                                                        \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                       \
+		__uint(max_entries, KPOD_TASK_PLACES);                                  \
+		__type(key, __u32);                                                     \
+		__type(value, struct name##_place);                                     \
+	} name##_table SEC(".maps");                                                    \
 	struct {                                                                        \
 		__uint(type, BPF_MAP_TYPE_TASK_STORAGE);                                \
 		__uint(map_flags, BPF_F_NO_PREALLOC);                                   \
@@ -189,10 +220,21 @@ const volatile bool kpod_no_task_storage = false;
 		__type(value, value_type);                                              \
 	} name##_by_task SEC(".maps");                                                  \
 	KPOD_COUNT_FAILURES(name)                                                       \
+	static __always_inline value_type *name##_in_table(struct task_struct *task)    \
+	{                                                                               \
+		__u64 number = task_number(task);                                       \
+		__u32 at = task_place(number);                                          \
+		struct name##_place *place = bpf_map_lookup_elem(&name##_table, &at);   \
+                                                                                        \
+		return place && place->owner == number ? &place->value : NULL;          \
+	}                                                                               \
 	static __always_inline value_type *name##_get(struct task_struct *task)         \
 	{                                                                               \
 		__u64 address = (__u64)task;                                            \
+		value_type *value = kpod_task_table ? name##_in_table(task) : NULL;     \
                                                                                         \
+		if (value)                                                              \
+			return value;                                                   \
 		if (!kpod_no_task_storage)                                              \
 			return bpf_task_storage_get(&name, task, 0, 0);                 \
 		return bpf_map_lookup_elem(&name##_by_task, &address);                  \
@@ -200,8 +242,11 @@ const volatile bool kpod_no_task_storage = false;
 	static __always_inline value_type *name##_make(struct task_struct *task)        \
 	{                                                                               \
 		__u64 address = (__u64)task;                                            \
-		value_type zero = {}, *value;                                           \
+		value_type *value = kpod_task_table ? name##_in_table(task) : NULL;     \
+		value_type zero = {};                                                   \
                                                                                         \
+		if (value)                                                              \
+			return value;                                                   \
 		if (!kpod_no_task_storage) {                                            \
 			value = bpf_task_storage_get(&name, task, &zero,                \
 						     BPF_LOCAL_STORAGE_GET_F_CREATE);   \
@@ -216,17 +261,49 @@ const volatile bool kpod_no_task_storage = false;
 		if (!value)                                                             \
 			name##_failed();                                                \
 		return value;                                                           \
-	}
-
-/* Only loaded where there is no task storage. */
-#define KPOD_TASK_FREED(name)                                   \
-	SEC("raw_tp/sched_process_free")                        \
-	int BPF_PROG(name##_freed, struct task_struct *task)    \
-	{                                                       \
-		__u64 address = (__u64)task;                    \
-                                                                \
-		bpf_map_delete_elem(&name##_by_task, &address); \
-		return 0;                                       \
+	}                                                                               \
+	static __always_inline void name##_take_place(struct task_struct *task)         \
+	{                                                                               \
+		__u64 number = task_number(task);                                       \
+		__u32 at = task_place(number);                                          \
+		struct name##_place *place = bpf_map_lookup_elem(&name##_table, &at);   \
+                                                                                        \
+		if (place)                                                              \
+			__sync_val_compare_and_swap(&place->owner, 0, number);          \
+	}                                                                               \
+	/* These two only with the table. */                                            \
+	SEC("raw_tp/task_newtask")                                                      \
+	int BPF_PROG(name##_begun, struct task_struct *task)                            \
+	{                                                                               \
+		name##_take_place(task);                                                \
+		return 0;                                                               \
+	}                                                                               \
+	SEC("iter/task")                                                                \
+	int name##_older(struct bpf_iter__task *ctx)                                    \
+	{                                                                               \
+		struct task_struct *task = ctx->task;                                   \
+                                                                                        \
+		if (task)                                                               \
+			name##_take_place(task);                                        \
+		return 0;                                                               \
+	}                                                                               \
+	/* With the table, or without the storage. */                                   \
+	SEC("raw_tp/sched_process_free")                                                \
+	int BPF_PROG(name##_freed, struct task_struct *task)                            \
+	{                                                                               \
+		__u64 address = (__u64)task;                                            \
+		value_type *value;                                                      \
+                                                                                        \
+		if (kpod_no_task_storage) {                                             \
+			bpf_map_delete_elem(&name##_by_task, &address);                 \
+			return 0;                                                       \
+		}                                                                       \
+		value = name##_in_table(task);                                          \
+		if (value) {                                                            \
+			*value = (value_type){};                                        \
+			container_of(value, struct name##_place, value)->owner = 0;     \
+		}                                                                       \
+		return 0;                                                               \
 	}
 
 /*

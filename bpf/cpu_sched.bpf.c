@@ -29,7 +29,6 @@ struct delay {
 };
 
 KPOD_TASK_STATE(task_delay, struct delay)
-KPOD_TASK_FREED(task_delay)
 
 /*
  * State is made where a task is made and, for those that are older than the

@@ -14,11 +14,11 @@
 #include "kpod.bpf.h"
 #include "compat.bpf.h"
 
+/* Packed: the kernel hashes three words in one round, four in two. */
 struct syscall_key {
 	__u64 cgroup_id;
 	__u32 syscall; /* place in the list of tracked names, from 0 */
-	__u32 unused;
-};
+} __attribute__((packed, aligned(4)));
 
 struct syscall_value {
 	__u64 born_ns;
@@ -53,7 +53,6 @@ struct begun {
 };
 
 KPOD_TASK_STATE(task_syscall, struct begun)
-KPOD_TASK_FREED(task_syscall)
 
 static __always_inline __u32 tracked(__u16 pair, struct task_struct *task)
 {

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -146,6 +147,21 @@ def swapping_to(disk: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["swapoff", disk], check=True)
+
+
+@contextmanager
+def more_threads(number: int) -> Iterator[None]:
+    """So many more tasks, that do nothing."""
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
 
 
 def switches(pid: int) -> int:

@@ -21,7 +21,9 @@ def waited_ns(pid: int) -> int:
 
 
 EVERY_WAY = pytest.mark.parametrize(
-    "forced_off", [(), ("task_storage", "batch"), ("tp_btf",)], ids=["newest", "oldest", "raw"]
+    "forced_off",
+    [(), ("task_table",), ("task_storage", "batch"), ("tp_btf",)],
+    ids=["newest", "storage", "oldest", "raw"],
 )
 
 

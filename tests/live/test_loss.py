@@ -4,10 +4,8 @@ import errno
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.kernel.libbpf import KernelError
 from tests.live.agents import Page, eventually, get, running_agent
-from tests.live.harness import SCALE, Cgroup, Totals, go, opened, proves, stop_point, switches
+from tests.live.harness import SCALE, Cgroup, Totals, go, more_threads, opened, proves, stop_point, switches
 
 SWITCHES = "kpod_cpu_context_switches_total"
 COUNT = "kpod_syscall_count_total"
@@ -58,19 +56,6 @@ def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgro
             assert totals.number(owner, SWITCHES) >= before
         [health] = [map_ for map_ in collector.maps() if map_.name == "cpu_sched"]
         assert (health.evictions, health.capacity) == (reader.evictions, 16)
-
-
-@contextmanager
-def more_threads(number: int) -> Iterator[None]:
-    """So many more tasks, that do nothing."""
-    end = threading.Event()
-    threads = [threading.Thread(target=end.wait) for _ in range(number)]
-    for thread in threads:
-        thread.start()
-    yield
-    end.set()
-    for thread in threads:
-        thread.join()
 
 
 def test_failed_updates_are_counted(cgroup: Callable[[str], Cgroup]) -> None:

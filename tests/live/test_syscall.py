@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import pytest
 
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.histogram import SLOTS, upper_bound
 from kpod_metrics.kernel import syscalls
 from kpod_metrics.settings import DEFAULT_SYSCALLS
-from tests.live.harness import COMPILED, WORKLOADS, Cgroup, Totals, go, opened, proves, stop_point
+from tests.live.harness import COMPILED, WORKLOADS, Cgroup, Totals, go, more_threads, opened, proves, stop_point
 
 COUNT = "kpod_syscall_count_total"
 ERRORS = "kpod_syscall_errors_total"
@@ -145,7 +145,9 @@ def made(workload: Workload) -> dict[str, tuple[float, float]]:
 @proves(COUNT, ERRORS)
 @proves(LATENCY, within="what the caller measures around it")
 @pytest.mark.parametrize(
-    "forced_off", [frozenset(), {"task_storage"}, {"batch"}, {"tp_btf"}], ids=["new", "5.10", "5.5", "raw"]
+    "forced_off",
+    [frozenset(), {"task_table"}, {"task_storage"}, {"batch"}, {"tp_btf"}],
+    ids=["new", "storage", "5.10", "5.5", "raw"],
 )
 def test_every_default_syscall_is_counted_exactly(
     cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: frozenset[str]
@@ -251,6 +253,57 @@ def test_threads(cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: fr
         for cycle in (1, 2):
             threads.phase()
             assert seen(totals.read(), a) == {"read": (200_000 * cycle, 200_000 * cycle)}
+
+
+def owners(tracing: Collector) -> list[int]:
+    """What is in the table of tasks' states, place by place: 0 is free."""
+    assert isinstance(tracing, Syscall)
+    assert tracing._loaded is not None
+    if not tracing._has_table():
+        pytest.skip("this kernel has no BPF_CMPXCHG, and so no table")
+    count, _, values = tracing._loaded.object.maps["task_syscall_table"].lookup_batch(65536)
+    assert count == 65536
+    return [owner for owner, *_ in struct.iter_unpack("QQQ", values)]
+
+
+@pytest.mark.parametrize("each", [1, 2], ids=["all", "half"])
+def test_tasks_without_a_place_in_the_table(cgroup: Callable[[str], Cgroup], launch: Launch, each: int) -> None:
+    """All that is free, or every other place, is somebody else's: the state is in the task's storage."""
+    a = cgroup("a")
+    with opened(collector("read")) as tracing:
+        assert isinstance(tracing, Syscall)
+        assert tracing._loaded is not None
+        table, places = tracing._loaded.object.maps["task_syscall_table"], owners(tracing)
+        for place, owner in enumerate(places):
+            if not owner and place % each == 0:
+                table.update(struct.pack("I", place), struct.pack("QQQ", 1, 0, 0))
+        taken = owners(tracing)
+        threads = launch(a, "threads", 500, 64)
+        totals = Totals(tracing).read()
+        already = seen(totals, a).get("read", (0, 0))
+        for cycle in (1, 2):
+            threads.phase()
+            calls, errors = seen(totals.read(), a)["read"]
+            assert (calls - already[0], errors - already[1]) == (32_000 * cycle, 32_000 * cycle)
+        if each == 1:
+            assert len({*owners(tracing)} - {*taken}) < 10  # where others of the machine have ended
+
+
+def test_places_in_the_table_are_given_back(cgroup: Callable[[str], Cgroup], launch: Launch) -> None:
+    """Threads have one each, older ones too; when they are over there is room for as many again."""
+    a = cgroup("a")
+    with more_threads(100), opened(collector("read")) as tracing:
+        before = sum(map(bool, owners(tracing)))
+        assert before > 100
+        with more_threads(300):
+            assert sum(map(bool, owners(tracing))) >= before + 280  # some share a place
+        deadline = time.monotonic() + 10
+        while sum(map(bool, owners(tracing))) > before + 20 and time.monotonic() < deadline:  # others come and go
+            time.sleep(0.05)
+        assert sum(map(bool, owners(tracing))) <= before + 20
+        threads = launch(a, "threads", 500, 4)
+        threads.phase()
+        assert seen(Totals(tracing).read(), a)["read"][1] == 2000
 
 
 @proves(COUNT)
@@ -384,7 +437,7 @@ def test_as_many_names_as_there_may_be(cgroup: Callable[[str], Cgroup], launch: 
 
 def test_of_programs_that_stand_in_for_each_other_the_last_one_tells_what_is_lost() -> None:
     with opened(collector("read", forced_off=frozenset({"unpreempted"}))) as tracing:
-        programs = [program.name for program in tracing.programs() if not program.name.endswith("_freed")]
+        programs = [program.name for program in tracing.programs() if not program.name.startswith("task_syscall_")]
         copies = ("", "_2", "_3", "_4")
         assert sorted(programs) == sorted(f"syscall_{end}{copy}" for copy in copies for end in ("begins", "ends"))
         for program in tracing._loaded.object.programs.values():  # type: ignore[attr-defined]

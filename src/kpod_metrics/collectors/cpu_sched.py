@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.base import TASK_TABLE, BpfCollector, Environment, Signal
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.metrics import HistogramDelta, Profile, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
@@ -42,6 +42,7 @@ class CpuSched(BpfCollector):
     name = "cpu_sched"
     description = "run-queue latency, context switches"
     metric_maps = ("cpu_sched",)
+    extras = (TASK_TABLE,)
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.base import TASK_TABLE, BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel import libbpf, syscalls
 from kpod_metrics.kernel.programs import ProgramHealth
@@ -56,6 +56,7 @@ class Syscall(BpfCollector):
     name = "syscall"
     description = "syscalls: count, errors, latency"
     metric_maps = ("syscall",)
+    extras = (TASK_TABLE,)
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -125,7 +126,7 @@ class Syscall(BpfCollector):
         names = self._tracked.names
         rows = []
         for delta in reader.read():
-            cgroup_id, index, _ = delta.key
+            cgroup_id, index = delta.key
             first, calls = delta.array32(slots)
             rows.append(
                 Row(
