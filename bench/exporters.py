@@ -48,9 +48,9 @@ ACCEPT = {
 TEXT = """\
 {pods} pods as in the part "cycle", ours at standard. {node} (Debian's prometheus-node-exporter) tells of the whole
 machine and not of pods; {cadvisor} (Debian 11's, with its interval set to ours) tells of each cgroup. Both have series
-of their own: the second table says how many. prometheus_client and the OpenTelemetry SDK (with its Prometheus exporter)
-serve the series of our page, made beforehand: they collect nothing. All run at once and are asked in turn, each request
-a connection of its own over loopback with gzip.
+of their own, other ones: the second table says how many, and some rows are for each of them. prometheus_client and the
+OpenTelemetry SDK (with its Prometheus exporter) serve the series of our page, made beforehand: they collect nothing.
+All run at once and are asked in turn, each request a connection of its own over loopback with gzip.
 
 A scrape's CPU time is the process' own: of {rounds} scrapes a second apart, and ours does a cycle for each; the CPU
 time that it takes when nobody asks is taken off. The steady state is that idle time, measured over {idle} s, plus a
@@ -177,12 +177,18 @@ def _tell(
             "RSS": Sample([exporter.memory_mb()[0]], "MB"),
             "private memory": Sample([exporter.private_mb()], "MB"),
         }
+        series = sum(1 for line in plain.splitlines() if line[:1] != b"#")
         if name in {OURS, *PACKAGES}:
-            figures[name]["start to first page"] = Sample([exporter.ready_after], "s")
+            figures[name] |= {
+                "start to first page": Sample([exporter.ready_after], "s"),
+                "CPU time of a scrape, a series": Sample([value * 1e3 / series for value in spent[name]], "us"),
+                "page, gzip, a series": Sample([len(squeezed) / series], "B"),
+                "private memory, a series": Sample([exporter.private_mb() * 1e3 / series], "kB"),
+            }
         section.raw.append(
             (
                 name,
-                str(sum(1 for line in plain.splitlines() if line[:1] != b"#")),
+                str(series),
                 f"{len(plain) / 1e3:.1f} kB",
                 f"{len(squeezed) / 1e3:.1f} kB{'' if zipped.zipped else ' (sent plain)'}",
                 f"{len(protobuf.body) / 1e3:.1f} kB" if "protobuf" in protobuf.content_type else "none",

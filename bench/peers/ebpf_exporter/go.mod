@@ -1,5 +1,4 @@
-// What the bench builds cloudflare's ebpf_exporter of, as it requires it. Its own go.sum came first, then `go mod tidy`:
-// the checksum database does not have (404) this version of libbpfgo, which the exporter's module vouches for.
+// What the bench builds cloudflare's ebpf_exporter of, as it requires it: its own go.sum came first, then `go mod tidy`.
 module kpod-metrics/bench/peers/ebpf_exporter
 
 go 1.24.0
