@@ -6,15 +6,17 @@ The first three are kept in the cache until what they are made from changes; the
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.kernels import apt
 from tests.kernels.table import ARCHITECTURES, HOST, USERLAND, Kernel
@@ -152,8 +154,29 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\0".join((source, *parts)).encode()).hexdigest()[:12]
 
 
-def root(architecture: str) -> Path:
-    """Python, libbpf, the tools and the locked packages that the live tests need: an ext4 image."""
+def newest(suite: str, architecture: str, packages: Sequence[str]) -> dict[str, str]:
+    """Return the version of each package."""
+    with _locked():
+        return dict(_suite(suite, architecture).newest(re.escape(package)) for package in packages)
+
+
+def headers(booted: Booted) -> dict[str, str]:
+    """Packages with a kernel's headers, for what compiles programs as it starts, and their version."""
+    package = booted.package.replace("-image-", "-headers-")
+    common = _suite(booted.kernel.suite, booted.kernel.architecture).depends(package, r"linux-headers-.*-common")
+    return dict.fromkeys([package, *common], booted.version)
+
+
+def root(
+    architecture: str,
+    suite: str = USERLAND,
+    also: Mapping[str, str] = MappingProxyType({}),
+    alone: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """Python, libbpf, the tools and the locked packages that the live tests need: an ext4 image.
+
+    With the packages of `also` and what they need, and those of `alone`, by their versions.
+    """
     requirements = _requirements()
 
     def make(folder: Path, scratch: Path) -> None:
@@ -163,7 +186,9 @@ def root(architecture: str) -> Path:
             (tree / name).symlink_to(f"usr/{name}")
         for name in ("dev", "proc", "sys", "run", "tmp", "root", "kpod", "etc", "var/tmp", "usr/lib/modules"):
             (tree / name).mkdir(parents=True)
-        apt.fetch(_suite(USERLAND, architecture), PACKAGES, scratch, tree, dependencies=True)
+        apt.fetch(_suite(suite, architecture), [*PACKAGES, *also], scratch, tree, dependencies=True)
+        if alone:
+            apt.fetch(_suite(suite, architecture), list(alone), scratch, tree)
         for useless in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/i18n"):
             shutil.rmtree(tree / useless, ignore_errors=True)
         (scratch / "requirements.txt").write_text(requirements)
@@ -186,7 +211,8 @@ def root(architecture: str) -> Path:
         _compile_python(tree)
         _partitioned(folder / "root.img", tree, 256)
 
-    return _kept(f"root/{architecture}-{_key(requirements, architecture)}", make) / "root.img"
+    packages = (f"{name} {version}" for name, version in {**also, **alone}.items())
+    return _kept(f"root/{architecture}-{_key(requirements, architecture, suite, *packages)}", make) / "root.img"
 
 
 def _compile_python(tree: Path) -> None:
@@ -237,14 +263,14 @@ def _prometheus(architecture: str) -> Path:
 
 
 def tree(architecture: str, monitoring: bool, into: Path, arguments: str = "") -> Path:
-    """Pack this tree, its objects as they are, and the workloads, for one architecture; `arguments` are for pytest.
+    """Pack this tree, its objects as they are, and the workloads, for one architecture; `arguments` are for what runs.
 
     With Prometheus where there is `monitoring`: beside the workloads, on the machine's PATH.
     """
     content = into / f"tree-{architecture}{'-monitoring' * monitoring}"
     ignore = shutil.ignore_patterns("__pycache__", ".*")
     # Of the scripts tests ask scripts/tools for programs: it has none there, and they look on PATH then.
-    for name in ("src", "tests", "bpf", "monitoring", "scripts"):
+    for name in ("src", "tests", "bench", "bpf", "monitoring", "scripts"):
         shutil.copytree(REPOSITORY / name, content / name, ignore=ignore)
     for name in ("hatch_build.py", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, content / name)

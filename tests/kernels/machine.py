@@ -20,8 +20,9 @@ SCRATCH_MIB = 256
 MEMORY_MIB = 1024
 CPUS = 2
 OOPS = "Kernel panic"
-COUNTS = "KPOD_COUNTS"
-"""Of the environment of the guest's first process, which has it from the kernel's parameters: the clock counts."""
+COUNTS, MAIN = "KPOD_COUNTS", "KPOD_MAIN"
+"""Of the environment of the guest's first process, which has it from the kernel's parameters: the clock counts; the
+module that runs."""
 STARTED = "kpod: tests start"
 """What the guest prints first: before it, the kernel's start can be at fault only."""
 
@@ -36,6 +37,8 @@ class Machine:
     work: Path
     counts: bool = False
     """With a clock that counts instructions, on one CPU: an instruction is a nanosecond, and nobody waits for one."""
+    main: str = "tests.kernels.inside"
+    """The module that runs there."""
 
 
 @dataclass
@@ -72,7 +75,7 @@ def _command(machine: Machine, console: Path) -> list[str]:
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"]
     parameters = f"root=PARTUUID={SIGNATURE}-01 rw rootwait init=/init console={architecture.console} panic=-1 psi=1"
     # A busy machine makes the kernel doubt its clock, and patch its code while it runs: the emulator may die of that.
-    parameters += " tsc=reliable"
+    parameters += f" tsc=reliable {MAIN}={machine.main}"
     if machine.counts:
         command += ["-icount", "shift=0,sleep=off"]
         parameters += f" {COUNTS}=1"
