@@ -13,13 +13,15 @@ ARGS ?=
 LOAD_PACKAGES := iproute2 libbpf-tools linux-perf
 # And a browser, for the page that people read.
 TEST_PACKAGES := $(LOAD_PACKAGES) chromium
-# Others' large tools that the bench measures beside ours.
-BENCH_PACKAGES := $(LOAD_PACKAGES) bpfcc-tools bpftrace
+# What boots another kernel: an emulator, file systems, a linker for other architectures, `depmod`.
+EMULATOR_PACKAGES := qemu-system-x86 e2fsprogs lld kmod debian-archive-keyring
+# Others' large tools that the bench measures beside ours; some need another kernel.
+BENCH_PACKAGES := $(LOAD_PACKAGES) $(EMULATOR_PACKAGES) bpfcc-tools bpftrace
 # What builds the image, and a network for it.
 IMAGE_PACKAGES := buildah debootstrap git iproute2
 
-# What boots other kernels: emulators, file systems, a linker for other architectures, `depmod`.
-KERNEL_PACKAGES := qemu-system-x86 qemu-system-arm e2fsprogs lld kmod debian-archive-keyring
+# What boots the kernels of the other architecture too.
+KERNEL_PACKAGES := $(EMULATOR_PACKAGES) qemu-system-arm
 
 .PHONY: help build run test test-long test-image test-kernels check audit docs format generate bench clean
 

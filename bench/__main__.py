@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cycle, exporters, fleet, growth, memory, report, rig, sched, scrape, syscall, tcp, tools
+from bench import cycle, emulated, exporters, fleet, growth, memory, report, rig, sched, scrape, syscall, tcp, tools
 from bench.report import Section
 
 PARTS: dict[str, Callable[[rig.Options], Section]] = {
@@ -16,6 +16,7 @@ PARTS: dict[str, Callable[[rig.Options], Section]] = {
     "syscall": syscall.run,
     "tcp": tcp.run,
     "tools": tools.run,
+    "emulated": emulated.run,
     "cycle": cycle.run,
     "scrape": scrape.run,
     "memory": memory.run,

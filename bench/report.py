@@ -19,7 +19,7 @@ the project's own; the table says where it is missed.
 Costs that can be counted instead (system calls and opened files of a cycle, bytes and memory of a series, the
 verifier's instructions) do not depend on the machine's speed: `bench/budget.json` has those that were accepted, a test
 fails on more, and `python -m bench.budget --write` accepts anew. The instructions that an event executes are counted
-by an emulator: [Kernels](kernels.md#what-an-event-executes).
+by an emulator: [Kernels](kernels.md#what-an-event-executes), and the part "emulated" for others' tools.
 """
 
 PLOTS = "performance"

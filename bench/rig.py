@@ -304,10 +304,14 @@ class Tool(Variant):
 
     def attach(self) -> None:
         """Start it, and wait until its programs run; raises SkippedError with its last words where they never do."""
-        if shutil.which(self._command[0]) is None:
-            raise SkippedError(f"{self._command[0]} is not installed")
+        name, *arguments = self._command
+        # Debian 13 says so in the names of libbpf-tools.
+        program = shutil.which(name) or shutil.which(f"{name}-libbpf")
+        if program is None:
+            raise SkippedError(f"{name} is not installed")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by detach
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
+        command = [program, *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
         since, seen = time.monotonic(), 0
         # Loaded one after another, then attached: when there is no new one for a second, all are.
         while not seen or time.monotonic() - since < 1:

@@ -182,7 +182,7 @@ def run(options: Options) -> Section:
                 shown.append((f"{name}: {variant}", bpf.median))
     for reason in dict.fromkeys(refused.values()):
         names = ", ".join(f"`{name}`" for name, said in refused.items() if said == reason)
-        section.notes.append(f"Not measured here: {names}. Ends with: {reason}")
+        section.notes.append(f'Not measured here: {names}. Ends with: {reason}. On another kernel: part "emulated".')
     section.plots["tools"] = bars("BPF time an operation, ns", shown, OURS)
     section.notes.append(NOTE.strip())
     return section

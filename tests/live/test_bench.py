@@ -15,11 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 PARTS = ("syscall", "tcp")
-LONG_PARTS = ("sched", "cycle", "scrape", "memory", "tools", "exporters", "growth", "fleet")
+LONG_PARTS = ("sched", "cycle", "scrape", "memory", "tools", "emulated", "exporters", "growth", "fleet")
 """Many agents, other people's programs and many pods: minutes, in `make test-long` only."""
 
-SECONDS = {"tools": 400}
-"""What a part may take, if not 110: one that builds another project's exporter the first time."""
+SECONDS = {"tools": 400, "emulated": 600}
+"""For parts that take longer than others: what they need is built, or fetched, the first time."""
 
 LONG = os.environ.get("LONG") == "1"
 
@@ -30,8 +30,13 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "bench", "--quick", *arguments]
 
 
-@pytest.mark.timeout(420)
-@pytest.mark.parametrize("part", [*PARTS, *(LONG_PARTS if LONG else ())])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=pytest.mark.timeout(SECONDS.get(part, 110) + 10))
+        for part in (*PARTS, *(LONG_PARTS if LONG else ()))
+    ],
+)
 def test_part_runs(part: str, cgroup_root: str, tmp_path: Path) -> None:
     before = STATISTICS.read_text()
     page = tmp_path / "page.md"
@@ -50,6 +55,8 @@ def test_part_runs(part: str, cgroup_root: str, tmp_path: Path) -> None:
     if part == "tools" and "Not measured here: `ebpf_exporter`" not in text:
         for workload in ("pipe", "read", "TCP exchange"):
             assert f"\n| {workload} | ebpf_exporter, a config of ours | " in text
+    if part == "emulated":
+        assert "\n| another syscall | libbpf-tools syscount -L | " in text
     for plot in re.findall(r"\(performance/(.+)\)", text):
         ElementTree.parse(tmp_path / "performance" / plot)
 
@@ -88,6 +95,24 @@ def test_a_missed_limit_is_said() -> None:
     drowned = Row("x", Sample([6.0]), Sample([-1.0]), "them", limit=0.5).cells()
     assert drowned[0] == "noise"
     assert "not measured" in drowned[-1]
+
+
+def test_what_an_emulator_counted_is_told() -> None:
+    from bench import counted, emulated
+
+    counts = {
+        "nothing": {"programs": [0.0, 0.0], "runs": [0.0, 0.0], "all": [700.0, 720.0]},
+        "ours": {"programs": [50.0, 50.0], "runs": [1.0, 1.0], "all": [800.0, 820.0]},
+        "bpftrace": {"programs": [100.0, 100.0], "runs": [2.0, 2.0], "all": [1100.0, 1120.0]},
+    }
+    refused = {"bcc tcprtt": "no kprobes"}
+    told = emulated.section({"counts": dict.fromkeys(counted.ASKED, counts), "refused": refused}, "text")
+    rows = [row.cells()[:4] for row in told.rows if row.what.startswith("another syscall")]
+    assert rows == [
+        ["0.500", "another syscall: programs", "50.0 [50.0 - 50.0]", "bpftrace: 100 [100 - 100]"],
+        ["0.250", "another syscall: everything", "100 [100 - 100]", "bpftrace: 400 [400 - 400]"],
+    ]
+    assert "Not measured: `bcc tcprtt`. Ends with: no kprobes" in told.notes
 
 
 def test_plots_are_drawn_to_scale() -> None:

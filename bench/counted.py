@@ -1,0 +1,85 @@
+"""What runs in the virtual machine of the part "emulated": each tool's instructions an event, onto a disk.
+
+Its clock counts the instructions that are executed (tests/kernels/executed.py): a nanosecond is one instruction, of the
+kernel's account of BPF programs as of the time that an event takes.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.rig import Shipped, SkippedError, Tool, Variant, attached, mount_tracefs, statistics
+from bench.tools import NOTHING, OURS, QUESTIONS, Question
+from tests.kernels.executed import EVENTS, Doing
+from tests.kernels.inside import write
+from tests.kernels.machine import STARTED
+
+ASKED = {
+    "a message there and back": "message",
+    "a tracked syscall": "tracked syscall",
+    "another syscall": "other syscall",
+    "a byte there and back by TCP": "TCP",
+}
+"""Events of tests/kernels/executed.py that every tool of a question sees, and short names for them."""
+
+QUICK = "quick"
+"""The argument with which only those tools are started that have nothing to compile."""
+ROUNDS = 5
+
+Counts = dict[str, list[float]]
+"""Of an event, a value a round: instructions of "programs" that are attached, their "runs", "all" instructions."""
+
+
+def count(variant: Variant, do: Doing, times: int) -> Counts:
+    """Make events while something is attached."""
+    found: Counts = {"programs": [], "runs": [], "all": []}
+    do(times // 10)  # the first events make what the others find
+    for _ in range(ROUNDS):
+        with statistics(True):
+            before = variant.read()
+            do(times)
+            after = variant.read()
+        ran = [(after[program], start) for program, start in before.items()]
+        found["programs"].append(sum(end.nanoseconds - start.nanoseconds for end, start in ran) / times)
+        found["runs"].append(sum(end.runs - start.runs for end, start in ran) / times)
+        with statistics(False):
+            began = time.perf_counter_ns()
+            do(times)
+            found["all"].append((time.perf_counter_ns() - began) / times)
+    return found
+
+
+def _variants(question: Question, quick: bool) -> Iterator[tuple[str, Variant]]:
+    yield NOTHING, Variant()
+    yield OURS, Shipped(question.collector)
+    for name, (command, _) in question.tools.items():
+        if not quick or name.startswith("libbpf-tools"):
+            yield name, Tool(command)
+
+
+def main() -> int:
+    print(STARTED, flush=True)
+    mount_tracefs()
+    quick = Path("arguments").read_text() == QUICK
+    counts: dict[str, dict[str, Counts]] = {event: {} for event in ASKED}
+    refused: dict[str, str] = {}
+    for question in QUESTIONS.values():
+        for name, variant in _variants(question, quick):
+            print(f"{question.collector}: {name}", flush=True)
+            try:
+                with attached(variant):
+                    for event in ASKED:
+                        collector, do, times = EVENTS[event]
+                        if collector == question.collector:
+                            counts[event][name] = count(variant, do, times)
+            except SkippedError as reason:
+                refused[name if name != "bpftrace" else f"bpftrace, {question.collector}"] = str(reason)
+    result: dict[str, Any] = {"counts": counts, "refused": refused}
+    write(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

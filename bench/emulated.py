@@ -1,0 +1,98 @@
+"""Instructions an event of the tools of the part "tools" and of ours, in a virtual machine whose clock counts them.
+
+All of them run there, whatever this machine's kernel has or has not: kprobes, headers.
+"""
+
+import shutil
+from typing import Any
+
+from bench.counted import ASKED, QUICK
+from bench.plot import bars
+from bench.report import Row, Sample, Section
+from bench.rig import Options, SkippedError, less, say
+from bench.tools import EACH, NOTHING, OURS, PACKAGES, QUESTIONS
+from tests.kernels import image, machine
+from tests.kernels.executed import EVENTS
+from tests.kernels.table import ARCHITECTURES, KERNELS, Kernel
+
+BUDGET = 1500
+"""Seconds for the virtual machine."""
+
+TEXT = """\
+Tools of others, as a user starts them, as in the part "tools", but under Debian's kernel {kernel} with its headers and
+kprobes ({versions}). It runs in an emulator with one CPU whose clock counts the instructions executed, one a
+nanosecond: no cache, no branch and no other load is in the figures, and they do not depend on this machine's speed. An
+instruction is no nanosecond elsewhere.
+
+Events: a byte through a pipe to another process and back, both on the one CPU; read, which ours tracks; getppid, which
+it does not; a byte there and back over loopback. "Programs" is the kernel's own account (kernel.bpf_stats_enabled) of
+all programs of a tool, with what they call. What leads to a program is not in it: a kprobe's trap, or the record that a
+classic tracepoint makes for perf. "Everything" is: all that the machine executes for an event, without the account,
+less what it executes with nothing attached.
+"""
+
+NOTE = """\
+Where a ratio is above 1: the others answer one of the questions about TCP, round-trip times, when a segment comes. Ours
+counts bytes, retransmits and connections beside, and looks at each read too.
+"""
+
+
+def run(options: Options) -> Section:
+    """Measure."""
+    row = next(row for row in KERNELS if row.counted)
+    emulator = ARCHITECTURES[row.architecture].emulator[0]
+    if shutil.which(emulator) is None:
+        raise SkippedError(f"{emulator} is not installed")
+    try:
+        versions, booted = _prepared(row, options)
+    except SystemExit as reason:
+        # So ends a command what cannot be fetched; a signal has a number.
+        if isinstance(reason.code, str):
+            raise SkippedError(reason.code) from None
+        raise
+    say("emulated: a virtual machine, for minutes")
+    outcome = machine.boot(booted, options.scratch / "console.log", BUDGET)
+    if outcome.problem:
+        said = outcome.console.read_text(errors="replace") if outcome.console.exists() else ""
+        raise RuntimeError(f"{outcome.problem}; the console's end:\n{said[-4000:]}")
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return section(outcome.result, TEXT.format(kernel=booted.booted.version, versions=told))
+
+
+def _prepared(row: Kernel, options: Options) -> tuple[dict[str, str], machine.Machine]:
+    """Fetch and make what is booted; the tools' versions."""
+    booted = image.kernel(row)
+    versions = image.newest(row.suite, row.architecture, PACKAGES)
+    root = image.root(row.architecture, row.suite, versions, image.headers(booted))
+    tree = image.tree(row.architecture, False, options.scratch, QUICK if options.quick else "")
+    work = options.scratch / "machine"
+    return versions, machine.Machine(booted, root, tree, work, counts=True, main="bench.counted")
+
+
+def section(result: dict[str, Any], text: str) -> Section:
+    """What bench.counted counted, told."""
+    made = Section("an event, with the tools for it, in instructions", text)
+    made.raw.append(("event", "attached", "tells apart", "programs", "runs of programs", "everything"))
+    shown = []
+    for event, short in ASKED.items():
+        counts = result["counts"][event]
+        tools = next(question.tools for question in QUESTIONS.values() if question.collector == EVENTS[event][0])
+        apart = {NOTHING: "", OURS: EACH, **{name: what for name, (_, what) in tools.items()}}
+        nothing = counts[NOTHING]["all"]
+        programs = {name: Sample(counted["programs"]) for name, counted in counts.items()}
+        over = {name: Sample(less(counted["all"], nothing)) for name, counted in counts.items()}
+        for samples, what in ((programs, "programs"), (over, "everything")):
+            for name in samples:
+                if name in tools:
+                    made.rows.append(Row(f"{event}: {what}", samples[OURS], samples[name], name))
+        for name, counted in counts.items():
+            runs = f"{Sample(counted['runs']).median:.1f}"
+            cells = ("", "", str(Sample(nothing))) if name == NOTHING else (str(programs[name]), runs, str(over[name]))
+            made.raw.append((event, name, apart[name], *cells))
+            if name != NOTHING:
+                shown.append((f"{short}: {name}", over[name].median))
+    for name, reason in result["refused"].items():
+        made.notes.append(f"Not measured: `{name}`. Ends with: {reason}")
+    made.plots["emulated"] = bars("everything that an event executes over nothing attached, instructions", shown, OURS)
+    made.notes.append(NOTE.strip())
+    return made
