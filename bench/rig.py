@@ -295,10 +295,13 @@ class Whole(Variant):
 
 
 class Tool(Variant):
-    """Another project's tool, as the command that a user would give; what it prints is not looked at."""
+    """Another project's tool, as the command that a user would give; what it prints is not looked at.
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
+    It is given `starts_in` seconds for its first program, and `quiet` of them for each further one.
+    """
+
+    def __init__(self, command: Sequence[str], starts_in: float = 20, quiet: float = 1) -> None:
+        self._command, self._starts_in, self._quiet = command, starts_in, quiet
         self._process: subprocess.Popen[bytes] | None = None
         self.resident_mb = 0.0
 
@@ -313,11 +316,11 @@ class Tool(Variant):
         command = [program, *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
         since, seen = time.monotonic(), 0
-        # Loaded one after another, then attached: when there is no new one for a second, all are.
-        while not seen or time.monotonic() - since < 1:
+        # Loaded one after another, then attached: when there is no new one for a while, all are.
+        while not seen or time.monotonic() - since < self._quiet:
             if len(now := self.read()) != seen:
                 since, seen = time.monotonic(), len(now)
-            if not seen and time.monotonic() - since > 20:
+            if not seen and time.monotonic() - since > self._starts_in:
                 raise SkippedError(self._last_words())
             time.sleep(0.05)
         status = Path(f"/proc/{self._process.pid}/status").read_text()
