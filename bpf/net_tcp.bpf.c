@@ -102,13 +102,18 @@ static __always_inline void read_totals(struct tcp_sock *tcp, struct counted *no
 	now->retransmits = READ(tcp, total_retrans);
 }
 
-/* A FIN takes one number of the sequence in each direction. Nothing follows it. */
+/*
+ * A FIN takes one number of the sequence in each direction. Nothing follows it. Before
+ * the SYN is sent the sequence is still that of the socket's connection before.
+ */
 static __always_inline void leave_out_fins(struct counted *now, bool all_sent, unsigned long flags)
 {
 	const __u32 queued = 1 << BPF_TCP_FIN_WAIT1 | 1 << BPF_TCP_FIN_WAIT2 |
 			     1 << BPF_TCP_CLOSING | 1 << BPF_TCP_LAST_ACK;
 
-	if (queued >> now->state & 1 && all_sent)
+	if (now->state == BPF_TCP_SYN_SENT)
+		now->sent = 1; /* the SYN; what it carries counts once it is answered */
+	else if (queued >> now->state & 1 && all_sent)
 		now->sent--;
 	if (flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1)
 		now->received--; /* tcp_fin() was here */
@@ -197,46 +202,49 @@ static __always_inline void count_change(struct net_tcp_value *value, struct cou
 }
 
 /*
- * Whether nobody has the socket locked at a moment between what is read before this
- * and what is read after. The two additions keep the readings apart on every CPU: an
- * atomic operation that returns a value is a full barrier (Documentation/atomic_t.txt).
+ * Keeps what is read before apart from what is read after, on every CPU: an atomic
+ * operation that returns a value is a full barrier (Documentation/atomic_t.txt). One
+ * whose value nobody takes is none.
  */
-static __always_inline bool is_unlocked(struct sock *sk)
+static __always_inline void read_in_order(void)
 {
-	__u32 order = 0;
-	__u32 first = __sync_fetch_and_add(&order, 1);
-	bool unlocked = !sk->sk_lock.slock.rlock.raw_lock.val.counter && !sk->sk_lock.owned;
+	__u32 order = 0, taken = __sync_fetch_and_add(&order, 1);
 
-	return __sync_fetch_and_add(&order, 1) > first && unlocked;
+	asm volatile("" : : "r"(taken));
 }
 
 /*
- * The totals of a socket that is not locked. Read twice with a moment between at which
- * nobody has it locked, and found the same, they were right at that moment: they only
- * grow. Else it is in use, and they may be in motion: then what is certain, which is
- * all but what is on its way and a byte that may be the FIN; the rest at a later look.
- * The connections before are read first: what is counted of them is in those alone.
+ * The totals of a socket that is not locked; false if it has ended, and its memory may
+ * be another socket's by now. Read twice with a moment between at which nobody has it
+ * locked, and found the same, they were right at that moment: they only grow. Else it
+ * is in use, and they may be in motion: then what is certain, which is all but what is
+ * on its way and a byte that may be the FIN; the rest at a later look. The connections
+ * before are read first: what is counted of them is in those alone.
  */
-static __always_inline void read_in_passing(struct sock *sk, struct tcp_sock *tcp,
+static __always_inline bool read_in_passing(struct sock *sk, struct tcp_sock *tcp,
 					    struct counted_socket *socket, struct counted *now)
 {
 	struct counted_socket earlier = *socket;
 	struct counted again = {};
 	__u32 acknowledged;
+	bool locked;
 
-	is_unlocked(sk);
+	read_in_order();
 	acknowledged = tcp->snd_una;
 	now->state = again.state = sk->__sk_common.skc_state;
 	read_payload(sk, tcp, now);
-	if (!is_unlocked(sk))
-		now->state = 0;
+	read_in_order();
+	locked = sk->sk_lock.slock.rlock.raw_lock.val.counter || sk->sk_lock.owned;
+	read_in_order();
 	read_payload(sk, tcp, &again);
-	if (now->state != sk->__sk_common.skc_state || acknowledged != tcp->snd_una ||
+	if (locked || now->state != sk->__sk_common.skc_state || acknowledged != tcp->snd_una ||
 	    now->sent != again.sent || now->received != again.received) {
 		now->sent = tcp->bytes_acked - 1;
 		now->received = tcp->bytes_received - 1;
 	}
 	add_earlier(now, &earlier);
+	read_in_order();
+	return *(volatile __u32 *)&socket->last.state != BPF_TCP_CLOSE;
 }
 
 /* Every socket that has a state, once a cycle. */
@@ -257,8 +265,7 @@ int tcp_totals(struct bpf_iter__bpf_sk_storage_map *ctx)
 	tcp = tcp_of(sk);
 	if (!tcp || 1 << sk->__sk_common.skc_state & (1 << BPF_TCP_CLOSE | 1 << BPF_TCP_LISTEN))
 		return 0;
-	read_in_passing(sk, tcp, socket, &now);
-	if (!grown(&socket->last, &now))
+	if (!read_in_passing(sk, tcp, socket, &now) || !grown(&socket->last, &now))
 		return 0;
 	value = value_of(sk);
 	if (value)
@@ -285,16 +292,24 @@ static __always_inline void look(struct sock *sk)
 		count(false, value, &socket->last, &now);
 }
 
-/*
- * A segment for an established connection, not yet looked into. Where an iterator
- * counts bytes, a connection's first segments and each 64th are to meet sockets and
- * changes that were missed: see tcp_end.
- */
 const volatile bool kpod_socket_iterator = true;
 
-#define FIRST_SEGMENTS 4 /* those of the handshake are among them */
-#define EACH_SEGMENTS 64
+/*
+ * Where an iterator counts bytes, some segments are to meet sockets and changes that
+ * were missed (see tcp_end): a connection's first ones, those until it has received
+ * something, as a message is often one "segment" of many (GRO), and one in 64 later.
+ */
+static __always_inline bool is_to_be_met(struct tcp_sock *tcp)
+{
+	__u32 segments = READ(tcp, segs_in);
 
+	if (segments <= 4 || (segments <= 512 && !READ(tcp, bytes_received)))
+		return true;
+	return segments * 0x9e3779b1U >> 26 ==
+	       0; /* 2^32 by the golden ratio: in no step of GRO's */
+}
+
+/* A segment for an established connection, not yet looked into. */
 SEC("raw_tp/tcp_probe")
 int BPF_PROG(tcp_segment, struct sock *sk)
 {
@@ -302,7 +317,7 @@ int BPF_PROG(tcp_segment, struct sock *sk)
 	struct counted now = {.state = BPF_TCP_ESTABLISHED};
 	struct counted_socket *socket;
 	struct net_tcp_value *value;
-	__u32 srtt_us, segments;
+	__u32 srtt_us;
 
 	if (!tcp)
 		return 0;
@@ -312,8 +327,7 @@ int BPF_PROG(tcp_segment, struct sock *sk)
 	srtt_us = READ(tcp, srtt_us);
 	if (srtt_us)
 		histogram_observe(&value->rtt, (__u64)(srtt_us >> 3) * 1000);
-	segments = READ(tcp, segs_in);
-	if (kpod_socket_iterator && segments > FIRST_SEGMENTS && segments % EACH_SEGMENTS)
+	if (kpod_socket_iterator && !is_to_be_met(tcp))
 		return 0;
 	read_totals(tcp, &now); /* no FIN yet, in either direction */
 	socket = counted_of(sk, &now);
@@ -355,6 +369,8 @@ static __always_inline void change(bool shared, struct sock *sk, struct tcp_sock
 		if (socket->last.state != from)
 			count_change(value, &socket->last, from); /* missed: see tcp_end */
 		count_change(value, &socket->last, to);
+	} else if (socket) {
+		socket->last.state = to; /* the iterator asks for it */
 	}
 	if (to == BPF_TCP_CLOSE)
 		tcp_sockets_drop(sk);
@@ -437,7 +453,7 @@ int BPF_PROG(tcp_end_unshared, struct sock *sk)
 
 /*
  * Sockets of all network namespaces: an iterator over sockets sees but its own.
- * Not under the socket's lock: totals that change meanwhile are left to a hook.
+ * Not under the socket's lock: those whose totals change meanwhile are left to a hook.
  */
 SEC("iter/task_file")
 int tcp_older(struct bpf_iter__task_file *ctx)

@@ -663,7 +663,7 @@ def _events(row: Row) -> int:
 
 
 def needs_bpf(proc_root: str) -> bool:
-    """Whether this kernel takes CAP_BPF to read a map that one has.
+    """Whether this kernel takes CAP_BPF to read a map, or run an iterator, that one has.
 
     Before 5.19 (c8644cd0efe7) kernel.unprivileged_bpf_disabled refuses all of bpf() without it. Where that is off it
     may be on later, and the kernel cannot be asked.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -264,6 +265,14 @@ def owners(tracing: Collector) -> list[int]:
     count, _, values = tracing._loaded.object.maps["task_syscall_table"].lookup_batch(65536)
     assert count == 65536
     return [owner for owner, *_ in struct.iter_unpack("QQQ", values)]
+
+
+def test_this_kernel_has_the_table() -> None:
+    """Where it must be there, that it is not given up in silence."""
+    release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    with opened(collector("read")) as tracing:
+        assert isinstance(tracing, Syscall)
+        assert tracing._has_table() == (release >= (5, 18))
 
 
 @pytest.mark.parametrize("each", [1, 2], ids=["all", "half"])

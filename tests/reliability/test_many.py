@@ -13,7 +13,7 @@ from threading import Semaphore, Thread
 
 import pytest
 
-from kpod_metrics.collectors.base import BpfCollector, Environment
+from kpod_metrics.collectors.base import TASK_TABLE, BpfCollector, Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.memory import Memory
 from kpod_metrics.collectors.net_tcp import NetTcp
@@ -114,8 +114,12 @@ def test_many_cgroups(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("without", [frozenset[str](), frozenset({"task_storage"})], ids=["storage", "hash"])
+@pytest.mark.parametrize(
+    ("place", "without"),
+    [("a table", frozenset[str]()), ("task storage", frozenset({TASK_TABLE})), ("a hash", frozenset({"task_storage"}))],
+)
 def test_many_threads(
+    place: str,
     without: frozenset[str],
     cgroup: MakeCgroup,
     workload: Callable[[str], str],
@@ -144,7 +148,7 @@ def test_many_threads(
         assert [one.update_errors for one in collector.maps() if one.update_errors is not None] == [0, 0]
     tell(
         "Faults",
-        f"{THREADS:,} threads come and go, 200 at a time, state in {'a hash' if without else 'task storage'}",
+        f"{THREADS:,} threads come and go, 200 at a time, state in {place}",
         1,
         f"{true + THREADS:,} switches, {counted - true:.0f} more were counted: of threads that had left the kernel's "
         "own books; no state of a task could not be made",

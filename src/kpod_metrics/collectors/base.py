@@ -16,8 +16,8 @@ from kpod_metrics.pods.model import Group
 MIN_MAP_ENTRIES = 10_240
 TASK_TABLE = "task_table"
 """The kernel feature, for `Environment.forced_off`: state of tasks in a table, for which programs need BPF_CMPXCHG."""
-_TABLE = "_table"
-"""How that table's name ends (KPOD_TASK_STATE)."""
+_TABLE, _BEGUN = "_table", "_begun"
+"""How that table's name ends, and that of the program that gives places there (KPOD_TASK_STATE)."""
 MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 
@@ -240,6 +240,14 @@ class BpfCollector(Loads, Collector):
             link = older.attach()
             links.append(link)
             link.run_iterator()
+
+    def programs(self) -> list[ProgramHealth]:
+        """Statistics of every loaded program; where the one misses a task that gives it a place, nothing is lost."""
+        found = super().programs()
+        for program in found:
+            if program.name.endswith(_BEGUN):
+                program.missed = 0
+        return found
 
     def reader(self, name: str) -> CumulativeMap:
         """Return the reader of a metric map; after `open`."""

@@ -1,9 +1,12 @@
 """TCP bytes, retransmits, connections and round-trip times, from `bpf/net_tcp.bpf.c`."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.programs import kernel_knows
 from kpod_metrics.metrics import LATENCY_EXPONENTS, HistogramDelta, Label, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
@@ -74,7 +77,11 @@ CONNECTIONS = Table(
 ITERATOR = "socket_iterator"
 """The kernel feature, for `Environment.forced_off`: without it sockets are looked at in the hooks."""
 _SOCKETS_AT_A_TIME = 2048
-"""How many sockets the kernel looks at before it lets others run on the CPU: a millisecond or two."""
+"""How many sockets the kernel looks at before it lets others run on the CPU: a millisecond or two, and what it takes to
+find the place again, in one list for each possible CPU."""
+_OWNER_MAY_BE_GONE = "owner_refcnt"
+"""A member that kernels have (7.0, 0be08389c7f2, "bpf: Switch to bpf_selem_unlink_nofail") whose iterator over sockets
+can meet one that is being destroyed, and looks for its owner behind a pointer that is NULL then."""
 
 
 class NetTcp(BpfCollector):
@@ -96,6 +103,18 @@ class NetTcp(BpfCollector):
         """Whether an iterator looks at the sockets: over their storage."""
         return not {ITERATOR, "socket_storage"} & self.without
 
+    def open(self) -> list[Signal]:
+        """Load and attach; without the iterator where it is not safe."""
+        with suppress(FileNotFoundError):  # without BTF there is nothing to load: what follows says so
+            if kernel_knows(_OWNER_MAY_BE_GONE, self.environment.sys_root):
+                self.environment = replace(self.environment, forced_off=self.environment.forced_off | {ITERATOR})
+        return super().open()
+
+    def close(self) -> None:
+        """Detach and unload."""
+        self._totals = None
+        super().close()
+
     def prepare(self, bpf: libbpf.Object) -> None:
         """Load what looks at the sockets once a cycle, or what does so in the hooks."""
         bpf.set_rodata("kpod_socket_iterator", bytes([self._iterates()]))
@@ -107,7 +126,6 @@ class NetTcp(BpfCollector):
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
         programs = bpf.programs
-        self._totals = None
         if self._iterates():
             state, end = programs["tcp_state"], programs["tcp_end"]
             looks = [programs["tcp_totals"]]
@@ -122,6 +140,7 @@ class NetTcp(BpfCollector):
         if self._iterates():
             self._totals = looks[0].attach_iterator_over(bpf.maps["tcp_sockets"])
             links.append(self._totals)
+            self._totals.run_iterator(_SOCKETS_AT_A_TIME)  # a kernel that refuses is one without it
             hooks = [end, segment]
         else:
             hooks = [end, *looks, segment]

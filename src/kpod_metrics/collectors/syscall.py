@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from kpod_metrics.collectors.base import TASK_TABLE, BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel import libbpf, syscalls
-from kpod_metrics.kernel.programs import ProgramHealth
+from kpod_metrics.kernel.programs import ProgramHealth, kernel_knows
 from kpod_metrics.metrics import HistogramDelta, Label, Metric, Profile, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
@@ -91,8 +91,7 @@ class Syscall(BpfCollector):
 
     def _may_be_preempted(self) -> bool:
         """Whether the kernel has what came with programs that are preempted at syscalls."""
-        with open(f"{self.environment.sys_root}/kernel/btf/vmlinux", "rb") as btf:
-            return b"\0trace_call_bpf_faultable\0" in btf.read()
+        return kernel_knows("trace_call_bpf_faultable", self.environment.sys_root)
 
     @staticmethod
     def _hooks(bpf: libbpf.Object, end: str) -> list[libbpf.Program]:

@@ -500,17 +500,24 @@ class Link:
     def run_iterator(self, at_a_time: int = _ITERATOR_ROOM) -> bytes:
         """Run an iterator program to its end (the link is to one); return what it wrote.
 
-        The kernel stops where it has `at_a_time` bytes, and goes on with the next read. Raises KernelError where it
-        cannot begin, OSError where it cannot go on.
+        The kernel stops where it has `at_a_time` bytes, and goes on with the next read. Raises KernelError.
         """
+        assert self._pointer is not None
         fd = self._lib.so.bpf_iter_create(self._lib.so.bpf_link__fd(self._pointer))
         if fd < 0:
             raise self._lib.error("iterator", fd)
+        written: list[bytes] = []
         try:
-            written = b""
-            while more := os.read(fd, at_a_time):
-                written += more
-            return written
+            while True:
+                try:
+                    more = os.read(fd, at_a_time)
+                except BlockingIOError:
+                    continue  # a million of which none wrote anything (kernel/bpf/bpf_iter.c): it goes on from there
+                if not more:
+                    return b"".join(written)
+                written.append(more)
+        except OSError as error:
+            raise self._lib.error("iterator", -(error.errno or 0)) from error
         finally:
             os.close(fd)
 

@@ -13,6 +13,22 @@ OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 
 STAND_INS = {"_by_task": "task_storage", "_by_address": "socket_storage"}
 """How the hash is named that stands in for each kind of storage (KPOD_TASK_STATE and KPOD_SOCKET_STATE)."""
+_PIECE = 1 << 16
+"""Bytes of the kernel's BTF, some megabytes, that are looked through at a time."""
+
+
+def kernel_knows(name: str, sys_root: str = "/sys") -> bool:
+    """Whether a name is in the kernel's BTF: of a type, a member or a function, for changes that nothing else tells of.
+
+    Raises OSError where there is none.
+    """
+    wanted, tail = b"\0" + name.encode() + b"\0", b""
+    with open(os.path.join(sys_root, "kernel/btf/vmlinux"), "rb", buffering=0) as btf:
+        while piece := btf.read(_PIECE):
+            if wanted in tail + piece:
+                return True
+            tail = piece[-len(wanted) :]
+    return False
 
 
 @dataclass
