@@ -30,10 +30,9 @@ programs on the same hooks take, measured in the same round. The peer is the art
 
 NOTE = """\
 What a tracked call's time goes to, by programs with one part left out: 28 ns for each of two readings of the clock,
-some 37 ns for each of two looks into the task's storage, 45 ns for the look into the map with its three atomic
-additions, 8 ns for the histogram's slot. These are calls of the kernel's helpers, dear here for their returns
-(spec_rstack_overflow: Safe RET). A table by thread id in place of the storage might save some 50 ns, and would mix up
-calls wherever two threads share a place in it.
+45 ns for the look into the map with its three atomic additions, 8 ns for the histogram's slot; most of the rest to two
+looks for the task's state, in a table (the task's storage took 12 ns more for each, with the returns from the kernel's
+helpers that are dear here: spec_rstack_overflow, Safe RET).
 """
 
 

@@ -108,9 +108,7 @@ without it, over nothing attached. Resident is the tool's process once it waits 
 
 
 NOTE = """\
-Where a ratio is above 1: bpftrace and ebpf_exporter answer one of the questions about TCP, round-trip times, at a
-segment's arrival. Ours looks at each read too, for the bytes of a connection that is quiet afterwards; a segment alone
-is in part "tcp". ebpf_exporter's `syscalls` counts the machine's calls: it has no times, and no cgroups.
+Where a ratio is above 1: ebpf_exporter's `syscalls` counts the machine's calls: it has no times, and no cgroups.
 """
 
 

@@ -19,8 +19,8 @@ export RESULT_DISK=$(disk 4) LIVE_DISK=$(disk 5)
 export LIVE_WORKLOADS=/kpod/workloads PATH=$PATH:/kpod/workloads
 export LIVE_SCALE=25
 export HOME=/run LANG=C.UTF-8 CI=true PYTHONPATH=/kpod/src:/kpod PYTHONUNBUFFERED=1
-python3 -m "$KPOD_MAIN"
-echo "$KPOD_MAIN ended with status $?"
+python3 -m "$MACHINE_MAIN"
+echo "$MACHINE_MAIN ended with status $?"
 sync
 echo o > /proc/sysrq-trigger
 sleep 60

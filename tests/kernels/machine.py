@@ -20,7 +20,7 @@ SCRATCH_MIB = 256
 MEMORY_MIB = 1024
 CPUS = 2
 OOPS = "Kernel panic"
-COUNTS, MAIN = "KPOD_COUNTS", "KPOD_MAIN"
+COUNTS, MAIN = "MACHINE_COUNTS", "MACHINE_MAIN"
 """Of the environment of the guest's first process, which has it from the kernel's parameters: the clock counts; the
 module that runs."""
 STARTED = "kpod: tests start"

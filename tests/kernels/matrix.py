@@ -34,6 +34,8 @@ NOTES = [
     "  of v1's net_cls and net_prio.",
     "- **Before 5.17** `memory.events` has no `oom_group_kill`: the count is of the agent's own program everywhere.",
     "  The kernel's `oom_kill` counts the first victim of a group twice if it has not gone yet; this count does not.",
+    "- **From 7.0 on** the kernel's iterator over sockets may follow a pointer that is NULL where a socket is",
+    "  destroyed just then (0be08389c7f2; found by reading): there TCP's bytes are looked up as before 5.12.",
     "- **From 7.2 or so on** a task may be preempted inside a program at a syscall, and the kernel skips that program",
     "  for all other tasks of the CPU meanwhile (measured under emulation: 11 to 38 % of the calls of four threads on",
     "  two CPUs were lost). There four programs are attached at each end, of which any one counts;",

@@ -287,7 +287,7 @@ def test_tasks_without_a_place_in_the_table(cgroup: Callable[[str], Cgroup], lau
             if not owner and place % each == 0:
                 table.update(struct.pack("I", place), struct.pack("QQQ", 1, 0, 0))
         taken = owners(tracing)
-        threads = launch(a, "threads", 500, 64)
+        threads = launch(a, "threads", 8000, 4)
         totals = Totals(tracing).read()
         already = seen(totals, a).get("read", (0, 0))
         for cycle in (1, 2):
