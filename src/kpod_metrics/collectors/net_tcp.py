@@ -77,8 +77,9 @@ CONNECTIONS = Table(
 ITERATOR = "socket_iterator"
 """The kernel feature, for `Environment.forced_off`: without it sockets are looked at in the hooks."""
 _SOCKETS_AT_A_TIME = 2048
-"""How many sockets the kernel looks at before it lets others run on the CPU: a millisecond or two, and what it takes to
-find the place again, in one list for each possible CPU."""
+"""How many sockets the kernel looks at before it lets others run on the CPU: a millisecond or two."""
+_STOPS = 16
+"""How often it does so at most: it finds its place again by going there from the beginning of a list."""
 _OWNER_MAY_BE_GONE = "owner_refcnt"
 """A member that kernels have (7.0, 0be08389c7f2, "bpf: Switch to bpf_selem_unlink_nofail") whose iterator over sockets
 can meet one that is being destroyed, and looks for its owner behind a pointer that is NULL then."""
@@ -93,6 +94,8 @@ class NetTcp(BpfCollector):
     extras = (ITERATOR,)
     _totals: libbpf.Link | None = None
     """The iterator over sockets; None where hooks look at them."""
+    _sockets = 0
+    """How many it came by the last time."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -140,7 +143,7 @@ class NetTcp(BpfCollector):
         if self._iterates():
             self._totals = looks[0].attach_iterator_over(bpf.maps["tcp_sockets"])
             links.append(self._totals)
-            self._totals.run_iterator(_SOCKETS_AT_A_TIME)  # a kernel that refuses is one without it
+            self._look(self._totals)  # a kernel that refuses is one without it
             hooks = [end, segment]
         else:
             hooks = [end, *looks, segment]
@@ -152,10 +155,14 @@ class NetTcp(BpfCollector):
             Signal((rtt,), segment.hook),
         ]
 
+    def _look(self, totals: libbpf.Link) -> None:
+        """Look at every socket; each writes a byte."""
+        self._sockets = len(totals.run_iterator(max(_SOCKETS_AT_A_TIME, self._sockets // _STOPS)))
+
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup, and one for each direction."""
         if self._totals is not None:
-            self._totals.run_iterator(_SOCKETS_AT_A_TIME)
+            self._look(self._totals)
         reader = self.reader("net_tcp")
         fields = reader.layout.fields
         counters = [fields[n] for n in ("bytes_sent", "bytes_received", "retransmits", "connect_failures")]
