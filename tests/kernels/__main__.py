@@ -55,9 +55,8 @@ def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> li
                 )
             return outcome
 
-        # The slow ones first: the last to end decides.
-        order = sorted(prepared, key=lambda parts: not parts[0].kernel.one_thread)
-        done = {outcome.booted.kernel.name: outcome for outcome in pool.map(row, order)}
+        # The slow ones first, which the table has last: the last to end decides.
+        done = {outcome.booted.kernel.name: outcome for outcome in pool.map(row, reversed(prepared))}
     return [done[row.name] for row in rows]
 
 

@@ -69,7 +69,7 @@ def _disks(machine: Machine) -> list[str]:
 
 def _command(machine: Machine, console: Path) -> list[str]:
     architecture = ARCHITECTURES[machine.booted.kernel.architecture]
-    threads = "single" if machine.booted.kernel.one_thread or machine.counts else "multi"
+    threads = "single" if machine.counts else architecture.threads
     cpus = 1 if machine.counts else CPUS
     command = [*architecture.emulator, "-accel", f"tcg,thread={threads}", "-smp", str(cpus), "-m", str(MEMORY_MIB)]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"]
