@@ -37,9 +37,9 @@ what the programs do and not what the hooks cost. The peer is the article's desi
 rows are of all that a profile attaches (comprehensive: the pipe's own reads and writes are tracked).
 """
 NOTE = """\
-In "messaging" hundreds of tasks take turns: of each one the program finds its state, its cgroup and its wait in memory
-that the caches have not got any more. That, and not that both CPUs count in one place, is what a switch costs more
-there than in "pipe": on one CPU it is no less.
+Where a limit is missed: in "messaging" hundreds of tasks take turns, and of each the program finds its state, its
+cgroup and its wait in memory that the caches have not got any more. That, and not that both CPUs count in one place, is
+what a switch costs more there than in "pipe": on one CPU it is no less.
 """
 
 
