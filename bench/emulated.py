@@ -32,8 +32,8 @@ is: all that the machine executes for an event, without the account, less what i
 """
 
 NOTE = """\
-Where a ratio is above 1: the others answer one of the questions about TCP, round-trip times, when a segment comes. Ours
-counts bytes, retransmits and connections beside, and looks at each read too.
+Where a ratio is above 1: bpftrace's program takes the cgroup of whoever runs when a segment comes, ours that of the
+socket. What the kernel does to have it called is in "everything".
 """
 
 
