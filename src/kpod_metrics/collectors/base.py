@@ -14,12 +14,12 @@ from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
 
 MIN_MAP_ENTRIES = 10_240
+MAP_ENTRIES_PER_CPU = 256
+"""An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 TASK_TABLE = "task_table"
 """The kernel feature, for `Environment.forced_off`: state of tasks in a table, for which programs need BPF_CMPXCHG."""
 _TABLE, _BEGUN = "_table", "_begun"
 """How that table's name ends, and that of the program that gives places there (KPOD_TASK_STATE)."""
-MAP_ENTRIES_PER_CPU = 256
-"""An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 
 
 def map_entries(cpus: int) -> int:

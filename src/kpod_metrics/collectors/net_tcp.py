@@ -1,8 +1,6 @@
 """TCP bytes, retransmits, connections and round-trip times, from `bpf/net_tcp.bpf.c`."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.kernel import libbpf
@@ -106,20 +104,15 @@ class NetTcp(BpfCollector):
         """Whether an iterator looks at the sockets: over their storage."""
         return not {ITERATOR, "socket_storage"} & self.without
 
-    def open(self) -> list[Signal]:
-        """Load and attach; without the iterator where it is not safe."""
-        with suppress(FileNotFoundError):  # without BTF there is nothing to load: what follows says so
-            if kernel_knows(_OWNER_MAY_BE_GONE, self.environment.sys_root):
-                self.environment = replace(self.environment, forced_off=self.environment.forced_off | {ITERATOR})
-        return super().open()
-
     def close(self) -> None:
         """Detach and unload."""
         self._totals = None
         super().close()
 
     def prepare(self, bpf: libbpf.Object) -> None:
-        """Load what looks at the sockets once a cycle, or what does so in the hooks."""
+        """Load what looks at the sockets once a cycle or, where no iterator is safe, what does so in the hooks."""
+        if kernel_knows(_OWNER_MAY_BE_GONE, self.environment.sys_root):
+            self.without.add(ITERATOR)
         bpf.set_rodata("kpod_socket_iterator", bytes([self._iterates()]))
         by_iterator = ("tcp_totals", "tcp_state", "tcp_end")
         by_hooks = ("tcp_state_unshared", "tcp_end_unshared", "tcp_retransmit", "tcp_read")
@@ -144,10 +137,9 @@ class NetTcp(BpfCollector):
             self._totals = looks[0].attach_iterator_over(bpf.maps["tcp_sockets"])
             links.append(self._totals)
             self._look(self._totals)  # a kernel that refuses is one without it
-            hooks = [end, segment]
         else:
-            hooks = [end, *looks, segment]
-        links.extend(hook.attach() for hook in hooks)
+            links.extend(look.attach() for look in looks)
+        links.extend(hook.attach() for hook in (end, segment))
         *totals, failures, rtt = TRAFFIC.metrics
         return [
             Signal(tuple(totals), ", ".join(hook.hook for hook in (state, end, *looks, segment))),
