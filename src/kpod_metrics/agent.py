@@ -470,6 +470,8 @@ class Agent:
                 state.due = now + state.interval - self.settings.poll_interval / 2
                 state.started = now
                 state.running = True
+                # Of what was folded, each row may find room of its own now.
+                state.collector.complete = not self._store.took_all(state.collector.tables)
                 self._crew.add(state, groups)
 
     def _gather(self, deadline: float) -> list[_Result]:

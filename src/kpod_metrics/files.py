@@ -33,20 +33,25 @@ class KeptFiles:
     def __init__(self, most: int = 0) -> None:
         """`most` descriptors are kept, the files beyond are opened each time."""
         self._most = most
-        self._open: dict[str, int] = {}
+        self._kept = 0
+        self._open: dict[str, dict[str, int]] = {}
+        """By folder and name: to look for two strings that are there already costs half of making a path."""
 
-    def read(self, path: str, *, records: bool = False) -> bytes:
+    def read(self, folder: str, name: str, *, records: bool = False) -> bytes:
         """Return a file's content; raises OSError: ENODEV once after its cgroup was removed, the path is free then.
 
         All but those of `records` (a line a process) are one record to the kernel, which comes whole
         (fs/kernfs/file.c): only one that fills the room is read on. Records come a page at a time, as many as it has
         room for (fs/seq_file.c, seq_read_iter(): it fills its buffer while there are more).
         """
-        fd = self._open.get(path)
+        kept = self._open.get(folder)
+        fd = None if kept is None else kept.get(name)
         if fd is None:
-            if len(self._open) >= self._most:
-                return read_bytes(path)
-            fd = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if self._kept >= self._most:
+                return read_bytes(f"{folder}/{name}")
+            fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            self._open.setdefault(folder, {})[name] = fd
+            self._kept += 1
         try:
             data = os.pread(fd, _ROOM, 0)
             if len(data) < (_PAGE_OF_RECORDS if records else _ROOM):
@@ -55,17 +60,20 @@ class KeptFiles:
                 data += more
             return data
         except OSError:
-            os.close(self._open.pop(path))
+            self._kept -= 1
+            os.close(self._open[folder].pop(name))
             raise
 
-    def keeps(self, path: str) -> bool:
-        """Whether a file's descriptor is kept: what a later `read` of its path finds is the same file, or ENODEV."""
-        return path in self._open
+    def keeps(self, folder: str, name: str) -> bool:
+        """Whether a file's descriptor is kept: what a later `read` of it finds is the same file, or ENODEV."""
+        return name in self._open.get(folder, ())
 
     def sweep(self, folders: Container[str]) -> None:
         """Close all that is not in one of these folders: its cgroup is gone."""
-        for path in [path for path in self._open if os.path.dirname(path) not in folders]:
-            os.close(self._open.pop(path))
+        for folder in [folder for folder in self._open if folder not in folders]:
+            for fd in self._open.pop(folder).values():
+                self._kept -= 1
+                os.close(fd)
 
     def close(self) -> None:
         """Close all."""

@@ -5,9 +5,10 @@ slot `i` holds observations in `(2**((i-1)/4 - 20), 2**(i/4 - 20)]` seconds, slo
 `2**-20` s (0.95 us), the last slot all above `2**6` s.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import accumulate
-from operator import add
+from operator import add, itemgetter
 
 SCHEMA = 2
 SLOTS_PER_OCTAVE = 1 << SCHEMA
@@ -18,41 +19,66 @@ MAX_EXPONENT = 6
 FIRST_INDEX = MIN_EXPONENT * SLOTS_PER_OCTAVE
 """Index in schema 2 of the bucket that ends where slot 0 does: slot `i` is the bucket of index `i + FIRST_INDEX`."""
 SLOTS = (MAX_EXPONENT - MIN_EXPONENT) * SLOTS_PER_OCTAVE + 2
-_EMPTY = (0,) * SLOTS
 
 
 class Histogram:
-    """Observations by slot, and their sum in nanoseconds. An object never changes: `plus` makes another."""
+    """Observations by slot, and their sum in nanoseconds. An object never changes: `plus` makes another.
 
-    __slots__ = ("slots", "sum_ns")
+    Only the slots from the first to the last that ever counted are kept: most have few, and there are many histograms.
+    """
 
-    def __init__(self, slots: Sequence[int] = _EMPTY, sum_ns: int = 0) -> None:
-        """`slots` has SLOTS counts; raises ValueError for another number."""
-        if len(slots) != SLOTS:
-            raise ValueError(f"{len(slots)} slots, not {SLOTS}")
-        self.slots = slots
-        self.sum_ns = sum_ns
+    __slots__ = ("counts", "first", "sum_ns")
 
-    def plus(self, slots: Sequence[int], sum_ns: int, first: int = 0) -> "Histogram":
-        """Return this total and what was observed since: `slots` has the counts of some, from `first` on.
+    def __init__(self, counts: Sequence[int] = (), sum_ns: int = 0, first: int = 0) -> None:
+        """`counts` are of the slots from `first` on; raises ValueError for slots that are not there."""
+        if first < 0 or first + len(counts) > SLOTS:
+            raise ValueError(f"slots {first} to {first + len(counts)} of {SLOTS}")
+        self.counts, self.first, self.sum_ns = counts, first, sum_ns
+
+    def plus(self, counts: Sequence[int], sum_ns: int, first: int = 0) -> "Histogram":
+        """Return this total and what was observed since: `counts` of the slots from `first` on.
 
         Raises ValueError for counts of slots that are not there.
         """
-        end = first + len(slots)
-        if not 0 <= first <= end <= SLOTS:
-            raise ValueError(f"slots {first} to {end} of {SLOTS}")
-        total = list(self.slots)
-        total[first:end] = map(add, total[first:end], slots)
-        return Histogram(total, self.sum_ns + sum_ns)
+        mine, at = self.counts, first - self.first
+        end = at + len(counts)
+        if at >= 0 and end <= len(mine):
+            total = list(mine)
+            total[at:end] = map(add, mine[at:end], counts)
+            return Histogram(total, self.sum_ns + sum_ns, self.first)
+        if not mine or not counts:
+            return Histogram(mine or counts, self.sum_ns + sum_ns, self.first if mine else first)
+        # Room for both; a list taken less than once is empty.
+        wider = [0] * -at + [*mine] + [0] * (end - len(mine))
+        return Histogram(wider, self.sum_ns, min(first, self.first)).plus(counts, sum_ns, first)
+
+    @property
+    def slots(self) -> Sequence[int]:
+        """The counts of all slots."""
+        return [0] * self.first + [*self.counts] + [0] * (SLOTS - self.first - len(self.counts))
 
     @property
     def count(self) -> int:
         """Observations in all."""
-        return sum(self.slots)
+        return sum(self.counts)
 
-    def cumulative(self) -> list[int]:
-        """For each slot, the observations at or below its upper bound; the last is the count."""
-        return list(accumulate(self.slots))
+    @property
+    def zeros(self) -> int:
+        """Observations in slot 0, which is the zero bucket of other formats."""
+        return self.counts[0] if self.counts and not self.first else 0
+
+    def at_or_below(self, ends: tuple[int, ...]) -> tuple[int, ...]:
+        """Return for each of these slots, two or more, the observations at or below its upper bound."""
+        return _picked(ends, self.first, len(self.counts))([0, *accumulate(self.counts)])
+
+
+EMPTY = Histogram()
+
+
+@lru_cache(2048)
+def _picked(ends: tuple[int, ...], first: int, length: int) -> Callable[[list[int]], tuple[int, ...]]:
+    """Return what picks them out of the sums of no, one, two slots and so on."""
+    return itemgetter(*[min(max(0, end + 1 - first), length) for end in ends])
 
 
 def upper_bound(slot: int) -> float:

@@ -119,6 +119,16 @@ class Table:
         """Whether one of its metrics is a histogram."""
         return any(metric.kind is Kind.HISTOGRAM for metric in self.metrics)
 
+    @cached_property
+    def whole(self) -> list[type]:
+        """The types of a row of whole numbers and histograms."""
+        return [HistogramDelta if metric.kind is Kind.HISTOGRAM else int for metric in self.metrics]
+
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """The places of the metrics that are no histograms."""
+        return tuple(at for at, metric in enumerate(self.metrics) if metric.kind is not Kind.HISTOGRAM)
+
     def children(self) -> int:
         """How many label combinations one container has; a label without fixed values counts as one."""
         product = 1
@@ -145,7 +155,7 @@ class Row(NamedTuple):
 class HistogramDelta(NamedTuple):
     """Observations since the last read: counts of the slots from `first` on, their sum in nanoseconds."""
 
-    slots: Sequence[int]
+    counts: Sequence[int]
     sum_ns: int
     first: int = 0
 
@@ -167,8 +177,8 @@ def sum_of(one: Value, other: Value) -> Value:
     if one is None or other is None:
         return one if other is None else other
     if isinstance(one, HistogramDelta) and isinstance(other, HistogramDelta):
-        total = histogram.Histogram().plus(*one).plus(*other)
-        return HistogramDelta(total.slots, total.sum_ns)
+        total = histogram.Histogram(*one).plus(*other)
+        return HistogramDelta(total.counts, total.sum_ns, total.first)
     assert not isinstance(one, HistogramDelta)
     assert not isinstance(other, HistogramDelta)
     return one + other

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import product
 from typing import Any
 
-from kpod_metrics.histogram import Histogram
+from kpod_metrics.histogram import EMPTY, Histogram
 from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value, sum_of
 from kpod_metrics.pods.model import Identity
 
@@ -34,7 +34,7 @@ class Series:
     def __init__(self, identity: Identity, labels: tuple[str, ...], metrics: Sequence[Metric]) -> None:
         self.identity, self.labels = identity, labels
         self.values: list[int | float | Histogram | None] = [
-            Histogram() if metric.kind is Kind.HISTOGRAM else None for metric in metrics
+            EMPTY if metric.kind is Kind.HISTOGRAM else None for metric in metrics
         ]
         self.written: list[Any] = [None] * len(metrics)
         """What the exposition keeps for each value: the sample that it made last."""
@@ -87,11 +87,21 @@ class Store:
         """Of each metric of a table, whether something has changed since `take_changed`."""
         self.overflow: dict[str, int] = {}
         """Updates folded into an overflow series, by metric."""
+        self._beyond = dict.fromkeys(self._tables, 0)
+        """How many overflow series each table has: they take no other's place."""
+        self._folded: set[Table] = set()
+        """Tables of which rows were, since `took_all` was asked."""
 
     def look_for_room(self) -> bool:
         """Find out whether new series are admitted; return whether none are."""
         self._full = self._is_full(self._total)
         return self._full
+
+    def took_all(self, tables: Iterable[Table]) -> bool:
+        """Whether no row of these tables was folded into an overflow series since this was asked last."""
+        folded = self._folded.intersection(tables)
+        self._folded -= folded
+        return not folded
 
     def has(self, identity: Identity) -> bool:
         """Whether a container has series."""
@@ -170,16 +180,15 @@ class Store:
                 return
             grown = enumerate(values)
         mine = (series or self._child(table, identity, labels)).values
-        changed, has_histograms = self._changed[table], table.has_histograms
+        changed = self._changed[table]
         for at, value in grown:
             if value is None:
                 continue
             total = mine[at]
             if total is None:
                 mine[at] = value  # type: ignore[assignment]
-            elif has_histograms and isinstance(value, HistogramDelta):
-                assert isinstance(total, Histogram)
-                mine[at] = total.plus(*value)
+            elif type(value) is HistogramDelta:
+                mine[at] = total.plus(*value)  # type: ignore[union-attr]
             elif value:
                 mine[at] = total + value  # type: ignore[operator]
             else:
@@ -252,10 +261,11 @@ class Store:
             weight = self._weights[table] if table.scope is not Scope.AGENT else 0
             if weight and (
                 (self._full and identity not in self._admitted)
-                or len(children) >= self._max
+                or len(children) - self._beyond[table] >= self._max
                 or self._total + weight > self._max_total
             ):
                 if update:
+                    self._folded.add(table)
                     for metric in table.metrics:
                         if metric in self._wanted:
                             self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
@@ -270,7 +280,9 @@ class Store:
                     raise ValueError(f"labels {labels!r} are not {[label.name for label in table.labels]}")
                 series = children[identity, labels] = Series(identity, labels, table.metrics)
                 self._mark(table)
-                if identity is not OVERFLOW:
+                if identity is OVERFLOW:
+                    self._beyond[table] += 1
+                else:
                     self._total += weight
                     self._admitted.update((identity, identity.of_pod))
                 self._made += 1
@@ -318,9 +330,17 @@ class Store:
 
 def _check(table: Table, values: Sequence[Value]) -> None:
     """Refuse values that are not of a table's metrics: a total that took one would be wrong for good."""
-    if not table.has_histograms and len(values) == len(table.metrics):
+    # Nearly all rows are such.
+    if table.has_histograms:
+        if [*map(type, values)] == table.whole:
+            for at in table.numbers:
+                if values[at] < 0:  # type: ignore[operator]
+                    break
+            else:
+                return
+    elif len(values) == len(table.metrics):
         try:
-            # Nearly all rows are such. No comparison with NaN holds, and a sum with it is NaN.
+            # No comparison with NaN holds, and a sum with it is NaN.
             if min(values) >= 0 and sum(values) < _INFINITE:  # type: ignore[type-var,operator,arg-type]
                 return
         except TypeError:  # None, or no number

@@ -182,6 +182,29 @@ def test_series_end_after_the_grace_time(
     eventually(lambda: not scraped.query(selector))
 
 
+def test_idle_container_over_the_limit_has_its_files_counters_once_there_is_room(
+    tmp_path: Path, cgroup: Callable[[str], Cgroup], children: list[subprocess.Popen[bytes]]
+) -> None:
+    """Its files say the same all the time: what was folded is told again nevertheless."""
+    first, second = cgroup("first"), cgroup("second")
+    settings = ["--cgroup-root", str(first.path.parent), "--discovery", "cgroup", "--series-limit", "1"]
+    settings += ["--poll-interval", f"{INTERVAL}s", "--grace-period", f"{GRACE}s", "--collector-deadline", "5s"]
+    children.append(first.start("sleep", "1000"))
+    with running_agent(tmp_path / "log", *settings) as (_, port):
+
+        def pods() -> set[str]:
+            found = Page(get(f"http://127.0.0.1:{port}/metrics")).find("kpod_pressure_io_waiting_seconds_total")
+            return {dict(labels)["pod"].rpartition("/")[2] for labels in found}
+
+        eventually(lambda: pods() == {"first"})
+        children.append(second.start("sleep", "1000"))
+        eventually(lambda: pods() == {"first", "kpod-overflow"})
+        children[0].kill()
+        children[0].wait()
+        first.destroy()
+        eventually(lambda: pods() == {"second", "kpod-overflow"})
+
+
 def test_agents_own_health(scraped: Scraped) -> None:
     collectors = scraped.query("kpod_collector_up")
     assert {labels["collector"] for labels, _ in collectors} >= {"cpu_sched", "memory"}

@@ -335,6 +335,41 @@ def test_every_process_is_in_the_namespaces_that_proc_says(cgroup: MakeCgroup, c
     )
 
 
+def test_one_look_at_all_processes_serves_each_collector_once(cgroup: MakeCgroup, children: Children) -> None:
+    environment = Environment()
+    children.append(cgroup("there").start("sleep", "1000"))
+
+    def names(collector: Collector) -> tuple[list[str], list[str]]:
+        return [map_.name for map_ in collector.maps()], [program.name for program in collector.programs()]
+
+    interfaces, systems = NetIface(environment), Filesystem(environment)
+    nobody: tuple[list[str], list[str]] = ([], [])
+    with opened(systems):
+        with opened(interfaces):
+            one, same = systems.views(), interfaces.views()
+            assert one is same
+            assert one is not None
+            assert children[0].pid in one
+            children.append(cgroup("later").start("sleep", "1000"))
+            after = interfaces.views()
+            assert after is not None
+            assert children[1].pid in after, "nobody has the same look twice"
+            assert systems.views() is after
+            old = systems.views()
+            time.sleep(0.2)
+            assert interfaces.views() is not old, "an old look serves nobody"
+            # Its state is told once, by whoever is left.
+            assert names(systems) == (["task_view_record"], ["look_at_task"])
+            assert names(interfaces) == nobody
+            systems.close()
+            assert names(systems) == nobody
+            assert names(interfaces) == (["task_view_record"], ["look_at_task"])
+            assert interfaces.views()
+        assert names(interfaces) == nobody
+        systems.open()
+        assert systems.views()
+
+
 def helpers() -> int:
     return sum(thread.name == "statvfs" for thread in threading.enumerate())
 

@@ -20,8 +20,8 @@ def test_content_is_always_the_newest(tmp_path: Path, most: int) -> None:
     for content in (b"", b"1\n", b"x" * 200_000, b"short"):
         one.write_bytes(content)
         two.write_bytes(content + b"!")
-        assert files.read(str(one)) == content == read_bytes(str(one))
-        assert files.read(str(two)) == content + b"!"
+        assert files.read(str(tmp_path), "one") == content == read_bytes(str(one))
+        assert files.read(str(tmp_path), "two") == content + b"!"
         assert descriptors() - before == min(most, 2)
     files.close()
     assert descriptors() == before
@@ -33,12 +33,12 @@ def test_what_is_in_other_folders_is_closed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
-        files.read(str(tmp_path / name / "file"))
+        files.read(str(tmp_path / name), "file")
     files.sweep({str(tmp_path / "a"), str(tmp_path / "b")})
     assert descriptors() - before == 2
     files.sweep({str(tmp_path / "b")})
     assert descriptors() - before == 1
-    assert files.read(str(tmp_path / "b/file")) == b""
+    assert files.read(str(tmp_path / "b"), "file") == b""
     assert descriptors() - before == 1
     files.sweep(set())
     assert descriptors() == before
@@ -48,4 +48,4 @@ def test_missing_file_is_an_error_each_time(tmp_path: Path) -> None:
     files = KeptFiles(10)
     for _ in range(2):
         with pytest.raises(FileNotFoundError):
-            files.read(str(tmp_path / "none"))
+            files.read(str(tmp_path), "none")

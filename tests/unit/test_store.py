@@ -290,6 +290,16 @@ def test_overflow_takes_running_totals_by_their_differences() -> None:
     assert read(store, READ) == {(ONE, ("sda",)): 15, (OVERFLOW, ("",)): 30}
 
 
+def test_tables_whose_rows_were_folded_are_told_once() -> None:
+    store = store_of(FILES, DELTAS, limit=1)
+    assert store.took_all([FILES, DELTAS])
+    for identity, total in ((ONE, 10), (TWO, 10), (TWO, 15)):
+        store.put(FILES, identity, ("sda",), (total, None), (1, 0))
+    assert store.took_all([DELTAS])
+    assert not store.took_all([FILES])
+    assert store.took_all([FILES])
+
+
 def test_discovery_over_the_limit_is_no_update() -> None:
     store = store_of(COMBINED, limit=6)
     for _ in range(3):

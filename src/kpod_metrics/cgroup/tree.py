@@ -126,7 +126,7 @@ class Tree:
     def _look_again(self) -> list[Directory] | None:
         """Return the directories of the last walk as they are now; None where they may not be all, or one is gone."""
         try:
-            (count,) = flat(self._files.read(f"{self._root}/cgroup.stat"), b"nr_descendants")
+            (count,) = flat(self._files.read(self._root, "cgroup.stat"), b"nr_descendants")
         except OSError:
             return None
         if count != len(self._known) - 1:
@@ -196,7 +196,7 @@ class Tree:
         """Return a directory's list of processes; None where it is gone, or another one is there in its place."""
         text = _read_procs(where, self._files)
         # Where a descriptor is kept, a read of it would have told.
-        if text is not None and not self._files.keeps(f"{where}/cgroup.procs"):
+        if text is not None and not self._files.keeps(where, "cgroup.procs"):
             try:
                 if os.stat(where).st_ino != inode:
                     return None
@@ -225,7 +225,7 @@ def _pids(text: bytes) -> tuple[int, ...]:
 def _read_procs(directory: str, files: KeptFiles) -> bytes | None:
     for name in ("cgroup.procs", "cgroup.threads"):
         try:
-            return files.read(f"{directory}/{name}", records=True)
+            return files.read(directory, name, records=True)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENODEV}:
                 return None

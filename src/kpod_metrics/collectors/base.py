@@ -3,13 +3,14 @@
 import abc
 import errno
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import CumulativeMap
 from kpod_metrics.kernel.programs import OBJECTS, STAND_INS, Loads, MapHealth, ProgramHealth, Programs
+from kpod_metrics.kernel.tasks import SharedTasks
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
 
@@ -42,6 +43,11 @@ class Environment:
     syscalls: tuple[str, ...] = ()
     forced_off: frozenset[str] = frozenset()
     """Kernel features to do without though they are there, to try what older kernels do."""
+    tasks: SharedTasks = field(init=False, compare=False)
+    """The namespaces of all processes, for collectors that ask for them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", SharedTasks(self.objects, self.sys_root, self.proc_root))
 
 
 @dataclass
@@ -61,6 +67,8 @@ class Collector(abc.ABC):
     description: ClassVar[str]
     """A few words for `check` and the docs."""
     uses_bpf: ClassVar[bool] = False
+    complete = False
+    """Whether the next `collect` is to return the counters that stand still too."""
 
     def __init_subclass__(cls) -> None:
         if "name" in cls.__dict__:
@@ -86,7 +94,10 @@ class Collector(abc.ABC):
 
     @abc.abstractmethod
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """Return this cycle's rows; `groups` are the cgroups whose files are to be read."""
+        """Return this cycle's rows; `groups` are the cgroups whose files are to be read.
+
+        Counters that say what they said in the last cycle may be left out, unless all are asked for (`complete`).
+        """
 
     def forget(self, gone: Callable[[int], bool]) -> None:  # noqa: B027 - nothing to do is the rule
         """Drop what is kept of cgroup ids that are `gone`, after their last values were read."""

@@ -65,7 +65,7 @@ class CpuCgroup(FileCollector):
         return self.each(groups, self._read)
 
     def _read(self, group: Group) -> Iterable[Row]:
-        stat = self.read(f"{group.path}/cpu.stat")
+        stat = self.read(group.path, "cpu.stat")
         usage, periods = flat(stat, b"usage_usec", b"nr_periods")
         if usage is None:
             return

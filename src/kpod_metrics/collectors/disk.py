@@ -51,14 +51,15 @@ class Disk(FileCollector):
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup and device."""
+        """One row a cgroup with news, and device."""
         if not self.has_controller():
             return []
         # For this cycle only: a number is given to another device once its own has gone.
         names: dict[str, str] = {}
 
         def read(group: Group) -> Iterable[Row]:
-            for number, values in self.parsed(f"{group.path}/io.stat", _totals).items():
+            devices = self.parsed(group.path, "io.stat", _totals)
+            for number, values in devices.items() if self.is_news(group, devices) else ():
                 if any(values):
                     if number not in names:
                         names[number] = self._name(number)

@@ -74,13 +74,13 @@ class MemCgroup(FileCollector):
 
         def read(group: Group) -> Iterable[Row]:
             path = group.path
-            usage = single(self.read(f"{path}/memory.current"))
+            usage = single(self.read(path, "memory.current"))
             if usage is None:
                 return
-            peak = single(self.read(f"{path}/memory.peak"))
-            (cache,) = flat(self.read(f"{path}/memory.stat"), b"file")
-            swap = single(self.read(f"{path}/memory.swap.current")) if has_swap else None
-            limit = single(self.read(f"{path}/memory.max"))  # "max" where there is none
+            peak = single(self.read(path, "memory.peak"))
+            (cache,) = flat(self.read(path, "memory.stat"), b"file")
+            swap = single(self.read(path, "memory.swap.current")) if has_swap else None
+            limit = single(self.read(path, "memory.max"))  # "max" where there is none
             yield Row(USAGE, group.id, (), (usage, peak, cache, swap, limit))
 
         return self.each(groups, read)

@@ -85,6 +85,8 @@ class NetIface(ProcessCollector):
         self._namespaces: dict[tuple[Identity, int], _Namespace] = {}
         self._read: dict[int, tuple[bytes, dict[str, Interface]]] = {}
         """The files of the last cycle by namespace, and what they say: most pods are silent most of the time."""
+        self._told: dict[tuple[Identity, int], dict[str, Interface]] = {}
+        """What was told of each namespace in the last cycle."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -92,7 +94,7 @@ class NetIface(ProcessCollector):
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row an interface of each pod's namespaces, with what its totals grew by."""
+        """One row an interface of each pod's namespaces with news, with what its totals grew by."""
         views = self.views()
         if views is None:
             number, host = self._inode, self._inode(1)
@@ -100,7 +102,7 @@ class NetIface(ProcessCollector):
             number = partial(_network_namespace, views)
             host = number(KTHREADD)
         files: dict[int, tuple[bytes, dict[str, Interface]]] = {}
-        done: set[tuple[Identity, int]] = set()
+        told: dict[tuple[Identity, int], dict[str, Interface]] = {}
 
         def read(group: Group) -> Iterable[Row]:
             pod = group.pod
@@ -112,16 +114,17 @@ class NetIface(ProcessCollector):
                 if namespace is None:
                     namespace = self._namespaces[key] = _Namespace()
                 namespace.owners.add(group.id)
-                if key in done:
+                if key in told:
                     continue
                 if of not in files or not files[of][1]:  # if that process had just ended: here is another
                     files[of] = self._interfaces(of, pid)
                 if found := files[of][1]:
-                    done.add(key)
-                    yield from _rows(group.id, namespace.totals, found, of)
+                    told[key] = found
+                    if self.complete or self._told.get(key) is not found:
+                        yield from _rows(group.id, namespace.totals, found, of)
 
         rows = self.each([group for group in groups if group.pids], read)
-        self._read = files
+        self._read, self._told = files, told
         return rows
 
     def _interfaces(self, namespace: int, pid: int) -> tuple[bytes, dict[str, Interface]]:
@@ -135,9 +138,10 @@ class NetIface(ProcessCollector):
 
     def forget(self, gone: Callable[[int], bool]) -> None:
         """Drop the totals of namespaces whose every cgroup is gone; the store has dropped their series before."""
-        self._namespaces = {
-            key: namespace for key, namespace in self._namespaces.items() if not all(map(gone, namespace.owners))
-        }
+        left = {key: namespace for key, namespace in self._namespaces.items() if not all(map(gone, namespace.owners))}
+        if len(left) < len(self._namespaces):
+            self._told = {key: found for key, found in self._told.items() if key in left}
+        self._namespaces = left
 
 
 def _network_namespace(views: Mapping[int, View], pid: int) -> int:

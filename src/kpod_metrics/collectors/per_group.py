@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -28,31 +27,46 @@ class FileCollector(Collector):
         self._refused = False
         """Whether some cgroups could not be read in the last cycle."""
         self._files = KeptFiles(environment.kept_files)
-        self._parsed: dict[str, tuple[bytes, Any]] = {}
-        """The files that `parsed` was asked for, and what they said last."""
+        self._parsed: dict[str, dict[str, tuple[bytes, Any]]] = {}
+        """By folder and name: the files that `parsed` was asked for, and what they said last."""
+        self._given: dict[int, tuple[Any, ...]] = {}
+        """By cgroup: what `is_news` was asked of in the last cycle."""
+        self._giving: dict[int, tuple[Any, ...]] = {}
+        """The same of this one."""
         self._before: Sequence[Group] = ()
         """The groups of the last cycle."""
 
-    def read(self, path: str) -> bytes:
+    def read(self, folder: str, name: str) -> bytes:
         """Return the content of a cgroup's file, nothing where it is absent; raises any other OSError."""
         try:
-            return self._files.read(path)
+            return self._files.read(folder, name)
         except OSError as error:
             if not is_absent(error):
                 raise
             # Where a cgroup was removed, another of that name may be there by now.
-            return read_if_there(path) if error.errno == errno.ENODEV else b""
+            return read_if_there(f"{folder}/{name}") if error.errno == errno.ENODEV else b""
 
-    def parsed(self, path: str, parse: Callable[[bytes], _Found]) -> _Found:
+    def parsed(self, folder: str, name: str, parse: Callable[[bytes], _Found]) -> _Found:
         """Return what `parse` makes of `read`: the very object of the last cycle where the file says the same.
 
-        Most of a node's cgroups did nothing since. A path is for one `parse`, and what that makes is not to be changed.
+        Most of a node's cgroups did nothing since. A name is for one `parse`, and what that makes is not to be changed.
         """
-        data = self.read(path)
-        known = self._parsed.get(path)
+        data = self.read(folder, name)
+        files = self._parsed.get(folder)
+        if files is None:
+            files = self._parsed[folder] = {}
+        known = files.get(name)
         if known is None or known[0] != data:
-            known = self._parsed[path] = (data, parse(data))
+            known = files[name] = (data, parse(data))
         return known[1]
+
+    def is_news(self, group: Group, *said: object) -> bool:
+        """Whether what a group's counters say has to be told: another thing than in the last cycle, or all of it.
+
+        Most pods are idle most of the time, and to tell it costs as much as to read it. For callers of `each`.
+        """
+        now = self._giving[group.id] = (group.identity, *said)
+        return self.complete or self._given.get(group.id) != now
 
     def open(self) -> list[Signal]:
         """Say so where the controller is not in this tree: it may be with version 1, or not in the kernel."""
@@ -66,7 +80,7 @@ class FileCollector(Collector):
         """Whether the tree has the controller; without it none of its files is there, and looking for them costs."""
         if not self.controller:
             return True
-        controllers = self.read(f"{self.environment.cgroup_root}/cgroup.controllers")
+        controllers = self.read(self.environment.cgroup_root, "cgroup.controllers")
         return not controllers or self.controller.encode() in controllers.split()
 
     def close(self) -> None:
@@ -87,11 +101,12 @@ class FileCollector(Collector):
             except OSError as error:
                 if not is_absent(error):
                     refused.append((group, error))
+        self._given, self._giving = self._giving, {}
         if groups != self._before:
             self._before = groups
             folders = {group.path for group in groups}
             self._files.sweep(folders)
-            self._parsed = {path: known for path, known in self._parsed.items() if os.path.dirname(path) in folders}
+            self._parsed = {folder: known for folder, known in self._parsed.items() if folder in folders}
         if refused and len(refused) == len(groups):
             raise refused[0][1]
         if refused and not self._refused:

@@ -9,6 +9,7 @@ from kpod_metrics.metrics import Metric, Row, Table, counter
 from kpod_metrics.pods.model import Group
 
 _RESOURCES = {"cpu": "a CPU", "memory": "memory (reclaim, swap, refaults)", "io": "I/O"}
+_FILES = [f"{resource}.pressure" for resource in _RESOURCES]
 _ADVICE = {
     "cpu": "Its rate is a share of time. kpod_cpu_runqueue_latency_seconds also says how many tasks wait.",
     "memory": "Its rate is a share of time. Above a fifth: more memory, or a higher limit (KpodMemoryPressure).",
@@ -50,15 +51,15 @@ class Pressure(FileCollector):
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup; a kernel without a file, or started with psi=0, has none of its values."""
+        """One row a cgroup with news; a kernel without a file, or started with psi=0, has none of its values."""
         return self.each(groups, self._read)
 
     def _read(self, group: Group) -> Iterable[Row]:
-        values = []
-        for resource in _RESOURCES:
-            values += self.parsed(f"{group.path}/{resource}.pressure", _seconds)
-        if values.count(None) < len(values):
-            yield Row(TABLE, group.id, (), values)
+        said = [self.parsed(group.path, file, _seconds) for file in _FILES]
+        if self.is_news(group, *said):
+            values = [value for pair in said for value in pair]
+            if values.count(None) < len(values):
+                yield Row(TABLE, group.id, (), values)
 
 
 def _seconds(data: bytes) -> list[float | None]:

@@ -4,14 +4,13 @@ Each family is a MetricFamily message after its length (github.com/prometheus/cl
 is described at prometheus.io/docs/specs/native_histograms). A series' labels are encoded once in its life.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import accumulate
 from operator import sub
 
 from kpod_metrics.exposition.samples import Family, Labels, Sample, shown
 from kpod_metrics.exposition.wire import double, message, number, signed, signed_number, string, varint
-from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, SLOTS, Histogram, slot_of_exponent
+from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric
 
 PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
@@ -55,20 +54,20 @@ def _write(family: Family, sample: Sample, labels: Labels, classic: bool) -> byt
 
 
 def _histogram(metric: Metric, total: Histogram, classic: bool) -> bytes:
-    slots = total.slots
     parts = [number(1, total.count), double(2, total.sum_ns / 1e9)]
     if classic:
-        cumulative = list(accumulate(slots))
-        for slot, bound in _bounds(metric.exponents):
-            parts.append(message(3, number(1, cumulative[slot]) + bound))
-    parts += (_SCHEMA, number(7, slots[0]))
+        ends, bounds = _buckets(metric.exponents)
+        parts += [
+            message(3, number(1, count) + bound) for count, bound in zip(total.at_or_below(ends), bounds, strict=True)
+        ]
+    parts += (_SCHEMA, number(7, total.zeros))
     deltas: list[bytes] = []
     at = previous = 0
-    for first, end in _spans(slots):
+    for first, end in _spans(total):
         # From slot 0 on, which is in no span: the first offset is the bucket's index, others are gaps.
         offset = first + FIRST_INDEX if not deltas else first - at
         parts.append(message(12, signed_number(1, offset) + number(2, end - first)))
-        counts = slots[first:end]
+        counts = total.counts[first - total.first : end - total.first]
         deltas += map(signed, map(sub, counts, [previous, *counts]))
         at, previous = end, counts[-1]
     if deltas:
@@ -77,12 +76,12 @@ def _histogram(metric: Metric, total: Histogram, classic: bool) -> bytes:
 
 
 @cache
-def _bounds(exponents: tuple[int, ...]) -> list[tuple[int, bytes]]:
-    """Return of each classic bucket the slot that it ends with, and its bound as a field of message Bucket."""
-    return [(slot_of_exponent(exponent), double(2, 2.0**exponent)) for exponent in exponents]
+def _buckets(exponents: tuple[int, ...]) -> tuple[tuple[int, ...], list[bytes]]:
+    """Return the slots that the classic buckets end with, and their bounds as fields of message Bucket."""
+    return tuple(map(slot_of_exponent, exponents)), [double(2, 2.0**exponent) for exponent in exponents]
 
 
-def _spans(slots: Sequence[int]) -> list[tuple[int, int]]:
+def _spans(total: Histogram) -> list[tuple[int, int]]:
     """Return where runs of slots begin and end that have counts, but for the zero bucket.
 
     What is above the last finite bound counts as being in the bucket that follows, as if it were at most 76 s: a
@@ -90,8 +89,8 @@ def _spans(slots: Sequence[int]) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     first = end = 0
-    for slot in range(1, SLOTS):
-        if slots[slot]:
+    for slot, count in enumerate(total.counts, total.first):
+        if slot and count:
             if end and slot - end > _BRIDGED:
                 spans.append((first, end))
                 first = slot

@@ -33,11 +33,11 @@ class Sample:
 
     __slots__ = ("form", "protobuf", "series", "text", "value")
 
-    def __init__(self, series: Series, value: int | float | Histogram, form: str = "") -> None:
+    def __init__(self, series: Series, value: int | float | Histogram, form: bytes = b"") -> None:
         self.series, self.value = series, value
         self.form = form
-        """Its lines in the text format with `%s` in the place of each number: the same for all values of its series."""
-        self.text = ""
+        """Its lines in the text format, `%b` or `%d` in the place of each number: the same for all of its series."""
+        self.text = b""
         self.protobuf = b""
 
 

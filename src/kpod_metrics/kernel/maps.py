@@ -8,6 +8,7 @@ born again is added whole. What it counted between the last read and its evictio
 import errno
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from operator import sub
 
 from kpod_metrics.kernel.btf import Field
@@ -17,6 +18,7 @@ _BORN = 8
 """Bytes of `born_ns`, the first field of every value."""
 _UNBORN = bytes(_BORN)
 _NUMBER = struct.Struct("=Q")
+_numbers32 = cache(lambda count: struct.Struct(f"={count}I"))
 
 _NOT_SUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP, 524, errno.EPERM}
 """What kernels answer that lack the batch call, or have it not for this type of map (524 is ENOTSUPP)."""
@@ -42,13 +44,14 @@ class Delta:
         Of a histogram's 106 slots a cycle changes some that lie together: two comparisons of the whole find them.
         """
         at, end = field.offset, field.offset + field.size
-        now, before = self.now[at:end], self.before[at:end]
-        changed = int.from_bytes(now, "little") ^ int.from_bytes(before, "little")
+        now, before = self.now, self.before
+        changed = int.from_bytes(now[at:end], "little") ^ int.from_bytes(before[at:end], "little")
         if not changed:
             return 0, ()
         low, high = ((changed & -changed).bit_length() - 1) // 32, (changed.bit_length() + 31) // 32
-        grown = list(map(sub, memoryview(now).cast("I")[low:high], memoryview(before).cast("I")[low:high]))
-        return low, grown if min(grown) >= 0 else [number & 0xFFFFFFFF for number in grown]
+        numbers, at = _numbers32(high - low), at + 4 * low
+        grown = map(sub, numbers.unpack_from(now, at), numbers.unpack_from(before, at))
+        return low, [number & 0xFFFFFFFF for number in grown]
 
 
 class CumulativeMap:

@@ -14,7 +14,7 @@ from kpod_metrics.exposition.page import Page
 from kpod_metrics.exposition.samples import Family, Sample, shown
 from kpod_metrics.exposition.text import unit
 from kpod_metrics.exposition.wire import double, fixed, message, number, signed_fixed, signed_number, string, varint
-from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, SLOTS, Histogram
+from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, Histogram
 from kpod_metrics.metrics import Kind, Metric, Scope
 from kpod_metrics.pods import info
 from kpod_metrics.pods.model import Identity
@@ -159,13 +159,13 @@ _SCOPE = message(1, string(1, SERVICE) + string(2, __version__))
 
 def _histogram(total: Histogram) -> bytes:
     """Encode an exponential histogram of scale 2, with slot 0 as its zero bucket, as in Prometheus' format."""
-    slots = total.slots
-    parts = [fixed(4, total.count), double(5, total.sum_ns / 1e9), signed_number(6, SCHEMA), fixed(7, slots[0])]
-    filled = [slot for slot in range(1, SLOTS) if slots[slot]]
+    parts = [fixed(4, total.count), double(5, total.sum_ns / 1e9), signed_number(6, SCHEMA), fixed(7, total.zeros)]
+    filled = [slot for slot, count in enumerate(total.counts, total.first) if slot and count]
     if filled:
-        counts = b"".join(map(varint, slots[filled[0] : filled[-1] + 1]))
+        counts = total.counts[filled[0] - total.first : filled[-1] + 1 - total.first]
         # Here bucket 0 is the one that begins at 1, in Prometheus the one that ends there.
-        parts.append(message(8, signed_number(1, filled[0] + FIRST_INDEX - 1) + message(2, counts)))
+        buckets = message(2, b"".join(map(varint, counts)))
+        parts.append(message(8, signed_number(1, filled[0] + FIRST_INDEX - 1) + buckets))
     parts.append(double(14, 2.0**MIN_EXPONENT))
     return b"".join(parts)
 

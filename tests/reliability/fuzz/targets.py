@@ -107,7 +107,7 @@ class _Content(KeptFiles):
         super().__init__()
         self.content = content
 
-    def read(self, path: str, *, records: bool = False) -> bytes:
+    def read(self, folder: str, name: str, *, records: bool = False) -> bytes:
         return self.content
 
 

@@ -1,9 +1,12 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kpod_metrics.collectors.net_iface import NetIface
+from kpod_metrics.metrics import Value
+from kpod_metrics.pods.model import Group
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
 
 HEADING = (
@@ -76,6 +79,7 @@ def test_once_per_namespace_of_a_pod(tree: Tree, namespaces: Namespaces) -> None
     namespaces.set("pod", net_dev(eth0=100))
     app, sidecar = tree.group("a", 7, pids=[10, 11]), tree.group("b", 8, SIDECAR, pids=[20])
     collector = NetIface(tree.environment)
+    collector.complete = True
     for groups in ((app, sidecar), (sidecar, app)):
         assert len(list(collector.collect(groups))) == 1
     cycles = Cycles(NetIface(tree.environment)).run(app, sidecar)
@@ -103,11 +107,32 @@ def test_totals_are_dropped_with_the_last_cgroup_of_the_namespace(tree: Tree, na
     app, sidecar = tree.group("a", 7, pids=[10]), tree.group("b", 8, SIDECAR, pids=[20])
     collector = NetIface(tree.environment)
     collector.collect([app, sidecar])
-    assert [row.values[0] for row in collector.collect([app])] == [0]
     collector.forget(lambda id_: id_ == app.id)
-    assert [row.values[0] for row in collector.collect([app])] == [0]
+    assert list(collector.collect([app])) == []
     collector.forget(lambda id_: True)
     assert [row.values[0] for row in collector.collect([app])] == [100]
+
+
+def test_what_stands_still_is_told_when_asked_for_or_of_another_pod(tree: Tree, namespaces: Namespaces) -> None:
+    namespaces.join("pod", 10)
+    namespaces.set("pod", net_dev(eth0=100))
+    app, collector = tree.group("a", 7, pids=[10]), NetIface(tree.environment)
+
+    def told(*groups: Group) -> list[Value]:
+        return [row.values[0] for row in collector.collect(groups)]
+
+    assert told(app) == [100]
+    assert told(app) == []
+    collector.complete = True
+    assert told(app) == [0]
+    collector.complete = False
+    assert told(app) == []
+    namespaces.set("pod", net_dev(eth0=103))
+    assert told(app) == [3]
+    assert told(replace(app, identity=OTHER)) == [103]
+    assert told(app) == [0], "it was away: its series may be too"
+    assert told() == []
+    assert told(app) == [0]
 
 
 def test_two_namespaces_of_a_pod_are_added_up(tree: Tree, namespaces: Namespaces) -> None:
