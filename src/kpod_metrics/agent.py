@@ -120,6 +120,8 @@ class State:
     read: float = 0.0
     """When the last read began that came to its end."""
     running: bool = False
+    told: bool = False
+    """Whether all that the last read told was taken."""
     unattributed: dict[str, int] = field(default_factory=lambda: dict.fromkeys((HOST, FILTERED, UNRESOLVED), 0))
     held: dict[int, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
     """By cgroup id: what it counted of cgroups whose pod is not known yet, one row for each table and labels."""
@@ -411,7 +413,7 @@ class Agent:
         for state in self.states:
             if state.opened and not state.running:
                 try:
-                    state.collector.forget(self._resolver.is_gone)
+                    state.collector.forget(self._resolver.is_gone, self._resolver.has_pod)
                 except Exception as error:
                     self._failed(state, error)
         self._health(time.perf_counter() - began)
@@ -470,8 +472,9 @@ class Agent:
                 state.due = now + state.interval - self.settings.poll_interval / 2
                 state.started = now
                 state.running = True
-                # Of what was folded, each row may find room of its own now.
-                state.collector.complete = not self._store.took_all(state.collector.tables)
+                # All again after a read that came to nothing, or where something was folded or dropped.
+                took_all = self._store.took_all(state.collector.tables)
+                state.collector.complete, state.told = not (state.told and took_all), False
                 self._crew.add(state, groups)
 
     def _gather(self, deadline: float) -> list[_Result]:
@@ -509,10 +512,13 @@ class Agent:
             return
         state.problem = ""
         state.read = state.started
-        self._charge_all(state, result.rows)
+        state.told = self._charge_all(state, result.rows)
 
-    def _charge_all(self, state: State, rows: Iterable[Row]) -> None:
-        """Charge rows; one that is not of its table is the collector's failure, and the others are as good as ever."""
+    def _charge_all(self, state: State, rows: Iterable[Row]) -> bool:
+        """Charge rows; return whether all were taken.
+
+        One that is not of its table is the collector's failure, and the others are as good as ever.
+        """
         refused: Exception | None = None
         known, put = self._resolver.snapshot.identities, self._store.put
         for row in rows:
@@ -528,6 +534,7 @@ class Agent:
                 refused = refused or error
         if refused is not None:
             self._failed(state, refused)
+        return refused is None
 
     @staticmethod
     def _failed(state: State, error: Exception) -> None:
@@ -595,6 +602,7 @@ class Agent:
         self._expired_at = self._resolver.changes
         keep: set[Identity] = self._resolver.identities()
         self._store.retain(keep)
+        self._reported = None  # there may be room now for who had none
         self._store.forget_owners(self._resolver.is_gone)
 
     def _read_by_all(self) -> float:

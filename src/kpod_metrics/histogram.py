@@ -46,11 +46,12 @@ class Histogram:
             total = list(mine)
             total[at:end] = map(add, mine[at:end], counts)
             return Histogram(total, self.sum_ns + sum_ns, self.first)
-        if not mine or not counts:
-            return Histogram(mine or counts, self.sum_ns + sum_ns, self.first if mine else first)
-        # Room for both; a list taken less than once is empty.
-        wider = [0] * -at + [*mine] + [0] * (end - len(mine))
-        return Histogram(wider, self.sum_ns, min(first, self.first)).plus(counts, sum_ns, first)
+        if not counts:
+            return Histogram(mine, self.sum_ns + sum_ns, self.first)
+        # First room for both; a list taken less than once is empty.
+        low = min(first, self.first) if mine else first
+        wider = [0] * (self.first - low) + [*mine] + [0] * (end - len(mine)) if mine else [0] * len(counts)
+        return Histogram(wider, self.sum_ns, low).plus(counts, sum_ns, first)
 
     @property
     def slots(self) -> Sequence[int]:

@@ -89,8 +89,8 @@ class Store:
         """Updates folded into an overflow series, by metric."""
         self._beyond = dict.fromkeys(self._tables, 0)
         """How many overflow series each table has: they take no other's place."""
-        self._folded: set[Table] = set()
-        """Tables of which rows were, since `took_all` was asked."""
+        self._incomplete: set[Table] = set()
+        """Tables of which a row was folded, or a series was dropped, since `took_all` was asked."""
 
     def look_for_room(self) -> bool:
         """Find out whether new series are admitted; return whether none are."""
@@ -98,10 +98,10 @@ class Store:
         return self._full
 
     def took_all(self, tables: Iterable[Table]) -> bool:
-        """Whether no row of these tables was folded into an overflow series since this was asked last."""
-        folded = self._folded.intersection(tables)
-        self._folded -= folded
-        return not folded
+        """Whether these tables have all that was put since this was asked last: none folded, and no series dropped."""
+        incomplete = self._incomplete.intersection(tables)
+        self._incomplete -= incomplete
+        return not incomplete
 
     def has(self, identity: Identity) -> bool:
         """Whether a container has series."""
@@ -265,7 +265,7 @@ class Store:
                 or self._total + weight > self._max_total
             ):
                 if update:
-                    self._folded.add(table)
+                    self._incomplete.add(table)
                     for metric in table.metrics:
                         if metric in self._wanted:
                             self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
@@ -297,6 +297,7 @@ class Store:
         for table, children in self._tables.items():
             for key in [key for key in children if key[0] not in keep]:
                 self._mark(table)
+                self._incomplete.add(table)
                 del children[key]
                 self._total -= self._weights[table]
 

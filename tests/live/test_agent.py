@@ -182,27 +182,32 @@ def test_series_end_after_the_grace_time(
     eventually(lambda: not scraped.query(selector))
 
 
-def test_idle_container_over_the_limit_has_its_files_counters_once_there_is_room(
+def test_idle_container_over_the_limit_has_its_counters_once_there_is_room(
     tmp_path: Path, cgroup: Callable[[str], Cgroup], children: list[subprocess.Popen[bytes]]
 ) -> None:
-    """Its files say the same all the time: what was folded is told again nevertheless."""
+    """Its files say the same all the time, and it has no events: what was folded is told again nevertheless."""
     first, second = cgroup("first"), cgroup("second")
     settings = ["--cgroup-root", str(first.path.parent), "--discovery", "cgroup", "--series-limit", "1"]
     settings += ["--poll-interval", f"{INTERVAL}s", "--grace-period", f"{GRACE}s", "--collector-deadline", "5s"]
     children.append(first.start("sleep", "1000"))
     with running_agent(tmp_path / "log", *settings) as (_, port):
 
-        def pods() -> set[str]:
-            found = Page(get(f"http://127.0.0.1:{port}/metrics")).find("kpod_pressure_io_waiting_seconds_total")
+        def pods(name: str) -> set[str]:
+            found = Page(get(f"http://127.0.0.1:{port}/metrics")).find(name)
             return {dict(labels)["pod"].rpartition("/")[2] for labels in found}
 
-        eventually(lambda: pods() == {"first"})
+        of_a_file, of_events = "kpod_pressure_io_waiting_seconds_total", "kpod_net_tcp_connect_failures_total"
+
+        def all_have(*names: str) -> bool:
+            return pods(of_a_file) == pods(of_events) == set(names)
+
+        eventually(lambda: all_have("first"))
         children.append(second.start("sleep", "1000"))
-        eventually(lambda: pods() == {"first", "kpod-overflow"})
+        eventually(lambda: all_have("first", "kpod-overflow"))
         children[0].kill()
         children[0].wait()
         first.destroy()
-        eventually(lambda: pods() == {"second", "kpod-overflow"})
+        eventually(lambda: all_have("second", "kpod-overflow"))
 
 
 def test_agents_own_health(scraped: Scraped) -> None:

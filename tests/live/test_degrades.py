@@ -1,5 +1,6 @@
 """What the machine refuses is one clear line, and takes nothing else down."""
 
+import errno
 import os
 import re
 import subprocess
@@ -9,8 +10,10 @@ import threading
 import time
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +24,7 @@ from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.metrics import Row
 from kpod_metrics.pods.model import Group
-from tests.live.harness import COMPILED
+from tests.live.harness import COMPILED, Cgroup
 
 AGENT = [sys.executable, "-m", "kpod_metrics"]
 RUN = [*AGENT, "run", "--poll-interval", "100ms", "--collector-deadline", "10s", "--listen", "127.0.0.1:0"]
@@ -236,6 +239,55 @@ def test_a_collector_that_raises_takes_nothing_down(
         agent.stop()
     happened = "it was told as failing, each time was counted; all others went on"
     tell("Faults", "A collector raises an error in each cycle", 2, happened, "its own signals")
+
+
+@pytest.mark.parametrize("fault", ["the read fails", "a row is refused", "the cycle fails"])
+def test_what_came_to_nothing_is_told_again(
+    monkeypatch: pytest.MonkeyPatch, cgroup: Callable[[str], Cgroup], fault: str
+) -> None:
+    """An idle container's file counters, of which rows come with news alone, after a fault in the first cycle."""
+    from kpod_metrics import agent as agents
+    from kpod_metrics.agent import Agent
+    from kpod_metrics.collectors import registered
+    from kpod_metrics.collectors.pressure import Pressure
+    from kpod_metrics.settings import load
+
+    idle = cgroup("idle")
+    child = idle.start("sleep", "1000")
+    reads: list[int] = []
+    real, merge = Pressure.collect, Agent._merge
+
+    def collect(self: Pressure, groups: Sequence[Group]) -> Iterable[Row]:
+        rows = list(real(self, groups))
+        reads.append(len(rows))
+        if len(reads) == 1 and fault == "the read fails":
+            raise OSError(errno.EMFILE, "planted")
+        if len(reads) == 1 and fault == "a row is refused":
+            return [row._replace(values=[-1] * len(row.values)) for row in rows]
+        return rows
+
+    def merged(self: Agent, *result: Any) -> None:
+        if len(reads) == 1 and fault == "the cycle fails":
+            raise OSError(errno.EMFILE, "planted")
+        merge(self, *result)
+
+    monkeypatch.setattr(Pressure, "collect", collect)
+    monkeypatch.setattr(Agent, "_merge", merged)
+    flags = {"cgroup_root": str(idle.path.parent), "profile": "custom", "collectors_pressure_enabled": "true"}
+    settings, _ = load(flags, {}, None, list(registered()))
+    agent = agents.build(settings)
+    try:
+        agent.open()
+        for _ in range(3):
+            with suppress(OSError):
+                agent.cycle()
+        page = agent.published.get("text/plain; version=0.0.4; charset=utf-8", False).decode()
+        assert "kpod_pressure_io_waiting_seconds_total{" in page
+        assert reads == [1, 1, 0]
+    finally:
+        agent.stop()
+        child.kill()
+        child.wait()
 
 
 def test_a_hook_that_is_refused_is_told_in_a_metric_and_takes_nothing_down(monkeypatch: pytest.MonkeyPatch) -> None:

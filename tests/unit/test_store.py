@@ -290,7 +290,7 @@ def test_overflow_takes_running_totals_by_their_differences() -> None:
     assert read(store, READ) == {(ONE, ("sda",)): 15, (OVERFLOW, ("",)): 30}
 
 
-def test_tables_whose_rows_were_folded_are_told_once() -> None:
+def test_tables_that_lack_something_are_told_once() -> None:
     store = store_of(FILES, DELTAS, limit=1)
     assert store.took_all([FILES, DELTAS])
     for identity, total in ((ONE, 10), (TWO, 10), (TWO, 15)):
@@ -298,6 +298,11 @@ def test_tables_whose_rows_were_folded_are_told_once() -> None:
     assert store.took_all([DELTAS])
     assert not store.took_all([FILES])
     assert store.took_all([FILES])
+    store.retain([ONE])
+    assert store.took_all([FILES])
+    store.retain([])
+    assert not store.took_all([DELTAS, FILES])
+    assert store.took_all([DELTAS, FILES])
 
 
 def test_discovery_over_the_limit_is_no_update() -> None:

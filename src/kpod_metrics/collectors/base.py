@@ -12,7 +12,7 @@ from kpod_metrics.kernel.maps import CumulativeMap
 from kpod_metrics.kernel.programs import OBJECTS, STAND_INS, Loads, MapHealth, ProgramHealth, Programs
 from kpod_metrics.kernel.tasks import SharedTasks
 from kpod_metrics.metrics import Metric, Row, Table
-from kpod_metrics.pods.model import Group
+from kpod_metrics.pods.model import Group, Identity
 
 MIN_MAP_ENTRIES = 10_240
 MAP_ENTRIES_PER_CPU = 256
@@ -99,8 +99,11 @@ class Collector(abc.ABC):
         Counters that say what they said in the last cycle may be left out, unless all are asked for (`complete`).
         """
 
-    def forget(self, gone: Callable[[int], bool]) -> None:  # noqa: B027 - nothing to do is the rule
-        """Drop what is kept of cgroup ids that are `gone`, after their last values were read."""
+    def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:  # noqa: B027
+        """Drop what is kept of cgroup ids that are `gone`, after their last values were read; most keep nothing.
+
+        `stays` tells of which pods there are series yet: a container that ended may be started again.
+        """
 
     def close(self) -> None:  # noqa: B027
         """Give everything back; called also after `open` failed."""
@@ -265,7 +268,7 @@ class BpfCollector(Loads, Collector):
         assert self._loaded is not None
         return self._loaded.readers[name]
 
-    def forget(self, gone: Callable[[int], bool]) -> None:
+    def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
         """Delete the entries of cgroups that are gone; a key's first field is its cgroup id."""
         for name in self.metric_maps:
             self.reader(name).forget(lambda key: gone(key[0]))

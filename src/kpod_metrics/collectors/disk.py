@@ -6,7 +6,7 @@ A device appears with a container's first operation on it: most containers never
 import os
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.cgroup.keyed import nested
+from kpod_metrics.cgroup.keyed import is_absent, nested
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter
@@ -71,7 +71,9 @@ class Disk(FileCollector):
         """Return a device's name from its MAJ:MIN, or that where sysfs does not know it."""
         try:
             path = os.readlink(f"{self.environment.sys_root}/dev/block/{number}")
-        except OSError:
+        except OSError as error:
+            if not is_absent(error):
+                raise
             return number
         # sysfs has "!" where a device's name has a slash (cciss!c0d0).
         return os.path.basename(path).replace("!", "/")

@@ -9,7 +9,7 @@ from kpod_metrics.errors import UnavailableError
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import libbpf, perf, rights
 from kpod_metrics.metrics import Metric, Profile, Row, Scope, Table, counter
-from kpod_metrics.pods.model import Group
+from kpod_metrics.pods.model import Group, Identity
 
 log = logging.getLogger(__name__)
 
@@ -160,9 +160,9 @@ class Memory(BpfCollector):
                 yield Row(TABLE, group.id, (), (None, now - before.get(group.id, 0)))
                 before[group.id] = now
 
-    def forget(self, gone: Callable[[int], bool]) -> None:
+    def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
         """Delete the entries of cgroups that are gone."""
-        super().forget(gone)
+        super().forget(gone, stays)
         if self._files is not None:
             self._files = {id_: faults for id_, faults in self._files.items() if not gone(id_)}
 

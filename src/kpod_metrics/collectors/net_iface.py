@@ -66,7 +66,7 @@ class _Namespace:
     """One network namespace of one pod."""
 
     owners: set[int] = field(default_factory=set)
-    """The cgroups with processes in it, those that are gone included."""
+    """The cgroups that had processes in it, but for those that are gone."""
     totals: dict[str, Interface] = field(default_factory=dict)
 
 
@@ -136,9 +136,23 @@ class NetIface(ProcessCollector):
     def _inode(self, pid: int) -> int:
         return os.stat(f"{self.environment.proc_root}/{pid}/net/dev").st_ino
 
-    def forget(self, gone: Callable[[int], bool]) -> None:
-        """Drop the totals of namespaces whose every cgroup is gone; the store has dropped their series before."""
-        left = {key: namespace for key, namespace in self._namespaces.items() if not all(map(gone, namespace.owners))}
+    def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
+        """Drop the totals of namespaces whose every cgroup is gone, once nobody can come back to them.
+
+        The sandbox holds a pod's namespace while its containers wait to be started again, as in CrashLoopBackOff: its
+        totals go on then, and so do the pod's series. A sandbox that was made anew has another.
+        """
+        lived_in: set[Identity] = set()
+        for (pod, _), namespace in self._namespaces.items():
+            if any(map(gone, namespace.owners)):
+                namespace.owners = {owner for owner in namespace.owners if not gone(owner)}
+            if namespace.owners:
+                lived_in.add(pod)
+        left = {
+            key: namespace
+            for key, namespace in self._namespaces.items()
+            if namespace.owners or (key[0] not in lived_in and stays(key[0]))
+        }
         if len(left) < len(self._namespaces):
             self._told = {key: found for key, found in self._told.items() if key in left}
         self._namespaces = left

@@ -36,7 +36,7 @@ class Sample:
     def __init__(self, series: Series, value: int | float | Histogram, form: bytes = b"") -> None:
         self.series, self.value = series, value
         self.form = form
-        """Its lines in the text format, `%b` or `%d` in the place of each number: the same for all of its series."""
+        """Its lines in the text format, `%b` or `%d` for each number: the same for all values of its series."""
         self.text = b""
         self.protobuf = b""
 

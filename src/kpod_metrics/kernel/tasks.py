@@ -59,11 +59,6 @@ class Tasks(Loads):
         loaded.object.load()
         loaded.links.append(loaded.object.programs["look_at_task"].attach())
 
-    @property
-    def is_open(self) -> bool:
-        """Whether `look` can be called."""
-        return self._loaded is not None and bool(self._loaded.links)
-
     def look(self) -> dict[int, View]:
         """Return what every process sees, by PID; a process that ends just now is left out. Raises KernelError."""
         assert self._loaded is not None
@@ -73,7 +68,8 @@ class Tasks(Loads):
 
 
 _AT_ONCE = 0.1
-"""Seconds within which a look is good for whoever has not had it: as long as one collector takes."""
+"""Seconds within which a look is good for whoever has not had it. Where the collectors in between take longer, each
+looks for itself: no process should have moved to another namespace meanwhile."""
 
 
 class SharedTasks:
@@ -98,7 +94,7 @@ class SharedTasks:
             if not self._users:
                 try:
                     self._tasks.open()
-                except (UnavailableError, OSError):
+                except BaseException:
                     self._tasks.close()
                     raise
                 self._had.clear()
@@ -117,20 +113,23 @@ class SharedTasks:
                 self._views, self._looked = self._tasks.look(), now
                 self._had.clear()
             self._had.add(user)
-            return self._views
+            views = self._views
+            if len(self._had) == len(self._users):
+                self._views = {}  # not to be held until the next cycle
+            return views
 
     def health(self, user: object) -> tuple[list[MapHealth], list[ProgramHealth]]:
-        """State of its map and its program, which the first user tells."""
-        with self._lock:
-            if self._users[:1] != [user]:
-                return [], []
-            return self._tasks.maps(), self._tasks.programs()
+        """State of its map and its program, which the first user tells. Waits for no look."""
+        if self._users[:1] != [user]:
+            return [], []
+        return self._tasks.maps(), self._tasks.programs()
 
     def close(self, user: object) -> None:
         """Unload once nobody uses it any more; a second call does nothing."""
         with self._lock:
             if user in self._users:
                 self._users.remove(user)
+                self._had.discard(user)
                 if not self._users:
                     self._tasks.close()
                     self._views = {}

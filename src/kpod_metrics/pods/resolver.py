@@ -104,6 +104,10 @@ class Resolver:
         """Whether nothing can be charged to this id any more: it does not exist, and its grace time is over."""
         return cgroup not in self.snapshot.present and cgroup not in self._gone
 
+    def has_pod(self, pod: Identity) -> bool:
+        """Whether some container of a pod may have series now."""
+        return any(identity.of_pod == pod for identity in self.identities())
+
     def _current(self) -> set[Identity]:
         return {*self.snapshot.identities.values(), *self.snapshot.kept}
 

@@ -61,9 +61,9 @@ class Cycles:
             self.store.put(row.table, identities[row.owner], row.labels, row.values, (row.owner, row.source))
         return self
 
-    def forget(self, gone: Callable[[int], bool]) -> None:
+    def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool] = lambda pod: False) -> None:
         """Forget cgroups as the agent does, in the collector and in the store."""
-        self.collector.forget(gone)
+        self.collector.forget(gone, stays)
         self.store.forget_owners(gone)
 
     def exported(self, identity: Identity = POD) -> dict[str, int | float]:

@@ -107,9 +107,9 @@ def test_totals_are_dropped_with_the_last_cgroup_of_the_namespace(tree: Tree, na
     app, sidecar = tree.group("a", 7, pids=[10]), tree.group("b", 8, SIDECAR, pids=[20])
     collector = NetIface(tree.environment)
     collector.collect([app, sidecar])
-    collector.forget(lambda id_: id_ == app.id)
+    collector.forget(lambda id_: id_ == app.id, lambda pod: False)
     assert list(collector.collect([app])) == []
-    collector.forget(lambda id_: True)
+    collector.forget(lambda id_: True, lambda pod: False)
     assert [row.values[0] for row in collector.collect([app])] == [100]
 
 
@@ -133,6 +133,38 @@ def test_what_stands_still_is_told_when_asked_for_or_of_another_pod(tree: Tree, 
     assert told(app) == [0], "it was away: its series may be too"
     assert told() == []
     assert told(app) == [0]
+
+
+def test_container_that_is_started_again_after_a_while_goes_on_in_the_sandboxs_namespace(
+    tree: Tree, namespaces: Namespaces
+) -> None:
+    """CrashLoopBackOff: no container for minutes, while the sandbox holds the namespace and the series stay."""
+    namespaces.join("pod", 10, 20)
+    app, again = tree.group("a", 7, pids=[10]), tree.group("b", 8, pids=[20])
+    cycles = Cycles(NetIface(tree.environment))
+    namespaces.set("pod", net_dev(eth0=100))
+    cycles.run(app)
+    for _ in range(3):
+        cycles.run()
+        cycles.forget(lambda id_: id_ == app.id, lambda pod: pod == POD.of_pod)
+    namespaces.set("pod", net_dev(eth0=130))
+    assert received(cycles.run(again)) == 130
+
+
+def test_namespace_of_a_former_sandbox_is_forgotten(tree: Tree, namespaces: Namespaces) -> None:
+    namespaces.join("before", 10)
+    namespaces.join("now", 20)
+    app, again = tree.group("a", 7, pids=[10]), tree.group("b", 8, pids=[20])
+    cycles = Cycles(NetIface(tree.environment))
+    namespaces.set("before", net_dev(eth0=100))
+    namespaces.set("now", net_dev(eth0=30))
+    cycles.run(app)
+    cycles.run(again)
+    cycles.forget(lambda id_: id_ == app.id, lambda pod: True)
+    assert received(cycles) == 130
+    namespaces.join("before", 11)
+    namespaces.set("before", net_dev(eth0=107))
+    assert received(cycles.run(again, tree.group("c", 9, pids=[11]))) == 237, "another, of the same number"
 
 
 def test_two_namespaces_of_a_pod_are_added_up(tree: Tree, namespaces: Namespaces) -> None:
