@@ -75,8 +75,11 @@ class Network:
         self.server_address = self.client_goes_to = "127.0.0.1"
 
     def start(self, owner: Cgroup, name: str, *arguments: object) -> Process:
-        command = (*self._enter, self._workload(name), *map(str, arguments))
-        process = owner.start(*command, stdout=subprocess.PIPE)
+        return self.enter(owner, self._workload(name), *map(str, arguments))
+
+    def enter(self, owner: Cgroup, *command: str) -> Process:
+        """Start any program there."""
+        process = owner.start(*self._enter, *command, stdout=subprocess.PIPE)
         self._children.append(process)
         return process
 
@@ -409,6 +412,38 @@ def test_a_socket_has_another_connection(
         for done in (1, 2):
             stop_point(network.start(a, "tcp_peer", "again", "127.0.0.1", server.getsockname()[1], 9000))
             assert_counted(totals, {a: Counted(sent=12_000 * done, outbound=2 * done), b: Counted()})
+
+
+NEVER_ACCEPTS = """
+import socket, time
+server = socket.create_server(("10.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+time.sleep(1000)
+"""
+
+
+@proves(SENT, RETRANSMITS, CONNECTED)
+@EVERY_WAY
+def test_a_socket_has_another_connection_that_retransmits_too(
+    cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
+) -> None:
+    """The wire loses data of both: what the first retransmitted is not the second's, and neither is lost."""
+    a, b, d = cgroup("a"), cgroup("b"), cgroup("d")
+    network.lay_wire(d, drop_every=4)
+    with opened(collector(*forced_off)) as net_tcp:
+        totals = Totals(net_tcp)
+        port = line(network.enter(b, sys.executable, "-c", NEVER_ACCEPTS))
+        retransmitted = 0
+        for done in (1, 2):
+            client = network.start(a, "tcp_peer", "again", network.client_goes_to, port, 30_000)
+            stop_point(client)
+            first, second = line(client), line(client)
+            assert first
+            assert second
+            retransmitted += first + second
+            of_a = Counted(40_000 * done, retransmits=retransmitted, outbound=2 * done)
+            # Not b: hooks count what nobody reads with the next segment or at the end.
+            assert_counted(totals, {a: of_a, d: Counted()})
 
 
 class Probe(NamedTuple):

@@ -19,7 +19,8 @@
  * want of a server or (after a few SYNs) of any answer; prints as above, then stops.
  *
  * tcp_peer again ADDRESS PORT SEND: sends SEND bytes, takes the same socket off
- * that connection, makes another with it, sends a third of SEND, and stops.
+ * that connection, makes another with it, sends a third of SEND, prints what each
+ * of them retransmitted (TCP_INFO), and stops.
  *
  * tcp_peer self ADDRESS 0 SEND: a socket connects to itself, as both ends at once,
  * sends itself SEND bytes, and stops.
@@ -195,15 +196,18 @@ static void connect_again(struct sockaddr_in *address, long bytes)
 {
 	struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
 	int fd = check(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	unsigned retransmitted;
 
 	check(connect(fd, (struct sockaddr *)address, sizeof(*address)), "connect");
 	put(fd, "write", bytes);
 	wait_until_acknowledged(fd);
+	retransmitted = retransmits(fd);
 	check(connect(fd, &nowhere, sizeof(nowhere)), "disconnect");
 	check(connect(fd, (struct sockaddr *)address, sizeof(*address)), "connect again");
 	put(fd, "write", bytes / 3);
 	wait_until_acknowledged(fd);
-	phase_over(0);
+	printf("%u\n", retransmitted);
+	phase_over(retransmits(fd));
 }
 
 static void connect_to_self(struct sockaddr_in *address, long bytes)
