@@ -46,11 +46,15 @@ class Histogram:
             total = list(mine)
             total[at:end] = map(add, mine[at:end], counts)
             return Histogram(total, self.sum_ns + sum_ns, self.first)
+        if first < 0 or first + len(counts) > SLOTS:
+            raise ValueError(f"slots {first} to {first + len(counts)} of {SLOTS}")
         if not counts:
             return Histogram(mine, self.sum_ns + sum_ns, self.first)
-        # First room for both; a list taken less than once is empty.
-        low = min(first, self.first) if mine else first
-        wider = [0] * (self.first - low) + [*mine] + [0] * (end - len(mine)) if mine else [0] * len(counts)
+        if not mine:
+            return Histogram([0] * len(counts), self.sum_ns, first).plus(counts, sum_ns, first)
+        low = min(first, self.first)
+        # A list taken less than once is empty.
+        wider = [0] * (self.first - low) + [*mine] + [0] * (end - len(mine))
         return Histogram(wider, self.sum_ns, low).plus(counts, sum_ns, first)
 
     @property

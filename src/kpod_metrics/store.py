@@ -333,12 +333,8 @@ def _check(table: Table, values: Sequence[Value]) -> None:
     """Refuse values that are not of a table's metrics: a total that took one would be wrong for good."""
     # Nearly all rows are such.
     if table.has_histograms:
-        if [*map(type, values)] == table.whole:
-            for at in table.numbers:
-                if values[at] < 0:  # type: ignore[operator]
-                    break
-            else:
-                return
+        if [*map(type, values)] == table.whole and min(map(values.__getitem__, table.numbers), default=0) >= 0:  # type: ignore[type-var,operator]
+            return
     elif len(values) == len(table.metrics):
         try:
             # No comparison with NaN holds, and a sum with it is NaN.

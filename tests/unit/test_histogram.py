@@ -129,9 +129,9 @@ def test_histogram_adds_up() -> None:
     assert (third.count, third.slots[-3:], third.sum_ns) == (SLOTS + 8, [1, 2, 3], 16)
     fourth = third.plus([], 1)
     assert (fourth.slots, fourth.sum_ns) == (third.slots, 17)
-    with pytest.raises(ValueError, match="slots 0 to 107 of 106"):
+    with pytest.raises(ValueError, match="slots 105 to 107 of 106"):
         first.plus([1, 2], 3, first=SLOTS - 1)
-    with pytest.raises(ValueError, match="slots -1 to 106 of 106"):
+    with pytest.raises(ValueError, match="slots -1 to 0 of 106"):
         first.plus([1], 3, first=-1)
     with pytest.raises(ValueError, match="slots 0 to 107 of 106"):
         Histogram([1] * (SLOTS + 1))

@@ -59,7 +59,7 @@ class Disk(FileCollector):
 
         def read(group: Group) -> Iterable[Row]:
             devices = self.parsed(group.path, "io.stat", _totals)
-            for number, values in devices.items() if self.is_news(group, devices) else ():
+            for number, values in devices.items() if self.is_news(group.id, (group.identity, devices)) else ():
                 if any(values):
                     if number not in names:
                         names[number] = self._name(number)

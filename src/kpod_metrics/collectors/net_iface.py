@@ -85,8 +85,6 @@ class NetIface(ProcessCollector):
         self._namespaces: dict[tuple[Identity, int], _Namespace] = {}
         self._read: dict[int, tuple[bytes, dict[str, Interface]]] = {}
         """The files of the last cycle by namespace, and what they say: most pods are silent most of the time."""
-        self._told: dict[tuple[Identity, int], dict[str, Interface]] = {}
-        """What was told of each namespace in the last cycle."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -102,7 +100,7 @@ class NetIface(ProcessCollector):
             number = partial(_network_namespace, views)
             host = number(KTHREADD)
         files: dict[int, tuple[bytes, dict[str, Interface]]] = {}
-        told: dict[tuple[Identity, int], dict[str, Interface]] = {}
+        done: set[tuple[Identity, int]] = set()
 
         def read(group: Group) -> Iterable[Row]:
             pod = group.pod
@@ -114,17 +112,18 @@ class NetIface(ProcessCollector):
                 if namespace is None:
                     namespace = self._namespaces[key] = _Namespace()
                 namespace.owners.add(group.id)
-                if key in told:
+                if key in done:
                     continue
                 if of not in files or not files[of][1]:  # if that process had just ended: here is another
                     files[of] = self._interfaces(of, pid)
                 if found := files[of][1]:
-                    told[key] = found
-                    if self.complete or self._told.get(key) is not found:
+                    done.add(key)
+                    # One that was forgotten has to be told from the beginning.
+                    if self.is_news(key, found) or not namespace.totals:
                         yield from _rows(group.id, namespace.totals, found, of)
 
         rows = self.each([group for group in groups if group.pids], read)
-        self._read, self._told = files, told
+        self._read = files
         return rows
 
     def _interfaces(self, namespace: int, pid: int) -> tuple[bytes, dict[str, Interface]]:
@@ -148,14 +147,11 @@ class NetIface(ProcessCollector):
                 namespace.owners = {owner for owner in namespace.owners if not gone(owner)}
             if namespace.owners:
                 lived_in.add(pod)
-        left = {
+        self._namespaces = {
             key: namespace
             for key, namespace in self._namespaces.items()
             if namespace.owners or (key[0] not in lived_in and stays(key[0]))
         }
-        if len(left) < len(self._namespaces):
-            self._told = {key: found for key, found in self._told.items() if key in left}
-        self._namespaces = left
 
 
 def _network_namespace(views: Mapping[int, View], pid: int) -> int:

@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
@@ -29,9 +29,9 @@ class FileCollector(Collector):
         self._files = KeptFiles(environment.kept_files)
         self._parsed: dict[str, dict[str, tuple[bytes, Any]]] = {}
         """By folder and name: the files that `parsed` was asked for, and what they said last."""
-        self._given: dict[int, tuple[Any, ...]] = {}
-        """By cgroup: what `is_news` was asked of in the last cycle."""
-        self._giving: dict[int, tuple[Any, ...]] = {}
+        self._given: dict[Hashable, object] = {}
+        """What `is_news` was asked of in the last cycle."""
+        self._giving: dict[Hashable, object] = {}
         """The same of this one."""
         self._before: Sequence[Group] = ()
         """The groups of the last cycle."""
@@ -52,21 +52,19 @@ class FileCollector(Collector):
         Most of a node's cgroups did nothing since. A name is for one `parse`, and what that makes is not to be changed.
         """
         data = self.read(folder, name)
-        files = self._parsed.get(folder)
-        if files is None:
-            files = self._parsed[folder] = {}
+        files = self._parsed.setdefault(folder, {})
         known = files.get(name)
         if known is None or known[0] != data:
             known = files[name] = (data, parse(data))
         return known[1]
 
-    def is_news(self, group: Group, *said: object) -> bool:
-        """Whether what a group's counters say has to be told: another thing than in the last cycle, or all of it.
+    def is_news(self, whose: Hashable, said: object) -> bool:
+        """Whether what somebody's counters say has to be told: another thing than in the last cycle, or all of it.
 
         Most pods are idle most of the time, and to tell it costs as much as to read it. For callers of `each`.
         """
-        now = self._giving[group.id] = (group.identity, *said)
-        return self.complete or self._given.get(group.id) != now
+        self._giving[whose] = said
+        return self.complete or self._given.get(whose) != said
 
     def open(self) -> list[Signal]:
         """Say so where the controller is not in this tree: it may be with version 1, or not in the kernel."""

@@ -38,11 +38,11 @@ class ProcessCollector(FileCollector):
 
     def maps(self) -> list[MapHealth]:
         """State of the kernel map."""
-        return self.environment.tasks.health(self)[0]
+        return self.environment.tasks.maps(self)
 
     def programs(self) -> list[ProgramHealth]:
         """State of the kernel program."""
-        return self.environment.tasks.health(self)[1]
+        return self.environment.tasks.programs(self)
 
     def close(self) -> None:
         """Leave the program to others, and close the kept files."""

@@ -56,7 +56,7 @@ class Pressure(FileCollector):
 
     def _read(self, group: Group) -> Iterable[Row]:
         said = [self.parsed(group.path, file, _seconds) for file in _FILES]
-        if self.is_news(group, *said):
+        if self.is_news(group.id, (group.identity, *said)):
             values = [value for pair in said for value in pair]
             if values.count(None) < len(values):
                 yield Row(TABLE, group.id, (), values)

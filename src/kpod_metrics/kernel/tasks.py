@@ -118,11 +118,13 @@ class SharedTasks:
                 self._views = {}  # not to be held until the next cycle
             return views
 
-    def health(self, user: object) -> tuple[list[MapHealth], list[ProgramHealth]]:
-        """State of its map and its program, which the first user tells. Waits for no look."""
-        if self._users[:1] != [user]:
-            return [], []
-        return self._tasks.maps(), self._tasks.programs()
+    def maps(self, user: object) -> list[MapHealth]:
+        """State of its map, which the first user tells. Waits for no look."""
+        return self._tasks.maps() if self._users[:1] == [user] else []
+
+    def programs(self, user: object) -> list[ProgramHealth]:
+        """Statistics of its program, which the first user tells. Waits for no look."""
+        return self._tasks.programs() if self._users[:1] == [user] else []
 
     def close(self, user: object) -> None:
         """Unload once nobody uses it any more; a second call does nothing."""

@@ -47,6 +47,9 @@ class Resolver:
         """Containers that have no cgroup any more."""
         self.changes = 0
         """Times that something came, went, or was forgotten: as long as it is the same, all answers are too."""
+        self._pods: set[Identity] = set()
+        self._pods_at = 0
+        """`changes` when these were made, as one look through all serves all who ask."""
 
     def update(self, snapshot: Snapshot) -> None:
         """Take a new snapshot: what left it stays known through the grace time."""
@@ -106,7 +109,9 @@ class Resolver:
 
     def has_pod(self, pod: Identity) -> bool:
         """Whether some container of a pod may have series now."""
-        return any(identity.of_pod == pod for identity in self.identities())
+        if self._pods_at != self.changes:
+            self._pods, self._pods_at = {identity.of_pod for identity in self.identities()}, self.changes
+        return pod in self._pods
 
     def _current(self) -> set[Identity]:
         return {*self.snapshot.identities.values(), *self.snapshot.kept}

@@ -9,6 +9,7 @@ import pytest
 
 from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.histogram import Histogram
+from kpod_metrics.metrics import Value
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.store import Store
 
@@ -76,6 +77,21 @@ class Cycles:
                     assert not isinstance(value, Histogram)
                     found[" ".join((metric.name.removeprefix("kpod_"), *series.labels))] = value
         return found
+
+
+def first_values(collector: Collector, *groups: Group) -> list[Value]:
+    """The first value of each row that a read gives."""
+    return [row.values[0] for row in collector.collect(groups)]
+
+
+def assert_told_once(collector: Collector, group: Group, *, now: float, again: float) -> None:
+    """A counter that stands still is told in the first cycle, and after that when all are asked for."""
+    assert first_values(collector, group) == [now]
+    assert first_values(collector, group) == []
+    collector.complete = True
+    assert first_values(collector, group) == [again]
+    collector.complete = False
+    assert first_values(collector, group) == []
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, part: str, error: type[OSError] = PermissionError) -> None:

@@ -1,13 +1,12 @@
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kpod_metrics.collectors.net_iface import NetIface
-from kpod_metrics.metrics import Value
-from kpod_metrics.pods.model import Group
-from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
+from tests.unit.collectors.cycles import POD, Cycles, Tree, assert_told_once, first_values, refuse
 
 HEADING = (
     "Inter-|   Receive                                                |  Transmit\n"
@@ -106,8 +105,12 @@ def test_totals_are_dropped_with_the_last_cgroup_of_the_namespace(tree: Tree, na
     namespaces.set("pod", net_dev(eth0=100))
     app, sidecar = tree.group("a", 7, pids=[10]), tree.group("b", 8, SIDECAR, pids=[20])
     collector = NetIface(tree.environment)
+    collector.complete = True
     collector.collect([app, sidecar])
+    assert [row.values[0] for row in collector.collect([app])] == [0]
     collector.forget(lambda id_: id_ == app.id, lambda pod: False)
+    assert [row.values[0] for row in collector.collect([app])] == [0]
+    collector.complete = False
     assert list(collector.collect([app])) == []
     collector.forget(lambda id_: True, lambda pod: False)
     assert [row.values[0] for row in collector.collect([app])] == [100]
@@ -117,16 +120,8 @@ def test_what_stands_still_is_told_when_asked_for_or_of_another_pod(tree: Tree, 
     namespaces.join("pod", 10)
     namespaces.set("pod", net_dev(eth0=100))
     app, collector = tree.group("a", 7, pids=[10]), NetIface(tree.environment)
-
-    def told(*groups: Group) -> list[Value]:
-        return [row.values[0] for row in collector.collect(groups)]
-
-    assert told(app) == [100]
-    assert told(app) == []
-    collector.complete = True
-    assert told(app) == [0]
-    collector.complete = False
-    assert told(app) == []
+    told = partial(first_values, collector)
+    assert_told_once(collector, app, now=100, again=0)
     namespaces.set("pod", net_dev(eth0=103))
     assert told(app) == [3]
     assert told(replace(app, identity=OTHER)) == [103]

@@ -1,10 +1,9 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from kpod_metrics.collectors.pressure import Pressure
-from kpod_metrics.metrics import Value
-from kpod_metrics.pods.model import Group
-from tests.unit.collectors.cycles import POD, Cycles, Tree, write
+from tests.unit.collectors.cycles import POD, Cycles, Tree, assert_told_once, first_values, write
 
 SOME = "some avg10=27.75 avg60=9.55 avg300=3.09 total={}\n"
 FULL = "full avg10=0.00 avg60=0.00 avg300=0.00 total={}\n"
@@ -49,16 +48,8 @@ def test_cgroup_that_is_replaced_by_one_with_smaller_totals(tree: Tree) -> None:
 def test_what_stands_still_is_told_when_asked_for_or_of_another_pod(tree: Tree) -> None:
     group, collector = tree.group("a", 7), Pressure(tree.environment)
     write(Path(group.path), cpu__pressure=SOME.format(2_000_000))
-
-    def told(*groups: Group) -> list[Value]:
-        return [row.values[0] for row in collector.collect(groups)]
-
-    assert told(group) == [2.0]
-    assert told(group) == []
-    collector.complete = True
-    assert told(group) == [2.0]
-    collector.complete = False
-    assert told(group) == []
+    told = partial(first_values, collector)
+    assert_told_once(collector, group, now=2.0, again=2.0)
     write(Path(group.path), cpu__pressure=SOME.format(2_000_000).replace("27.75", "0.00"))
     assert told(group) == [], "an average is not exported"
     write(Path(group.path), cpu__pressure=SOME.format(3_000_000))

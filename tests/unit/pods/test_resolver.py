@@ -173,6 +173,21 @@ def test_container_that_will_be_started_again_keeps_its_series(resolver: Resolve
     assert resolver.identities() == set()
 
 
+def test_pod_is_there_as_long_as_a_container_may_have_series(resolver: Resolver, clock: Clock) -> None:
+    assert not resolver.has_pod(A.of_pod)
+    resolver.update(snapshot({1: A}))
+    assert resolver.has_pod(A.of_pod)
+    assert not resolver.has_pod(B.of_pod)
+    resolver.update(snapshot({2: B}))
+    resolver.expire()
+    assert resolver.has_pod(A.of_pod)
+    assert resolver.has_pod(B.of_pod)
+    clock.now += GRACE
+    resolver.expire()
+    assert not resolver.has_pod(A.of_pod)
+    assert resolver.has_pod(B.of_pod)
+
+
 def test_capacity(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest make room."""
     monkeypatch.setattr("kpod_metrics.pods.resolver.CAPACITY", 3)
