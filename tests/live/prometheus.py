@@ -15,8 +15,16 @@ Result = list[tuple[dict[str, str], float]]
 class Prometheus:
     """What a Prometheus answers."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+
+    def wait(self) -> None:
+        """Wait until it has scraped its target once."""
+        try:
+            eventually(lambda: [value for _, value in self.query('up{job="kpod"}')] == [1], 60)
+        except AssertionError as error:
+            raise AssertionError(self._log.read_text()) from error
 
     def _ask(self, what: str) -> Any:
         answer = json.loads(get(f"{self.url}/api/v1/{what}"))
@@ -45,7 +53,7 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(
+def starting_prometheus(
     program: Path,
     folder: Path,
     target: str,
@@ -55,7 +63,7 @@ def running_prometheus(
     others: Mapping[str, str] | None = None,
     rules: Sequence[Path] = (),
 ) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped `target` once.
+    """A Prometheus that will scrape `target`: it takes 5 s to begin, in which others can start.
 
     `every` is how often it scrapes and evaluates, `scrape` are lines of its scrape configuration, `others` are more
     targets by their jobs' names.
@@ -76,9 +84,14 @@ def running_prometheus(
     )
     command: list[str | Path] = [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     with process([*command, f"--web.listen-address=127.0.0.1:{port}", *arguments], log):
-        there = Prometheus(port)
-        try:
-            eventually(lambda: [value for _, value in there.query('up{job="kpod"}')] == [1], 60)
-        except AssertionError as error:
-            raise AssertionError(log.read_text()) from error
+        yield Prometheus(port, log)
+
+
+@contextmanager
+def running_prometheus(
+    program: Path, folder: Path, target: str, *arguments: str, **options: Any
+) -> Iterator[Prometheus]:
+    """The same, once it has scraped `target`."""
+    with starting_prometheus(program, folder, target, *arguments, **options) as there:
+        there.wait()
         yield there

@@ -399,7 +399,7 @@ def sampling(node: Node) -> Iterator[Mapping[tuple[str, str, str], float]]:
     over = threading.Event()
 
     def scrape() -> None:
-        while not over.wait(0.1):
+        while not over.wait(0.5):  # a page stays for a cycle of 2 s
             for key, value in counts(node.page()).items():
                 highest[key] = max(value, highest.get(key, 0))
 

@@ -5,7 +5,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from kpod_metrics.web.endpoint import Endpoint, Limits
 from tests.fakes.otlp import Fault, Receiver, points_of
 from tests.live.agents import Page, eventually, running_agent
 from tests.live.harness import Cgroup
-from tests.live.prometheus import Prometheus, running_prometheus
+from tests.live.prometheus import Prometheus, running_prometheus, starting_prometheus
 from tests.served import served
 from tests.unit.exposition.client_model import decode, labels_of
 from tests.unit.test_histogram import FACTOR, SHAPES, bucketed, exact
@@ -100,9 +99,10 @@ class Both(NamedTuple):
 def both(program: Path, target: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = tmp_path_factory.mktemp("prometheus")
     with (
-        running_prometheus(program, folder / "native", target, NATIVE) as native,
+        starting_prometheus(program, folder / "native", target, NATIVE) as native,
         running_prometheus(program, folder / "classic", target) as classic,
     ):
+        native.wait()
         yield Both(native, classic)
 
 
@@ -186,7 +186,7 @@ def test_real_workload(program: Path, tmp_path: Path, cgroup: Callable[[str], Cg
     settings += ["--collector-deadline", "5s"]
     with (
         running_agent(tmp_path / "agent.log", *settings) as (_, port),
-        running_prometheus(program, tmp_path / "native", f"127.0.0.1:{port}", NATIVE) as native,
+        starting_prometheus(program, tmp_path / "native", f"127.0.0.1:{port}", NATIVE) as native,
         running_prometheus(program, tmp_path / "classic", f"127.0.0.1:{port}") as classic,
     ):
         group = cgroup("sleeper")
@@ -254,7 +254,7 @@ def test_counts_are_the_same_in_every_format(
 
 def test_agent_ends_promptly_while_its_receiver_hangs(tmp_path: Path) -> None:
     with Receiver() as receiver:
-        receiver.always = Fault(delay=20.0)
+        receiver.always = Fault(delay=60.0)
         settings = ["--poll-interval", "200ms", "--collector-deadline", "5s"]
         settings += ["--otlp-endpoint", receiver.url, "--otlp-interval", "200ms"]
         with running_agent(tmp_path / "agent.log", *settings) as (agent, port):
@@ -266,7 +266,6 @@ def test_agent_ends_promptly_while_its_receiver_hangs(tmp_path: Path) -> None:
             eventually(lambda: Page(scraped(url, TEXT).decode()).sum(stamp) > first + 1)
             assert Page(scraped(url, TEXT).decode()).sum("kpod_otlp_queue_bytes") > 0
             assert receiver.requests == 1
-            began = time.monotonic()
             agent.terminate()
-            assert agent.wait(5) == 0
-            assert time.monotonic() - began < 2
+            assert agent.wait(10) == 0
+            assert not receiver.pushes  # it ended before its answer came

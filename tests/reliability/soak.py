@@ -1,7 +1,8 @@
 """The agent at work for any length of time: `python -m tests.reliability.soak --minutes 60`, as root.
 
 Cycles every 200 ms while cgroups come and go with a process each, two workers switch and call, and scrapes go on. It
-fails where resident memory, descriptors, threads or map entries grow, or where a total is not the true one at the end.
+fails where resident memory, descriptors, threads, map entries, series or the reads of a cycle grow, or where a total is
+not the true one at the end. How long cycles take is told, not judged: that is the machine's doing, too.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -99,6 +101,8 @@ class Measured:
         """What is not as it should be."""
         found = [] if not self.error else [f"{self.error:+} switches of {self.switches}"]
         for what, (rate, width, mean) in self.slopes.items():
+            if what == DURATION:
+                continue
             # It grows if the interval is above zero, by more than a hundredth of its size in the length of the run. In
             # the first minutes up to a fifth: the heap's holes are of every size only then.
             grown = (rate - width) * self.seconds / 3600
@@ -107,12 +111,24 @@ class Measured:
         return found
 
 
+DURATION = "cycles (s)"
+READS = "reads (a second)"
 SAMPLED = {
-    "cycles (s)": "kpod_collection_cycle_seconds",
+    DURATION: "kpod_collection_cycle_seconds",
     "resident memory (bytes)": "process_resident_memory_bytes",
     "descriptors": "process_open_fds",
     "map entries": "kpod_bpf_map_entries",
 }
+
+
+def reads_of(pid: int) -> int:
+    """How often a process has called read() and its like: files and iterators, not sockets.
+
+    Source: Documentation/filesystems/proc.rst, syscr of /proc/PID/io.
+    """
+    found = re.search(r"^syscr: (\d+)$", Path(f"/proc/{pid}/io").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 def soak(seconds: float, folder: Path) -> Measured:
@@ -120,7 +136,7 @@ def soak(seconds: float, folder: Path) -> Measured:
     # The agent sees this tree only: what else comes and goes on the machine is not of the soak.
     root = Path(find_root(), f"kpod-soak-{os.getpid()}")
     root.mkdir()
-    samples: dict[str, list[tuple[float, float]]] = {what: [] for what in (*SAMPLED, "threads", "own series")}
+    samples: dict[str, list[tuple[float, float]]] = {what: [] for what in (*SAMPLED, "threads", "own series", READS)}
     log = folder / "agent.log"
     settings = ("--poll-interval", f"{INTERVAL}s", "--collector-deadline", "5s", "--grace-period", "1s")
     more = ("--discovery", "cgroup", "--profile", "comprehensive", "--cgroup-root", str(root))
@@ -138,6 +154,7 @@ def soak(seconds: float, folder: Path) -> Measured:
             for worker in workers:
                 go(worker)
             began = time.monotonic()
+            ended, reads = 0.0, 0
             while (now := time.monotonic()) < began + seconds:
                 churn.turn()
                 text = get(f"http://127.0.0.1:{port}/metrics")
@@ -147,6 +164,10 @@ def soak(seconds: float, folder: Path) -> Measured:
                     samples[what].append((now - began, page.sum(name)))
                 samples["threads"].append((now - began, len(os.listdir(f"/proc/{agent.pid}/task"))))
                 samples["own series"].append((now - began, len(page.samples)))
+                before = ended, reads
+                ended, reads = page.sum("kpod_last_cycle_timestamp_seconds"), reads_of(agent.pid)
+                if 0 < before[0] < ended:
+                    samples[READS].append((now - began, (reads - before[1]) / (ended - before[0])))
                 time.sleep(INTERVAL / 2)
             for worker in workers:
                 worker.send_signal(19)

@@ -564,14 +564,13 @@ def test_close_while_nobody_answers(server: ApiServer, tmp_path: Path) -> None:
     server.stop()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         file = kubeconfig(tmp_path / "silent", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        hanging = KubernetesSource(partial(to_server, Settings(kubeconfig=file)), NODE, silence=1.5)
+        hanging = KubernetesSource(partial(to_server, Settings(kubeconfig=file)), NODE, silence=60)
         hanging.start()
         until(lambda: hanging.requests)
-        began = time.monotonic()
         hanging.close()
-        assert time.monotonic() - began < 1.4
+        assert hanging._thread.is_alive()
         assert hanging._thread.daemon
-        hanging._thread.join()
+    hanging._thread.join()  # its connection is reset with the listener's end
 
 
 def test_defect_does_not_end_the_thread(
