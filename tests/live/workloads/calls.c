@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-/* calls N: N times a syscall that no C library makes by itself (ioprio_get of nobody), and the end.
+/* calls N PROCS: goes into the cgroup whose cgroup.procs that is, makes N times a syscall that no C
+ * library makes by itself (ioprio_get of nobody), and ends. It goes by itself because a large
+ * parent takes long to fork with code of its own to run in the child, and is quick to start a
+ * program.
  */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 int main(int argc, char **argv)
 {
-	for (long n = argc > 1 ? atol(argv[1]) : 0; n > 0; n--)
+	int procs = argc > 2 ? open(argv[2], O_WRONLY) : -1;
+
+	if (write(procs, "0", 1) != 1)
+		return 1;
+	for (long n = atol(argv[1]); n > 0; n--)
 		syscall(SYS_ioprio_get, -1, -1);
 	return 0;
 }
