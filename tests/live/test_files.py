@@ -31,9 +31,9 @@ from kpod_metrics.kernel.tasks import KTHREADD, Tasks
 from kpod_metrics.pods.model import Group, Identity
 from tests.live.agents import eventually
 from tests.live.harness import WORKLOADS, Cgroup, Totals, opened, proves
+from tests.live.piped import NETWORK, Children, answer, piped
 
 MakeCgroup = Callable[[str], Cgroup]
-Children = list["subprocess.Popen[bytes]"]
 
 
 @pytest.fixture(params=["all processes at once", "each in /proc"])
@@ -53,22 +53,6 @@ def group(cgroup: Cgroup) -> Group:
         read_pids(str(cgroup.path), KeptFiles()) or (),
         Identity("test", cgroup.path.name, ""),
     )
-
-
-def piped(cgroup: Cgroup, children: Children, *command: str) -> "subprocess.Popen[bytes]":
-    process = cgroup.start(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    children.append(process)
-    return process
-
-
-def answer(process: "subprocess.Popen[bytes]", line: str | None = None) -> str:
-    """Send a workload a line, and return its next one."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    if line is not None:
-        process.stdin.write(line.encode() + b"\n")
-        process.stdin.flush()
-    return process.stdout.readline().decode().strip()
 
 
 @proves("kpod_cpu_usage_seconds_total", within="2 ms")
@@ -120,30 +104,6 @@ def test_pressure_equals_the_files(cgroup: MakeCgroup, children: Children) -> No
             exported = totals.number(crowded, f"kpod_pressure_{resource}_{what}_seconds_total")
             assert exported == int(line.rpartition("total=")[2]) / 1e6
     assert totals.number(crowded, "kpod_pressure_cpu_waiting_seconds_total") > 0.5
-
-
-NETWORK = """
-import socket, subprocess, sys
-open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w").write("1")
-for command in sys.argv[1:]:
-    subprocess.run(["ip", *command.split()], check=True)
-# A link that is not up yet drops what it is given.
-while any("veth" in link and "state UP" not in link for link in
-          subprocess.run(["ip", "-d", "-o", "link"], capture_output=True, text=True).stdout.splitlines()):
-    pass
-print("ready", flush=True)
-for line in sys.stdin:
-    interface, count, size = line.split()
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-        sender.bind((interface, 0))
-        for _ in range(int(count)):
-            # To everybody, of an experimental protocol that nothing answers.
-            try:
-                sender.send((b"\\xff" * 6 + b"\\x02" * 6 + b"\\x88\\xb5").ljust(int(size), b"\\0"))
-            except OSError as error:
-                assert error.errno == 105, error  # ENOBUFS: it was dropped
-    print("sent", flush=True)
-"""
 
 
 @proves(*(metric.name for metric in INTERFACES.metrics))

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from tests.fakes.certificates import Certificates
 from tests.live.agents import COMMAND, Page, eventually, get, running_agent
 from tests.live.containers import Runtime
 from tests.live.harness import Cgroup, compile_workload
+from tests.live.piped import NETWORK, Children, answer, piped
 
 NODE = "node-1"
 CALL = "ioprio_get"
@@ -24,6 +26,7 @@ UNATTRIBUTED = "kpod_unattributed_events_total"
 GRACE = 1.0
 TOP = f"kpod-test-{os.getpid()}"
 TOKEN = "t0ken"
+SANDBOX = "a sandbox"
 
 
 def slice_of(uid: str) -> str:
@@ -313,6 +316,38 @@ def test_restarted_container_goes_on(api: ApiServer, start: Start) -> None:
     assert counts(page) == {("default", "web-1", "app"): 11}
     assert list(page.find("kpod_container_restarts").values()) == [1]
     assert page.sum("kpod_pending_events") == 0
+
+
+@pytest.mark.parametrize("holder", [SANDBOX, "no process of the pod"])
+def test_pod_whose_container_comes_back_goes_on_with_its_interfaces(
+    api: ApiServer, start: Start, children: Children, holder: str
+) -> None:
+    """CrashLoopBackOff: the pause is longer than the grace time, what its network namespace counted is added once."""
+    node = start("--collectors-net-iface-enabled", "true")
+    uid, first = run_pod(api, node, "web-1")
+    path = scope(uid, "f" * 64) if holder == SANDBOX else f"{TOP}/runtime"
+    sender = piped(node.make(path), children, "unshare", "-n", sys.executable, "-c", NETWORK, "link set lo up")
+    assert answer(sender) == "ready"
+
+    def packets() -> float:
+        page = node.next_page()
+        return page.sum("kpod_net_iface_tx_packets_total", namespace="default", pod="web-1", interface="lo")
+
+    def join(container: str) -> None:
+        children.append(node.make(container).start("nsenter", "-t", str(sender.pid), "-n", "sleep", "1000"))
+
+    join(first)
+    answer(sender, "lo 10 100")
+    eventually(lambda: packets() == 10)
+    node.remove(first)
+    answer(sender, "lo 5 100")
+    time.sleep(2 * GRACE)
+    assert packets() == 10  # a namespace is read through its containers: this comes with the next one
+    join(scope(uid, api.run_container("default", "web-1", "app")))
+    answer(sender, "lo 7 100")
+    eventually(lambda: packets() == 22)
+    answer(sender, "lo 1 100")
+    assert packets() == 23
 
 
 def test_series_begin_at_0_before_the_next_cycle(api: ApiServer, start: Start) -> None:
