@@ -89,16 +89,28 @@ class Store:
         """Updates folded into an overflow series, by metric."""
         self._beyond = dict.fromkeys(self._tables, 0)
         """How many overflow series each table has: they take no other's place."""
+        self._folded: set[Table] = set()
+        """Tables of which a row was folded since there was room last."""
         self._incomplete: set[Table] = set()
-        """Tables of which a row was folded, or a series was dropped, since `took_all` was asked."""
+        """Tables of which a series was dropped, or a row was folded and there is room, since `took_all` was asked."""
 
     def look_for_room(self) -> bool:
         """Find out whether new series are admitted; return whether none are."""
-        self._full = self._is_full(self._total)
+        was_full, self._full = self._full, self._is_full(self._total)
+        if was_full and not self._full:
+            self._make_room()
         return self._full
 
+    def _make_room(self) -> None:
+        """Have the rows told once more that were folded: before there is room they would only be folded again."""
+        self._incomplete |= self._folded
+        self._folded.clear()
+
     def took_all(self, tables: Iterable[Table]) -> bool:
-        """Whether these tables have all that was put since this was asked last: none folded, and no series dropped."""
+        """Whether telling these tables all again would come to nothing new.
+
+        It would where a series was dropped since this was asked last, or where there is room for rows that were folded.
+        """
         incomplete = self._incomplete.intersection(tables)
         self._incomplete -= incomplete
         return not incomplete
@@ -265,7 +277,7 @@ class Store:
                 or self._total + weight > self._max_total
             ):
                 if update:
-                    self._incomplete.add(table)
+                    self._folded.add(table)
                     for metric in table.metrics:
                         if metric in self._wanted:
                             self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
@@ -294,12 +306,15 @@ class Store:
         """Drop the series of everybody who is not among `identities`."""
         keep = {OVERFLOW, _NOBODY, *identities, *(identity.of_pod for identity in identities)}
         self._admitted &= keep
+        before = self._total
         for table, children in self._tables.items():
             for key in [key for key in children if key[0] not in keep]:
                 self._mark(table)
                 self._incomplete.add(table)
                 del children[key]
                 self._total -= self._weights[table]
+        if self._total < before:
+            self._make_room()
 
     def forget_owners(self, gone: Callable[[int], bool]) -> None:
         """Drop the running totals last read from cgroups that are `gone`."""

@@ -290,19 +290,42 @@ def test_overflow_takes_running_totals_by_their_differences() -> None:
     assert read(store, READ) == {(ONE, ("sda",)): 15, (OVERFLOW, ("",)): 30}
 
 
-def test_tables_that_lack_something_are_told_once() -> None:
+def test_tables_that_lack_something_are_told_once_there_is_room() -> None:
     store = store_of(FILES, DELTAS, limit=1)
     assert store.took_all([FILES, DELTAS])
     for identity, total in ((ONE, 10), (TWO, 10), (TWO, 15)):
         store.put(FILES, identity, ("sda",), (total, None), (1, 0))
+    store.retain([ONE])
+    assert store.took_all([FILES, DELTAS])  # told again, they would be folded again
+    store.retain([])
     assert store.took_all([DELTAS])
     assert not store.took_all([FILES])
-    assert store.took_all([FILES])
-    store.retain([ONE])
-    assert store.took_all([FILES])
-    store.retain([])
-    assert not store.took_all([DELTAS, FILES])
     assert store.took_all([DELTAS, FILES])
+
+
+def test_room_of_one_table_is_told_to_all_that_lacked_it() -> None:
+    """The limit of all series together: room is anybody's."""
+    plain = Table((EVENTS,))
+    store = Store([FILES, plain], frozenset((*FILES.metrics, EVENTS)), max_total=len(FILES.metrics))
+    store.put(FILES, ONE, ("sda",), (10, None), (1, 0))
+    store.put(plain, TWO, (), (1,), (2, 0))
+    assert store.took_all([FILES, plain])
+    store.retain([TWO])
+    assert not store.took_all([plain])
+    assert not store.took_all([FILES])
+
+
+def test_memory_that_is_there_again_is_told_to_all_that_lacked_it() -> None:
+    full = [True]
+    plain = Table((EVENTS,))
+    store = Store([plain], frozenset({EVENTS}), is_full=lambda series: full[0])
+    assert store.look_for_room()
+    store.put(plain, ONE, (), (1,), (1, 0))
+    assert store.look_for_room()
+    assert store.took_all([plain])
+    full[0] = False
+    assert not store.look_for_room()
+    assert not store.took_all([plain])
 
 
 def test_discovery_over_the_limit_is_no_update() -> None:
