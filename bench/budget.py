@@ -10,6 +10,7 @@
 - Instructions that the verifier looked at, program by program: the nearest to a cost of an event that can be counted,
   as the kernel neither counts executed instructions nor runs tp_btf programs by BPF_PROG_TEST_RUN. They depend on the
   kernel, and are compared on the one where they were accepted only (`tests/kernels` has other kernels' figures).
+- Allocations of a cycle: all that the interpreter asks of its allocators, also what is given back at once.
 - Bytes and memory of a series, from a node that is made up.
 """
 
@@ -29,7 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.rig import Options, Pods, compile_program
+from bench.rig import Options, Pods, compile_program, compile_workload
 from bench.simulate import Node, squeezed
 from kpod_metrics import agent as agents
 from kpod_metrics import settings
@@ -79,6 +80,20 @@ class Calls:
         self._object.close()
 
 
+class Allocations:
+    """Counts what this process' interpreter allocates; it cannot be ended."""
+
+    def __init__(self, options: Options) -> None:
+        self._library = ctypes.CDLL(compile_workload(options, "allocations", "-shared", "-fPIC"))
+        self._library.allocations.restype = ctypes.c_ulong
+        self._library.watch(ctypes.pythonapi.PyMem_GetAllocator, ctypes.pythonapi.PyMem_SetAllocator)
+
+    def read(self) -> int:
+        """Allocations so far."""
+        made: int = self._library.allocations()
+        return made
+
+
 _opened = 0
 
 
@@ -100,8 +115,8 @@ def _agent(profile: str, root: Path) -> Iterator[agents.Agent]:
         agent.close()
 
 
-def cycles(options: Options, profile: str) -> dict[int, dict[str, int]]:
-    """Calls, opened files and new objects of a cycle, by the number of pods: the least of some cycles."""
+def cycles(options: Options, profile: str, allocations: Allocations) -> dict[int, dict[str, int]]:
+    """Calls, opened files, allocations and new objects of a cycle, by the number of pods: the least of some cycles."""
     found = {}
     for pods in SIZES:
         with Pods(options, pods, own_namespaces=True) as there, _agent(profile, there.root) as agent:
@@ -110,8 +125,10 @@ def cycles(options: Options, profile: str) -> dict[int, dict[str, int]]:
                 seen = []
                 for cycle in range(WARM_UP + CYCLES):
                     before, opened, blocks = calls.read(), _opened, sys.getallocatedblocks()
+                    allocated = allocations.read()
                     agent.cycle()
                     agent.published.get(TEXT, True)
+                    allocated = allocations.read() - allocated
                     new = sys.getallocatedblocks() - blocks
                     counted = calls.read() - before
                     if cycle >= WARM_UP:
@@ -121,6 +138,7 @@ def cycles(options: Options, profile: str) -> dict[int, dict[str, int]]:
                                 "system calls": calls_made,
                                 "bpf() calls": counted[BPF],
                                 "opens": _opened - opened,
+                                "allocations": allocated,
                                 "objects kept": new,
                             }
                         )
@@ -137,6 +155,13 @@ def slopes(found: dict[int, dict[str, int]], what: str) -> tuple[float, float]:
         (found[middle][what] - found[few][what]) / (middle - few),
         (found[most][what] - found[middle][what]) / (most - middle),
     )
+
+
+def allocated(found: dict[int, dict[str, int]]) -> dict[str, float]:
+    """Allocations of each pod in a cycle, from the fewest to the most, and those beside."""
+    (few, _, most), what = SIZES, "allocations"
+    of_a_pod = (found[most][what] - found[few][what]) / (most - few)
+    return {"of a pod": of_a_pod, "beside": found[most][what] - most * of_a_pod}
 
 
 def verified() -> dict[str, int]:
@@ -192,15 +217,17 @@ def series(profile: str) -> dict[str, float]:
 
 def measure() -> dict[str, Any]:
     """All figures, and for what grows with the pods whether it grows evenly."""
-    made: dict[str, Any] = {name: {} for name in ("series", "cycle", *NOT_ACCEPTED)}
+    made: dict[str, Any] = {name: {} for name in ("series", "cycle", "allocations", *NOT_ACCEPTED)}
     made["series"] = {profile: series(profile) for profile in PROFILES}
     sys.addaudithook(_hook)
     agents.tune_process()
     with tempfile.TemporaryDirectory(prefix="kpod-bench-") as folder:
         options = Options(quick=True, pods=0, scratch=Path(folder))
+        allocations = Allocations(options)
         for profile in PROFILES:
-            found, most = cycles(options, profile), SIZES[-1]
+            found, most = cycles(options, profile, allocations), SIZES[-1]
             grown = made["linear"][profile] = {what: slopes(found, what) for what in ("system calls", "opens")}
+            made["allocations"][profile] = allocated(found)
             made["bpf() calls"][profile] = found[most]["bpf() calls"] - found[SIZES[0]]["bpf() calls"]
             made["objects kept"][profile] = found[most]["objects kept"]
             made["cycle"][profile] = {
@@ -211,6 +238,7 @@ def measure() -> dict[str, Any]:
                 "bpf() calls": found[most]["bpf() calls"],
             }
     made["controllers"] = Path(find_root(), "cgroup.controllers").read_text().split()
+    made["python"] = platform.python_version()
     made["verifier"] = {"kernel": platform.release().split("-")[0], "instructions": verified()}
     return made
 

@@ -25,7 +25,8 @@ an emulator with one CPU whose clock counts the instructions executed, one a nan
 other load is in the figures, and they do not depend on this machine's speed. An instruction is no nanosecond elsewhere.
 
 Events: a byte through a pipe to another process and back, both on the one CPU and neither preempted by the other's
-waking (SCHED_BATCH); read, which ours tracks; getppid, which it does not; a byte there and back over loopback.
+waking (SCHED_BATCH, unlike [Kernels](kernels.md#what-an-event-executes)); read, which ours tracks; getppid, which it
+does not; a byte there and back over loopback.
 "Programs" is the kernel's own account (kernel.bpf_stats_enabled) of all programs of a tool, with what they call. What
 leads to a program is not in it: a kprobe's trap, or the record that a classic tracepoint makes for perf. "Everything"
 is: all that the machine executes for an event, without the account, less what it executes with nothing attached.

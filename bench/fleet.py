@@ -42,7 +42,8 @@ NOTES = (
 What to provision for {nodes} nodes with {pods} pods and a scrape every {interval:.0f} s is in the second table: what
 was measured, multiplied. Memory is that of a young head: allow half as much again (a rule of thumb, not measured) for
 the samples of two hours, queries and churn (a pod that is replaced has its series twice until the head's next block).
-No Prometheus of that size was run.""",
+No Prometheus of that size was run. Bytes and time of a series are those of standard's mixture, and the article's series
+are taken to be of the same.""",
     """\
 Where a ratio is above 1: a native series holds a whole histogram, which takes more memory and time than a number, of
 far fewer series; a page of them costs less.""",
@@ -50,11 +51,12 @@ far fewer series; a page of them costs less.""",
 The recording rules in `monitoring/rules` do not lessen what is scraped: they add {share:.0%} of series ({recorded}
 here), and an evaluation of all of them took {classic:.2f} s with the classic histograms of {many} nodes, {native:.2f} s
 with the native ones. They cut what is kept for long or sent on: `write_relabel_configs` that keep
-`__name__=~"container.*:kpod_.*"` leave that part. At the source, native histograms cut most, then `--profile minimal`.
+`__name__=~"container.*:kpod_.*"` leave that part. At the source, `--profile minimal` cuts most, then native histograms.
 """,
     """\
-Requests to the API server: {least} to {most} an hour of each agent in steady state (docs/kubernetes.md), {least_all} to
-{most_all} of {nodes}, {least_rate:.1f} to {most_rate:.1f} a second.""",
+Requests to the API server: {least} to {most} an hour of each agent in steady state, which `pytest
+tests/unit/pods/test_reflector.py -k an_hour` counts at a server whose hours are short; {least_all} to {most_all} of
+{nodes}, {least_rate:.1f} to {most_rate:.1f} a second.""",
 )
 
 

@@ -30,6 +30,7 @@ from kpod_metrics.kernel import libbpf
 from kpod_metrics.metrics import Row
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 from tests.fakes.apiserver import ApiServer
+from tests.fakes.certificates import Certificates
 
 BENCH = Path(__file__).parent
 CLONE_NEWNS = 0x20000
@@ -85,11 +86,11 @@ def say(what: str) -> None:
     print(f"bench: {what}", file=sys.stderr, flush=True)
 
 
-def compile_workload(options: Options, name: str) -> str:
-    """Compile `workloads/NAME.c`, static, so that it starts fast and maps little."""
+def compile_workload(options: Options, name: str, *how: str) -> str:
+    """Compile `workloads/NAME.c`, static unless `how` says otherwise, so that it starts fast and maps little."""
     target = options.scratch / name
     if not target.exists():
-        command = ["clang", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", str(target)]
+        command = ["clang", "-O2", *(how or ("-static",)), "-Wall", "-Wextra", "-Werror", "-o", str(target)]
         subprocess.run([*command, str(BENCH / "workloads" / f"{name}.c")], check=True)
     return str(target)
 
@@ -463,15 +464,19 @@ class Pods:
 
     @contextlib.contextmanager
     def api_server(self, options: Options) -> Iterator[list[str]]:
-        """Serve them as a Kubernetes API server does; gives the agent's settings for it."""
-        kubeconfig = options.scratch / "kubeconfig"
-        with ApiServer() as server:
+        """Serve them as a Kubernetes API server does, by TLS; gives the agent's settings for it."""
+        kubeconfig, folder = options.scratch / "kubeconfig", options.scratch / "certificates"
+        folder.mkdir(exist_ok=True)
+        certificates = Certificates(unpacked("openssl") / "usr/bin/openssl", folder)
+        with ApiServer(certificate=certificates.signed("apiserver")) as server:
             for number in range(self._number):
                 name = f"bench-{number}"
                 server.create_pod(name, node="bench", uid=_uid(number))
                 server.run_container("default", name, "app", _container_id(number))
             context = {
-                "clusters": [{"name": "bench", "cluster": {"server": server.url}}],
+                "clusters": [
+                    {"name": "bench", "cluster": {"server": server.url, "certificate-authority": certificates.ca}}
+                ],
                 "users": [{"name": "bench", "user": {}}],
                 "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
                 "current-context": "bench",
@@ -512,6 +517,16 @@ class Pods:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
                 raise SkippedError("a process cannot have namespaces of its own here")
+
+    def stop(self) -> None:
+        """Have all of them do nothing."""
+        for process in self._processes:
+            process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have them do what they did before `stop`."""
+        for process in self._processes:
+            process.send_signal(signal.SIGCONT)
 
     def __exit__(self, *exception: object) -> None:
         for process in self._processes:

@@ -13,7 +13,8 @@ from bench.rig import Options, Pods, RunningAgent, probe, say
 
 TEXT = """\
 The page of {pods} pods. The peer is prometheus_client {version} given the same families, made beforehand, by a custom
-collector, so that only its writing is compared; ours is rendering from the store and writing, CPU time. Over HTTP
+collector, so that only its writing is compared; ours is rendering from the store and writing, CPU time, after a cycle
+in which every pod did something: what stands still is not written anew, and the peer knows no such thing. Over HTTP
 each request is a connection of its own, with gzip, over loopback; ours answers with the bytes made in the cycle.
 """
 PEER = "prometheus_client"

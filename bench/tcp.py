@@ -36,7 +36,8 @@ of {sockets} sockets: all quiet, or each with 64 bytes since the last one).
 """
 NOTE = """\
 Where the limit is missed: in "stream" 64 KiB are copied between two segments, and nothing is left in the caches of what
-the program needs: an empty one takes twice its time, too.
+the program needs: an empty one takes twice its time, too. Times are not sampled to get below: a count is then a guess,
+and an exchange, where segments are small and many, is within the limit with all of them.
 """
 CONNECTIONS = 400
 """How many are looked at, by both of their ends."""

@@ -98,7 +98,8 @@ TEXT = """\
 Tools of others, as a user starts them, asked what ours answers ({versions}): run-queue latency
 (`perf bench sched pipe` on one CPU, an operation is a message there and back; `perf bench sched messaging` on all, an
 operation is one message), system calls (a loop of read(-1), which ours tracks, and of getppid, which it does not),
-round-trip times of TCP (64 bytes there and back over loopback; ours counts bytes, retransmits and connections beside).
+round-trip times of TCP (64 bytes there and back over loopback; ours has bytes, retransmits and connections beside, from
+a look at the sockets once a cycle, which is in the part "tcp" and not here).
 Where a tool has a way to tell containers apart it is measured too. Of ebpf_exporter's own examples, `syscalls` alone is
 about one of these questions; beside it run configs of ours (`bench/bpf/exporter_*.bpf.c`), with the helpers of its
 examples: times by thread in a hash, a histogram's slots by cgroup in another. BPF time is the kernel's own account

@@ -134,8 +134,7 @@ def test_increase_sees_the_first_events(
     stop_point(faulting)
     faults, kills = (scraped.series(name, group) for name in (FAULTS, "kpod_mem_oom_kills_total"))
     eventually(lambda: scraped.value(f"count_over_time({faults}[1m])"))
-    assert scraped.value(faults) == 0
-    assert scraped.value(kills) == 0
+    eventually(lambda: scraped.value(faults) == scraped.value(kills) == 0)
     go(faulting)
     stop_point(faulting)
     eventually(lambda: scraped.value(faults) == pages)
@@ -220,9 +219,8 @@ def test_agents_own_health(scraped: Scraped) -> None:
     there = set(re.findall(r"^# TYPE (\S+)", scraped.page(), re.MULTILINE))
     assert {metric.name for metric in health.METRICS} - there <= while_on
     assert scraped.value(f'kpod_series_overflow_total{{metric="{SWITCHES}"}}') == 0
-    age = scraped.value("time() - kpod_last_cycle_timestamp_seconds")
-    assert age is not None
-    assert age < 5
+    ended = scraped.value("kpod_last_cycle_timestamp_seconds") or 0
+    eventually(lambda: (scraped.value("kpod_last_cycle_timestamp_seconds") or 0) > ended > 0)
 
 
 def kernel_ids(kind: str) -> set[int]:

@@ -12,7 +12,7 @@ from bench import budget
 
 pytestmark = pytest.mark.slow
 
-ROOM = {"series": 1.05, "cycle": 1.1, "verifier": 1.25}
+ROOM = {"series": 1.05, "cycle": 1.1, "allocations": 1.15, "verifier": 1.25}
 """How much more than accepted each kind may be: what was meant to grow is accepted anew, with the change."""
 FEW = 6
 """Calls more that the shared part of a cycle may take: maps that had entries of others, tasks of a busy machine."""
@@ -81,6 +81,16 @@ def test_calls_grow_evenly_with_the_pods(measured: dict[str, Any], profile: str)
 def test_cycles_leave_no_objects(measured: dict[str, Any], profile: str) -> None:
     """The least of some cycles, as garbage is collected now and then."""
     assert measured["objects kept"][profile] < 50
+
+
+@pytest.mark.usefixtures("same_tree")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_allocations_of_a_cycle(measured: dict[str, Any], accepted: dict[str, Any], profile: str) -> None:
+    """On the version of Python on which they were accepted: it decides what is allocated for an object."""
+    assert min(measured["allocations"][profile].values()) > 0
+    if measured["python"] == accepted["python"]:
+        made, room = measured["allocations"][profile], ROOM["allocations"]
+        assert over(made, accepted["allocations"][profile], room) == []
 
 
 @pytest.mark.parametrize("profile", PROFILES)

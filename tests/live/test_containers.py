@@ -18,6 +18,7 @@ from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.pods.paths import kubernetes_ids
 from kpod_metrics.settings import DEFAULT_SYSCALLS
+from tests.live.agents import eventually
 from tests.live.containers import Container, Runtime, mounted_trees
 from tests.live.harness import Cgroup, Totals, opened, switches
 
@@ -180,8 +181,9 @@ def test_faults_and_switches_of_each_container_are_its_own(runtime: Runtime, on_
             container.stop_point()
             assert container.process.stdout is not None
             assert int(container.process.stdout.readline()) == count
+        switched = switches(hog.pid)
         hog.go()
-        time.sleep(0.3)
+        eventually(lambda: switches(hog.pid) > switched + 60)
         os.kill(hog.pid, signal.SIGSTOP)
         hog.stop_point()
         time.sleep(0.05)

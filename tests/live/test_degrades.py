@@ -24,6 +24,7 @@ from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.metrics import Row
 from kpod_metrics.pods.model import Group
+from tests.live.agents import eventually, get
 from tests.live.harness import COMPILED, Cgroup
 
 AGENT = [sys.executable, "-m", "kpod_metrics"]
@@ -53,6 +54,7 @@ def running() -> Iterator[Callable[..., tuple[str, str]]]:
                 port = match[1]
                 break
         assert port, "the agent ended without serving"
+        eventually(lambda: get(f"http://127.0.0.1:{port}/readyz"))
         time.sleep(0.5)
         pages = []
         for path in ("metrics", "readyz"):
@@ -63,7 +65,7 @@ def running() -> Iterator[Callable[..., tuple[str, str]]]:
     yield start
     for agent in started:
         agent.terminate()
-        agent.communicate(timeout=5)
+        agent.communicate(timeout=30)
         assert agent.returncode == 0
 
 

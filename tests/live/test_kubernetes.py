@@ -370,7 +370,6 @@ def test_series_end_after_the_grace_time(api: ApiServer, start: Start) -> None:
     assert counts(node.next_page()) == {("default", "web-1", "app"): 3}  # its container may be started again
     deleted = time.monotonic()
     api.delete_pod("default", "web-1")
-    assert counts(node.next_page()) == {("default", "web-1", "app"): 3}
     eventually(lambda: not counts(node.page()))
     assert time.monotonic() - deleted >= GRACE
     assert not node.page().find("kpod_pod_info")
@@ -435,7 +434,7 @@ def sampling(node: Node) -> Iterator[Mapping[tuple[str, str, str], float]]:
     over = threading.Event()
 
     def scrape() -> None:
-        while not over.wait(0.5):  # a page stays for a cycle of 2 s
+        while not over.wait(0.5):
             for key, value in counts(node.page()).items():
                 highest[key] = max(value, highest.get(key, 0))
 
@@ -451,7 +450,8 @@ def sampling(node: Node) -> Iterator[Mapping[tuple[str, str, str], float]]:
 @pytest.mark.slow
 def test_a_thousand_pods_come_and_go(api: ApiServer, start: Start) -> None:
     """Beside 250 that stay, most between two cycles: every call is its pod's, on a page, and then all is as before."""
-    node = start("--poll-interval", "2s")
+    # Each last value is on several pages, so that one that is not looked at in time loses nothing.
+    node = start("--poll-interval", "2s", "--grace-period", "5s")
     stay = [run_pod(api, node, f"stay-{number}")[1] for number in range(250)]
     eventually(lambda: len(counts(node.page())) == 250)
     node.next_page()
@@ -470,7 +470,7 @@ def test_a_thousand_pods_come_and_go(api: ApiServer, start: Start) -> None:
             node.remove(slice_of(uid))
         # All are named in the end, their last values are on a page, then they go.
         eventually(lambda: not node.page().sum("kpod_pending_events"), 30)
-        eventually(lambda: len(counts(node.page())) == 250, 30)
+        eventually(lambda: len(counts(node.page())) == 250, 60)
     assert {key: value for key, value in highest.items() if key[1].startswith("brief")} == true
     after = node.next_page()
     assert set(counts(after).values()) == {3}

@@ -135,20 +135,22 @@ def everything(
         rules = sorted((ROOT / "rules").glob("*.yaml"))
         with running_prometheus(prometheus, folder, target, *flags, rules=rules) as server:
             eventually(lambda: server.has("count_over_time(kpod_build_info[1m]) >= 4"), 20)
-            assert server.has("kpod_cpu_runqueue_latency_seconds_bucket") == (request.param == "classic")
+            classic = request.param == "classic"
+            eventually(lambda: server.has("kpod_cpu_runqueue_latency_seconds_bucket") == classic)
             yield server
         exporter.shutdown()
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.id)
 def test_panels_have_data(panel: Panel, everything: Prometheus) -> None:
-    assert any(everything.has(asked(expression, "30s")) for expression in panel.expressions)
+    eventually(lambda: any(everything.has(asked(expression, "30s")) for expression in panel.expressions))
 
 
 def test_heatmaps_have_one_kind_of_histogram(everything: Prometheus) -> None:
     for panel in PANELS:
         if panel.type == "heatmap":
-            assert [everything.has(asked(expression, "30s")) for expression in panel.expressions].count(True) == 1
+            expressions = [asked(expression, "30s") for expression in panel.expressions]
+            eventually(lambda those=expressions: [*map(everything.has, those)].count(True) == 1)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("rule", recording.RULES, ids=lambda rule: rule.record)
@@ -163,4 +165,5 @@ def test_variables_have_values(everything: Prometheus) -> None:
             if variable["type"] != "query":
                 continue
             selector, label = variable["query"].removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
-            assert everything.has(f"count by ({label}) ({asked(selector, '30s')})")
+            values = f"count by ({label}) ({asked(selector, '30s')})"
+            eventually(lambda values=values: everything.has(values))  # type: ignore[misc]

@@ -164,10 +164,12 @@ def soak(seconds: float, folder: Path) -> Measured:
                     samples[what].append((now - began, page.sum(name)))
                 samples["threads"].append((now - began, len(os.listdir(f"/proc/{agent.pid}/task"))))
                 samples["own series"].append((now - began, len(page.samples)))
-                before = ended, reads
-                ended, reads = page.sum("kpod_last_cycle_timestamp_seconds"), reads_of(agent.pid)
-                if 0 < before[0] < ended:
-                    samples[READS].append((now - began, (reads - before[1]) / (ended - before[0])))
+                stamp = page.sum("kpod_last_cycle_timestamp_seconds")
+                if stamp > ended:
+                    before, reads = reads, reads_of(agent.pid)
+                    if ended:
+                        samples[READS].append((now - began, (reads - before) / (stamp - ended)))
+                    ended = stamp
                 time.sleep(INTERVAL / 2)
             for worker in workers:
                 worker.send_signal(19)

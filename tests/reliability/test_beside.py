@@ -133,7 +133,7 @@ def test_clock_steps(tmp_path: Path, worker: Worker, tell: Callable[..., None]) 
                 time.sleep(0.05)
             assert len(ended) > 3
             assert worker.error(scrape(port)) == before
-            assert get(f"http://127.0.0.1:{port}/healthz") == "ok\n"
+            eventually(lambda: get(f"http://127.0.0.1:{port}/healthz") == "ok\n")
     no_defects(log)
     tell(
         "Faults",

@@ -48,7 +48,7 @@ def test_start_with_few_descriptors(tmp_path: Path, tell: Callable[..., None]) -
                 if started.poll() is None:
                     time.sleep(0.3)
                     started.send_signal(signal.SIGTERM)
-                status = started.wait(5)
+                status = started.wait(30)
             finally:
                 started.kill()
         said = log.read_text()
@@ -157,7 +157,7 @@ def test_log_that_takes_nothing(kind: str, cgroup_root: str, tell: Callable[...,
             assert set(page.find("kpod_collector_up").values()) == {1}
             assert page.sum("kpod_cpu_context_switches_total", pod="/") > 0
             started.send_signal(signal.SIGTERM)
-            assert started.wait(5) == 0
+            assert started.wait(30) == 0
         finally:
             started.kill()
     tell("Faults", f"Standard output and error are {kind}", 1, "it served, counted and ended as ever", "the log")
