@@ -24,7 +24,8 @@ each. "Outside" is a cycle less the median of those in file reads of the same tu
 """
 
 
-NOTE = """The cgroup v2 tree of this machine is without {missing}: of the files that mem_cgroup and disk read
+NOTE = """\
+The cgroup v2 tree of this machine is without {missing}: of the files that mem_cgroup and disk read
 ({files}) none is there. Where they are, each container has {count} reads more
 in a cycle. At the time that a call for a file took here, {each:.1f} us, that is {more:.1f} ms with {pods} pods and
 {most:.1f} ms with {most_pods}, which is not in the figures above; memory.stat takes longer than most.
