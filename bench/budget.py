@@ -125,10 +125,10 @@ def cycles(options: Options, profile: str, allocations: Allocations) -> dict[int
                 seen = []
                 for cycle in range(WARM_UP + CYCLES):
                     before, opened, blocks = calls.read(), _opened, sys.getallocatedblocks()
-                    allocated = allocations.read()
+                    made = allocations.read()
                     agent.cycle()
                     agent.published.get(TEXT, True)
-                    allocated = allocations.read() - allocated
+                    made = allocations.read() - made
                     new = sys.getallocatedblocks() - blocks
                     counted = calls.read() - before
                     if cycle >= WARM_UP:
@@ -138,7 +138,7 @@ def cycles(options: Options, profile: str, allocations: Allocations) -> dict[int
                                 "system calls": calls_made,
                                 "bpf() calls": counted[BPF],
                                 "opens": _opened - opened,
-                                "allocations": allocated,
+                                "allocations": made,
                                 "objects kept": new,
                             }
                         )

@@ -472,7 +472,7 @@ class Agent:
                 state.due = now + state.interval - self.settings.poll_interval / 2
                 state.started = now
                 state.running = True
-                # All again after a read that came to nothing, or where something was folded or dropped.
+                # All again after a read that came to nothing, or where a series was dropped or folded rows have room.
                 took_all = self._store.took_all(state.collector.tables)
                 state.collector.complete, state.told = not (state.told and took_all), False
                 self._crew.add(state, groups)

@@ -526,7 +526,7 @@ def test_rtt_equals_the_trace_and_is_charged_to_the_socket(
             if done == 1:
                 peers.go()
         current = [probe.current for probe in of_a + of_b]
-        assert wire in current
+        assert current.count(wire) > 0.5 * len(current)
 
 
 @proves(SENT, RECEIVED, RETRANSMITS)

@@ -106,9 +106,10 @@ class Drm:
     def _has_nodes(self, pids: Sequence[int]) -> bool:
         """Whether the first process that is still there sees any DRM node: a container has those it was given."""
         for pid in pids:
+            root = f"{self._proc}/{pid}/root"
             try:
-                os.stat(f"{self._proc}/{pid}/root")
-                os.stat(f"{self._proc}/{pid}/root/dev/dri")
+                os.stat(root)
+                os.stat(f"{root}/dev/dri")
                 return True
             except FileNotFoundError as error:
                 if str(error.filename).endswith("/dri"):
