@@ -157,13 +157,6 @@ def slopes(found: dict[int, dict[str, int]], what: str) -> tuple[float, float]:
     )
 
 
-def allocated(found: dict[int, dict[str, int]]) -> dict[str, float]:
-    """Allocations of each pod in a cycle, from the fewest to the most, and those beside."""
-    (few, _, most), what = SIZES, "allocations"
-    of_a_pod = (found[most][what] - found[few][what]) / (most - few)
-    return {"of a pod": of_a_pod, "beside": found[most][what] - most * of_a_pod}
-
-
 def verified() -> dict[str, int]:
     """Instructions that the verifier looked at, by collector and program."""
     found = {}
@@ -227,7 +220,7 @@ def measure() -> dict[str, Any]:
         for profile in PROFILES:
             found, most = cycles(options, profile, allocations), SIZES[-1]
             grown = made["linear"][profile] = {what: slopes(found, what) for what in ("system calls", "opens")}
-            made["allocations"][profile] = allocated(found)
+            made["allocations"][profile] = {f"{pods} pods": one["allocations"] for pods, one in found.items()}
             made["bpf() calls"][profile] = found[most]["bpf() calls"] - found[SIZES[0]]["bpf() calls"]
             made["objects kept"][profile] = found[most]["objects kept"]
             made["cycle"][profile] = {

@@ -12,10 +12,16 @@ from bench import budget
 
 pytestmark = pytest.mark.slow
 
-ROOM = {"series": 1.05, "cycle": 1.1, "allocations": 1.15, "verifier": 1.25}
+ROOM = {"series": 1.05, "allocations": 1.2, "verifier": 1.25}
 """How much more than accepted each kind may be: what was meant to grow is accepted anew, with the change."""
 FEW = 6
-"""Calls more that the shared part of a cycle may take: maps that had entries of others, tasks of a busy machine."""
+"""Calls more that a whole cycle may take on a busy machine: one for each 1,000 sockets or so of others, or tasks."""
+BESIDE = 2 * FEW
+"""Calls more that this makes of those beside the pods' own, told by two numbers of pods: one is twice the other."""
+OF_A_POD = FEW / (budget.SIZES[2] - budget.SIZES[1])
+"""Calls more that this makes of a pod's: less than one."""
+UNEVEN = OF_A_POD + FEW / (budget.SIZES[1] - budget.SIZES[0])
+"""And by how much it may have a pod's calls differ from those of a pod among fewer."""
 PROFILES = budget.PROFILES
 
 
@@ -45,7 +51,7 @@ def same_tree(measured: dict[str, Any], accepted: dict[str, Any]) -> None:
         pytest.skip("accepted on a machine with other controllers in its cgroup v2 tree")
 
 
-def over(measured: dict[str, float], accepted: dict[str, float], room: float, more: float = 0) -> list[str]:
+def over(measured: dict[str, float], accepted: dict[str, float], room: float = 1, more: float = 0) -> list[str]:
     assert measured.keys() == accepted.keys(), "another thing is counted: accept it with python -m bench.budget --write"
     return [
         f"{name}: {value}, accepted: {accepted[name]}"
@@ -57,22 +63,23 @@ def over(measured: dict[str, float], accepted: dict[str, float], room: float, mo
 @pytest.mark.usefixtures("same_tree")
 @pytest.mark.parametrize("profile", PROFILES)
 def test_calls_of_a_cycle(measured: dict[str, Any], accepted: dict[str, Any], profile: str) -> None:
-    assert over(measured["cycle"][profile], accepted["cycle"][profile], ROOM["cycle"], FEW) == []
+    assert over(measured["cycle"][profile], accepted["cycle"][profile], more=BESIDE) == []
 
 
 @pytest.mark.usefixtures("same_tree")
 @pytest.mark.parametrize("profile", PROFILES)
 def test_calls_of_a_pod(measured: dict[str, Any], accepted: dict[str, Any], profile: str) -> None:
-    """Without room: one call more for each pod is one call more."""
-    for what in ("system calls of a pod", "opens of a pod"):
-        assert measured["cycle"][profile][what] <= accepted["cycle"][profile][what], what
+    """One call more for every second pod is over."""
+    names = ("system calls of a pod", "opens of a pod")
+    made, theirs = ({name: found["cycle"][profile][name] for name in names} for found in (measured, accepted))
+    assert over(made, theirs, more=OF_A_POD) == []
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_calls_grow_evenly_with_the_pods(measured: dict[str, Any], profile: str) -> None:
     """From 16 pods to 32 each costs what it did from 8 to 16; bpf() calls do not grow: one reads a map."""
     for what, (at_first, later) in measured["linear"][profile].items():
-        assert later == pytest.approx(at_first, abs=FEW / budget.SIZES[0]), what
+        assert later == pytest.approx(at_first, abs=UNEVEN), what
         assert later > 0, what
     assert measured["bpf() calls"][profile] == pytest.approx(0, abs=FEW)
 
@@ -110,6 +117,7 @@ def test_instructions_for_the_verifier(measured: dict[str, Any], accepted: dict[
 def test_what_is_over_is_found() -> None:
     assert over({"calls": 12}, {"calls": 10}, 1.1) == ["calls: 12, accepted: 10"]
     assert over({"calls": 11}, {"calls": 10}, 1.1) == []
-    assert over({"calls": 12}, {"calls": 10}, 1.1, more=1) == []
+    assert over({"calls": 12}, {"calls": 10}, more=2) == []
+    assert over({"calls": 13}, {"calls": 10}, more=2) == ["calls: 13, accepted: 10"]
     with pytest.raises(AssertionError):
-        over({"calls": 1}, {"files": 1}, 1)
+        over({"calls": 1}, {"files": 1})
