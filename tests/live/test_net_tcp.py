@@ -335,7 +335,7 @@ def test_retransmits_of_the_handshake(
 def test_missed_changes_are_made_up_for(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """The kernel misses a run inside a run; here the program goes away while connects are under way."""
     a, b, d, e = (cgroup(name) for name in "abde")
-    wire = network.lay_wire(d, delay_us=200_000)
+    wire = network.lay_wire(d, delay_us=450_000)
     with opened(collector()) as net_tcp:
         assert isinstance(net_tcp, NetTcp)
         assert net_tcp._loaded is not None

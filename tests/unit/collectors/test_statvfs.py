@@ -9,7 +9,7 @@ import pytest
 from kpod_metrics.cgroup.mounts import FileSystem
 from kpod_metrics.collectors.statvfs import MOST_STUCK, Probe, Statvfs
 
-LIMIT = 0.4
+LIMIT = 1.0
 SIZE = os.statvfs_result((4096, 1024, 10, 5, 5, 0, 0, 0, 0, 255))
 
 

