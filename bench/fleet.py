@@ -86,7 +86,7 @@ class Measured:
 
 def run(options: Options) -> Section:
     """Measure."""
-    load = Load(2, 8, 2, 3) if options.quick else Load(18, 180, 10, 3)
+    load = Load(2, 8, 2, 3) if options.quick else Load(18, 300, 15, 3)
     program = unpacked(PROMETHEUS) / "usr/bin/prometheus"
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
     text = TEXT.format(**vars(load), pods=PODS, version=version)
