@@ -57,7 +57,8 @@ INTRODUCTIONS = {
     "Soak": (
         "A cycle every 200 ms while cgroups come and go, work and are scraped. A slope is that of a line through all "
         "samples after the first fifth (of ten minutes or less: half), with its 95 % confidence interval. What grows "
-        "fails the run, but for the time that cycles take: that is the machine's doing, too."
+        "fails the run, but for two things: the time that cycles take, which is the machine's doing too, and threads, "
+        "of which there may be one more for each collector, as one that is held up has another take the rest."
     ),
     "Mutation": (
         "The code is broken in one place at a time, and the tests that are about it must fail. A mutant that none "

@@ -1,8 +1,9 @@
 """The agent at work for any length of time: `python -m tests.reliability.soak --minutes 60`, as root.
 
 Cycles every 200 ms while cgroups come and go with a process each, two workers switch and call, and scrapes go on. It
-fails where resident memory, descriptors, threads, map entries, series or the reads of a cycle grow, or where a total is
-not the true one at the end. How long cycles take is told, not judged: that is the machine's doing, too.
+fails where resident memory, descriptors, map entries, series or the reads of a cycle grow, where there are more threads
+than one more for each collector, or where a total is not the true one at the end. How long cycles take is told, not
+judged: that is the machine's doing, too.
 """
 
 import argparse
@@ -96,12 +97,17 @@ class Measured:
     error: float
     slopes: dict[str, tuple[float, float, float]]
     """By what it is: growth per hour, half of its interval's width, and the mean."""
+    threads: tuple[int, int]
+    """The most that there were, and the most that there may be: one more for each collector, as one may be held up."""
 
     def problems(self) -> list[str]:
         """What is not as it should be."""
         found = [] if not self.error else [f"{self.error:+} switches of {self.switches}"]
+        most, allowed = self.threads
+        if most > allowed:
+            found.append(f"{most} threads, of at most {allowed}")
         for what, (rate, width, mean) in self.slopes.items():
-            if what == DURATION:
+            if what in {DURATION, THREADS}:
                 continue
             # It grows if the interval is above zero, by more than a hundredth of its size in the length of the run. In
             # the first minutes up to a fifth: the heap's holes are of every size only then.
@@ -112,6 +118,7 @@ class Measured:
 
 
 DURATION = "cycles (s)"
+THREADS = "threads"
 READS = "reads (a second)"
 SAMPLED = {
     DURATION: "kpod_collection_cycle_seconds",
@@ -136,7 +143,7 @@ def soak(seconds: float, folder: Path) -> Measured:
     # The agent sees this tree only: what else comes and goes on the machine is not of the soak.
     root = Path(find_root(), f"kpod-soak-{os.getpid()}")
     root.mkdir()
-    samples: dict[str, list[tuple[float, float]]] = {what: [] for what in (*SAMPLED, "threads", "own series", READS)}
+    samples: dict[str, list[tuple[float, float]]] = {what: [] for what in (*SAMPLED, THREADS, "own series", READS)}
     log = folder / "agent.log"
     settings = ("--poll-interval", f"{INTERVAL}s", "--collector-deadline", "5s", "--grace-period", "1s")
     more = ("--discovery", "cgroup", "--profile", "comprehensive", "--cgroup-root", str(root))
@@ -162,7 +169,7 @@ def soak(seconds: float, folder: Path) -> Measured:
                 page = Page(text)
                 for what, name in SAMPLED.items():
                     samples[what].append((now - began, page.sum(name)))
-                samples["threads"].append((now - began, len(os.listdir(f"/proc/{agent.pid}/task"))))
+                samples[THREADS].append((now - began, len(os.listdir(f"/proc/{agent.pid}/task"))))
                 samples["own series"].append((now - began, len(page.samples)))
                 stamp = page.sum("kpod_last_cycle_timestamp_seconds")
                 if stamp > ended:
@@ -177,7 +184,8 @@ def soak(seconds: float, folder: Path) -> Measured:
             page = cycles_later(port)
             true = sum(switches(one.pid) for one in workers)
             error = switches_of(page, group, str(root)) - true - error
-            assert set(page.find("kpod_collector_up").values()) == {1}
+            up = page.find("kpod_collector_up")
+            assert set(up.values()) == {1}
             assert page.sum("kpod_bpf_map_evictions_total") == 0
             assert page.sum("kpod_bpf_map_update_errors_total") == 0
             churn.close()
@@ -204,7 +212,8 @@ def soak(seconds: float, folder: Path) -> Measured:
         kept = points[len(points) // (5 if seconds > SHORT else 2) :]
         rate, width = slope(kept)
         slopes[what] = (3600 * rate, 3600 * width, sum(value for _, value in kept) / len(kept))
-    return Measured(seconds, churn.made, counters.pages, true, error, slopes)
+    threads = [int(count) for _, count in samples[THREADS]]
+    return Measured(seconds, churn.made, counters.pages, true, error, slopes, (max(threads), threads[0] + len(up)))
 
 
 def tell(measured: Measured) -> list[Outcome]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.soak import DURATION, READS, Measured, slope, soak
+from tests.reliability.soak import DURATION, READS, THREADS, Measured, slope, soak
 
 
 def test_slope_of_a_line_is_exact() -> None:
@@ -20,9 +20,18 @@ def test_slope_of_noise_is_not_told_from_none() -> None:
 
 def test_what_grows_is_told_but_for_times() -> None:
     grows, stands = (3600.0, 100.0, 100.0), (0.0, 100.0, 100.0)
-    slopes = {DURATION: grows, READS: grows, "threads": stands, "descriptors": (3600.0, 3600.0, 100.0)}
-    assert Measured(120, 1, 1, 1, 0, slopes).problems() == ["reads (a second) grows by 3.6e+03 ± 100 an hour, mean 100"]
-    assert Measured(120, 1, 1, 7, -2, {}).problems() == ["-2 switches of 7"]
+    slopes = {
+        DURATION: grows,
+        READS: grows,
+        THREADS: grows,
+        "own series": stands,
+        "descriptors": (3600.0, 3600.0, 100.0),
+    }
+    assert Measured(120, 1, 1, 1, 0, slopes, (14, 14)).problems() == [
+        "reads (a second) grows by 3.6e+03 ± 100 an hour, mean 100"
+    ]
+    assert Measured(120, 1, 1, 7, -2, {}, (5, 14)).problems() == ["-2 switches of 7"]
+    assert Measured(120, 1, 1, 7, 0, {}, (15, 14)).problems() == ["15 threads, of at most 14"]
 
 
 @pytest.mark.slow
