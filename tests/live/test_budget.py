@@ -77,11 +77,14 @@ def test_calls_of_a_pod(measured: dict[str, Any], accepted: dict[str, Any], prof
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_calls_grow_evenly_with_the_pods(measured: dict[str, Any], profile: str) -> None:
-    """From 16 pods to 32 each costs what it did from 8 to 16; bpf() calls do not grow: one reads a map."""
+    """From 16 pods to 32 each costs what it did from 8 to 16; bpf() calls do not grow: one reads a map.
+
+    There is one for each cgroup of others that went, too: at 8 pods or at 32.
+    """
     for what, (at_first, later) in measured["linear"][profile].items():
         assert later == pytest.approx(at_first, abs=UNEVEN), what
         assert later > 0, what
-    assert measured["bpf() calls"][profile] == pytest.approx(0, abs=FEW)
+    assert measured["bpf() calls"][profile] < (budget.SIZES[2] - budget.SIZES[0]) / 2
 
 
 @pytest.mark.parametrize("profile", PROFILES)
