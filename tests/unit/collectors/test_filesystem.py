@@ -39,6 +39,11 @@ class Disks:
         return [path.split("/proc/", 1)[1] for path in asked]
 
 
+def seen_by(pid: int, path: str) -> str:
+    """A path of a process' root directory, below /proc (proc_pid_root(5))."""
+    return f"{pid}/root{path}"
+
+
 def process(tree: Tree, pid: int, mountinfo: str, namespace: int = 4026532385, root: str = "/") -> None:
     path = tree.process(pid)
     os.symlink(f"mnt:[{namespace}]", path / "ns/mnt")
@@ -73,7 +78,7 @@ def test_sizes_in_every_cycle(tree: Tree, opened: Opened) -> None:
             "fs_usage_bytes /var/lib/data": 0,
             "fs_available_bytes /var/lib/data": 9 * 4096,
         }
-        assert sorted(disks.took()) == ["10/root//", "10/root/var/lib/data/"]
+        assert sorted(disks.took()) == [seen_by(10, "//"), seen_by(10, "/var/lib/data/")]
 
 
 def test_single_files_are_left_out_and_asked_about_once(tree: Tree, opened: Opened) -> None:
@@ -162,7 +167,7 @@ def test_what_has_no_size_or_fails_is_left_out(tree: Tree, opened: Opened, caplo
     for _ in range(3):
         assert len(cycles.run(group).exported()) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"file system 0:45 at {tree.proc}/10/root/share is left out: [Errno 116] Stale file handle"
+        f"file system 0:45 at {tree.proc}/{seen_by(10, '/share')} is left out: [Errno 116] Stale file handle"
     ]
     disks.answers["/share/"] = size(8, 4, 4)
     assert cycles.run(group).exported()["fs_usage_bytes /share"] == 4096
