@@ -362,6 +362,14 @@ def test_one_monitor_that_honours_labels(kind: str, chart: Chart) -> None:
     selected = monitor["spec"]["selector"]["matchLabels"].items()
     assert selected <= rendered.pod["metadata"]["labels"].items()
     assert selected <= rendered.one("Service")["metadata"]["labels"].items()
+    # A key that the operator of a cluster does not know yet fails the installation: only where it was asked for.
+    assert "scrapeNativeHistograms" not in monitor["spec"]
+
+
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor"])
+def test_monitor_asks_for_native_histograms(kind: str, chart: Chart) -> None:
+    rendered = chart.render("--set", f"monitor.kind={kind},monitor.nativeHistograms=true")
+    assert rendered.one(kind)["spec"]["scrapeNativeHistograms"] is True
 
 
 def test_rules_and_dashboards_come_from_the_charts_folders(chart: Chart, tmp_path: Path) -> None:

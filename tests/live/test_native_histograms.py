@@ -1,6 +1,7 @@
 """Native histograms in two generations of real Prometheus: quantiles of known workloads, the same counts everywhere."""
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -37,7 +38,26 @@ from tests.unit.test_histogram import FACTOR, SHAPES, bucketed, exact
 
 Children = list[subprocess.Popen[bytes]]
 
-NATIVE = "--enable-feature=native-histograms"
+
+class Asking(NamedTuple):
+    """How a Prometheus is made to ask for native histograms."""
+
+    arguments: tuple[str, ...] = ()
+    scrape: tuple[str, ...] = ()
+
+
+def native(program: Path) -> Asking:
+    """From 3.8 on by its configuration, before that by a flag: as docs/native-histograms.md has it."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    version = re.search(r"version (\d+)\.(\d+)", said.stdout + said.stderr)
+    assert version is not None
+    if (int(version[1]), int(version[2])) >= (3, 8):
+        return Asking(scrape=("scrape_native_histograms: true",))
+    return Asking(("--enable-feature=native-histograms",))
+
+
+OWN = os.environ.get("PROMETHEUS", "")
+"""A Prometheus to try as well: no suite of Debian has one of 3.8 or later."""
 QUANTILES = (0.5, 0.9, 0.99)
 
 TABLE = Table((latency("kpod_wait_seconds", "Wait.", "test"),))
@@ -53,9 +73,11 @@ def in_bucket_of(true: float, found: float, metric: Metric) -> bool:
     return bounds[at - 1] <= found <= bounds[at]
 
 
-@pytest.fixture(scope="module", params=["prometheus", "forky/prometheus"], ids=["2.42", "3.5"])
+@pytest.fixture(scope="module", params=["prometheus", "forky/prometheus", OWN], ids=["2.42", "3.5", "own"])
 def program(request: pytest.FixtureRequest, tool: Callable[[str, str], Path]) -> Path:
-    return tool(request.param, "prometheus")
+    if not request.param:
+        pytest.skip("PROMETHEUS names no program of its own")
+    return Path(request.param) if request.param == OWN else tool(request.param, "prometheus")
 
 
 def distribution(seed: int) -> list[int]:
@@ -97,13 +119,13 @@ class Both(NamedTuple):
 
 @pytest.fixture(scope="module")
 def both(program: Path, target: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    folder = tmp_path_factory.mktemp("prometheus")
+    folder, asking = tmp_path_factory.mktemp("prometheus"), native(program)
     with (
-        starting_prometheus(program, folder / "native", target, NATIVE) as native,
+        starting_prometheus(program, folder / "native", target, *asking.arguments, scrape=asking.scrape) as there,
         running_prometheus(program, folder / "classic", target) as classic,
     ):
-        native.wait()
-        yield Both(native, classic)
+        there.wait()
+        yield Both(there, classic)
 
 
 def test_quantiles_of_many_distributions(both: Both, known: dict[str, list[int]]) -> None:
@@ -149,13 +171,13 @@ def test_quantiles_beyond_the_bounds(both: Both) -> None:
 
 
 def test_native_and_classic_of_one_scrape(target: str, tool: Callable[[str, str], Path], tmp_path: Path) -> None:
-    program = tool("forky/prometheus", "prometheus")
-    with running_prometheus(
-        program, tmp_path / "p", target, NATIVE, scrape=["always_scrape_classic_histograms: true"]
-    ) as prometheus:
-        native = prometheus.by("pod", "histogram_count(kpod_wait_seconds)")
-        assert native == prometheus.by("pod", "kpod_wait_seconds_count")
-        assert native == prometheus.by("pod", 'kpod_wait_seconds_bucket{le="+Inf"}')
+    program = Path(OWN) if OWN else tool("forky/prometheus", "prometheus")
+    asking = native(program)
+    lines = [*asking.scrape, "always_scrape_classic_histograms: true"]
+    with running_prometheus(program, tmp_path / "p", target, *asking.arguments, scrape=lines) as prometheus:
+        counts = prometheus.by("pod", "histogram_count(kpod_wait_seconds)")
+        assert counts == prometheus.by("pod", "kpod_wait_seconds_count")
+        assert counts == prometheus.by("pod", 'kpod_wait_seconds_bucket{le="+Inf"}')
 
 
 def scraped(url: str, accept: str) -> bytes:
@@ -184,9 +206,10 @@ def test_real_workload(program: Path, tmp_path: Path, cgroup: Callable[[str], Cg
     """Sleeps that a process times itself, counted by the kernel programs, asked of Prometheus."""
     settings = ["--profile", "comprehensive", "--syscalls", "clock_nanosleep", "--poll-interval", "200ms"]
     settings += ["--collector-deadline", "5s"]
+    asking, folder = native(program), tmp_path / "native"
     with (
         running_agent(tmp_path / "agent.log", *settings) as (_, port),
-        starting_prometheus(program, tmp_path / "native", f"127.0.0.1:{port}", NATIVE) as native,
+        starting_prometheus(program, folder, f"127.0.0.1:{port}", *asking.arguments, scrape=asking.scrape) as of_native,
         running_prometheus(program, tmp_path / "classic", f"127.0.0.1:{port}") as classic,
     ):
         group = cgroup("sleeper")
@@ -196,12 +219,12 @@ def test_real_workload(program: Path, tmp_path: Path, cgroup: Callable[[str], Cg
         taken = sorted(json.loads(sleeper.stdout.readline()))
         chosen = f'{{pod=~".*/{re.escape(group.path.name)}"}}'
         name = f"kpod_syscall_latency_seconds{chosen}"
-        eventually(lambda: [value for _, value in native.query(f"histogram_count({name})")] == [len(taken)])
+        eventually(lambda: [value for _, value in of_native.query(f"histogram_count({name})")] == [len(taken)])
         bucket, count = (name.replace("seconds{", f"seconds_{suffix}{{") for suffix in ("bucket", "count"))
         eventually(lambda: [value for _, value in classic.query(count)] == [len(taken)])
         for q in QUANTILES:
             true = exact(taken, q)
-            [(_, found)] = native.query(f"histogram_quantile({q}, {name})")
+            [(_, found)] = of_native.query(f"histogram_quantile({q}, {name})")
             assert true / FACTOR <= found <= true * FACTOR
             [(_, found)] = classic.query(f"histogram_quantile({q}, {bucket})")
             assert in_bucket_of(true, found, LATENCY)
