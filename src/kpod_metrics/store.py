@@ -107,9 +107,10 @@ class Store:
         self._folded.clear()
 
     def took_all(self, tables: Iterable[Table]) -> bool:
-        """Whether telling these tables all again would come to nothing new.
+        """Whether the store holds all that it was given of these tables since this was asked last.
 
-        It would where a series was dropped since this was asked last, or where there is room for rows that were folded.
+        False where a series was dropped, or where rows were folded and there is room for them by now: then the rows of
+        these tables have to be put again.
         """
         incomplete = self._incomplete.intersection(tables)
         self._incomplete -= incomplete

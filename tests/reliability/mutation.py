@@ -71,8 +71,6 @@ EXPLAINED = {
     ("exposition/samples.py", "strict=True", "True turned"): "the same: both are as long as the table's labels",
     ("exposition/samples.py", "self.stays = False", "False turned"): "the same: more is kept than is asked for again",
     ("exposition/page.py", "known.stays = True", "True turned"): "the same: what could be kept is written again",
-    ("kernel/maps.py", "min(grown) >= 0", "GtE to Gt"): "the same: without a negative one, the mask changes nothing",
-    ("kernel/maps.py", "min(grown) >= 0", "0 and one more"): "the same: the mask changes nothing then, either",
     ("kernel/maps.py", "changed & -changed", "BitAnd to BitOr"): "the same: it is the lowest bit too, but negative",
     ("kernel/maps.py", "lookup_batch(1)", "1 and one more"): "the same: it is only asked whether there is the call",
     ("syscall.bpf.c", "number >= SYSCALL_NUMBERS", ">= to >"): "a number that no kernel has",

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kpod_metrics import cli, settings
+from kpod_metrics import cli, health, settings
 from kpod_metrics.collectors import registered
 from kpod_metrics.reference import as_markdown, declared
 from monitoring.alerts import ALERTS
@@ -28,6 +29,7 @@ NOT_SETTINGS = {
     "metric_relabel_configs",
     "tls_server_config",
     "scrape_configs",
+    "scrape_native_histograms",
     "extraCapabilities",
 }
 """Keys of YAML that is Prometheus', or the chart's."""
@@ -173,6 +175,39 @@ def test_values_of_the_chart_are_there(page: Path) -> None:
         for part in path.split("."):
             assert part in here, path
             here = here[part]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_an_error_is_not_only_its_mean(page: Path) -> None:
+    """Of quantiles: where a page says how far off they are on average it says how far at most."""
+    text = " ".join(page.read_text().split())
+    assert "about one per cent" not in text
+    assert "within a tenth" not in text
+    assert text.count("% off on average") == len(re.findall(r"% off on average(?:,| and) \[?11 % at most", text))
+
+
+def test_there_is_authentication() -> None:
+    text = " ".join((REPOSITORY / "docs" / "faq.md").read_text().split())
+    assert "no authentication" not in text
+    assert "`--web-config-file` adds TLS, client certificates, users and tokens" in text
+
+
+def test_what_pip_installs_is_there() -> None:
+    """This package is on no index: pages install what it depends on, or a path."""
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    ours = {re.split(r"[><=]", one)[0] for extra in ("gpu",) for one in project["optional-dependencies"][extra]}
+    said = [name for page in PAGES for name in re.findall(r"pip install ([^\n`]+)", page.read_text())]
+    assert said
+    for names in said:
+        assert set(shlex.split(names)) <= ours, names
+
+
+def test_sources_of_the_programs_statistics() -> None:
+    """They come by bpf_obj_get_info_by_fd(), as kernel/libbpf.py reads them."""
+    assert [metric.source for metric in health.PROGRAMS.metrics] == [
+        f"{field} in struct bpf_prog_info" for field in ("run_time_ns", "run_cnt", "recursion_misses")
+    ]
 
 
 def test_every_metric_has_advice() -> None:

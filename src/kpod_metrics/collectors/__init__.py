@@ -1,4 +1,4 @@
-"""One module a collector. A module here that defines a `Collector` with a name is found and registered by itself."""
+"""The collectors, and what they share. A class of a module here that is a `Collector` with a name is registered."""
 
 import importlib
 import pkgutil
