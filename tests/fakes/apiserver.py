@@ -339,8 +339,11 @@ class ApiServer:
     def _events(
         self, watch: Watch, matches: "Callable[[Object | None], bool]", query: Mapping[str, str]
     ) -> Iterator[bytes]:
-        """Yield what a watch is sent, until it ends."""
-        position = int(query.get("resourceVersion", "0") or 0) or self._version
+        """Yield what a watch is sent, until it ends.
+
+        As of a real one, bookmarks come only if the version has moved since the watch began: never on a quiet cluster.
+        """
+        position = began = int(query.get("resourceVersion", "0") or 0) or self._version
         seconds = float(query.get("timeoutSeconds", "0") or 0) or 1800.0
         end = time.monotonic() + seconds * self._time_scale
         bookmarks = query.get("allowWatchBookmarks") in ("true", "1")
@@ -359,9 +362,11 @@ class ApiServer:
                         if seen := kind.get((matches(change.old), matches(change.new))):
                             lines.append(_event(seen, change.new or change.old or {}))
                 last = now >= end
-                if bookmarks and (last or now >= bookmark) and self._version > position:
+                due = now >= bookmark
+                if bookmarks and (last or due) and self._version > began:
                     stamp = {"resourceVersion": str(self._version), "creationTimestamp": None}
                     lines.append(_event("BOOKMARK", {"kind": "Pod", "apiVersion": "v1", "metadata": stamp}))
+                if due:
                     bookmark = now + self._bookmark_interval
                 position = max(position, self._version)
                 if watch.ending is None and (watch.hangs or not (lines or last)):

@@ -19,11 +19,13 @@ from lightkube.core.exceptions import ConfigError
 
 from kpod_metrics.errors import RefusedError, SettingError
 from kpod_metrics.pods import api
-from kpod_metrics.pods.source import RequestError
+from kpod_metrics.pods.source import RequestError, SilenceError
 from kpod_metrics.settings import Settings
 
 CONNECT = 10.0
 """Seconds for a connection to be made, and for a request to be sent."""
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+"""A peer that is gone is found after a minute. Load balancers that drop idle connections see that this one is used."""
 
 
 class Client:
@@ -56,16 +58,20 @@ class Client:
     def _answer(self, path: str, query: Mapping[str, str], silence: float) -> Iterator[httpx2.Response]:
         where = f"{self.where}{path}"
         timeout = httpx2.Timeout(CONNECT, read=silence)
+        failure: type[RequestError] = RequestError
         try:
             with self._http.stream("GET", path, params=query, timeout=timeout) as response:
                 self._socket = response.extensions["network_stream"].get_extra_info("socket")
+                _keep_alive(self._socket)
                 if self._aborted:
                     raise RequestError(f"{where}: closed")
                 if response.status_code != 200:
                     raise _refusal(where, response)
+                failure = SilenceError
                 yield response
         except httpx2.TimeoutException as error:
-            raise RequestError(f"{where}: no answer ({type(error).__name__})") from None
+            # The kernel's own, when a peer no longer answers, is one too.
+            raise failure(f"{where}: no answer ({type(error).__name__})") from None
         except (httpx2.HTTPError, ConfigError, OSError) as error:
             # ConfigError: a token file that is gone, a credential plugin that fails.
             raise RequestError(f"{where}: {_line(error)}") from None
@@ -83,6 +89,12 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _lines(response: httpx2.Response) -> Iterator[bytes]:

@@ -9,8 +9,14 @@ older than what was seen before would bring back deleted pods and lose new ones,
 consistent list is asked for. Versions are compared as numbers, which Kubernetes promises from 1.35 on (KEP-5504) and
 etcd has always made true; where they are none, they are taken as they come.
 
-A silent server is noticed by a read timeout: bookmarks come about once a minute (the API server's
-`defaultBookmarkFrequency`, since 1.15), so SILENCE without a byte is no healthy watch.
+Silence is no failure: the API server sends a bookmark only if its version has moved since the watch began, so on a
+quiet cluster a healthy watch has no byte until its end. A peer that is gone is found by TCP's keepalive. A server whose
+kernel is there while it hangs is found by SILENCE, after which a new watch begins at the same version. Only if that
+request fails is the source disconnected.
+
+A store that was set back (a restored backup) goes with an end of all connections. Of a version from the future the
+server says nothing at all. So the first watch after a failure is a short one, and if nothing comes of it, all pods are
+listed.
 """
 
 import random
@@ -21,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from kpod_metrics.pods import api
 from kpod_metrics.pods.backoff import Backoff
-from kpod_metrics.pods.source import RequestError, Source, decoded
+from kpod_metrics.pods.source import RequestError, SilenceError, Source, decoded
 
 if TYPE_CHECKING:
     from kpod_metrics.pods.client import Client
@@ -29,8 +35,10 @@ if TYPE_CHECKING:
 PATH = "/api/v1/pods"
 WATCH = (300.0, 600.0)
 """Seconds between which a watch's length is drawn: agents that were started together drift apart."""
-SILENCE = 120.0
-"""Seconds without a byte after which a watch is given up: two bookmarks were missed."""
+PROBATION = (60.0, 120.0)
+"""The same for the first watch after a failure."""
+SILENCE = WATCH[1] + 10.0
+"""Seconds without a byte after which a new watch begins: longer than any watch lasts where the server works."""
 STEADY = 60.0
 """Seconds that a watch must last to count as working: a server that ends each at once is not asked at full speed."""
 PATIENCE = 30.0
@@ -75,6 +83,8 @@ class KubernetesSource(Source):
         self._lines = 0
         """Events of the last watch."""
         self._must_list = True
+        self._doubtful = False
+        """Whether nothing came from the server since a failure: its store may have been set back."""
         self._last_list = float("-inf")
         self._versions: dict[str, str] = {}
         self._buried: OrderedDict[str, None] = OrderedDict()
@@ -85,15 +95,19 @@ class KubernetesSource(Source):
         began = time.monotonic()
         try:
             self._watch(client)
+        except SilenceError:
+            self._must_list |= self._doubtful
+            self._backoff.reset()
+            return 0.0
         except RequestError as failure:
-            # A version that the server never heard of (its store was set back) is answered with silence.
-            silent = not self._lines and time.monotonic() - began >= self._silence
-            self._must_list |= silent or failure.status not in _VERSION_STANDS
+            self._doubtful = True
+            self._must_list |= failure.status not in _VERSION_STANDS
             # A 410 is the answer of a server that works, and one list is due; not so if there was one just now.
             expired = failure.status == 410 and began - self._last_list >= self._steady
             if expired or time.monotonic() - began >= self._steady:
                 self._backoff.reset()
             raise
+        self._must_list |= self._doubtful and not self._lines
         if time.monotonic() - began < self._steady:
             return self._backoff.next()
         self._backoff.reset()
@@ -113,7 +127,7 @@ class KubernetesSource(Source):
         self._versions = {item.metadata.uid: item.metadata.resource_version for item in items}
         self._buried.clear()
         self._version = version
-        self._must_list = False
+        self._must_list = self._doubtful = False
         self._last_list = time.monotonic()
 
     def _pages(self, client: "Client", first: dict[str, str]) -> tuple[list[api.Item], str]:
@@ -134,7 +148,7 @@ class KubernetesSource(Source):
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
-            "timeoutSeconds": str(round(self._uniform(*WATCH))),
+            "timeoutSeconds": str(round(self._uniform(*(PROBATION if self._doubtful else WATCH)))),
         }
         self._lines = 0
         with client.lines(PATH, query, self._silence) as lines:
@@ -142,6 +156,8 @@ class KubernetesSource(Source):
             for line in lines:
                 self._lines += 1
                 self._take(line)
+                self._doubtful = False
+                self._hear()
 
     def _take(self, line: bytes) -> None:
         """Take an event of the watch."""

@@ -21,6 +21,10 @@ if TYPE_CHECKING:  # the client costs 10 MB of memory: only who asks a server im
 
 log = logging.getLogger(__name__)
 
+FORBIDDEN = 3
+"""403s in a row that are a missing right, which a person has to give: from then on the waits are long. An API server
+that starts answers 403 until it has read its roles."""
+
 KEPT_DELETIONS = 10_000
 """Deleted pods that wait for the next poll; 1,000 a minute come in a storm."""
 
@@ -37,6 +41,10 @@ class RequestError(KpodError):
 
     def __str__(self) -> str:
         return self.text
+
+
+class SilenceError(RequestError):
+    """An answer that began, and of which nothing came for as long as was waited."""
 
 
 Decoded = TypeVar("Decoded")
@@ -58,7 +66,11 @@ class Source:
 
     name = ""
     right = ""
-    """The right that a 403 says is missing."""
+    """The right that is missing if a 403 comes again and again."""
+    reasons: Mapping[int, str] = MappingProxyType(
+        {403: "a server that has just started refuses everything for a while"}
+    )
+    """What else an HTTP status can mean."""
 
     def __init__(
         self,
@@ -84,6 +96,8 @@ class Source:
         self._pods: dict[str, Pod] = {}
         self._view: Mapping[str, Pod] | None = None
         self._deleted: deque[Pod] = deque()
+        self._forbidden = 0
+        """403s in a row."""
         self._problem = "no answer yet"
         self._since = self._heard = time.monotonic()
         self._listed = False
@@ -150,8 +164,12 @@ class Source:
             return 0.0
         failure = error if isinstance(error, RequestError) else RequestError(str(error) or type(error).__name__)
         text = failure.text
-        if failure.status == 403:
+        self._forbidden = self._forbidden + 1 if failure.status == 403 else 0
+        slow = self._forbidden >= FORBIDDEN
+        if slow:
             text = f"{text}; {self.right}"
+        elif reason := self.reasons.get(failure.status):
+            text = f"{text}; {reason}"
         with self._lock:
             if not self._problem:
                 self._since = time.monotonic()
@@ -159,8 +177,7 @@ class Source:
                 log.warning("source of pods: %s", text, exc_info=None if isinstance(error, KpodError) else error)
             self._problem = text
             self.connected = False
-        # Who lacks a right gets it from a person, not within seconds.
-        return self._backoff.next(failure.retry_after, slow=failure.status == 403)
+        return self._backoff.next(failure.retry_after, slow=slow)
 
     def _disconnect(self) -> None:
         if client := self._client:
@@ -170,12 +187,17 @@ class Source:
 
     def _works(self) -> None:
         """Take note that the server answers as it should."""
+        self._forbidden = 0
         with self._lock:
             if self._problem and self._listed:
                 log.info("source of pods: %s works", self.name)
             self._problem = ""
             self.connected = True
-            self._heard = time.monotonic()
+            self._hear()
+
+    def _hear(self) -> None:
+        """Take note that the pods are known as of now."""
+        self._heard = time.monotonic()
 
     def _put(self, item: Item) -> None:
         """Add or change a pod; one of another node (a virtual one's, a server that ignores selectors) is left out."""
@@ -210,4 +232,4 @@ class Source:
                 self._put(item)
             self.relists += self._listed and not self.connected
             self._listed = True
-            self._heard = time.monotonic()
+            self._hear()

@@ -1,10 +1,12 @@
 """The API server's list and watch, through every fault of one: the right pods in the end, each deletion told once."""
 
+import logging
 import socket
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,6 +182,74 @@ def test_hang_without_bytes(server: ApiServer, follow: Follow) -> None:
     following.sees("b", deleted=("a",))
 
 
+def quiet(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Warnings that were logged."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_silence_of_a_quiet_cluster_is_no_failure(
+    server: ApiServer, follow: Follow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server sends no bookmark while its version does not move: watch again at the same version."""
+    server._bookmark_interval = 0.01
+    server.create_pod("a")
+    following = follow(silence=0.05)
+    following.sees("a")
+    states: set[tuple[bool, str]] = set()
+    while len(server.asked("watch")) <= 5:
+        states.add((following.source.connected, following.source.problem()))
+        time.sleep(0.003)
+    assert states == {(True, "")}
+    assert len(server.asked("list")) == 1
+    assert {request.query["resourceVersion"] for request in server.asked("watch")} == {str(server.version)}
+    assert following.source.relists == 0
+    assert quiet(caplog) == []
+    server.create_pod("b")
+    following.sees("a", "b")
+
+
+def test_silence_and_a_new_watch_that_fails(server: ApiServer, follow: Follow) -> None:
+    """As of a peer that is gone: its connections are silent, and new ones are not made."""
+    server.create_pod("a")
+    following = follow(silence=0.1)
+    following.sees("a")
+    watching(server)
+    server.hang_watches()
+    server.fail(500, "watch", times=10**6)
+    until(lambda: "500: injected" in following.source.problem())
+    assert not following.source.connected
+    assert len(server.asked("list")) == 1
+
+
+def test_peer_that_is_gone_is_looked_for(server: ApiServer, follow: Follow) -> None:
+    following = follow()
+    watching(server)
+    until(lambda: following.source._client._socket)
+    connection = following.source._client._socket
+    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    assert [connection.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [30, 10, 3]
+
+
+def test_names_are_as_of_the_last_event(server: ApiServer, follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events and bookmarks move the time that a problem tells later."""
+    server._bookmark_interval = 0.01
+    clock = [1000.0]
+    monkeypatch.setattr(source, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    following = follow()
+    until(lambda: server.watches == 1 and following.source._heard == 1000.0, "a watch")
+    clock[0] = 1100.0
+    server.create_pod("a")
+    until(lambda: following.source._heard == 1100.0, "an event")
+    clock[0] = 1200.0
+    until(lambda: following.source._heard == 1200.0, "a bookmark")
+    clock[0] = 1250.0
+    server.fail(500, times=10**6)
+    server.end_watches()
+    until(following.source.problem)
+    assert following.source.problem().endswith(", for 0 s (pods as of 50 s ago)")
+
+
 def test_hang_before_any_answer(server: ApiServer, follow: Follow) -> None:
     """Its port is open and nobody speaks, as of a server that is stopped by a debugger or out of memory."""
     port = server.port
@@ -231,17 +301,36 @@ def test_missing_right(server: ApiServer, follow: Follow, kind: str) -> None:
     server.fail(403, kind, times=10**6, message='pods is forbidden: User "x" cannot list resource "pods"')
     waits = Waits()
     waits.most = 5
-    following = follow(pause=waits, backoff=Backoff(uniform=lambda _, high: high))
+    following = follow(pause=waits, backoff=Backoff(uniform=lambda _, high: high), steady=60.0)
     until(lambda: len(waits.seconds) == 5)
     problem = following.source.problem()
     assert '/api/v1/pods: 403: pods is forbidden: User "x" cannot list resource "pods"; the right to list' in problem
     assert "verbs list, watch on resource pods" in problem
     assert "\n" not in problem
-    assert waits.seconds == [60.0] * 5
+    assert waits.seconds == [1.0, 2.0, 60.0, 60.0, 60.0], "slow from the third in a row"
     server.heal()
     waits.most = 10**6
     following.sees("a")
     assert following.source.problem() == ""
+
+
+def test_forbidden_by_a_server_that_starts(server: ApiServer, follow: Follow) -> None:
+    """It has not read its roles yet: no long wait, and no word of a missing right."""
+    server.create_pod("a")
+    waits = Waits()
+    following = follow(pause=waits, backoff=Backoff(uniform=lambda _, high: high), steady=60.0)
+    following.sees("a")
+    watching(server)
+    for status in (403, 403, 500, 403, 403):
+        server.fail(status, "watch")
+    problems: set[str] = set()
+    server.end_watches()
+    while len(server.asked("watch")) < 7 or not server.watches:
+        problems.add(following.source.problem())
+        time.sleep(0.003)
+    assert waits.seconds == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert not [problem for problem in problems if "right" in problem]
+    following.sees("a")
 
 
 def test_gone_in_the_list(server: ApiServer, follow: Follow) -> None:
@@ -460,9 +549,12 @@ def test_store_that_was_set_back(server: ApiServer, follow: Follow) -> None:
     server.leap(1000)
     following = follow(silence=0.1)
     following.sees("a", "b")
+    watching(server)
     server.leap(-500)
+    server.end_watches()
     server.delete_pod("default", "a")
     following.sees("b", deleted=("a",))
+    assert [60 <= int(request.query["timeoutSeconds"]) <= 120 for request in server.asked("watch")[:2]] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -487,11 +579,47 @@ def test_expired_watch_is_taken_up_without_a_list(follow: Follow, server: ApiSer
     assert following.source.problem() == ""
 
 
-def test_requests_an_hour_in_steady_state(follow: Follow, server: ApiServer, record_property: Any) -> None:
+class Scaled:
+    """A client whose seconds are shorter, as the server's are; it notes how long each watch of silence would last."""
+
+    def __init__(self, client: Client, scale: float, seconds: list[float]) -> None:
+        self._client, self._scale, self._seconds = client, scale, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def lines(self, path: str, query: dict[str, str], silence: float) -> Any:
+        self._seconds.append(min(float(query["timeoutSeconds"]), silence))
+        return self._client.lines(path, query, silence * self._scale)
+
+
+def test_requests_an_hour_of_a_quiet_cluster(
+    server: ApiServer, connect: Callable[[], Client], caplog: pytest.LogCaptureFixture, record_property: Any
+) -> None:
+    """Client and server have the same short seconds, so the hours are those that the watches would last."""
+    scale, seconds = 3e-4, list[float]()
+    server._time_scale = scale
+    server._bookmark_interval = 60 * scale
+    following = Follower(KubernetesSource(lambda: Scaled(connect(), scale, seconds), NODE, steady=0.0))  # type: ignore[arg-type, return-value]
+    following.source.start()
+    until(lambda: len(seconds) > 20)
+    requests = len([one for one in server.requests if one.kind in ("watch", "list")][:21])
+    following.source.close()
+    an_hour = 3600 * requests / sum(seconds[:20])
+    record_property("requests an hour", an_hour)
+    assert len(server.asked("list")) == 1
+    assert 6 <= an_hour <= 12 * 21 / 20, "one list, once"
+    assert following.source.problem() == ""
+    assert quiet(caplog) == []
+
+
+def test_requests_an_hour_of_a_busy_cluster(follow: Follow, server: ApiServer, record_property: Any) -> None:
     """A watch takes a ten thousandth of the time it asks for, so the hours are those that it asks for."""
     server._time_scale = 1e-4
     following = follow()
-    until(lambda: len(server.asked("watch")) > 40)
+    while len(server.asked("watch")) <= 40:
+        server.leap(1)
+        time.sleep(0.003)
     hours = sum(int(request.query["timeoutSeconds"]) for request in server.asked("watch")[:40]) / 3600
     lists = len(server.asked("list"))
     an_hour = (40 + lists - 1) / hours
