@@ -22,7 +22,7 @@ with ApiServer() as server:
     backoff = Backoff(0.1, 0.2)
     source = KubernetesSource(lambda: client.to_server(settings), "node-1", silence=3600, backoff=backoff)
     source.start()
-    while not server.watches:
+    while not source.connected:
         time.sleep(0.01)
     print(len(server.asked("watch")), source.connected, source.problem())
     subprocess.run(["ip", "link", "set", "lo", "down"], check=True)
