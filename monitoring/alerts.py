@@ -304,8 +304,12 @@ OF_PODS = (
 )
 
 
-def _growing(counter: str, window: str = "10m") -> str:
-    return f"increase({counter}[{window}]) > 0"
+def _growth(counter: str) -> str:
+    return f"increase({counter}[10m])"
+
+
+def _growing(counter: str) -> str:
+    return f"{_growth(counter)} > 0"
 
 
 OF_AGENT = (
@@ -398,11 +402,11 @@ OF_AGENT = (
     ),
     Alert(
         "KpodUnresolvedEvents",
-        'sum without (reason) (rate(kpod_unattributed_events_total{reason="unresolved"}[10m])) > 1',
+        # One cause, such as a source that does not list a pod, is in every collector: one alert an agent.
+        'sum without (reason, collector) (rate(kpod_unattributed_events_total{reason="unresolved"}[10m])) > 1',
         "15m",
         "The agent at {{ $labels.instance }} does not know whose events it counts",
-        "{{ $value | humanize }} events a second of collector {{ $labels.collector }} at {{ $labels.instance }} are of "
-        "pods that nobody named.",
+        "{{ $value | humanize }} events a second at {{ $labels.instance }} are of pods whose names are not known.",
     ),
     Alert(
         "KpodPodSourceDisconnected",
@@ -414,11 +418,12 @@ OF_AGENT = (
     ),
     Alert(
         "KpodSeriesOverflow",
-        _growing("kpod_series_overflow_total"),
+        # One cause, such as too many pods, folds series of nearly every metric: one alert an agent.
+        f"sum without (metric) ({_growth('kpod_series_overflow_total')}) > 0",
         "5m",
-        "{{ $labels.metric }} at {{ $labels.instance }} has more series than it may",
-        '{{ $value | printf "%.0f" }} updates of {{ $labels.metric }} at {{ $labels.instance }} went into the overflow '
-        "series within ten minutes: pods are missing.",
+        "The agent at {{ $labels.instance }} has more series than it may",
+        '{{ $value | printf "%.0f" }} updates at {{ $labels.instance }} went into overflow series within ten minutes: '
+        "pods are missing from metrics. The runbook has the query for the metrics that are cut most.",
     ),
     Alert(
         "KpodOtlpDropsPoints",

@@ -15,6 +15,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from kpod_metrics import limits
 from kpod_metrics.metrics import Kind, Metric, Scope, Table
 from kpod_metrics.reference import declared
 from monitoring import promql
@@ -25,6 +26,14 @@ WINDOW = "$__rate_interval"
 PODS = {"cluster": "$cluster", "node": "$node", "namespace": "$namespace", "pod": "$pod"}
 NODE = {"cluster": "$cluster", "node": "$node"}
 AGENT = {"instance": "$instance"}
+
+LEAST = {
+    "kpod_cpu_throttled_periods_total": limits.PERIODS,
+    "kpod_syscall_errors_total": limits.CALLS,
+    "kpod_mem_cgroup_usage_bytes": 0,
+    "kpod_bpf_map_entries": 0,
+}
+"""Of what a share is of: of fewer a share says nothing, and the idlest have the largest. Sizes need no such bound."""
 
 CONTAINER = ("namespace", "pod", "container")
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="$datasource")
@@ -164,16 +173,15 @@ def share(view: View, title: str, of: str, to: Sequence[str], width: int = 8) ->
     """One metric, divided by others."""
     labels = view.labels(METRICS[of][1])
     whole = " + ".join(view.value(name) for name in to)
-    expr = view.most(f"{view.value(of)} / (({whole}) > 0)")
+    expr = view.most(f"{view.value(of)} / (({whole}) > {LEAST[of]:g})")
     return _series(title, (of, *to), [Query(expr, _legend(labels))], "percentunit", width)
 
 
-def wait_share(view: View, title: str, width: int = 8) -> Panel:
-    """Of the time in which tasks had something to run, the part in which they waited for a CPU."""
-    name, used = "kpod_cpu_runqueue_latency_seconds", "kpod_cpu_usage_seconds_total"
+def tasks_waiting(view: View, title: str, width: int = 8) -> Panel:
+    """Tasks that wait for a CPU, on average. A share of the time that tasks run would rank idle pods first."""
+    name = "kpod_cpu_runqueue_latency_seconds"
     wait = promql.sum_rate(name, selector=view.select(""), window=WINDOW, by=", ".join(view.by))
-    expr = view.most(f"({wait}) / ((({wait}) + {view.value(used)}) > 0)")
-    return _series(title, (name, used), [Query(expr, _legend(view.by))], "percentunit", width)
+    return _series(title, (name,), [Query(view.most(f"({wait})"), _legend(view.by))], "none", width)
 
 
 def heat(view: View, title: str, name: str, width: int = 8) -> Panel:
@@ -410,7 +418,7 @@ _CALLS, _FAILED, _TOOK = "kpod_syscall_count_total", "kpod_syscall_errors_total"
 def _waits(view: View) -> tuple[Panel, ...]:
     """What a pod may be waiting for, side by side."""
     return (
-        wait_share(view, "Waiting for a CPU, of the time with something to run"),
+        tasks_waiting(view, "Tasks waiting for a CPU"),
         share(view, "Throttled, of all periods", _THROTTLED, [_PERIODS]),
         lines(view, "Waiting for memory", "kpod_pressure_memory_waiting_seconds_total"),
         lines(view, "Waiting for I/O", "kpod_pressure_io_waiting_seconds_total"),

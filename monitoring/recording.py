@@ -8,6 +8,10 @@ SEGMENT = 1448
 """Payload of a TCP segment at an MTU of 1500."""
 
 
+LEAST_BUSY = 0.01
+"""Tasks that run or wait, on average: of a pod with fewer, the share of them that waits says nothing."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """A recorded expression; its name is level:metric:operation."""
@@ -16,9 +20,9 @@ class Rule:
     expr: str
 
 
-def _ratio(of: str, to: str) -> str:
-    """Divide two vectors; nothing where there is nothing to divide by."""
-    return f"{of}\n/\n({to} > 0)"
+def _ratio(of: str, to: str, least: float = 0) -> str:
+    """Divide two vectors; nothing where there is no more than `least` to divide by."""
+    return f"{of}\n/\n({to} > {least:g})"
 
 
 _RTT, _SYSCALL = "kpod_net_tcp_rtt_seconds", "kpod_syscall_latency_seconds"
@@ -33,6 +37,7 @@ RULES = (
         _ratio(
             "container:kpod_cpu_runqueue_wait_seconds:rate5m",
             "(container:kpod_cpu_runqueue_wait_seconds:rate5m + container:kpod_cpu_usage_seconds:rate5m)",
+            LEAST_BUSY,
         ),
     ),
     Rule("container:kpod_cpu_runqueue_latency_seconds:p99_rate5m", quantile(0.99, "kpod_cpu_runqueue_latency_seconds")),

@@ -1,7 +1,9 @@
 """Dashboards: every panel's query has an answer where every declared metric is exported."""
 
+import re
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from monitoring.boards import METRICS
 from tests.live.agents import eventually
 from tests.live.prometheus import Prometheus, running_prometheus
 from tests.monitoring.boards import Panel, asked, boards, panels
+from tests.monitoring.promtool import promtool_test, write
 from tests.monitoring.test_names import check
 from tests.unit.exposition.fixture import label_sets, tables
 
@@ -157,6 +160,84 @@ def test_heatmaps_have_one_kind_of_histogram(everything: Prometheus) -> None:
 def test_recordings_have_data(rule: recording.Rule, everything: Prometheus) -> None:
     found = eventually(lambda: everything.query(rule.record))
     assert {"namespace": "shop", "pod": "cart-0", "container": "app", "node": "n1"}.items() <= found[0][0].items()
+
+
+IDLE = {
+    'kpod_cpu_runqueue_latency_seconds_sum{pod="idle"}': "0+0.06x30",
+    'kpod_cpu_usage_seconds_total{pod="idle"}': "0+0.002x30",
+    'kpod_cpu_periods_total{pod="idle"}': "0+2x30",
+    'kpod_cpu_throttled_periods_total{pod="idle"}': "0+2x30",
+    'kpod_syscall_count_total{pod="idle",syscall="openat"}': "0+1x30",
+    'kpod_syscall_errors_total{pod="idle",syscall="openat"}': "0+1x30",
+}
+"""A pod with nearly nothing to do, that waits, is throttled or fails nearly each time."""
+BUSY = {
+    'kpod_cpu_runqueue_latency_seconds_sum{pod="busy"}': "0+30x30",
+    'kpod_cpu_usage_seconds_total{pod="busy"}': "0+30x30",
+    'kpod_cpu_periods_total{pod="busy"}': "0+600x30",
+    'kpod_cpu_throttled_periods_total{pod="busy"}': "0+150x30",
+    'kpod_syscall_count_total{pod="busy",syscall="read"}': "0+6000x30",
+    'kpod_syscall_errors_total{pod="busy",syscall="read"}': "0+1500x30",
+}
+"""One that waits half of the time, and is throttled and fails a quarter of the times."""
+OF_BUSY = {
+    "kpod_cpu_runqueue_latency_seconds_sum": 0.5,
+    "kpod_cpu_throttled_periods_total": 0.25,
+    "kpod_syscall_errors_total": 0.25,
+}
+
+
+def _asked(expressions: Iterable[str], answer: float, path: Path, promtool: Path) -> str:
+    """Have promtool ask for the largest value among idle and busy pods; return what it says is wrong."""
+    case = {"series": IDLE | BUSY}
+    test = promtool_test("idle pods", case, None)
+    test["promql_expr_test"] = [
+        {"expr": f"max({expr})", "eval_time": "30m", "exp_samples": [{"labels": "{}", "value": answer}]}
+        for expr in expressions
+    ]
+    done = subprocess.run(
+        [promtool, "test", "rules", write(path / "idle.yaml", [test])], capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+SHARES = {
+    panel.id: (name, expression)
+    for panel in PANELS
+    for expression in panel.expressions
+    if " / (" in expression and "rate(" in expression
+    for name in OF_BUSY
+    if name in expression.partition(" / (")[0]
+}
+
+
+def test_all_shares_of_rates_are_tried() -> None:
+    divided = [
+        panel.id
+        for panel in PANELS
+        for expression in panel.expressions
+        if re.search(r"rate\(.*/", expression.replace("\n", " ")) and "histogram" not in expression.partition("/")[2]
+    ]
+    assert sorted(SHARES) == sorted(divided)
+    assert divided
+
+
+@pytest.mark.parametrize("panel", sorted(SHARES))
+def test_idle_pods_are_not_on_top_of_shares(panel: str, promtool: Path, tmp_path: Path) -> None:
+    name, expression = SHARES[panel]
+    assert _asked([asked(expression, "5m")], OF_BUSY[name], tmp_path, promtool) == ""
+
+
+@pytest.mark.parametrize("board", ["node", "pod"])
+def test_idle_pods_are_not_on_top_of_waits(board: str, promtool: Path, tmp_path: Path) -> None:
+    """Of the first panel, which ranks the pods of a node: half a task waits in the busy one."""
+    first = next(panel for panel in PANELS if panel.board == board)
+    assert _asked([asked(one, "5m") for one in first.expressions], 0.5, tmp_path, promtool) == ""
+
+
+def test_idle_pods_are_not_on_top_of_recordings(promtool: Path, tmp_path: Path) -> None:
+    wait = "container:kpod_cpu_runqueue_wait:ratio_rate5m"
+    assert _asked([wait], 0.5, tmp_path, promtool) == ""
 
 
 def test_variables_have_values(everything: Prometheus) -> None:
