@@ -28,7 +28,7 @@ from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root, path_of_root
 from kpod_metrics.collectors.base import Collector, Environment, Signal
-from kpod_metrics.errors import KpodError, RefusedError, SettingError
+from kpod_metrics.errors import KpodError, RefusedError, SettingError, described, is_unexpected
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.exposition.recent import RATED, Recent
@@ -260,6 +260,9 @@ class Agent:
         self._started = 0.0
         self.last_cycle = 0.0
         """time.monotonic() at the end of the last cycle; 0 before the first."""
+        self._cycle_problem = ""
+        """Why the last cycle did not come to its end; empty where it did."""
+        self._cycle_errors = 0
         self._kept = ""
         """Why rights that are not needed could not be given up; empty where they were."""
 
@@ -321,9 +324,9 @@ class Agent:
             state.signals = state.collector.open()
         except Exception as error:  # as in `_Crew`
             state.collector.close()
-            state.problem = f"{type(error).__name__}: {error}" if _unexpected(error) else str(error)
+            state.problem = described(error)
             state.errors += 1
-            if _unexpected(error):
+            if is_unexpected(error):
                 log.error("collector %s: %s", state.collector.name, state.problem, exc_info=True)
             return
         state.opened = True
@@ -360,7 +363,10 @@ class Agent:
         while not self._stop.is_set():
             try:
                 self.cycle()
-            except Exception:
+                self._cycle_problem = ""
+            except Exception as error:
+                self._cycle_problem = described(error)
+                self._cycle_errors += 1
                 log.exception("cycle failed")
             cycles += 1
             gc.collect(2 if cycles % _CYCLES_TO_FULL_COLLECTION == 0 else 1)
@@ -381,7 +387,7 @@ class Agent:
                 if self.source.has_news() or (connected and PENDING in self._resolver.snapshot.reasons.values()):
                     self._notice()
             except Exception as error:
-                log.error("news could not be taken: %s", error, exc_info=_unexpected(error))
+                log.error("news could not be taken: %s", error, exc_info=is_unexpected(error))
         return False
 
     def _notice(self) -> None:
@@ -445,10 +451,12 @@ class Agent:
         try:
             self._resolver.update(self.source.refresh(frozenset(self._active)))
             self._blind = False
-        except (OSError, KpodError) as error:
+        except Exception as error:
             self._blind = True
+            if not self.source.error:
+                self.source.fail(error)
             # The last snapshot stands: what ran a moment ago most likely still does.
-            log.error("source of pods: %s", self.source.error or error)
+            log.error("source of pods: %s", self.source.error, exc_info=is_unexpected(error))
         self._active &= self._resolver.snapshot.present
         self.headroom.cgroups = len(self._resolver.snapshot.present)
 
@@ -541,7 +549,7 @@ class Agent:
         """Count and tell a collector's failure."""
         state.errors += 1
         state.problem = f"{type(error).__name__}: {error}"
-        shown = (type(error), error, error.__traceback__) if _unexpected(error) else None
+        shown = (type(error), error, error.__traceback__) if is_unexpected(error) else None
         log.error("collector %s: %s", state.collector.name, state.problem, exc_info=shown)
 
     def _hold_or_count(self, state: State, row: Row) -> None:
@@ -577,7 +585,10 @@ class Agent:
         if self._exporter is not None:
             counts = (self._exporter.sent, self._exporter.dropped, self._exporter.queued_bytes)
             put(health.OTLP, (), counts)
-        put(health.CYCLE, (), (duration, time.time(), len(pods), self.settings.poll_interval))
+        put(health.CYCLE, (), (duration, time.time(), len(pods), self.settings.poll_interval, self._cycle_errors))
+        put(health.DISCOVERY, (), (self.source.errors,))
+        for reason, cgroups in self.source.skipped.items():
+            put(health.SKIPPED, (reason,), (cgroups,))
         for table, labels, values in health.http(self.http):
             put(table, labels, values)
         try:
@@ -617,6 +628,8 @@ class Agent:
     def problems(self) -> list[str]:
         """What does not work, a line each."""
         lines = self._collector_problems()
+        if self._cycle_problem:
+            lines.append(f"the last cycle failed, its page was not published: {self._cycle_problem}")
         if self._kept:
             lines.append(self._kept)
         if problem := self.source.problem():
@@ -656,11 +669,6 @@ class Agent:
 _LATE = "late: no answer within its"
 _OVERDUE = 60.0
 """Seconds for which the events of cgroups that are gone are waited for beyond their collector's interval."""
-
-
-def _unexpected(error: Exception) -> bool:
-    """Whether an error is a defect, and so worth its traceback."""
-    return not isinstance(error, KpodError | OSError)
 
 
 def _events(row: Row) -> int:

@@ -15,3 +15,13 @@ class RefusedError(KpodError):
 
 class UnavailableError(KpodError):
     """One collector, or one of its signals, cannot work on this machine; the others go on."""
+
+
+def is_unexpected(error: Exception) -> bool:
+    """Whether an error is a defect, and so worth its traceback."""
+    return not isinstance(error, KpodError | OSError)
+
+
+def described(error: Exception) -> str:
+    """Return an error's text, with its kind where it is a defect."""
+    return f"{type(error).__name__}: {error}" if is_unexpected(error) else str(error)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 from kpod_metrics import __version__
+from kpod_metrics.cgroup.tree import SKIPPED as SKIPPED_REASONS
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, gauge
@@ -67,6 +68,29 @@ CYCLE = _agent(
         "Time between two cycles, as set: what a cycle's duration and age are judged by.",
         advice="What a cycle's duration and age are judged by; nothing to do.",
     ),
+    _counter(
+        "kpod_collection_cycle_errors_total",
+        "Cycles that failed: no page came of them, and what was read in them is lost.",
+        advice="Grows: a defect. /readyz says which, and the log has its traceback.",
+    ),
+)
+DISCOVERY = _agent(
+    _counter(
+        "kpod_discovery_errors_total",
+        "Times that it could not be found out what cgroups and pods there are: what was known before stands.",
+        advice="Grows: /readyz says why. New pods have no series meanwhile; what they do is held back.",
+    ),
+)
+SKIPPED = _agent(
+    _gauge(
+        "kpod_discovery_skipped_cgroups",
+        "Cgroups that the last walk of the tree left out with all that is below them: more than 64 levels below the "
+        "root (depth), with a path of more than 4,000 bytes (path), beyond 10,000 cgroups (number), or whose owner "
+        "took the right to read them (unreadable).",
+        advice="Above 0: somebody nests cgroups without end; the log names the place. What runs in them is unresolved, "
+        "the rest of the tree is counted as ever.",
+    ),
+    labels=(Label("reason", SKIPPED_REASONS),),
 )
 UNATTRIBUTED = _agent(
     _counter(
@@ -265,7 +289,7 @@ PROCESS = _agent(
 )
 
 TABLES = (
-    *(COLLECTORS, CYCLE, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, OTLP),
+    *(COLLECTORS, CYCLE, DISCOVERY, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, OTLP),
     *(HTTP_REFUSED, HTTP_CONNECTIONS, WEB_CONFIG, BUILD, PROCESS),
 )
 METRICS = frozenset(metric for table in TABLES for metric in table.metrics)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent
+from kpod_metrics.cgroup.tree import paths
 from kpod_metrics.files import read_bytes
 
 LOOKED_AT = 32
@@ -51,7 +52,7 @@ def others_are_hidden(root: str, own: int | None = None) -> bool:
     """
     own = os.getpid() if own is None else own
     hidden = False
-    for directory, _, _ in os.walk(root):
+    for directory in paths(root):
         try:
             pids = set(map(int, read_bytes(f"{directory}/cgroup.procs").split()))
         except OSError:

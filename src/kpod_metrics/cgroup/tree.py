@@ -1,13 +1,26 @@
 """The cgroup v2 tree: where it is mounted, what directories it has, what processes are in them."""
 
 import errno
+import logging
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kpod_metrics.cgroup.keyed import flat, number
+from kpod_metrics.cgroup.keyed import flat, is_absent, number
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.files import KeptFiles, read_bytes
+
+log = logging.getLogger(__name__)
+
+MOST_DEEP = 64
+"""Levels below the root. A container in a container in a container of a user's has about 25."""
+LONGEST = 4000
+"""Bytes of a directory's path: the kernel takes 4,095, and the names of the files in it need some."""
+MOST_CGROUPS = 10_000
+"""Of the whole tree. Whoever owns a delegated cgroup may make any number, and each costs the agent 5 KB."""
+SKIPPED = ("depth", "path", "number", "unreadable")
+"""Why a walk leaves out a cgroup and all that is below it."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -100,24 +113,45 @@ class Tree:
         """What the last walk found, by path, with the list of processes as it was read and where that is: what has not
         changed is the same object in the next."""
         self._now: dict[str, tuple[bytes, Directory, str]] = {}
+        self.skipped = dict.fromkeys(SKIPPED, 0)
+        """Cgroups that the last walk left out with all that is below them, by reason."""
+        self._left_out: dict[tuple[str, str], int] = {}
+        """The same of this walk, by the cgroup that they are below and the reason."""
 
     def walk(self) -> list[Directory]:
-        """Return every cgroup from the root down, parents before children.
+        """Return every cgroup from the root down, level by level: what lies deep cannot crowd out what does not.
 
-        A cgroup that disappears meanwhile is left out; OSError if the root itself cannot be read, or where descriptors
-        or memory run out: what was not seen then has not gone.
+        A cgroup that disappears meanwhile is left out. So is what is below one that cannot be read, and what is beyond
+        the bounds above: that is counted in `skipped`, for an owner of a delegated cgroup can make it, and the rest of
+        the tree is not touched by it. OSError if the root itself cannot be read, or where descriptors or memory run
+        out: what was not seen then has not gone.
         """
         again = self._look_again()
         if again is not None:
             return again
-        found: list[Directory] = []
         listed, self._listed = self._listed, {}
+        self._left_out = {}
         inode = os.stat(self._root).st_ino
-        self._add(self._directory("", self._root, inode) or Directory(inode, "", ()), listed, found)
+        found = [self._directory("", self._root, inode) or Directory(inode, "", ())]
+        for directory in found:  # which grows meanwhile
+            found += self._below(directory, listed, MOST_CGROUPS - len(found))
         now, self._now = self._now, {}
         self._files.sweep({where for _, _, where in now.values()})
         self._known = {directory.path: now[directory.path] for directory in found if directory.path in now}
+        self._tell_left_out()
         return found
+
+    def _tell_left_out(self) -> None:
+        """Count what was left out; log it when it begins."""
+        before, self.skipped = self.skipped, dict.fromkeys(SKIPPED, 0)
+        for (_, reason), number_ in self._left_out.items():
+            self.skipped[reason] += number_
+        for (path, reason), number_ in self._left_out.items():
+            if not before[reason]:
+                before[reason] = number_
+                log.warning(
+                    "cgroups are left out of the walk (%s), among them %d below %.200r", reason, number_, f"/{path}"
+                )
 
     def close(self) -> None:
         """Close the kept files."""
@@ -125,6 +159,8 @@ class Tree:
 
     def _look_again(self) -> list[Directory] | None:
         """Return the directories of the last walk as they are now; None where they may not be all, or one is gone."""
+        if self._left_out:
+            return None
         try:
             (count,) = flat(self._files.read(self._root, "cgroup.stat"), b"nr_descendants")
         except OSError:
@@ -140,24 +176,25 @@ class Tree:
                 self._known[path] = (text, Directory(directory.id, path, _pids(text)), where)
         return [directory for _, directory, _ in self._known.values()]
 
-    def _add(
-        self, directory: Directory, listed: dict[str, tuple[int, list[tuple[str, int]]]], found: list[Directory]
-    ) -> None:
-        """Add a directory and what is below it."""
-        found.append(directory)
+    def _below(
+        self, directory: Directory, listed: dict[str, tuple[int, list[tuple[str, int]]]], room: int
+    ) -> list[Directory]:
+        """Return the directories right below one, as many as there is room for."""
         path = directory.path
         where = f"{self._root}/{path}" if path else self._root
         try:
             links = os.stat(where).st_nlink
             if links == 2:
-                return  # its own name and "."
+                return []  # its own name and "."
             known = listed.get(path)
             names = known[1] if known is not None and known[0] == links != 1 else self._list(where)
         except OSError as error:
             if not path or error.errno in _EXHAUSTED:
                 raise
-            return
-        below = self._below(where, path, names)
+            if not is_absent(error):
+                self._left_out[path, "unreadable"] = 1
+            return []
+        below = self._directories(where, path, names, room)
         if None in below:
             # One went and, the number being the same, another came; maybe under the same name.
             try:
@@ -165,20 +202,29 @@ class Tree:
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     raise
-            below = self._below(where, path, names)
+            below = self._directories(where, path, names, room)
         self._listed[path] = (links, names)
-        for child in below:
-            if child is not None:
-                self._add(child, listed, found)
+        return [child for child in below if child is not None]
 
     @staticmethod
     def _list(where: str) -> list[tuple[str, int]]:
         with os.scandir(where) as entries:
             return [(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
-    def _below(self, where: str, path: str, names: list[tuple[str, int]]) -> list[Directory | None]:
+    def _directories(self, where: str, path: str, names: list[tuple[str, int]], room: int) -> list[Directory | None]:
         """Return the directories of these names, None in the place of one that is gone."""
         above = f"{path}/" if path else ""
+        if above.count("/") >= MOST_DEEP:
+            self._left_out[path, "depth"] = len(names)
+            return []
+        if len(where) > LONGEST // 8:  # no letter has more than four bytes, no name more than 255
+            fitting = [(name, inode) for name, inode in names if len(os.fsencode(f"{where}/{name}")) <= LONGEST]
+            if len(fitting) < len(names):
+                self._left_out[path, "path"] = len(names) - len(fitting)
+            names = fitting
+        if len(names) > room:
+            self._left_out[path, "number"] = len(names) - room
+            names = names[:room]
         return [self._directory(above + name, f"{where}/{name}", inode) for name, inode in names]
 
     def _directory(self, path: str, where: str, inode: int) -> Directory | None:
@@ -193,22 +239,29 @@ class Tree:
         return known[1]
 
     def _read(self, where: str, inode: int) -> bytes | None:
-        """Return a directory's list of processes; None where it is gone, or another one is there in its place."""
-        text = _read_procs(where, self._files)
-        # Where a descriptor is kept, a read of it would have told.
-        if text is not None and not self._files.keeps(where, "cgroup.procs"):
-            try:
-                if os.stat(where).st_ino != inode:
-                    return None
-            except FileNotFoundError:
-                return None
-        return text
+        """Return a directory's list of processes; None where it is gone, or another one is there in its place.
+
+        Nothing where it cannot be read: who owns a cgroup may take everybody's right to.
+        """
+        try:
+            text = _read_procs(where, self._files)
+            # Where a descriptor is kept, a read of it would have told.
+            if text is None or self._files.keeps(where, "cgroup.procs"):
+                return text
+            return text if os.stat(where).st_ino == inode else None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise
+            self._left_out[where[len(self._root) + 1 :], "unreadable"] = 1
+            return b""
 
 
 def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:
     """Return the processes of one cgroup, without those that it cannot name (pid 0); None where it is gone.
 
-    Raises OSError where descriptors or memory run out.
+    Raises OSError where it cannot be read.
     cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): its threads are named by cgroup.threads.
     """
     text = _read_procs(directory, files)
@@ -222,13 +275,26 @@ def _pids(text: bytes) -> tuple[int, ...]:
         return tuple([pid for pid in map(number, text.split()) if pid])
 
 
-def _read_procs(directory: str, files: KeptFiles) -> bytes | None:
-    for name in ("cgroup.procs", "cgroup.threads"):
+def _read_procs(directory: str, files: KeptFiles, name: str = "cgroup.procs") -> bytes | None:
+    """Return the list of processes, None where the cgroup is gone; raises any other OSError."""
+    try:
+        return files.read(directory, name, records=True)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENODEV}:
+            return None
+        if error.errno in _EXHAUSTED or name == "cgroup.threads":
+            raise
+    return _read_procs(directory, files, "cgroup.threads")
+
+
+def paths(root: str) -> Iterator[str]:
+    """Yield a root and the directories below it that can be listed, level by level, no more than a walk takes."""
+    found = [root]
+    for path in found:
+        yield path
         try:
-            return files.read(directory, name, records=True)
-        except OSError as error:
-            if error.errno in {errno.ENOENT, errno.ENODEV}:
-                return None
-            if error.errno in _EXHAUSTED:
-                raise
-    return b""
+            with os.scandir(path) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+        found += below[: MOST_CGROUPS - len(found)]

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import Directory, Tree
-from kpod_metrics.errors import UnavailableError
+from kpod_metrics.errors import UnavailableError, described
 from kpod_metrics.pods.model import Snapshot
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,14 @@ class Finder:
         self._made: dict[int, str] = {}
         self._relists = 0
         self.error = ""
+        """Why the last refresh failed; empty where it worked."""
+        self.errors = 0
+        """Times that it failed."""
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Cgroups that the last walk left out with all that is below them, by reason."""
+        return self._tree.skipped
 
     @property
     def name(self) -> str:
@@ -103,21 +111,33 @@ class Finder:
 
         Raises OSError where the tree cannot be read.
         """
-        # First what was made, then what is there: nothing falls between the two.
-        self.has_news()
         try:
-            directories = self._tree.walk()
-        except OSError as error:
-            self.error = f"{self.root}: {error.strerror}"
+            found = self._look(active)
+        except Exception as error:
+            self.fail(error)
             raise
         if self.error:
             self._relists += 1
         self.error = ""
-        made, self._made = self._made, {}
-        if made:
+        return found
+
+    def fail(self, error: Exception) -> None:
+        """Take note that what is there is not known, and why."""
+        self.errors += 1
+        self.error = f"{self.root}: {error.strerror}" if isinstance(error, OSError) else described(error)
+
+    def _look(self, active: frozenset[int]) -> Snapshot:
+        # First what was made, then what is there: nothing falls between the two.
+        self.has_news()
+        directories = self._tree.walk()
+        passed = self._made
+        if passed:
+            passed = dict(passed)
             for directory in directories:
-                made.pop(directory.id, None)
-        return self._naming.snapshot(self.root, directories, made, active)
+                passed.pop(directory.id, None)
+        found = self._naming.snapshot(self.root, directories, passed, active)
+        self._made = {}
+        return found
 
     def problem(self) -> str:
         """What does not work, one line; empty while it works."""

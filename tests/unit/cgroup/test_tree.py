@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.cgroup import tree
+from kpod_metrics.cgroup import processes, tree
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.files import KeptFiles
+from tests.nesting import nest, unnest
 
 
 def proc(folder: Path, *mounts: str) -> str:
@@ -260,3 +261,88 @@ def test_processes_of_a_threaded_cgroup_are_its_threads(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").mkdir()
     (tmp_path / "cgroup.threads").write_text("10\n11\n")
     assert tree.read_pids(str(tmp_path), KeptFiles()) == (10, 11)
+
+
+def test_deep_tree_is_walked_down_to_a_bound(tmp_path: Path) -> None:
+    """Deeper than the interpreter's stack has frames; beside it all is seen, also what is new."""
+    (tmp_path / "cgroup.procs").touch()
+    nest(str(tmp_path), ["d"] * 1_100)
+    make(tmp_path / "victim", "7\n")
+    looked_at = [tmp_path / "/".join(["d"] * depth) / "cgroup.procs" for depth in range(1, tree.MOST_DEEP + 2)]
+    for procs in looked_at:  # so that they are taken for cgroups
+        procs.touch()
+    walker = tree.Tree(str(tmp_path))
+    try:
+        found = {directory.path: directory.pids for directory in walker.walk()}
+        assert found["victim"] == (7,)
+        assert len(found) == 2 + tree.MOST_DEEP
+        assert max(map(len, found)) == 2 * tree.MOST_DEEP - 1
+        assert walker.skipped == {"depth": 1, "path": 0, "number": 0, "unreadable": 0}
+        make(tmp_path / "new", "8\n")
+        assert {directory.path for directory in walker.walk()} == {*found, "new"}
+        assert walker.skipped["depth"] == 1
+        assert not processes.others_are_hidden(str(tmp_path), 9)
+    finally:
+        for procs in looked_at:
+            procs.unlink()
+        unnest(str(tmp_path), "d")
+    assert {directory.path for directory in walker.walk()} == {"", "victim", "new"}
+    assert not any(walker.skipped.values())
+
+
+def test_path_that_is_too_long_for_the_kernel_ends_there(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    make(tmp_path / "victim", "7\n")
+    name = "ä" * 127
+    at, fitting = tmp_path, 0
+    while len(os.fsencode(at / name)) <= tree.LONGEST:
+        at, fitting = at / name, fitting + 1
+        make(at)
+    nest(str(at), ["x" * 255] * 20)
+    walker = tree.Tree(str(tmp_path))
+    try:
+        found = walker.walk()
+        assert len(found) == 2 + fitting
+        assert "victim" in {directory.path for directory in found}
+        assert walker.skipped == {"depth": 0, "path": 1, "number": 0, "unreadable": 0}
+    finally:
+        unnest(str(at), "x" * 255)
+
+
+def test_deeper_levels_are_left_out_first_where_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "MOST_CGROUPS", 6)
+    (tmp_path / "cgroup.procs").touch()
+    for path in ("a", "a/1", "a/1/x", "a/1/y", "a/1/z", "b", "b/1"):
+        make(tmp_path / path)
+    walker = tree.Tree(str(tmp_path))
+    found = {directory.path for directory in walker.walk()}
+    assert found >= {"", "a", "b", "a/1", "b/1"}
+    assert len(found) == 6
+    assert walker.skipped == {"depth": 0, "path": 0, "number": 2, "unreadable": 0}
+
+
+@pytest.mark.parametrize(("mode", "below"), [(0o000, {}), (0o711, {}), (0o644, {"a/shut/below": ()})])
+def test_what_may_not_be_read_is_left_out_alone(tmp_path: Path, mode: int, below: dict[str, tuple[int, ...]]) -> None:
+    """By an agent that is not root, or that has given up the right to read all."""
+    (tmp_path / "cgroup.procs").touch()
+    for path, pids in {"a": "1\n", "a/shut": "2\n", "a/shut/below": "3\n", "b": "4\n"}.items():
+        make(tmp_path / path, pids)
+    for above in (tmp_path, *tmp_path.parents[:-2]):
+        above.chmod(0o755)
+    walker = tree.Tree(str(tmp_path))
+    everything = {"": (), "a": (1,), "b": (4,), "a/shut": (2,), "a/shut/below": (3,)}
+    assert {directory.path: directory.pids for directory in walker.walk()} == everything
+    (tmp_path / "a/shut").chmod(mode)
+    walker = tree.Tree(str(tmp_path))
+    os.seteuid(65534)
+    try:
+        found = {directory.path: directory.pids for directory in walker.walk()}
+    finally:
+        os.seteuid(0)
+    assert {path: pids for path, pids in found.items() if "shut" not in path} == {"": (), "a": (1,), "b": (4,)}
+    assert {path: pids for path, pids in found.items() if "below" in path} == below
+    assert walker.skipped == {"depth": 0, "path": 0, "number": 0, "unreadable": 1 + len(below)}
+    assert {directory.path: directory.pids for directory in walker.walk()} == everything
+    assert not any(walker.skipped.values())
