@@ -202,6 +202,7 @@ def _log(loaded: settings.Settings) -> None:
 def _run(options: argparse.Namespace) -> int:
     from kpod_metrics import agent as agents  # noqa: PLC0415
     from kpod_metrics import server  # noqa: PLC0415
+    from kpod_metrics.web.address import listens_on  # noqa: PLC0415
     from kpod_metrics.web.guard import Guard  # noqa: PLC0415
 
     agents.tune_process()
@@ -213,19 +214,17 @@ def _run(options: argparse.Namespace) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     agent = agents.build(loaded)
     listener = server.bind(loaded.listen)
-    probes = server.bind(loaded.probe_listen) if loaded.probe_listen[0] else None
+    probes = server.bind(loaded.probe_listen, "--probe-listen") if loaded.probe_listen[0] else None
     try:
         agent.open(give_up=True)
         # With the rights that it has from now on, by which it is read again.
         guard = Guard(loaded.web_config_file, agent.http) if loaded.web_config_file else None
         agent.start()
-        host, port = listener.getsockname()[:2]
         logging.getLogger(__name__).info(
-            "kpod-metrics %s serves %s://%s:%d/metrics, profile %s",
+            "kpod-metrics %s serves %s://%s/metrics, profile %s",
             __version__,
             "https" if guard is not None and guard.secure else "http",
-            f"[{host}]" if ":" in host else host,
-            port,
+            listens_on(listener),
             loaded.profile,
         )
         server.serve(agent, listener, probes, guard)

@@ -13,6 +13,7 @@ from kpod_metrics.agent import Agent
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
+from kpod_metrics.web.address import host_port, listening
 from kpod_metrics.web.endpoint import PLAIN, Answer, Endpoint, Limits
 from kpod_metrics.web.guard import Guard
 
@@ -42,27 +43,15 @@ NOT_ALLOWED = Answer(405, PLAIN, b"method not allowed: GET, HEAD\n", ((b"allow",
 _PATIENCE = 0.5
 """Seconds that a client has to read its answer when the agent ends."""
 _PROBE_LIMITS = Limits(connections=16, receive=5.0, send=5.0)
-_BACKLOG = 1024
-"""Connections that the system holds until they are accepted: a burst waits for a moment and is not refused."""
 
 
-def bind(address: tuple[str, int]) -> socket.socket:
-    """Bind the endpoint's socket; raises RefusedError with the address."""
-    host, port = address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener: socket.socket | None = None
+def bind(address: tuple[str, int], flag: str = "--listen") -> socket.socket:
+    """Bind the endpoint's socket; raises RefusedError with the address and the flag that sets it."""
     try:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        # Here already: until somebody listens, SO_REUSEADDR lets a second agent bind the same address.
-        listener.listen(_BACKLOG)
-    except (OSError, UnicodeError, TypeError) as error:  # TypeError: what bind() makes of a UnicodeError
-        if listener is not None:
-            listener.close()
+        return listening(*address)
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be encoded
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
-        raise RefusedError(f"cannot listen on {host}:{port}: {reason}") from None
-    return listener
+    raise RefusedError(f"cannot listen on {host_port(*address)}: {reason}; {flag} HOST:PORT sets another address")
 
 
 def negotiate(accept: str) -> str:

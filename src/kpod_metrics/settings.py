@@ -54,7 +54,8 @@ class Settings:
 
     profile: str = "standard"
     discovery: str = "cgroup"
-    listen: tuple[str, int] = ("0.0.0.0", 9090)
+    listen: tuple[str, int] = ("::", 9090)
+    """Host `::` is every address, of IPv4 too."""
     probe_listen: tuple[str, int] = ("", 0)
     """Without a host: there is none."""
     web_config_file: str = ""
@@ -237,13 +238,16 @@ def _boolean(value: Any) -> bool:
         raise ValueError from None
 
 
+_ADDRESS = re.compile(
+    r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%[^\s\[\]/]+)?)\]|([^\s:/?#@\[\]]*)):([0-9]{1,5})", re.ASCII
+)
+
+
 def _address(value: Any) -> tuple[str, int]:
-    host, colon, port = _text(value).rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+    match = _ADDRESS.fullmatch(_text(value))
+    if not match or not value.isprintable() or int(match[3]) > 65535:
         raise ValueError
-    if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
-        raise ValueError
-    return host.strip("[]") or "0.0.0.0", int(port)
+    return match[1] or match[2] or "::", int(match[3])
 
 
 def _optional_address(value: Any) -> tuple[str, int]:
@@ -253,6 +257,7 @@ def _optional_address(value: Any) -> tuple[str, int]:
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(?::([0-9]{1,5}))?")
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 _KUBELET_PORT = 10250
+_ALL = ":PORT for every address (0.0.0.0:PORT for IPv4 alone)"
 
 
 def _host(value: Any) -> tuple[str, int]:
@@ -359,11 +364,11 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
     settings = [
         Setting("profile", "how much is collected", *_choice("minimal", "standard", "comprehensive", "custom")),
         Setting("discovery", "where the names of pods come from", *_choice("cgroup", "kubernetes", "kubelet")),
-        Setting("listen", "address of the HTTP endpoint", "HOST:PORT, like 0.0.0.0:9090 or [::]:9090", _address),
+        Setting("listen", "address of the HTTP endpoint", f"HOST:PORT, like 127.0.0.1:9090, or {_ALL}", _address),
         Setting(
             "probe_listen",
             "address of /healthz and /readyz alone, without TLS and passwords, for probes; none when empty",
-            "HOST:PORT, like 0.0.0.0:9091",
+            f"HOST:PORT, like 127.0.0.1:9091, or {_ALL}",
             _optional_address,
         ),
         Setting(

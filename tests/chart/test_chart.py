@@ -224,7 +224,7 @@ def test_web_configuration(chart: Chart) -> None:
     assert mount["readOnly"] is True
     variables = {one["name"]: one.get("value") for one in container["env"]}
     assert variables["KPOD_WEB_CONFIG_FILE"] == f"{mount['mountPath']}/web-config.yaml"
-    assert variables["KPOD_PROBE_LISTEN"] == "0.0.0.0:9091"
+    assert variables["KPOD_PROBE_LISTEN"] == ":9091"
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"metrics": 9090, "probes": 9091}
     for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": "probes"}
@@ -252,7 +252,7 @@ def test_probes_of_a_web_configuration(values: str, probe: Object, chart: Chart)
     container = chart.render("--set", f"webConfig.secretName=web,{values}").container
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz"} | probe
     variables = {one["name"]: one.get("value") for one in container["env"]}
-    expected = None if probe["port"] == "metrics" else "[::]:9091" if "listen" in values else "0.0.0.0:9091"
+    expected = None if probe["port"] == "metrics" else "[::]:9091" if "listen" in values else ":9091"
     assert variables.get("KPOD_PROBE_LISTEN") == expected
 
 

@@ -275,20 +275,35 @@ def test_probes_are_told_a_word_and_nothing_else(running: Agent, monkeypatch: py
         assert probed(path) == (404, b"not found\n")
 
 
+SETS = "; --listen HOST:PORT sets another address"
+
+
 def test_address_in_use_is_refused() -> None:
     with bind(("127.0.0.1", 0)) as first:
         port = first.getsockname()[1]
         # A second agent, that starts while the first one still loads its programs.
-        with pytest.raises(RefusedError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use$"):
+        with pytest.raises(
+            RefusedError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use{SETS}$"
+        ):
             bind(("127.0.0.1", port))
+    with bind(("::", 0)) as every, pytest.raises(RefusedError, match=r"in use; --probe-listen HOST:PORT sets another"):
+        bind(("127.0.0.1", every.getsockname()[1]), "--probe-listen")
 
 
 @pytest.mark.parametrize(
     ("host", "said"),
-    [("203.0.113.1", "Cannot assign requested address"), ("ü..b", "not a host name"), ("2001:db8::1", "")],
+    [
+        ("203.0.113.1", "Cannot assign requested address"),
+        ("ü..b", "not a host name"),
+        ("a" * 64, "not a host name"),
+        ("nothing.invalid", ""),
+        ("fe80::1%nothing", ""),
+        ("2001:db8::1", ""),
+    ],
 )
 def test_address_that_is_not_here_is_refused(host: str, said: str) -> None:
-    with pytest.raises(RefusedError, match=f"^cannot listen on {re.escape(host)}:0: .*{said}") as caught:
+    shown = f"[{host}]" if ":" in host else host
+    with pytest.raises(RefusedError, match=f"^cannot listen on {re.escape(shown)}:0: .*{said}.*{SETS}$") as caught:
         bind((host, 0))
     assert str(caught.value).isprintable()
 
@@ -298,8 +313,14 @@ def test_address_family_that_the_kernel_lacks_is_refused(monkeypatch: pytest.Mon
         raise OSError(97, "Address family not supported by protocol")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    with pytest.raises(RefusedError, match=r"^cannot listen on ::1:0: Address family not supported by protocol$"):
+    with pytest.raises(
+        RefusedError, match=rf"^cannot listen on \[::1\]:0: Address family not supported by protocol{SETS}$"
+    ):
         bind(("::1", 0))
+    with pytest.raises(
+        RefusedError, match=rf"^cannot listen on \[::\]:0: Address family not supported by protocol{SETS}$"
+    ):
+        bind(("::", 0))
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ default
 {{- end -}}
 
 {{- define "kpod-metrics.port" -}}
-{{- regexFind "[0-9]+$" (default "0.0.0.0:9090" .Values.config.listen) -}}
+{{- regexFind "[0-9]+$" (default ":9090" .Values.config.listen) -}}
 {{- end -}}
 
 {{- define "kpod-metrics.scheme" -}}

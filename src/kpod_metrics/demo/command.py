@@ -15,6 +15,7 @@ from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.demo.catalogue import LOAD
 from kpod_metrics.demo.groups import Workloads
 from kpod_metrics.settings import Settings
+from kpod_metrics.web.address import local_url
 
 DEFAULTS = {"profile": "comprehensive", "poll_interval": "2s", "listen": "127.0.0.1:9090"}
 """Where they are not those of `run`: for somebody who looks on, on this machine."""
@@ -83,10 +84,9 @@ def _beside(
 
 def said(workloads: Workloads, settings: Settings) -> str:
     """Say what runs, and what to look at."""
-    host, port = settings.listen
-    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    top = "kpod-metrics top" + ("" if port == 9090 and host in {"localhost", "127.0.0.1"} else f" --url {url}")
+    url = local_url(settings.listen)
+    found = url in {"http://localhost:9090", "http://127.0.0.1:9090"}
+    top = "kpod-metrics top" + ("" if found else f" --url {url}")
     lines = [
         f"kpod-metrics demo: workloads in cgroups of their own below {workloads.name}, which cost {LOAD}.",
         f"Look at {url}/metrics, or in another terminal at: {top} --filter {workloads.name}",

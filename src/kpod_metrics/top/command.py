@@ -12,6 +12,7 @@ from kpod_metrics.top.frame import State
 from kpod_metrics.top.plain import as_json, as_text
 from kpod_metrics.top.sources import Access, Endpoint, NoPageError, Own, Source
 from kpod_metrics.top.watch import View, Watch
+from kpod_metrics.web.address import local_url
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _source(options: Options, settings: Settings) -> Source:
     """Return the agent at the URL, or the one of this machine, or where none is there one of our own."""
     if options.collect:
         return Own(settings, "own collection")
-    endpoint = Endpoint(options.url or _local(settings), options.access)
+    endpoint = Endpoint(options.url or local_url(settings.listen), options.access)
     try:
         Watch(endpoint, options.interval).take()
     except NoPageError as error:
@@ -78,13 +79,6 @@ def _source(options: Options, settings: Settings) -> Source:
         except KpodError as refused:
             raise RefusedError(f"{nobody}, and none of its own: {refused}; --url names an agent") from None
     return endpoint
-
-
-def _local(settings: Settings) -> str:
-    """Return where an agent of these settings is reached on its own machine."""
-    host, port = settings.listen
-    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _two_cycles(watch: Watch, pause: float) -> View:

@@ -2,7 +2,7 @@
 
 Every wait has a deadline and everything that is kept has a limit; each refusal is counted. Nothing here blocks: the
 agent's cycles are on other threads. At the limit of connections the oldest that waits for its request, of the address
-that has the most, makes room for the new one, so that idle ones keep no scraper out.
+(an IPv6 client's is its /64) that has the most, makes room for the new one, so that idle ones keep no scraper out.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Any
 
 import h11
 
+from kpod_metrics.web.address import network_of
 from kpod_metrics.web.counts import Counts
 from kpod_metrics.web.guard import BusyError, Guard
 
@@ -92,8 +93,9 @@ FAULTY = _refusal(500, "the web configuration cannot be used: see the log", "con
 class _Connection:
     """One client."""
 
-    def __init__(self, client: socket.socket, address: str) -> None:
-        self.socket, self.address = client, address
+    def __init__(self, client: socket.socket, network: bytes) -> None:
+        """`network` is where the client comes from: one that has many connections has them all from there."""
+        self.socket, self.network = client, network
         self.task: asyncio.Task[None] | None = None
         self.waits_since: float | None = time.monotonic()
         """When it began to wait for a request; None while one is answered."""
@@ -139,7 +141,7 @@ class Endpoint:
                 await asyncio.sleep(0.1)
                 continue
             client.setblocking(False)
-            one = _Connection(client, str(address[0]))
+            one = _Connection(client, network_of(address[0]))
             self._open.add(one)
             self._counts.connections += 1
             one.task = loop.create_task(self._serve(one))
@@ -168,8 +170,8 @@ class Endpoint:
     async def _make_room(self) -> None:
         while len(self._open) >= self._limits.connections:
             self._freed.clear()
-            of = Counter(one.address for one in self._open)
-            waiting = [(-of[one.address], one.waits_since, one) for one in self._open if one.waits_since is not None]
+            of = Counter(one.network for one in self._open)
+            waiting = [(-of[one.network], one.waits_since, one) for one in self._open if one.waits_since is not None]
             _, since, oldest = min(waiting, key=lambda found: found[:2], default=(0, math.inf, None))
             if oldest is not None and time.monotonic() - since > _GRACE:
                 oldest.waits_since = None

@@ -101,7 +101,7 @@ class _Served:
         with client:
             client.setblocking(False)
             accepted.setblocking(False)
-            one = _Connection(accepted, "fuzz")
+            one = _Connection(accepted, b"fuzz")
             one.task = self._loop.create_task(self._endpoint._serve(one))
             sending = self._loop.create_task(self._send(client, data))
             try:
