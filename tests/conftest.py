@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
+from tests import forced
 from tests.chart.helm import Chart
 from tests.fakes.certificates import Certificates
 
@@ -19,6 +20,15 @@ REPOSITORY = Path(__file__).parent.parent
 # No deadline: how long an example takes says what else the machine does. In CI the same examples every time.
 settings.register_profile("kpod", deadline=None, derandomize=IN_CI)
 settings.load_profile("kpod")
+
+forced.force_off()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for feature in mark.args:
+            if reason := forced.lacking(feature):
+                pytest.skip(f"needs kernel feature {feature}: {reason}")
 
 
 def _fetch(*command: str) -> subprocess.CompletedProcess[str]:

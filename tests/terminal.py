@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pyte
 
+from tests.forced import variables
+
 LEFT, RIGHT, UP, DOWN, PAGE_DOWN, END, ESCAPE, ENTER = (
     *("\x1b[D", "\x1b[C", "\x1b[A", "\x1b[B", "\x1b[6~", "\x1b[4~", "\x1b", "\r"),
 )
@@ -96,9 +98,7 @@ def terminal(
     """Run a command in a terminal of this size; it is gone at the end."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("KPOD_", "LC_", "LINES", "COLU"))
-    }
+    clean = {name: value for name, value in variables().items() if not name.startswith(("LC_", "LINES", "COLU"))}
     clean |= {"TERM": "linux", "LANG": "C.UTF-8", "TZ": "UTC", **environment}
     # --ctty: with a terminal of its own it is told of a change of size.
     process = subprocess.Popen(["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave, env=clean)

@@ -68,7 +68,7 @@ def kept_files() -> int:
     return MOST_KEPT if limit == resource.RLIM_INFINITY else min(max(0, limit - SPARE_FILES) // READERS, MOST_KEPT)
 
 
-def environment_of(settings: Settings, cgroup_root: str, forced_off: frozenset[str] = frozenset()) -> Environment:
+def environment_of(settings: Settings, cgroup_root: str) -> Environment:
     """What collectors need of the settings."""
     return Environment(
         cgroup_root=cgroup_root,
@@ -77,7 +77,8 @@ def environment_of(settings: Settings, cgroup_root: str, forced_off: frozenset[s
         map_entries=settings.bpf_map_entries,
         kept_files=kept_files(),
         syscalls=settings.syscalls,
-        forced_off=forced_off,
+        forced_off=frozenset(settings.kernel_features_off),
+        forced_on=frozenset(settings.kernel_features_on),
     )
 
 

@@ -3,18 +3,21 @@
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from kpod_metrics import __version__, agent
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.errors import KpodError
 from kpod_metrics.exposition.pages import Published
+from kpod_metrics.features import FEATURES
 from kpod_metrics.kernel import rights
 from kpod_metrics.pods.discovery import kubernetes_source
-from kpod_metrics.settings import Settings
+from kpod_metrics.settings import DEFAULT_SYSCALLS, Settings
 from kpod_metrics.web.counts import Counts
 from kpod_metrics.web.guard import Guard
 
@@ -32,12 +35,25 @@ class Line:
 
 
 @dataclass
+class FeatureState:
+    """What this kernel has of one feature, whatever the switches say."""
+
+    name: str
+    available: bool
+    forced: str | None
+    """"off" or "on" by a switch."""
+    refusal: str
+    """The kernel's own words where it is not available."""
+
+
+@dataclass
 class Report:
     """All findings; `ok` if the agent runs here with everything that was asked of it."""
 
     version: str
     kernel: str
     lines: list[Line] = field(default_factory=list)
+    features: list[FeatureState] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -52,6 +68,10 @@ class Report:
         """For a person."""
         width = max(len(line.subject) for line in self.lines)
         body = [f"{'ok  ' if line.ok else 'FAIL'}  {line.subject:<{width}}  {line.detail}" for line in self.lines]
+        for feature in self.features:
+            said = [f"forced {feature.forced}"] * bool(feature.forced) + [feature.refusal] * (not feature.available)
+            if said:
+                body.append(f"n/a   kernel feature {feature.name}: {'; '.join(said)}")
         end = "this machine can run it" if self.ok else "what fails is off; the rest works"
         return "\n".join([f"kpod-metrics {self.version} on Linux {self.kernel}", *body, end])
 
@@ -97,7 +117,37 @@ def run(settings: Settings) -> Report:
             add(Line(collector.name, False, str(error)))
         finally:
             collector.close()
+    report.features = features(agent.environment_of(settings, root))
     return report
+
+
+def features(environment: Environment) -> list[FeatureState]:
+    """Try every kernel feature, by a collector that uses it, with nothing forced off.
+
+    Most are there, and one load tells of all that a collector found; what it went without is insisted on once more, so
+    that the kernel says why, or that it was given up though it is there.
+    """
+    found = {}
+    bare = replace(environment, forced_off=frozenset(), syscalls=environment.syscalls or DEFAULT_SYSCALLS)
+    switched = dict.fromkeys(environment.forced_off, "off") | dict.fromkeys(environment.forced_on, "on")
+    for kind in registered().values():
+        unknown = [name for name in kind.features if name not in found]
+        if unknown and kind.uses_bpf:
+            whole = not _refusal(kind(replace(bare, forced_on=frozenset(unknown))))
+            for name in unknown:
+                refusal = "" if whole else _refusal(kind(replace(bare, forced_on=frozenset({name}))))
+                found[name] = FeatureState(name, not refusal, switched.get(name), refusal)
+    return [found[name] for name in FEATURES]
+
+
+def _refusal(collector: Collector) -> str:
+    """Why a collector cannot have what it insists on; empty where it can."""
+    try:
+        return "; ".join(signal.problem for signal in collector.open() if signal.problem)
+    except (KpodError, OSError) as error:
+        return str(error)
+    finally:
+        collector.close()
 
 
 def _new_cgroups(settings: Settings) -> Line:

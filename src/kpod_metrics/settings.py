@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kpod_metrics import selector, yaml_file
+from kpod_metrics import features, selector, yaml_file
 from kpod_metrics.errors import SettingError
 from kpod_metrics.metrics import label_of
 from kpod_metrics.yaml_file import NoYamlError
@@ -90,6 +90,8 @@ class Settings:
     memory_limit: int = 0
     """Bytes; 0: the limit of the agent's own cgroup."""
     bpf_map_entries: int = 0
+    kernel_features_off: tuple[str, ...] = ()
+    kernel_features_on: tuple[str, ...] = ()
     classic_histograms: bool = True
     otlp_endpoint: str = ""
     """Empty: nothing is pushed."""
@@ -276,6 +278,10 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in map(_text, parts) if name.strip()))
 
 
+def _features(value: Any) -> tuple[str, ...]:
+    return features.matching(_names(value))
+
+
 _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(:([0-9]{1,5}))?(/[^\s?#]*)?")
 
 
@@ -349,6 +355,7 @@ _SCHEMAS: dict[Callable[[Any], Any], dict[str, Any]] = {
         "pattern": rf"^\s*{_BYTES.pattern}\s*$".replace(r"\d", "[0-9]"),
     },
     _names: _LIST,
+    _features: _LIST,
     _pod_labels: _LIST
     | {"maxItems": _MOST_POD_LABELS, "items": {"type": "string", "pattern": f"^{_LABEL_KEY.pattern}$"}},
     _address: {"type": "string", "pattern": "^.*:[0-9]{1,5}$"},
@@ -467,6 +474,18 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
             _Integer(0, 10**6),
         ),
         Setting(
+            "kernel_features_off",
+            "kernel features to do without, to try what other kernels do",
+            features.ACCEPTED,
+            _features,
+        ),
+        Setting(
+            "kernel_features_on",
+            "kernel features to insist on: what uses one that is refused is off, and says the kernel's reason",
+            features.ACCEPTED,
+            _features,
+        ),
+        Setting(
             "classic_histograms",
             "classic buckets beside the native ones, for a scraper that asks for protobuf (text always has them)",
             "true, false",
@@ -561,6 +580,11 @@ def load(
             setattr(settings.collectors[collector], name, parsed)
         else:
             setattr(settings, key, parsed)
+    if both := features.with_needed(settings.kernel_features_on) & frozenset(settings.kernel_features_off):
+        raise SettingError(
+            f"kernel_features_on: {', '.join(settings.kernel_features_on)} is not accepted; "
+            f"accepted: what needs none of kernel_features_off ({', '.join(sorted(both))})"
+        )
     settings.node_name = settings.node_name or socket.gethostname()
     return settings, warnings
 

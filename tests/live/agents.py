@@ -1,6 +1,5 @@
 """The installed command as a child process, and its pages."""
 
-import os
 import re
 import socket
 import subprocess
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.forced import variables
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
 
@@ -50,8 +51,7 @@ def get(url: str) -> str:
 @contextmanager
 def process(command: list[str | Path], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
     """A process that is gone at the end, whatever happens."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KPOD_")}
-    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, env=clean) as started:
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables()) as started:
         try:
             yield started
         finally:

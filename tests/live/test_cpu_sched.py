@@ -10,6 +10,8 @@ import pytest
 
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.features import TASK_ITERATOR
+from tests.forced import needs
 from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point, switches
 
 WAIT = "kpod_cpu_runqueue_latency_seconds"
@@ -80,6 +82,7 @@ def test_wait_and_switches_equal_schedstat(
 
 
 @proves(WAIT)
+@needs(TASK_ITERATOR)
 @EVERY_WAY
 def test_what_older_tasks_waited_before_is_not_counted(
     cgroup: Callable[[str], Cgroup],
@@ -116,3 +119,31 @@ def test_what_older_tasks_waited_before_is_not_counted(
         was = [sum(column) for column in zip(*before, strict=True)]
         assert totals.histogram(a, WAIT).sum_ns == grown[0] - was[0]
         assert totals.histogram(a, WAIT).count == totals.number(a, SWITCHES) == grown[1] - was[1]
+
+
+@proves(SWITCHES)
+def test_without_the_iterator_older_tasks_switch_and_have_no_waits(
+    cgroup: Callable[[str], Cgroup], workload: Callable[[str], str], children: list[subprocess.Popen[bytes]]
+) -> None:
+    """What is begun later has both."""
+    old, new = cgroup("old"), cgroup("new")
+    older = old.start(workload("hog"), "0", "1000")
+    children.append(older)
+    stop_point(older)
+    before = switches(older.pid)
+    with opened(CpuSched(Environment(forced_off=frozenset({TASK_ITERATOR})))) as collector:
+        totals = Totals(collector)
+        younger = new.start(workload("hog"), "0", "1000")
+        children.append(younger)
+        stop_point(younger)
+        for process in (older, younger):
+            go(process)
+        time.sleep(0.3)
+        for process in (older, younger):
+            process.send_signal(signal.SIGSTOP)
+            stop_point(process)
+        time.sleep(0.05)  # as above
+        totals.read()
+        assert totals.number(old, SWITCHES) == switches(older.pid) - before > 0
+        assert totals.histogram(old, WAIT).count == 0
+        assert totals.histogram(new, WAIT).count == totals.number(new, SWITCHES) > 0

@@ -11,6 +11,7 @@ import pytest
 
 from kpod_metrics.demo.catalogue import WORKLOADS
 from kpod_metrics.demo.groups import PREFIX, Workloads
+from tests.forced import variables
 from tests.live.agents import eventually, free_port, get
 
 DEMO = [sys.executable, "-m", "kpod_metrics", "demo"]
@@ -45,10 +46,9 @@ class Started:
         self.port = free_port()
         self._root = cgroup_root
         command = [*DEMO, "--listen", f"127.0.0.1:{self.port}", "--profile", "minimal", *more]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("KPOD_")}
         self.process = subprocess.Popen(
             command,
-            env=clean | {"PYTHONUNBUFFERED": "1"},
+            env=variables() | {"PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

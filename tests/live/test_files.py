@@ -23,9 +23,9 @@ from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
-from kpod_metrics.collectors.per_process import ITERATOR
 from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
+from kpod_metrics.features import TASK_ITERATOR
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.kernel.tasks import KTHREADD, Tasks
 from kpod_metrics.pods.model import Group, Identity
@@ -40,7 +40,7 @@ MakeCgroup = Callable[[str], Cgroup]
 def environment(request: pytest.FixtureRequest) -> Environment:
     """For collectors that look at processes: in both ways."""
     at_once = request.param == "all processes at once"
-    return Environment(forced_off=frozenset() if at_once else frozenset({ITERATOR}))
+    return Environment(forced_off=frozenset() if at_once else frozenset({TASK_ITERATOR}))
 
 
 SPIN = ("sh", "-c", "while :; do :; done")
@@ -242,7 +242,7 @@ def test_mounts_that_come_and_go(
         before = len(reads)
         for _ in range(3):
             assert points() == at_first | {f"{tmp_path}/later"}
-        assert len(reads) - before == (0 if ITERATOR not in environment.forced_off else 3)
+        assert len(reads) - before == (0 if TASK_ITERATOR not in environment.forced_off else 3)
         assert answer(process, f"umount {tmp_path}/later") == "done"
         assert points() == at_first
         # Another root directory is another view of the same mounts.

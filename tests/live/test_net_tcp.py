@@ -19,7 +19,8 @@ import pytest
 
 from kpod_metrics import histogram
 from kpod_metrics.collectors.base import Environment
-from kpod_metrics.collectors.net_tcp import CONNECTIONS, ITERATOR, TRAFFIC, NetTcp
+from kpod_metrics.collectors.net_tcp import CONNECTIONS, TRAFFIC, NetTcp
+from kpod_metrics.features import SOCKET_ITERATOR
 from tests.live.harness import SCALE, Cgroup, Totals, go, opened, proves, stop_point
 
 SENT, RECEIVED, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.metrics)
@@ -28,7 +29,7 @@ SENT, RECEIVED, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.
 OLDEST = ("socket_storage", "batch")
 """What the oldest kernels lack."""
 EVERY_WAY = pytest.mark.parametrize(
-    "forced_off", [(), (ITERATOR,), OLDEST, ("tp_btf",)], ids=["newest", "hooks", "oldest", "raw"]
+    "forced_off", [(), (SOCKET_ITERATOR,), OLDEST, ("tp_btf",)], ids=["newest", "hooks", "oldest", "raw"]
 )
 
 Process = subprocess.Popen[bytes]
@@ -170,8 +171,8 @@ def collector(*forced_off: str, map_entries: int = 0) -> NetTcp:
         ("sendmsg", "reset", ()),
         ("sendfile", "close", ()),
         ("splice", "half", ()),
-        ("write", "half", (ITERATOR,)),
-        ("sendfile", "reset", (ITERATOR,)),
+        ("write", "half", (SOCKET_ITERATOR,)),
+        ("sendfile", "reset", (SOCKET_ITERATOR,)),
         ("send", "reset", OLDEST),
         ("splice", "close", OLDEST),
         ("sendmsg", "half", ("tp_btf",)),

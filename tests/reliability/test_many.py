@@ -13,11 +13,12 @@ from threading import Semaphore, Thread
 
 import pytest
 
-from kpod_metrics.collectors.base import TASK_TABLE, BpfCollector, Environment
+from kpod_metrics.collectors.base import BpfCollector, Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.memory import Memory
 from kpod_metrics.collectors.net_tcp import NetTcp
 from kpod_metrics.collectors.syscall import Syscall
+from kpod_metrics.features import TASK_TABLE
 from kpod_metrics.kernel.programs import STAND_INS
 from tests.live.agents import Page, eventually
 from tests.live.harness import Cgroup, Totals, go, opened, stop_point, switches

@@ -13,6 +13,7 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.metrics import Profile
 from kpod_metrics.reference import as_markdown, declared, profile_series
 from kpod_metrics.settings import catalogue
+from tests.forced import variables
 from tests.unit.imports import imported_by_an_agent
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
@@ -21,10 +22,9 @@ COMMANDS = ("run", "check", "top", "demo", "metrics")
 
 def kpod(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run the installed command."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KPOD_")}
     return subprocess.run(
         [COMMAND, *arguments],
-        env=clean | environment,
+        env=variables() | environment,
         capture_output=True,
         text=True,
         check=False,

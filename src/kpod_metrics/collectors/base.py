@@ -2,11 +2,13 @@
 
 import abc
 import errno
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_TABLE, TP_BTF, with_dependent, with_needed
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import CumulativeMap
 from kpod_metrics.kernel.programs import OBJECTS, STAND_INS, Loads, MapHealth, ProgramHealth, Programs
@@ -17,10 +19,10 @@ from kpod_metrics.pods.model import Group, Identity
 MIN_MAP_ENTRIES = 10_240
 MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
-TASK_TABLE = "task_table"
-"""The kernel feature, for `Environment.forced_off`: state of tasks in a table, for which programs need BPF_CMPXCHG."""
 _TABLE, _BEGUN = "_table", "_begun"
 """How that table's name ends, and that of the program that gives places there (KPOD_TASK_STATE)."""
+_PROGRAM = re.compile(r"prog '(\w+)'")
+"""How libbpf names the program that was refused."""
 
 
 def map_entries(cpus: int) -> int:
@@ -42,7 +44,9 @@ class Environment:
     """Descriptors that one reader of cgroup files may keep open."""
     syscalls: tuple[str, ...] = ()
     forced_off: frozenset[str] = frozenset()
-    """Kernel features to do without though they are there, to try what older kernels do."""
+    """Kernel features (of `features.FEATURES`) to do without though they are there, to try what other kernels do."""
+    forced_on: frozenset[str] = frozenset()
+    """Kernel features that nothing stands in for: what would use one that is refused is off."""
     tasks: SharedTasks = field(init=False, compare=False)
     """The namespaces of all processes, for collectors that ask for them."""
 
@@ -67,6 +71,8 @@ class Collector(abc.ABC):
     description: ClassVar[str]
     """A few words for `check` and the docs."""
     uses_bpf: ClassVar[bool] = False
+    features: ClassVar[tuple[str, ...]] = ()
+    """The kernel features that it uses where they are there."""
     complete = False
     """Whether the next `collect` is to return the counters that stand still too."""
 
@@ -130,7 +136,7 @@ class BpfCollector(Loads, Collector):
     uses_bpf = True
     metric_maps: ClassVar[tuple[str, ...]]
     extras: ClassVar[tuple[str, ...]] = ()
-    """Kernel features of its own that it can do without, for programs of their own: the first to be given up."""
+    """Those of its features that have programs of their own: the first to be given up."""
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
@@ -150,18 +156,19 @@ class BpfCollector(Loads, Collector):
         Only a load tells whether a program may use a kind of storage: task storage's type is there two releases before
         tracing programs have it.
         """
-        self.without = set(self.environment.forced_off)
+        self.without = set(with_dependent(self.environment.forced_off))
         first: libbpf.KernelError | None = None
         while True:
             try:
                 return self._open()
             except libbpf.KernelError as refused:
                 first = first or refused
-                untried = self._untried(refused.errno)
+                untried = self._untried(refused)
                 if not untried:
-                    raise first from None
+                    # The last one is about what is insisted on: all else has been given up.
+                    raise (refused if self._required() else first) from None
                 self.close()
-                self.without.add(untried[0])
+                self.without |= with_dependent(untried[:1])
             except (LookupError, ValueError, StopIteration) as error:
                 # A map, variable or field that is not there, or is another: a file that was spoiled, or left behind.
                 what = f"{self.name}.bpf.o is not the object that belongs to this agent"
@@ -177,37 +184,65 @@ class BpfCollector(Loads, Collector):
         self._choose_types(bpf)
         self._choose_storage(bpf)
         self.prepare(bpf)
+        if lacking := sorted(self._required() & self.without):
+            raise UnavailableError(f"{', '.join(lacking)}: insisted on (kernel_features_on), but not used here")
         bpf.load()
         signals = self.attach(bpf, loaded.links)
         loaded.readers = {
-            name: CumulativeMap(bpf.maps[name], bpf.maps[f"{name}_failures"], batch="batch" not in self.without)
+            name: CumulativeMap(bpf.maps[name], bpf.maps[f"{name}_failures"], batch=BATCH not in self.without)
             for name in self.metric_maps
         }
+        if BATCH in self._required():
+            self._read_whole()
         if not all(reader.has_batch() for reader in loaded.readers.values()):
-            self.without.add("batch")
+            self.without.add(BATCH)
         for signal in signals:
             if signal.hook:
                 signal.hook = "; ".join((signal.hook, *self._how(bpf)))
         return signals
 
-    def _untried(self, refused: int) -> list[str]:
-        """What to do without next: what is extra, a kind of storage (EINVAL: it is missing), the arguments' types."""
+    def _required(self) -> frozenset[str]:
+        """Those of its features that nothing may stand in for."""
+        return with_needed(self.environment.forced_on) & frozenset(self.features)
+
+    def _read_whole(self) -> None:
+        """Raise UnavailableError where a metric map cannot be read with one call."""
+        assert self._loaded is not None
+        for reader in self._loaded.readers.values():
+            try:
+                reader.map.lookup_batch(1)
+            except libbpf.KernelError as refused:
+                raise UnavailableError(str(refused)) from None
+
+    def _untried(self, refused: libbpf.KernelError) -> list[str]:
+        """What to do without next: the iterator that was refused, what is extra, a kind of storage, arguments' types.
+
+        EINVAL is the answer where a kind of storage is missing.
+        """
         if self._loaded is None:
             return []
         storages = [
             kind
             for suffix, kind in STAND_INS.items()
-            if refused == errno.EINVAL and any(name.endswith(suffix) for name in self._loaded.object.maps)
+            if refused.errno == errno.EINVAL and any(name.endswith(suffix) for name in self._loaded.object.maps)
         ]
-        return [feature for feature in (*self.extras, *storages, "tp_btf") if feature not in self.without]
+        given_up = self.without | self._required()
+        wanted = (*self._refused_iterator(refused), *self.extras, *storages, TP_BTF)
+        return [feature for feature in wanted if feature not in given_up]
+
+    def _refused_iterator(self, refused: libbpf.KernelError) -> list[str]:
+        """The feature whose program the kernel refused to load, to attach or to run, if that is an iterator."""
+        assert self._loaded is not None
+        named = [match[1] for line in refused.log if (match := _PROGRAM.search(line))]
+        program = self._loaded.object.programs.get(named[-1]) if named else None
+        section = program.section if program is not None else str(refused).partition(":")[0]
+        return [feature for feature in self.features if feature == section and section.startswith("iter/")]
 
     def _choose_types(self, bpf: libbpf.Object) -> None:
         """Attach to tracepoints whose arguments have types or, where that is refused, to raw ones: without storage."""
-        untyped = "tp_btf" in self.without
+        untyped = TP_BTF in self.without
         bpf.set_rodata("kpod_untyped", bytes([untyped]))
-        if untyped:
-            self.without.update((*self.extras, *STAND_INS.values()))
-        else:
+        if not untyped:
             for program in bpf.programs.values():
                 program.take_types()
 
@@ -229,10 +264,12 @@ class BpfCollector(Loads, Collector):
                 bpf.maps[name].dont_create()
                 for program in ("begun", "older", *(["freed"] if with_storage else [])):
                     bpf.programs[f"{state}_{program}"].dont_load()
+            elif TASK_ITERATOR in self.without:
+                bpf.programs[f"{state}_older"].dont_load()
 
     def _has_table(self) -> bool:
         """Whether the state of tasks is in a table, what finds no place there in their storage."""
-        return not {TASK_TABLE, "task_storage"} & self.without
+        return TASK_TABLE not in self.without
 
     def _how(self, bpf: libbpf.Object) -> list[str]:
         """What `check` says of the choices that were made."""
@@ -242,7 +279,7 @@ class BpfCollector(Loads, Collector):
                 said.append("state in " + ("a hash by address" if kind in self.without else kind.replace("_", " ")))
         if any(name.endswith(_TABLE) for name in bpf.maps) and self._has_table():
             said = ["state in a table or task storage"]
-        if "batch" in self.without:
+        if BATCH in self.without:
             said.append("read key by key")
         return said
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.base import TASK_TABLE, BpfCollector, Environment, Signal
+from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.metrics import HistogramDelta, Profile, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
@@ -42,6 +43,7 @@ class CpuSched(BpfCollector):
     name = "cpu_sched"
     description = "run-queue latency, context switches"
     metric_maps = ("cpu_sched",)
+    features = (TP_BTF, TASK_STORAGE, TASK_TABLE, TASK_ITERATOR, BATCH)
     extras = (TASK_TABLE,)
 
     @classmethod
@@ -49,16 +51,26 @@ class CpuSched(BpfCollector):
         """One table."""
         return (TABLE,)
 
+    def prepare(self, bpf: libbpf.Object) -> None:
+        """Without the iterator over tasks, leave its program out."""
+        if TASK_ITERATOR in self.without:
+            bpf.programs["old_tasks"].dont_load()
+
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """First what gives every task its storage, then the hook that needs it."""
         programs = bpf.programs
         self.attach_task_state(bpf, links, "task_delay")
         links.append(programs["new_task"].attach())
-        tasks = programs["old_tasks"].attach()
-        links.append(tasks)
-        tasks.run_iterator()
-        links.append(programs["task_leaves"].attach())
-        return [Signal(TABLE.metrics, programs["task_leaves"].hook)]
+        if programs["old_tasks"].loaded:
+            tasks = programs["old_tasks"].attach()
+            links.append(tasks)
+            tasks.run_iterator()
+        leaves = programs["task_leaves"]
+        links.append(leaves.attach())
+        if programs["old_tasks"].loaded:
+            return [Signal(TABLE.metrics, leaves.hook)]
+        wait, switches = TABLE.metrics
+        return [Signal((wait,), f"{leaves.hook}, of tasks begun since"), Signal((switches,), leaves.hook)]
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup; the switches are the observations and the few whose wait was not known."""

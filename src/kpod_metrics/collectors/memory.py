@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.features import BATCH, PERF_EVENT, TP_BTF
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import libbpf, perf, rights
 from kpod_metrics.metrics import Metric, Profile, Row, Scope, Table, counter
@@ -50,6 +51,7 @@ class Memory(BpfCollector):
     name = "memory"
     description = "OOM kills, major page faults"
     metric_maps = ("memory",)
+    features = (TP_BTF, BATCH, PERF_EVENT)
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
@@ -65,8 +67,8 @@ class Memory(BpfCollector):
         return (TABLE, GROUPS)
 
     def prepare(self, bpf: libbpf.Object) -> None:
-        """Without the metric, leave its program out."""
-        if MAJOR_FAULTS not in self.wanted:
+        """Without the metric or the event, leave its program out."""
+        if MAJOR_FAULTS not in self.wanted or PERF_EVENT in self.without:
             bpf.programs["major_fault"].dont_load()
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
@@ -87,11 +89,14 @@ class Memory(BpfCollector):
     def _attach_faults(self) -> Signal:
         hook = "perf_event PAGE_FAULTS_MAJ"
         try:
-            if "perf_event" in self.environment.forced_off:
+            if PERF_EVENT in self.without:
                 raise UnavailableError("perf_event_open is switched off")
             self._follow_cpus()
         except UnavailableError as refused:
             self._program = None
+            self.without.add(PERF_EVENT)
+            if PERF_EVENT in self._required():
+                return Signal((MAJOR_FAULTS,), "", str(refused))
             controllers = read_bytes(os.path.join(self.environment.cgroup_root, "cgroup.controllers"))
             if b"memory" not in controllers.split():
                 return Signal(

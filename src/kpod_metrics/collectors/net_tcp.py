@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.errors import UnavailableError
+from kpod_metrics.features import BATCH, FILE_ITERATOR, SOCKET_ITERATOR, SOCKET_STORAGE, TP_BTF
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.programs import kernel_knows
 from kpod_metrics.metrics import LATENCY_EXPONENTS, HistogramDelta, Label, Row, Table, counter, latency
@@ -72,8 +74,6 @@ CONNECTIONS = Table(
 )
 
 
-ITERATOR = "socket_iterator"
-"""The kernel feature, for `Environment.forced_off`: without it sockets are looked at in the hooks."""
 _SOCKETS_AT_A_TIME = 2048
 """How many sockets the kernel looks at before it lets others run on the CPU: a millisecond or two."""
 _STOPS = 16
@@ -89,7 +89,8 @@ class NetTcp(BpfCollector):
     name = "net_tcp"
     description = "TCP bytes, retransmits, connections, round-trip time"
     metric_maps = ("net_tcp",)
-    extras = (ITERATOR,)
+    features = (TP_BTF, SOCKET_STORAGE, SOCKET_ITERATOR, FILE_ITERATOR, BATCH)
+    extras = (SOCKET_ITERATOR,)
     _totals: libbpf.Link | None = None
     """The iterator over sockets; None where hooks look at them."""
     _sockets = 0
@@ -102,7 +103,7 @@ class NetTcp(BpfCollector):
 
     def _iterates(self) -> bool:
         """Whether an iterator looks at the sockets: over their storage."""
-        return not {ITERATOR, "socket_storage"} & self.without
+        return SOCKET_ITERATOR not in self.without
 
     def close(self) -> None:
         """Detach and unload."""
@@ -112,12 +113,16 @@ class NetTcp(BpfCollector):
     def prepare(self, bpf: libbpf.Object) -> None:
         """Load what looks at the sockets once a cycle or, where no iterator is safe, what does so in the hooks."""
         if kernel_knows(_OWNER_MAY_BE_GONE, self.environment.sys_root):
-            self.without.add(ITERATOR)
+            if SOCKET_ITERATOR in self._required():
+                raise UnavailableError(f"{SOCKET_ITERATOR}: not safe on this kernel: it has {_OWNER_MAY_BE_GONE} (7.0)")
+            self.without.add(SOCKET_ITERATOR)
         bpf.set_rodata("kpod_socket_iterator", bytes([self._iterates()]))
         by_iterator = ("tcp_totals", "tcp_state", "tcp_end")
         by_hooks = ("tcp_state_unshared", "tcp_end_unshared", "tcp_retransmit", "tcp_read")
         for name in by_hooks if self._iterates() else by_iterator:
             bpf.programs[name].dont_load()
+        if FILE_ITERATOR in self.without:
+            bpf.programs["tcp_older"].dont_load()
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
@@ -130,9 +135,10 @@ class NetTcp(BpfCollector):
             looks = [programs["tcp_retransmit"], programs["tcp_read"]]
         segment = programs["tcp_segment"]
         links.append(state.attach())
-        older = programs["tcp_older"].attach()
-        links.append(older)
-        older.run_iterator()
+        if programs["tcp_older"].loaded:
+            older = programs["tcp_older"].attach()
+            links.append(older)
+            older.run_iterator()
         if self._iterates():
             self._totals = looks[0].attach_iterator_over(bpf.maps["tcp_sockets"])
             links.append(self._totals)

@@ -9,22 +9,24 @@ from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.collectors.base import Signal
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.features import TASK_ITERATOR
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.kernel.tasks import View
-
-ITERATOR = "task_iterator"
-"""The kernel feature, for `Environment.forced_off`: without it each process is looked at in /proc."""
 
 
 class ProcessCollector(FileCollector):
     """A collector that asks in which namespaces processes are: of the kernel all at once or, where it cannot, /proc."""
+
+    features = (TASK_ITERATOR,)
 
     def open(self) -> list[Signal]:
         """Raise UnavailableError where no process of any pod is seen."""
         if others_are_hidden(self.environment.cgroup_root):
             raise UnavailableError(HIDDEN)
         signals = super().open()
-        if ITERATOR not in self.environment.forced_off:
+        if TASK_ITERATOR in self.environment.forced_on:
+            self.environment.tasks.open(self)
+        elif TASK_ITERATOR not in self.environment.forced_off:
             with suppress(UnavailableError, OSError):
                 self.environment.tasks.open(self)
         for signal in signals:

@@ -4,8 +4,9 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.base import TASK_TABLE, BpfCollector, Environment, Signal
+from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF, UNPREEMPTED
 from kpod_metrics.kernel import libbpf, syscalls
 from kpod_metrics.kernel.programs import ProgramHealth, kernel_knows
 from kpod_metrics.metrics import HistogramDelta, Label, Metric, Profile, Row, Table, counter, latency
@@ -45,9 +46,8 @@ LATENCY = latency(
 )
 METRICS: tuple[Metric, ...] = (COUNT, ERRORS, LATENCY)
 
-
-UNPREEMPTED = "unpreempted"
-"""The feature that a program at a syscall runs to its end before another task runs: bpf/syscall.bpf.c says the rest."""
+_PREEMPTED = "trace_call_bpf_faultable"
+"""A function that came with programs that are preempted at syscalls: bpf/syscall.bpf.c says the rest."""
 
 
 class Syscall(BpfCollector):
@@ -56,6 +56,7 @@ class Syscall(BpfCollector):
     name = "syscall"
     description = "syscalls: count, errors, latency"
     metric_maps = ("syscall",)
+    features = (TP_BTF, TASK_STORAGE, TASK_TABLE, TASK_ITERATOR, BATCH, UNPREEMPTED)
     extras = (TASK_TABLE,)
 
     @classmethod
@@ -83,15 +84,13 @@ class Syscall(BpfCollector):
         """Fill the tables by number; where one program at each end will do, leave the others out."""
         bpf.set_rodata("begins", self._tracked.begins)
         bpf.set_rodata("ends", self._tracked.ends)
-        if UNPREEMPTED in self.without or self._may_be_preempted():
+        if kernel_knows(_PREEMPTED, self.environment.sys_root):
+            if UNPREEMPTED in self._required():
+                raise UnavailableError(f"{UNPREEMPTED}: this kernel has {_PREEMPTED} (7.2)")
             self.without.add(UNPREEMPTED)
-        else:
+        if UNPREEMPTED not in self.without:
             for program in self._hooks(bpf, "begins")[1:] + self._hooks(bpf, "ends")[1:]:
                 program.dont_load()
-
-    def _may_be_preempted(self) -> bool:
-        """Whether the kernel has what came with programs that are preempted at syscalls."""
-        return kernel_knows("trace_call_bpf_faultable", self.environment.sys_root)
 
     @staticmethod
     def _hooks(bpf: libbpf.Object, end: str) -> list[libbpf.Program]:

@@ -464,7 +464,7 @@ class Program:
     def _link(self, pointer: int | None, what: str) -> "Link":
         if not pointer:
             raise self._lib.error(f"{what}: attach {self.name}")
-        return Link(self._lib, pointer)
+        return Link(self._lib, pointer, what)
 
     def statistics(self) -> tuple[int, int, int | None]:
         """Nanoseconds, runs, and runs that were missed, since load.
@@ -506,8 +506,8 @@ def _fdinfo(fd: int) -> dict[bytes, int]:
 class Link:
     """An attachment; it ends with `close`, or with the process: nothing is pinned."""
 
-    def __init__(self, lib: _Library, pointer: int) -> None:
-        self._lib = lib
+    def __init__(self, lib: _Library, pointer: int, what: str) -> None:
+        self._lib, self._what = lib, what
         self._pointer: int | None = pointer
 
     def run_iterator(self, at_a_time: int = _ITERATOR_ROOM) -> bytes:
@@ -518,7 +518,7 @@ class Link:
         assert self._pointer is not None
         fd = self._lib.so.bpf_iter_create(self._lib.so.bpf_link__fd(self._pointer))
         if fd < 0:
-            raise self._lib.error("iterator", fd)
+            raise self._lib.error(f"{self._what}: run", fd)
         written: list[bytes] = []
         try:
             while True:
@@ -530,7 +530,7 @@ class Link:
                     return b"".join(written)
                 written.append(more)
         except OSError as error:
-            raise self._lib.error("iterator", -(error.errno or 0)) from error
+            raise self._lib.error(f"{self._what}: run", -(error.errno or 0)) from error
         finally:
             os.close(fd)
 

@@ -1,7 +1,6 @@
 """`top --once` and `--json` as a script meets them, and what is said where there is no page."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from kpod_metrics.histogram import slot_of_exponent
 from kpod_metrics.top.columns import KEYS
 from tests.fakes.agent import FakeAgent, basic, page
 from tests.fakes.certificates import Certificates
+from tests.forced import variables
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
 MS = slot_of_exponent(-10)
@@ -60,10 +60,9 @@ def going_on(agent: FakeAgent, pages: Callable[[int], bytes] = known) -> Iterato
 
 
 def top(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KPOD_")}
     return subprocess.run(
         [COMMAND, "top", "--interval", "100ms", *arguments],
-        env=clean,
+        env=variables(),
         capture_output=True,
         text=True,
         check=False,
