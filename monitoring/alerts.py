@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 from textwrap import dedent
 
+from kpod_metrics import limits
 from kpod_metrics.kernel.syscalls import WAITING
 from monitoring.promql import CONTAINER, rate, sum_rate
 
@@ -60,13 +61,15 @@ THROTTLED = "container:kpod_cpu_throttled_periods:ratio_rate5m"
 WAIT = "container:kpod_cpu_runqueue_wait:ratio_rate5m"
 # The kernel's wait for a CPU includes that of throttled tasks, so the two alerts part the cases between them: with more
 # than a tenth of periods throttled a wait is the limit's, below that it is the neighbours'.
-MUCH_WAIT = f"{WAIT} > 0.3 and container:kpod_cpu_runqueue_wait_seconds:rate5m > 0.1"
+MUCH_WAIT = (
+    f"{WAIT} > {limits.MUCH_WAIT:g} and container:kpod_cpu_runqueue_wait_seconds:rate5m > {limits.TASKS_WAITING:g}"
+)
 
 OF_PODS = (
     Alert(
         "KpodRunQueueSaturated",
         _while_there(
-            f"{MUCH_WAIT}\nunless {THROTTLED} > 0.1",
+            f"{MUCH_WAIT}\nunless {THROTTLED} > {limits.THROTTLED_AND_WAITING:g}",
             "kpod_cpu_context_switches_total",
         ),
         "10m",
@@ -80,11 +83,11 @@ OF_PODS = (
         _while_there(
             f"""
             (
-              {THROTTLED} > 0.25
+              {THROTTLED} > {limits.THROTTLED:g}
               or
-              ({THROTTLED} > 0.1 and {MUCH_WAIT})
+              ({THROTTLED} > {limits.THROTTLED_AND_WAITING:g} and {MUCH_WAIT})
             )
-            and {rate("kpod_cpu_periods_total")} > 0.5
+            and {rate("kpod_cpu_periods_total")} > {limits.PERIODS:g}
             """,
             "kpod_cpu_periods_total",
         ),
@@ -95,7 +98,7 @@ OF_PODS = (
     ),
     Alert(
         "KpodMemoryNearLimit",
-        "container:kpod_mem_cgroup_unreclaimable:limit_ratio > 0.9",
+        f"container:kpod_mem_cgroup_unreclaimable:limit_ratio > {limits.NEAR_LIMIT:g}",
         "5m",
         "{pod} is close to its memory limit",
         "{pod} on {{ $labels.node }} holds {{ $value | humanizePercentage }} of its memory limit in memory that cannot "
@@ -103,10 +106,10 @@ OF_PODS = (
     ),
     Alert(
         "KpodMemoryGrowsToLimit",
-        """
+        f"""
         predict_linear(container:kpod_mem_cgroup_unreclaimable:limit_ratio[1h], 4 * 3600) > 1
         and container:kpod_mem_cgroup_unreclaimable:limit_ratio > 0.5
-        unless container:kpod_mem_cgroup_unreclaimable:limit_ratio > 0.9
+        unless container:kpod_mem_cgroup_unreclaimable:limit_ratio > {limits.NEAR_LIMIT:g}
         """,
         "30m",
         "{pod} grows towards its memory limit",
@@ -131,7 +134,7 @@ OF_PODS = (
     Alert(
         "KpodMemoryPressure",
         _while_there(
-            f"{rate('kpod_pressure_memory_waiting_seconds_total')} > 0.2",
+            f"{rate('kpod_pressure_memory_waiting_seconds_total')} > {limits.MEMORY_WAITING:g}",
             "kpod_pressure_memory_waiting_seconds_total",
         ),
         "10m",
@@ -141,7 +144,9 @@ OF_PODS = (
     ),
     Alert(
         "KpodMajorFaultStorm",
-        _while_there("container:kpod_mem_major_page_faults:rate5m > 100", "kpod_mem_major_page_faults_total"),
+        _while_there(
+            f"container:kpod_mem_major_page_faults:rate5m > {limits.FAULTS:g}", "kpod_mem_major_page_faults_total"
+        ),
         "10m",
         "{pod} reads its memory from disk",
         "{pod} on {{ $labels.node }} has {{ $value | humanize }} page faults a second that wait for a disk.",
@@ -149,7 +154,8 @@ OF_PODS = (
     Alert(
         "KpodDiskPressure",
         _while_there(
-            f"{rate('kpod_pressure_io_stalled_seconds_total')} > 0.5", "kpod_pressure_io_stalled_seconds_total"
+            f"{rate('kpod_pressure_io_stalled_seconds_total')} > {limits.IO_STALLED:g}",
+            "kpod_pressure_io_stalled_seconds_total",
         ),
         "15m",
         "{pod} stands still for I/O",
@@ -160,8 +166,8 @@ OF_PODS = (
         "KpodFilesystemLow",
         f"""
         min by ({CONTAINER}, mountpoint) (
-          kpod_fs_available_bytes{{mountpoint!="/"}} / kpod_fs_capacity_bytes{{mountpoint!="/"}} < 0.1
-          unless kpod_fs_available_bytes / kpod_fs_capacity_bytes < 0.03
+          kpod_fs_available_bytes{{mountpoint!="/"}} / kpod_fs_capacity_bytes{{mountpoint!="/"}} < {limits.SPACE_LOW:g}
+          unless kpod_fs_available_bytes / kpod_fs_capacity_bytes < {limits.SPACE_FULL:g}
         )
         """,
         "15m",
@@ -174,7 +180,7 @@ OF_PODS = (
         f"""
         min by ({CONTAINER}, mountpoint) (
           kpod_fs_available_bytes{{mountpoint!="/"}} / kpod_fs_capacity_bytes{{mountpoint!="/"}}
-        ) < 0.03
+        ) < {limits.SPACE_FULL:g}
         """,
         "5m",
         "{{ $labels.mountpoint }} of {pod} is full",
@@ -185,10 +191,10 @@ OF_PODS = (
     Alert(
         "KpodNodeFilesystemLow",
         # Containers of a node share what is below their roots: one alert a node, not one a container.
-        """
+        f"""
         min by (cluster, node) (
-          kpod_fs_available_bytes{mountpoint="/"} / kpod_fs_capacity_bytes{mountpoint="/"}
-        ) < 0.15
+          kpod_fs_available_bytes{{mountpoint="/"}} / kpod_fs_capacity_bytes{{mountpoint="/"}}
+        ) < {limits.NODE_SPACE_LOW:g}
         """,
         "15m",
         "Little space is left on {{ $labels.node }} for containers",
@@ -198,9 +204,9 @@ OF_PODS = (
     Alert(
         "KpodTcpRetransmits",
         _while_there(
-            """
-            container:kpod_net_tcp_retransmits:rate5m > 1
-            and container:kpod_net_tcp_retransmits:segments_ratio_rate5m > 0.02
+            f"""
+            container:kpod_net_tcp_retransmits:rate5m > {limits.RETRANSMITS:g}
+            and container:kpod_net_tcp_retransmits:segments_ratio_rate5m > {limits.RETRANSMITTED:g}
             """,
             "kpod_net_tcp_retransmits_total",
         ),
@@ -228,9 +234,9 @@ OF_PODS = (
         "KpodTcpConnectFailures",
         _while_there(
             f"""
-            {rate("kpod_net_tcp_connect_failures_total")} > 0.1
+            {rate("kpod_net_tcp_connect_failures_total")} > {limits.CONNECT_FAILURES:g}
             and {rate("kpod_net_tcp_connect_failures_total")}
-              > 0.1 * {rate('kpod_net_tcp_connections_total{direction="outbound"}')}
+              > {limits.FAILURES_TO_CONNECTS:g} * {rate('kpod_net_tcp_connections_total{direction="outbound"}')}
             """,
             "kpod_net_tcp_connect_failures_total",
         ),
@@ -248,13 +254,13 @@ OF_PODS = (
                 for way in ("rx", "tx")
                 for what in ("drops", "errors")
             )
-            + ") > 1\nand ("
+            + f") > {limits.LOST_PACKETS:g}\nand ("
             + " + ".join(
                 rate(f"kpod_net_iface_{way}_{what}_total", "interface")
                 for way in ("rx", "tx")
                 for what in ("drops", "errors")
             )
-            + ") > 0.01 * ("
+            + f") > {limits.LOST:g} * ("
             + " + ".join(rate(f"kpod_net_iface_{way}_packets_total", "interface") for way in ("rx", "tx"))
             + ")",
             "kpod_net_iface_rx_packets_total",
@@ -268,8 +274,8 @@ OF_PODS = (
         "KpodSyscallErrors",
         _while_there(
             f"""
-            container_syscall:kpod_syscall_errors:ratio_rate5m{{syscall!~"{WAITING}"}} > 0.5
-            and container_syscall:kpod_syscall_count:rate5m > 1
+            container_syscall:kpod_syscall_errors:ratio_rate5m{{syscall!~"{WAITING}"}} > {limits.FAILED_CALLS:g}
+            and container_syscall:kpod_syscall_count:rate5m > {limits.CALLS:g}
             """,
             "kpod_syscall_count_total",
         ),
@@ -282,10 +288,10 @@ OF_PODS = (
         # With the time that it takes in all: of few calls, the slowest is the 99th percentile.
         _while_there(
             f"""
-            container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{WAITING}"}} > 0.5
+            container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{WAITING}"}} > {limits.SLOW_CALL:g}
             and (
             {sum_rate("kpod_syscall_latency_seconds", "syscall")}
-            ) > 0.02
+            ) > {limits.IN_SLOW_CALLS:g}
             """,
             "kpod_syscall_count_total",
         ),
@@ -296,7 +302,8 @@ OF_PODS = (
     ),
     Alert(
         "KpodContainerRestarts",
-        f"max by ({CONTAINER}) (kpod_container_restarts - min_over_time(kpod_container_restarts[30m])) >= 3",
+        f"max by ({CONTAINER}) (kpod_container_restarts - min_over_time(kpod_container_restarts[30m]))"
+        f" >= {limits.RESTARTS}",
         "0s",
         "{pod} is started again and again",
         '{pod} on {{ $labels.node }} was started again {{ $value | printf "%.0f" }} times within half an hour.',

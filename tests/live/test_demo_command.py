@@ -1,6 +1,7 @@
 """The command `demo`: however it ends, nothing is left; what is refused is refused before anything starts."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -109,6 +110,34 @@ def test_duration(cgroup_root: str) -> None:
     assert demo.process.returncode == 0, output
     assert gone(demo.pids)
     assert not demo.top.exists()
+
+
+SAID = {
+    "hog": "a CPU ",
+    "lossy": "the network: ",
+    "refused": "connects: ",
+    "faults": "pages from disk: ",
+    "syscalls": "openat: 100 % of its calls fail",
+}
+"""What the page at `/` says of workloads that need no controller."""
+
+
+def test_the_page_says_what_each_waits_for(cgroup_root: str) -> None:
+    demo = Started(cgroup_root, "--profile", "comprehensive", "--poll-interval", "1s")
+    said: dict[str, str] = {}
+
+    def found() -> bool:
+        rows = re.findall(r"<tr class.*?</tr>", get(f"http://127.0.0.1:{demo.port}/"), re.DOTALL)
+        for name, text in SAID.items():
+            for row in rows:
+                if f"{demo.top.name}/{name}<" in row and f">{text}" in row:
+                    said[name] = text
+        return said == SAID
+
+    try:
+        eventually(found, 60)
+    finally:
+        demo.end(signal.SIGTERM)
 
 
 def refused(status: int, *command: str) -> str:

@@ -44,7 +44,7 @@ def test_contention_is_told(
         eventually(lambda: TASKS - 1.1 < waiting() <= TASKS)
         page = get(f"http://127.0.0.1:{port}/")
         assert "Node &lt;node&gt;" in page
-        assert "waits longer than an alert allows." in page or "wait longer than an alert allows." in page
+        assert re.search(r"\d+ of \d+ pods? (is|are) over the limit of an alert", page)
         now = rows()
         assert "#kpodrunqueuesaturated" in now["contended"]
         assert '<span class="quiet">nothing</span>' in now["quiet"]

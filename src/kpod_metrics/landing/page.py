@@ -84,7 +84,7 @@ def render(view: View | None, problems: Sequence[str], node: str, most: int = US
         parts.append(_problems(problems))
     else:
         found = waits.pods(view)
-        parts += (_summary(found, view), _problems(problems), _pods(found, view, most), _agent(view))
+        parts += (_summary(found, view), _node(view), _problems(problems), _pods(found, view, most), _agent(view))
     parts.append(
         f'</main>\n<footer><p>kpod-metrics {text(__version__)}. Limits are those of the alerts: <a href="{DOCS}/'
         f'runbook.md">the runbook</a> says what each means and what to do. <a href="{DOCS}/metrics.md">Every metric</a>'
@@ -125,9 +125,17 @@ def _summary(found: Sequence[Pod], view: View) -> str:
         return '<p class="said some">Rates are known from the second cycle on: reload then.</p>\n'
     many = sum(pod.weight >= 1 for pod in found)
     if not many:
-        return f'<p class="said good">None of {_count(len(found), "pod")} waits as long as an alert allows.</p>\n'
-    wait = "waits" if many == 1 else "wait"
-    return f'<p class="said bad">{many} of {_count(len(found), "pod")} {wait} longer than an alert allows.</p>\n'
+        return f'<p class="said good">None of {_count(len(found), "pod")} is over the limit of an alert.</p>\n'
+    are = "is" if many == 1 else "are"
+    return f'<p class="said bad">{many} of {_count(len(found), "pod")} {are} over the limit of an alert.</p>\n'
+
+
+def _node(view: View) -> str:
+    return "".join(f'<p class="said bad">{_reason(reason)}.</p>\n' for reason in waits.of_node(view))
+
+
+def _reason(reason: waits.Reason) -> str:
+    return f'<a href="{DOCS}/runbook.md#{reason.alert.lower()}">{text(reason.text)}</a>'
 
 
 def _count(number_: int, what: str) -> str:
@@ -160,8 +168,7 @@ def _row(pod: Pod, *, known: bool) -> str:
     level = "bad" if pod.weight >= 1 else "some" if pod.reasons else "none"
     if pod.reasons:
         words = "".join(
-            f'<li class="{"bad" if reason.weight >= 1 else "some"}"><span class="mark">'
-            f'<a href="{DOCS}/runbook.md#{reason.alert.lower()}">{text(reason.text)}</a></span></li>'
+            f'<li class="{"bad" if reason.weight >= 1 else "some"}"><span class="mark">{_reason(reason)}</span></li>'
             for reason in pod.reasons
         )
         words = f"<ul>{words}</ul>"

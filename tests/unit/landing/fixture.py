@@ -21,7 +21,7 @@ class Node:
         self.tables = tables()
         self.store = Store(self.tables, frozenset(metric for table in self.tables for metric in table.metrics))
         self.recent = Recent(SECONDS, lambda: self.now)
-        self._totals: dict[tuple[Identity, str], float] = {}
+        self._totals: dict[tuple[object, ...], float] = {}
         self._renderer = Renderer({"node": "n1"})
 
     @property
@@ -29,9 +29,9 @@ class Node:
         assert self.recent.view is not None
         return self.recent.view
 
-    def saw(self, identity: Identity, **growth: float) -> None:
-        """Have metrics of a pod grow, or a gauge be so much; `write__kpod_syscall...` is of that syscall."""
-        rows: dict[tuple[Table, tuple[str, ...]], dict[str, float]] = {}
+    def saw(self, identity: Identity, **growth: float | HistogramDelta) -> None:
+        """Have metrics of a pod grow, or a gauge be so much; `write__syscall...` is of that syscall."""
+        rows: dict[tuple[Table, tuple[str, ...]], dict[str, float | HistogramDelta]] = {}
         for key, by in growth.items():
             label, _, name = key.rpartition("__")
             table = next(t for t in self.tables for m in t.metrics if m.name == f"kpod_{name}")
@@ -41,11 +41,12 @@ class Node:
             values: list[Value] = []
             for metric in table.metrics:
                 value: Value = wanted.get(metric.name)
-                if value is not None and metric.kind is Kind.HISTOGRAM:
-                    value = HistogramDelta((1,), round(wanted[metric.name] * 1e9))
-                elif value is not None and table.totals and metric.kind is Kind.COUNTER:
-                    key_ = (identity, metric.name)
-                    value = self._totals[key_] = self._totals.get(key_, 1e6) + wanted[metric.name]
+                if isinstance(value, int | float):
+                    if metric.kind is Kind.HISTOGRAM:
+                        value = HistogramDelta((1,), round(value * 1e9))
+                    elif table.totals and metric.kind is Kind.COUNTER:
+                        key_ = (identity, *labels, metric.name)
+                        value = self._totals[key_] = self._totals.get(key_, 1e6) + value
                 values.append(value)
             self.store.put(table, identity, labels, values, (hash(identity), 0))
 

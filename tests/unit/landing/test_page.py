@@ -91,7 +91,7 @@ def test_content() -> None:
     node.cycle()
     found = parsed(node, name="node-7")
     assert "Node node-7" in found.text
-    assert "1 of 1 pod waits longer than an alert allows." in found.text
+    assert "1 of 1 pod is over the limit of an alert." in found.text
     assert "The worst first, over the last 10 s." in found.text
     heads, row = found.rows[:2]
     assert heads[:2] == ["Pod", "Waits for"]
@@ -152,7 +152,7 @@ def test_an_empty_node() -> None:
     node.cycle()
     found = parsed(node)
     assert "There are none on this node." in found.text
-    assert "None of 0 pods waits as long as an alert allows." in found.text
+    assert "None of 0 pods is over the limit of an alert." in found.text
 
 
 def test_before_the_first_cycle_and_the_second() -> None:
@@ -207,7 +207,7 @@ def test_many_pods(many: Node) -> None:
     # Of the 1,184 others, those that wait less than half of 30 % of the time wait for nothing: 0 to 185.
     assert "1184 more pods, 186 of them waiting for nothing. Show 200" in found.text
     assert "?pods=200" in found.links
-    assert "863 of 1234 pods wait longer than an alert allows." in found.text
+    assert "863 of 1234 pods are over the limit of an alert." in found.text
     assert len(document) < 60_000
 
 
