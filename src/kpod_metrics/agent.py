@@ -577,6 +577,8 @@ class Agent:
                 held = sum(_events(row) for rows in state.held.values() for row in rows.values())
                 put(health.PENDING, name, (held,))
             if state.opened and not state.running:
+                for reason, mounts in state.collector.skipped().items():
+                    put(health.MOUNTS_SKIPPED, (reason,), (mounts,))
                 self._put_health(state.collector.maps, state.collector.programs)
         for metric, updates in (self._overflow | self._store.overflow).items():
             put(health.OVERFLOW, (metric,), (updates,))

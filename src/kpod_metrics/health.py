@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from kpod_metrics import __version__
 from kpod_metrics.cgroup.tree import SKIPPED as SKIPPED_REASONS
+from kpod_metrics.collectors.statvfs import SKIPPED as SKIPPED_MOUNTS
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, gauge
@@ -193,6 +194,17 @@ PROGRAMS = _agent(
     ),
     labels=(Label("program", per="kernel program"),),
 )
+MOUNTS_SKIPPED = _agent(
+    _counter(
+        "kpod_filesystem_mounts_skipped_total",
+        "Mounts of pods that were skipped in a cycle: a folder above is a symbolic link now (symlink), another mount "
+        "or none is there (replaced), it does not answer (hung), another error (refused). There while the collector "
+        "filesystem is on.",
+        advice="symlink, replaced: rare, and gone in the next cycle; steadily: a pod tries to lead the agent "
+        "elsewhere. hung: a server or FUSE daemon that is gone. refused: the log has the error.",
+    ),
+    labels=(Label("reason", SKIPPED_MOUNTS),),
+)
 OTLP = _agent(
     _counter(
         "kpod_otlp_sent_points_total",
@@ -289,8 +301,8 @@ PROCESS = _agent(
 )
 
 TABLES = (
-    *(COLLECTORS, CYCLE, DISCOVERY, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS, OTLP),
-    *(HTTP_REFUSED, HTTP_CONNECTIONS, WEB_CONFIG, BUILD, PROCESS),
+    *(COLLECTORS, CYCLE, DISCOVERY, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS),
+    *(MOUNTS_SKIPPED, OTLP, HTTP_REFUSED, HTTP_CONNECTIONS, WEB_CONFIG, BUILD, PROCESS),
 )
 METRICS = frozenset(metric for table in TABLES for metric in table.metrics)
 

@@ -16,6 +16,13 @@ def test_every_profile_is_tried() -> None:
     assert sorted(LETS_BPF + REFUSES_PERF + REFUSES_BPF) == sorted(seccomp.PROFILES)
 
 
+@pytest.mark.parametrize("name", seccomp.PROFILES)
+def test_every_profile_lets_paths_of_pods_be_looked_up(name: str) -> None:
+    rules = seccomp.of(seccomp.profile(name), ())["syscalls"]
+    allowed = {call for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" for call in rule["names"]}
+    assert allowed >= {"openat2", "statx", "fstatfs"}
+
+
 @pytest.mark.parametrize("name", LETS_BPF + REFUSES_PERF)
 def test_runtime_default_is_enough(name: str, cluster: Cluster) -> None:
     """Where perf events are refused, major faults are read from files; the test machine has none, and that is told."""

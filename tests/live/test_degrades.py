@@ -74,6 +74,35 @@ HIDE_CGROUP2 = 'for at in $(findmnt -n -l -t cgroup2 -o TARGET); do umount -l "$
 DROP = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"]
 
 
+REFUSE_OPENAT2 = """
+import ctypes, os, struct, sys
+number = int(sys.argv[1])
+# Load the call's number; if it is openat2's, the error, else allow (linux/filter.h, linux/seccomp.h).
+code = b"".join(struct.pack("=HBBI", *one) for one in (
+    (0x20, 0, 0, 0), (0x15, 0, 1, 437), (0x06, 0, 0, 0x00050000 | number), (0x06, 0, 0, 0x7FFF0000)))
+program = struct.pack("@HP", 4, ctypes.addressof(held := ctypes.create_string_buffer(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert not libc.prctl(38, 1, 0, 0, 0)
+assert not libc.prctl(22, 2, program, 0, 0), os.strerror(ctypes.get_errno())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS"])
+def test_without_openat2_no_file_system_of_a_pod_is_looked_at(
+    running: Callable[..., tuple[str, str]], refusal: str
+) -> None:
+    """As under a seccomp profile that is older than that call: there is no other safe way to look them up."""
+    refused = [sys.executable, "-c", REFUSE_OPENAT2, str(getattr(errno, refusal))]
+    metrics, ready = running(*refused, *RUN)
+    assert 'kpod_collector_up{collector="filesystem"} 0' in metrics
+    assert 'kpod_collector_up{collector="net_iface"} 1' in metrics
+    assert "kpod_fs_" not in metrics
+    assert f"collector filesystem is off: {refusal}: openat2() is refused, by a seccomp profile" in ready
+    checked = subprocess.run([*refused, *AGENT, "check"], capture_output=True, text=True, timeout=60, check=False)
+    assert f"{refusal}: openat2() is refused" in checked.stdout
+
+
 @pytest.mark.usefixtures("mount_namespaces")
 def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callable[..., tuple[str, str]]) -> None:
     metrics, ready = running("unshare", "--mount", "sh", "-ec", f'{HIDE_BTF}\nexec "$@"', "sh", *RUN)

@@ -5,6 +5,7 @@ Its cgroup v2 tree may lack the io, cpu and memory controllers; what needs those
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -27,6 +29,7 @@ from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
 from kpod_metrics.features import TASK_ITERATOR
 from kpod_metrics.files import KeptFiles
+from kpod_metrics.kernel.openat2 import fstatvfs_below
 from kpod_metrics.kernel.tasks import KTHREADD, Tasks
 from kpod_metrics.pods.model import Group, Identity
 from tests.live.agents import eventually
@@ -269,6 +272,84 @@ sys.stdin.readline()
 """
 
 
+TENANT = """
+cd "$0"
+mount --make-rprivate /
+while read folder size; do
+    mkdir -p $folder
+    mount -t tmpfs -o size=$size none $folder
+done <<-END
+	a/x 4m
+	stays 5m
+	b/x 6m
+	c/x 7m
+END
+echo ready
+while read line; do
+    case $line in
+        swap) mv a was-a; mv b was-b; mv c was-c; ln -s "$1" a; ln -s "../host" b; ln -s "/proc/self/root$1" c;;
+        back) rm a b c; mv was-a a; mv was-b b; mv was-c c;;
+    esac
+    echo done
+done
+"""
+"""Mounts of a user without rights, in namespaces of its own; it replaces the folders above them by links, and back."""
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+def test_links_in_place_of_folders_above_mounts_lead_nowhere(
+    cgroup: MakeCgroup, children: Children, environment: Environment
+) -> None:
+    """Whatever a tenant puts in the place of such a folder, no file system is exported but its own."""
+    inside = cgroup("inside")
+    with TemporaryDirectory() as folder:
+        home, host = Path(folder) / "home", Path(folder) / "host"
+        for path in (Path(folder), home, host):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)
+        os.chown(home, 65534, 65534)
+        # The host's: the same names below, on a file system that no process of the tenant has by that path.
+        (host / "x").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "none", host / "x"], check=True)
+        try:
+            user = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+            own = ("unshare", "--user", "--map-root-user", "--mount")
+            tenant = piped(inside, children, *user, *own, "sh", "-ec", TENANT, str(home), str(host))
+            assert answer(tenant) == "ready"
+            with opened(Filesystem(environment)) as collector:
+
+                def sizes() -> dict[str, object]:
+                    rows = list(collector.collect([group(inside)]))
+                    return {row.labels[0]: row.values[0] for row in rows if row.labels[0].startswith(f"{home}/")}
+
+                def skipped() -> dict[str, int]:
+                    return {reason: number for reason, number in collector.skipped().items() if number}
+
+                mine = {f"{home}/{name}": size << 20 for name, size in SIZES.items()}
+                assert sizes() == mine
+                assert not skipped()
+                assert answer(tenant, "swap") == "done"
+                moved = {re.sub(r"/([abc])/x$", r"/was-\1/x", point): size for point, size in mine.items()}
+                if not environment.tasks.is_open(collector):
+                    assert sizes() == moved
+                    assert not skipped()
+                else:
+                    # The kernel tells of mounts that come and go, not of folders that are renamed.
+                    assert sizes() == {f"{home}/stays": 5 << 20}
+                    assert skipped() == {"symlink": 3}
+                    assert sizes() == moved
+                    assert skipped() == {"symlink": 3}
+                assert answer(tenant, "back") == "done"
+                for _ in range(2):
+                    found = sizes()
+                assert found == mine
+        finally:
+            subprocess.run(["umount", host / "x"], check=True)
+
+
+SIZES = {"a/x": 4, "stays": 5, "b/x": 6, "c/x": 7}
+
+
 @pytest.mark.usefixtures("mount_namespaces")
 def test_every_process_is_in_the_namespaces_that_proc_says(cgroup: MakeCgroup, children: Children) -> None:
     there = cgroup("there")
@@ -351,9 +432,9 @@ def test_file_system_that_never_answers(cgroup: MakeCgroup, children: Children, 
 
     asked = []
 
-    def statvfs(path: str) -> os.statvfs_result:
-        asked.append(path)
-        return os.statvfs(path)
+    def statvfs(root: str, point: str, mount: int) -> os.statvfs_result:
+        asked.append(point)
+        return fstatvfs_below(root, point, mount)
 
     def read(collector: Collector) -> dict[tuple[int, str, tuple[str, ...]], float]:
         return Totals(collector).read([group(inside), group(outside)]).numbers
@@ -361,7 +442,7 @@ def test_file_system_that_never_answers(cgroup: MakeCgroup, children: Children, 
     with opened(Filesystem(Environment(), limit=LIMIT, statvfs=statvfs)) as collector:
         for _ in range(4):
             numbers = read(collector)
-            assert sum(f"{tmp_path}/" in path for path in asked) == 1  # it is waited for once
+            assert asked.count(str(tmp_path)) == 1  # it is waited for once
             for there in (inside, outside):
                 assert (there.id, "kpod_fs_capacity_bytes", ("/",)) in numbers
             assert silent not in numbers

@@ -20,7 +20,7 @@ from tests.live.harness import Cgroup
 from tests.reliability.conftest import LONG, SEED
 
 STRIDE = 1 if LONG else 4
-CALLS = ("open", "read", "pread", "stat", "readlink", "scandir", "statvfs")
+CALLS = ("open", "read", "pread", "stat", "readlink", "scandir", "fstatvfs")
 
 
 class Interrupter:

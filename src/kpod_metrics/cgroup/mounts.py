@@ -2,7 +2,9 @@
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from kpod_metrics.cgroup.keyed import number
 from kpod_metrics.cgroup.tree import unescape_mount
 
 _NO_DATA = frozenset(
@@ -23,6 +25,14 @@ _IN_KERNEL = frozenset({"tmpfs", "overlay", "btrfs", "zfs", "bcachefs"})
 _NOT_A_CONTAINERS = ("/proc", "/sys", "/dev")
 
 
+class Point(NamedTuple):
+    """Where a file system is mounted."""
+
+    path: str
+    mount: int
+    """The number of the mount that a lookup of the path ends in."""
+
+
 @dataclass(slots=True)
 class FileSystem:
     """One file system, as one process sees it."""
@@ -31,13 +41,13 @@ class FileSystem:
     """MAJ:MIN."""
     local: bool
     """Whether it is on this machine: an answer that does not come is likelier of a server or a FUSE daemon."""
-    points: list[str]
-    """Where it is mounted, shortest first. Some may be single files, which mountinfo does not tell."""
+    points: list[Point]
+    """Where it is mounted, shortest path first. Some may be single files, which mountinfo does not tell."""
 
 
 @dataclass(slots=True)
 class _Mount:
-    id: bytes
+    id: int
     device: str
     point: str
     kind: str
@@ -51,30 +61,34 @@ def file_systems(mountinfo: bytes) -> list[FileSystem]:
     for mount in mounts:
         if mount.left_out or _seen_at(mount.point, below) is not mount:
             continue
+        place = Point(mount.point, mount.id)
         if (known := found.get(mount.device)) is not None:
-            known.points.append(mount.point)
+            known.points.append(place)
         else:
             kind, anonymous = mount.kind, mount.device.startswith("0:")
             local = kind in _IN_KERNEL or not (anonymous or kind.startswith("fuse"))
-            found[mount.device] = FileSystem(mount.device, local, [mount.point])
+            found[mount.device] = FileSystem(mount.device, local, [place])
     for system in found.values():
-        system.points.sort(key=len)
+        system.points.sort(key=lambda point: len(point.path))
     return list(found.values())
 
 
-_Below = dict[tuple[bytes | None, str], _Mount]
+_Below = dict[tuple[int | None, str], _Mount]
 """Mounts by the mount that they are mounted in (None: none that this process sees) and where."""
 
 
 def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
-    parents: dict[bytes, bytes] = {}
+    parents: dict[int, int] = {}
     mounts = []
     for line in mountinfo.split(b"\n")[:-1]:
         head, separator, tail = line.partition(b" - ")
         fields, super_fields = head.split(b" "), tail.split(b" ")
-        if not separator or len(fields) < 6 or len(super_fields) < 3 or fields[0] in parents:
+        if not separator or len(fields) < 6 or len(super_fields) < 3:
             continue
-        parents[fields[0]] = fields[1]
+        id_, parent_id = number(fields[0]), number(fields[1])
+        if id_ is None or parent_id is None or id_ in parents:
+            continue
+        parents[id_] = parent_id
         kind = super_fields[0].decode(errors="replace")
         point = unescape_mount(os.fsdecode(fields[4]))
         read_only = fields[5].split(b",")[0] == b"ro" or super_fields[2].split(b",")[0] == b"ro"
@@ -84,7 +98,7 @@ def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
             or (kind == "tmpfs" and read_only)
             or any(point == top or point.startswith(f"{top}/") for top in _NOT_A_CONTAINERS)
         )
-        mounts.append(_Mount(fields[0], fields[2].decode(errors="replace"), point, kind, left_out))
+        mounts.append(_Mount(id_, fields[2].decode(errors="replace"), point, kind, left_out))
     below: _Below = {}
     for mount in mounts:
         parent = parents[mount.id]
@@ -94,9 +108,14 @@ def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
 
 
 def _seen_at(point: str, below: _Below) -> _Mount | None:
-    """Return the mount that the path lookup of a mount point ends in: others may be hidden below a later one."""
-    seen: _Mount | None = None
-    for prefix in ("/", *(point[:at] for at, letter in enumerate(point) if letter == "/" and at), point):
+    """Return the mount that the path lookup of a mount point ends in: others may be hidden below a later one.
+
+    Not so at the root directory: a lookup begins in it, and what is mounted over it is not reached by any path.
+    """
+    seen = below.get((None, "/"))
+    if point == "/":
+        return seen
+    for prefix in (*(point[:at] for at, letter in enumerate(point) if letter == "/" and at), point):
         while (over := below.get((seen.id if seen else None, prefix))) is not None:
             seen = over
     return seen

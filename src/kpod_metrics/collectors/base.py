@@ -3,7 +3,7 @@
 import abc
 import errno
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -117,6 +117,10 @@ class Collector(abc.ABC):
     def rights(self) -> frozenset[int]:
         """Capabilities that it needs once it is open; the agent gives up all others (BPF is looked after there)."""
         return frozenset()
+
+    def skipped(self) -> Mapping[str, int]:
+        """How many mounts it has skipped, by the reason; most look at none."""
+        return {}
 
     def maps(self) -> list[MapHealth]:
         """State of its kernel maps."""

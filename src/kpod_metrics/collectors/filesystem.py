@@ -5,14 +5,17 @@ where it cannot tell, in every cycle; and a statvfs() for each of its devices. O
 several times, the shortest mount point names it. Devices that several mount namespaces of a container have at one path
 are added up there, as the gauges of its cgroups are.
 
+A mount point is looked up below the process' root directory alone (`kernel/openat2.py`): a mount whose path leads
+elsewhere is skipped and counted.
+
 Left out are file systems without data (procfs, cgroups, ...), what is below /proc, /sys and /dev, read-only tmpfs
 (projected secrets), single files that are mounted (/etc/hosts), and what has no size.
 """
 
+import errno
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
@@ -20,9 +23,9 @@ from kpod_metrics.cgroup.mounts import FileSystem, file_systems
 from kpod_metrics.cgroup.processes import distinct
 from kpod_metrics.collectors.base import Environment, Signal
 from kpod_metrics.collectors.per_process import ProcessCollector, seen
-from kpod_metrics.collectors.statvfs import LIMIT, Probe, Statvfs
+from kpod_metrics.collectors.statvfs import LIMIT, SKIPPED, Ask, Probe, Statvfs
 from kpod_metrics.errors import RefusedError, UnavailableError
-from kpod_metrics.kernel import rights
+from kpod_metrics.kernel import openat2, rights
 from kpod_metrics.metrics import Label, Metric, Row, Table, gauge
 from kpod_metrics.pods.model import Group, Identity
 
@@ -56,6 +59,10 @@ TABLE = Table(
 )
 
 
+SYMLINK, REPLACED, HUNG, REFUSED = SKIPPED
+_MOVED = frozenset({SYMLINK, REPLACED})
+
+
 class _View(NamedTuple):
     """What one mount namespace looks like from one root directory."""
 
@@ -82,7 +89,7 @@ class Filesystem(ProcessCollector):
         environment: Environment,
         wanted: frozenset[Metric] | None = None,
         *,
-        statvfs: Callable[[str], os.statvfs_result] = os.statvfs,
+        statvfs: Ask = openat2.fstatvfs_below,
         limit: float = LIMIT,
     ) -> None:
         """`statvfs` is asked; `limit` is how long a cycle waits for one that hangs, in seconds."""
@@ -90,6 +97,7 @@ class Filesystem(ProcessCollector):
         self._statvfs = Statvfs(statvfs, limit)
         self._mounts: dict[_View, _Mounts] = {}
         """The mountinfo files of the last cycle: they rarely change."""
+        self._skipped = dict.fromkeys(SKIPPED, 0)
         self._failing: set[str] = set()
         """Devices whose statvfs() failed in the last cycle."""
 
@@ -99,7 +107,8 @@ class Filesystem(ProcessCollector):
         return (TABLE,)
 
     def open(self) -> list[Signal]:
-        """Raise UnavailableError where the mounts of (almost) no pod can be looked at."""
+        """Raise UnavailableError where the mounts of (almost) no pod can be looked at, or none of them safely."""
+        openat2.require()
         try:
             capabilities = rights.effective(self.environment.proc_root)
         except RefusedError:
@@ -146,11 +155,29 @@ class Filesystem(ProcessCollector):
         self._mounts = mounts
         self._statvfs.ask(probes.values())
         self._tell_failures(probes.values())
+        for (view, _), probe in probes.items():
+            if (reason := self._why(probe)) is not None:
+                self._skipped[reason] += 1
+                if reason in _MOVED:
+                    # To rename a folder above a mount is no change of the mounts, as the kernel tells of those.
+                    mounts[view] = mounts[view]._replace(changes=None)
         rows = [Row(TABLE, owner, *sized) for owner, probe in mounted if (sized := _sizes(probe)) is not None]
         for probe in probes.values():
             if probe.at or isinstance(probe.answer, NotADirectoryError):
                 _leave_files_out(probe)
         return rows
+
+    @staticmethod
+    def _why(probe: Probe) -> str | None:
+        """Return why a mount was skipped; None for one that was not, or whose process has ended."""
+        answer = probe.answer
+        if answer is None:
+            return HUNG
+        if not isinstance(answer, OSError) or isinstance(answer, ProcessLookupError | NotADirectoryError):
+            return None
+        if isinstance(answer, openat2.ReplacedError):
+            return REPLACED
+        return SYMLINK if answer.errno == errno.ELOOP else REFUSED
 
     def _read(self, view: _View, pid: int, changes: int | None) -> _Mounts:
         """Read the mounts of a view, if they may have changed."""
@@ -169,11 +196,15 @@ class Filesystem(ProcessCollector):
         failing = set()
         for probe in probes:
             error = probe.answer
-            if isinstance(error, OSError) and not is_absent(error):
+            if isinstance(error, OSError) and not is_absent(error) and self._why(probe) not in _MOVED:
                 failing.add(probe.system.device)
                 if probe.system.device not in self._failing:
                     log.warning("file system %s at %s is left out: %s", probe.system.device, probe.path, error)
         self._failing = failing
+
+    def skipped(self) -> Mapping[str, int]:
+        """Return the number of mounts that were skipped in all cycles, by the reason."""
+        return self._skipped
 
     def close(self) -> None:
         """End the helper thread."""
@@ -188,12 +219,7 @@ def _sizes(probe: Probe) -> tuple[tuple[str], tuple[int, int, int]] | None:
         return None
     unit = answer.f_frsize
     sizes = answer.f_blocks * unit, (answer.f_blocks - answer.f_bfree) * unit, answer.f_bavail * unit
-    return _label(probe.system.points[probe.at]), sizes
-
-
-@lru_cache(1024)
-def _label(point: str) -> tuple[str]:
-    return (os.fsencode(point).decode(errors="replace"),)
+    return (probe.point.path,), sizes
 
 
 def _leave_files_out(probe: Probe) -> None:

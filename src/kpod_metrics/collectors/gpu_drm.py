@@ -15,6 +15,7 @@ from typing import NamedTuple
 from kpod_metrics.cgroup import drm
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.collectors.base import Environment
+from kpod_metrics.kernel.openat2 import open_below
 from kpod_metrics.pods.model import Group
 
 AGAIN = 10
@@ -104,16 +105,21 @@ class Drm:
                     raise
 
     def _has_nodes(self, pids: Sequence[int]) -> bool:
-        """Whether the first process that is still there sees any DRM node: a container has those it was given."""
+        """Whether the first process that is still there may see any DRM node: a container has those it was given."""
         for pid in pids:
-            root = f"{self._proc}/{pid}/root"
             try:
-                os.stat(root)
-                os.stat(f"{root}/dev/dri")
-                return True
-            except FileNotFoundError as error:
-                if str(error.filename).endswith("/dri"):
-                    return False
+                root = os.open(f"{self._proc}/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                os.close(open_below(root, "/dev/dri"))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            except OSError:
+                return True  # not to be looked up from here, as with a link in the path: the descriptors say it
+            finally:
+                os.close(root)
+            return True
         return False
 
     def _of_process(self, pid: int) -> list[tuple[str, _Seen]]:

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from kpod_metrics.cgroup.mounts import FileSystem
+from kpod_metrics.cgroup.mounts import FileSystem, Point
+from kpod_metrics.kernel.openat2 import fstatvfs_below
 
 log = logging.getLogger(__name__)
 
 LIMIT = 0.5
 """Seconds that a cycle waits for its calls and, after the first that does not come back, for the rest of them."""
+SKIPPED = ("symlink", "replaced", "hung", "refused")
+"""Why a mount is skipped: a link in its path; another mount there, or none; no answer; another error."""
 MOST_STUCK = 8
 """Threads that may hang. The last is kept for file systems of this machine: servers and daemons hang in numbers."""
 
@@ -37,9 +40,14 @@ class Probe:
     answer: os.statvfs_result | OSError | None = None
 
     @property
-    def path(self) -> str:
+    def point(self) -> Point:
         """The mount point that is asked."""
-        return f"{self.root}{self.system.points[self.at]}"
+        return self.system.points[self.at]
+
+    @property
+    def path(self) -> str:
+        """Where that is, for a log."""
+        return f"{self.root}{self.point.path}"
 
 
 @dataclass(eq=False)
@@ -51,10 +59,14 @@ class _Batch:
     abandoned: bool = False
 
 
+Ask = Callable[[str, str, int], os.statvfs_result]
+"""What `fstatvfs_below` does: the root directory, the mount point, the number of the mount."""
+
+
 class Statvfs:
     """Asks probes. For one thread at a time."""
 
-    def __init__(self, statvfs: Callable[[str], os.statvfs_result] = os.statvfs, limit: float = LIMIT) -> None:
+    def __init__(self, statvfs: Ask = fstatvfs_below, limit: float = LIMIT) -> None:
         self._statvfs, self._limit = statvfs, limit
         self._lock = threading.Lock()
         """Of `abandoned`, `at` and `stuck`: what the threads tell each other."""
@@ -134,12 +146,9 @@ class Statvfs:
         for at in range(len(probe.system.points)):
             probe.at = at
             try:
-                # The slash at the end refuses what is no directory: a single file that is mounted (/etc/hosts).
-                answer = self._statvfs(f"{probe.path}/")
+                answer = self._statvfs(probe.root, *probe.point)
             except OSError as error:
                 answer = error
-            except ValueError as error:  # a path that cannot be one
-                answer = OSError(str(error))
             if not isinstance(answer, NotADirectoryError):
                 break
         probe.answer = answer

@@ -1,13 +1,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.cgroup.mounts import FileSystem, file_systems
+from kpod_metrics.cgroup.mounts import FileSystem, Point, file_systems
 
 ROOT = b"27 1 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/a,upperdir=/b,workdir=/c\n"
 
 
 def points(mountinfo: bytes) -> dict[str, list[str]]:
-    return {system.device: system.points for system in file_systems(mountinfo)}
+    return {system.device: [point.path for point in system.points] for system in file_systems(mountinfo)}
 
 
 def test_a_container() -> None:
@@ -29,11 +29,11 @@ def test_a_container() -> None:
         b"514 500 0:44 / /fuse rw - fuse.sshfs sshfs rw\n"
     )
     assert file_systems(mountinfo) == [
-        FileSystem("0:50", local=True, points=["/"]),
-        FileSystem("254:1", local=True, points=["/etc/hosts", "/var/lib/data"]),
-        FileSystem("0:46", local=True, points=["/run"]),
-        FileSystem("0:45", local=False, points=["/share"]),
-        FileSystem("0:44", local=False, points=["/fuse"]),
+        FileSystem("0:50", local=True, points=[Point("/", 500)]),
+        FileSystem("254:1", local=True, points=[Point("/etc/hosts", 507), Point("/var/lib/data", 509)]),
+        FileSystem("0:46", local=True, points=[Point("/run", 512)]),
+        FileSystem("0:45", local=False, points=[Point("/share", 513)]),
+        FileSystem("0:44", local=False, points=[Point("/fuse", 514)]),
     ]
 
 
@@ -77,13 +77,18 @@ def test_last_mount_at_a_point_hides_the_others() -> None:
 
 
 def test_root_that_is_mounted_over() -> None:
+    """A lookup begins in the root directory: it reaches nothing that is mounted over it or below that."""
     mountinfo = (
         b"1 1 0:2 / / rw - rootfs rootfs rw\n"
         b"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
         b"21 20 8:2 / /mnt rw - ext4 /dev/sda2 rw\n"
         b"22 1 8:3 / /lost rw - ext4 /dev/sda3 rw\n"
     )
-    assert points(mountinfo) == {"8:1": ["/"], "8:2": ["/mnt"]}
+    assert points(mountinfo) == {"8:3": ["/lost"]}
+    assert points(mountinfo.replace(b"1 1 0:2 / / rw - rootfs rootfs", b"1 1 0:2 / / rw - ext4 /dev/sda")) == {
+        "0:2": ["/"],
+        "8:3": ["/lost"],
+    }
 
 
 def test_mount_over_a_directory_hides_what_is_mounted_below_it() -> None:
@@ -121,7 +126,7 @@ def test_malformed_lines_are_left_out() -> None:
 
 def test_identities_that_make_a_circle() -> None:
     circle = b"5 1 8:1 / / rw - ext4 a rw\n6 5 8:2 / / rw - ext4 b rw\n5 6 8:3 / / rw - ext4 c rw\n"
-    assert points(circle) == {"8:2": ["/"]}
+    assert points(circle) == {"8:1": ["/"]}
     assert points(b"5 6 8:1 / / rw - ext4 a rw\n6 5 8:2 / / rw - ext4 b rw\n") == {}
 
 

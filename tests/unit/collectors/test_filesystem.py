@@ -1,11 +1,16 @@
+import errno
 import os
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
+from kpod_metrics.errors import UnavailableError
+from kpod_metrics.kernel import openat2
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
+from tests.unit.kernel.mounts import mount_of
 
 OTHER = POD._replace(pod="cart-1")
 ROOT = "500 400 0:50 / / rw,relatime - overlay overlay rw\n"
@@ -20,15 +25,15 @@ def size(blocks: int, free: int, available: int, unit: int = 1024) -> os.statvfs
 
 
 class Disks:
-    """Answers statvfs() by what a path ends with, and keeps what was asked."""
+    """Answers by mount point, and keeps what was asked."""
 
     def __init__(self, answers: dict[str, os.statvfs_result | OSError]) -> None:
         self.answers = answers
         self.asked: list[str] = []
 
-    def statvfs(self, path: str) -> os.statvfs_result:
-        self.asked.append(path)
-        answer = self.answers[path.split("/root", 1)[1]]
+    def statvfs(self, root: str, point: str, mount: int) -> os.statvfs_result:
+        self.asked.append(root + point)
+        answer = self.answers[point]
         if isinstance(answer, OSError):
             raise answer
         return answer
@@ -66,10 +71,10 @@ def opened(request: pytest.FixtureRequest) -> Opened:
 
 def test_sizes_in_every_cycle(tree: Tree, opened: Opened) -> None:
     process(tree, 10, ROOT + DATA)
-    disks = Disks({"//": size(1000, 400, 300), "/var/lib/data/": size(10, 10, 9, unit=4096)})
+    disks = Disks({"/": size(1000, 400, 300), "/var/lib/data": size(10, 10, 9, unit=4096)})
     group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
     for free in (400, 350):
-        disks.answers["//"] = size(1000, free, 300)
+        disks.answers["/"] = size(1000, free, 300)
         assert cycles.run(group).exported() == {
             "fs_capacity_bytes /": 1000 * 1024,
             "fs_usage_bytes /": (1000 - free) * 1024,
@@ -78,14 +83,14 @@ def test_sizes_in_every_cycle(tree: Tree, opened: Opened) -> None:
             "fs_usage_bytes /var/lib/data": 0,
             "fs_available_bytes /var/lib/data": 9 * 4096,
         }
-        assert sorted(disks.took()) == [seen_by(10, "//"), seen_by(10, "/var/lib/data/")]
+        assert sorted(disks.took()) == [seen_by(10, "/"), seen_by(10, "/var/lib/data")]
 
 
 def test_single_files_are_left_out_and_asked_about_once(tree: Tree, opened: Opened) -> None:
     process(tree, 10, ROOT + HOSTS + NAMES + DATA)
     file = NotADirectoryError(20, "Not a directory")
     disks = Disks(
-        {"//": size(1, 0, 0), "/etc/hosts/": file, "/etc/name/": file, "/var/lib/data/": size(10, 5, 5)},
+        {"/": size(1, 0, 0), "/etc/hosts": file, "/etc/name": file, "/var/lib/data": size(10, 5, 5)},
     )
     group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
     for asked in (4, 2, 2):
@@ -100,7 +105,7 @@ def test_single_files_are_left_out_and_asked_about_once(tree: Tree, opened: Open
 def test_device_of_which_only_files_are_mounted(tree: Tree, opened: Opened) -> None:
     process(tree, 10, ROOT + HOSTS + NAMES)
     file = NotADirectoryError(20, "Not a directory")
-    disks = Disks({"//": size(1, 0, 0), "/etc/hosts/": file, "/etc/name/": file})
+    disks = Disks({"/": size(1, 0, 0), "/etc/hosts": file, "/etc/name": file})
     group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
     for asked in (3, 1):
         assert len(cycles.run(group).exported()) == 3
@@ -109,7 +114,7 @@ def test_device_of_which_only_files_are_mounted(tree: Tree, opened: Opened) -> N
 
 def test_new_mount_is_seen(tree: Tree, opened: Opened) -> None:
     process(tree, 10, ROOT)
-    disks = Disks({"//": size(1, 0, 0), "/share/": size(8, 4, 4)})
+    disks = Disks({"/": size(1, 0, 0), "/share": size(8, 4, 4)})
     group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
     assert "fs_usage_bytes /share" not in cycles.run(group).exported()
     (tree.proc / "10/mountinfo").write_text(ROOT + SHARE)
@@ -125,7 +130,7 @@ def test_groups_that_share_a_namespace_are_read_and_asked_once(
         process(tree, pid, ROOT)
     refuse(monkeypatch, "/11/mountinfo")
     refuse(monkeypatch, "/20/mountinfo")
-    disks = Disks({"//": size(10, 5, 5)})
+    disks = Disks({"/": size(10, 5, 5)})
     cycles = Cycles(opened(tree.environment, disks))
     cycles.run(tree.group("a", 7, pids=[10, 11]), tree.group("b", 8, OTHER, pids=[20]))
     assert cycles.exported(POD) == cycles.exported(OTHER) != {}
@@ -135,7 +140,7 @@ def test_groups_that_share_a_namespace_are_read_and_asked_once(
 def test_cgroups_of_one_container_do_not_add_up_a_file_system(tree: Tree, opened: Opened) -> None:
     for pid in (10, 20):
         process(tree, pid, ROOT)
-    cycles = Cycles(opened(tree.environment, Disks({"//": size(10, 5, 5)})))
+    cycles = Cycles(opened(tree.environment, Disks({"/": size(10, 5, 5)})))
     cycles.run(tree.group("a", 7, pids=[10]), tree.group("b", 8, pids=[20]))
     assert cycles.exported()["fs_capacity_bytes /"] == 10 * 1024
 
@@ -144,7 +149,7 @@ def test_mount_namespaces_of_one_container(tree: Tree, opened: Opened) -> None:
     """What is mounted in either is there; a device of both is there once, as the first has it."""
     process(tree, 10, ROOT, namespace=1)
     process(tree, 11, ROOT.replace(" / / ", " / /elsewhere ") + SHARE.replace(" 500 ", " 400 "), namespace=2)
-    disks = Disks({"//": size(1, 0, 0), "/elsewhere/": size(1, 0, 0), "/share/": size(8, 4, 4)})
+    disks = Disks({"/": size(1, 0, 0), "/elsewhere": size(1, 0, 0), "/share": size(8, 4, 4)})
     exported = Cycles(opened(tree.environment, disks)).run(tree.group("a", 7, pids=[10, 11])).exported()
     assert {name for name in exported if "capacity" in name} == {"fs_capacity_bytes /", "fs_capacity_bytes /share"}
 
@@ -153,7 +158,7 @@ def test_roots_of_one_namespace(tree: Tree, opened: Opened) -> None:
     """Two pods whose processes have other root directories see other paths."""
     process(tree, 10, ROOT)
     process(tree, 20, SHARE.replace("/share", "/"), root="/share")
-    disks = Disks({"//": size(1, 0, 0)})
+    disks = Disks({"/": size(1, 0, 0)})
     cycles = Cycles(opened(tree.environment, disks))
     cycles.run(tree.group("a", 7, pids=[10]), tree.group("b", 8, OTHER, pids=[20]))
     assert len(disks.took()) == 2
@@ -162,33 +167,96 @@ def test_roots_of_one_namespace(tree: Tree, opened: Opened) -> None:
 def test_what_has_no_size_or_fails_is_left_out(tree: Tree, opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
     process(tree, 10, ROOT + DATA + SHARE)
     stale = OSError(116, "Stale file handle")
-    disks = Disks({"//": size(10, 5, 5), "/var/lib/data/": size(0, 0, 0), "/share/": stale})
+    disks = Disks({"/": size(10, 5, 5), "/var/lib/data": size(0, 0, 0), "/share": stale})
     group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
     for _ in range(3):
         assert len(cycles.run(group).exported()) == 3
     assert [record.getMessage() for record in caplog.records] == [
         f"file system 0:45 at {tree.proc}/{seen_by(10, '/share')} is left out: [Errno 116] Stale file handle"
     ]
-    disks.answers["/share/"] = size(8, 4, 4)
+    disks.answers["/share"] = size(8, 4, 4)
     assert cycles.run(group).exported()["fs_usage_bytes /share"] == 4096
 
 
 def test_names_that_are_no_utf8(tree: Tree, opened: Opened) -> None:
     process(tree, 10, ROOT.replace(" / / ", " / /\udcff\\040x "))
-    disks = Disks({"/\udcff x/": size(10, 5, 5)})
+    disks = Disks({"/\udcff x": size(10, 5, 5)})
     exported = Cycles(opened(tree.environment, disks)).run(tree.group("a", 7, pids=[10])).exported()
-    assert exported["fs_capacity_bytes /� x"] == 10 * 1024
+    assert exported["fs_capacity_bytes /\udcff x"] == 10 * 1024
+
+
+def real(tree: Tree, pid: int, *mounts: str) -> None:
+    """A process whose root directory is that of the fixture, where each mount is the one that the fixture is on."""
+    number = str(mount_of(tree.root))
+    lines = "".join(mounts).replace("500 400 ", f"{number} 400 ").replace(" 500 ", f" {number} ")
+    process(tree, pid, lines, root=str(tree.root))
+
+
+def skipped(collector: Filesystem) -> dict[str, int]:
+    """What is counted, but for 0."""
+    return {reason: number for reason, number in collector.skipped().items() if number}
 
 
 def test_paths_that_cannot_be_one(tree: Tree) -> None:
-    process(tree, 10, ROOT + SHARE.replace("/share", "/\\000"))
+    real(tree, 10, ROOT, SHARE.replace("/share", "/\\000"))
     collector = Filesystem(tree.environment)
     try:
-        (tree.proc / "10/root").unlink()
-        (tree.proc / "10/root").symlink_to(tree.root)
         assert [row.labels for row in collector.collect([tree.group("a", 7, pids=[10])])] == [("/",)]
+        assert skipped(collector) == {"refused": 1}
     finally:
         collector.close()
+
+
+def test_mount_point_whose_path_leads_elsewhere(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is skipped and counted, and the table of mounts is read again: the path of a mount may have changed."""
+    for name, target in {"link": "/", "up": "../../..", "magic": "/proc/self/root"}.items():
+        (tree.root / name).symlink_to(target)
+        (tree.root / f"{name}s").symlink_to(target)
+    (tree.root / "other/x").mkdir(parents=True)
+    points = ["/link", "/up", "/magic", "/links/proc", "/ups/proc", "/magics/proc"]
+    points += ["/other/x", "/none/x", "/a/hosts/x"]
+    (tree.root / "a").mkdir()
+    (tree.root / "a/hosts").touch()
+    lines = [f"{600 + at} 500 8:{at} / {point} rw - ext4 /dev/sd rw\n" for at, point in enumerate(points)]
+    real(tree, 10, ROOT, *lines)
+    collector = Filesystem(tree.environment)
+    try:
+        assert [row.labels for row in collector.collect([tree.group("a", 7, pids=[10])])] == [("/",)]
+        assert skipped(collector) == {"symlink": 6, "replaced": 3}
+        (tree.proc / "10/mountinfo").write_text("")
+        assert not collector.collect([tree.group("a", 7, pids=[10])])
+        assert skipped(collector) == {"symlink": 6, "replaced": 3}
+    finally:
+        collector.close()
+    assert not caplog.records
+
+
+def test_mount_that_hangs_is_counted(tree: Tree) -> None:
+    process(tree, 10, ROOT + SHARE)
+    there, goes_on = Disks({"/": size(10, 5, 5), "/share": size(1, 1, 1)}), threading.Event()
+
+    def hang(root: str, point: str, mount: int) -> os.statvfs_result:
+        if point == "/share":
+            goes_on.wait()
+        return there.statvfs(root, point, mount)
+
+    collector = Filesystem(tree.environment, statvfs=hang, limit=0.2)
+    try:
+        for cycle in (1, 2):
+            assert [row.labels for row in collector.collect([tree.group("a", 7, pids=[10])])] == [("/",)]
+            assert skipped(collector) == {"hung": cycle}
+    finally:
+        goes_on.set()
+        collector.close()
+
+
+def test_off_where_paths_cannot_be_looked_up_safely(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(root: int, path: str) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(openat2, "open_below", refused)
+    with pytest.raises(UnavailableError, match=r"^EPERM: openat2\(\) is refused, by a seccomp profile"):
+        Filesystem(tree.environment).open()
 
 
 def test_processes_that_are_gone(tree: Tree, opened: Opened) -> None:

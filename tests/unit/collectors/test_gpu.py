@@ -287,6 +287,20 @@ class Listed:
         return found
 
 
+@pytest.mark.parametrize("link", ["/dev/dri", "/dev"])
+def test_link_in_place_of_the_nodes_folder_is_not_followed(tree: Tree, gpus: Gpus, clock: Clock, link: str) -> None:
+    """Wherever it leads: the descriptors say whether there are clients."""
+    gpus.add("renderD128", "0000:08:00.0", "amdgpu")
+    gpus.process(10, {"5": AMDGPU}, dri=False)
+    place = Path(f"{tree.proc}/10/root").resolve() / link.removeprefix("/")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        shutil.rmtree(place)
+    place.symlink_to("/nowhere")
+    cycles = cycles_of(tree, clock).run(tree.group("a", 7, pids=[10]))
+    assert cycles.exported() == {f"{MEMORY} 0000:08:00.0": 2068 << 10}
+
+
 def test_descriptors_are_listed_when_their_number_changes(
     tree: Tree, gpus: Gpus, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.cgroup.mounts import FileSystem
+from kpod_metrics.cgroup.mounts import FileSystem, Point
 from kpod_metrics.collectors.statvfs import MOST_STUCK, Probe, Statvfs
+from kpod_metrics.kernel.openat2 import ReplacedError
+from tests.unit.kernel.mounts import mount_of
 
 LIMIT = 1.0
 SIZE = os.statvfs_result((4096, 1024, 10, 5, 5, 0, 0, 0, 0, 255))
@@ -28,8 +30,8 @@ class Machine:
         for device in devices or list(self._hanging):
             self._hanging.pop(device).set()
 
-    def statvfs(self, path: str) -> os.statvfs_result:
-        device = path.split("/")[1]
+    def statvfs(self, root: str, point: str, mount: int) -> os.statvfs_result:
+        device = point.removeprefix("/")
         self.asked.append(device)
         self.threads.add(threading.get_ident())
         if event := self._hanging.get(device):
@@ -65,7 +67,7 @@ def statvfs(machine: Machine) -> Iterator[Statvfs]:
 
 def probes(*devices: str) -> list[Probe]:
     """Probes of devices; "nfs..." are on other machines."""
-    return [Probe(FileSystem(device, not device.startswith("nfs"), [f"/{device}"]), "") for device in devices]
+    return [Probe(FileSystem(device, not device.startswith("nfs"), [Point(f"/{device}", 1)]), "") for device in devices]
 
 
 def answered(asker: Statvfs, *devices: str) -> list[str]:
@@ -152,16 +154,19 @@ def test_close_while_one_hangs(machine: Machine, statvfs: Statvfs) -> None:
 
 
 def test_real_file_systems(tmp_path: Path) -> None:
+    """The mount of the folder is the one that it is on; its root directory is none, so it is asked by a path below."""
     (tmp_path / "file").touch()
+    mount = mount_of(tmp_path)
     asker = Statvfs()
     try:
         points = {"files": ["/file"], "after": ["/file", "/"], "none": ["/none"], "odd": ["/\0"]}
         asking = {
-            name: Probe(FileSystem(name, local=True, points=found), str(tmp_path)) for name, found in points.items()
+            name: Probe(FileSystem(name, local=True, points=[Point(path, mount) for path in found]), str(tmp_path))
+            for name, found in points.items()
         }
         asker.ask(asking.values())
         assert isinstance(asking["files"].answer, NotADirectoryError)
-        assert isinstance(asking["none"].answer, FileNotFoundError)
+        assert isinstance(asking["none"].answer, ReplacedError)
         assert isinstance(asking["odd"].answer, OSError)
         assert isinstance(asking["after"].answer, os.statvfs_result)
         assert asking["after"].answer.f_blocks == os.statvfs(tmp_path).f_blocks

@@ -1,0 +1,137 @@
+"""Paths below another process' root directory, without leaving it: openat2() (Linux 5.6), statx() with mount ids (5.8).
+
+Whoever owns a directory there can replace it by a symbolic link at any time. A lookup by string through
+`/proc/PID/root` follows that link in this process' own root directory: to the host's files, or to other pods' volumes.
+So a path is looked up with the process' root as the root (RESOLVE_IN_ROOT), links of any kind are refused, and the
+mount that the lookup ended in is compared with the one that is wanted.
+
+The descriptor is opened with O_PATH: nothing is read, and no file system is asked to open anything. The last component
+does not trigger an automount, as that takes O_DIRECTORY or a slash at the end (fs/namei.c, follow_automount()).
+"""
+
+import ctypes
+import errno
+import os
+import stat
+from functools import cache
+
+from kpod_metrics.errors import UnavailableError
+
+_OPENAT2 = 437
+"""The system call's number, on every architecture."""
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
+_STATX_TYPE, _STATX_MNT_ID = 0x1, 0x1000
+_AT_EMPTY_PATH, _AT_STATX_DONT_SYNC = 0x1000, 0x4000
+_FLAGS = os.O_PATH | os.O_CLOEXEC
+
+
+class ReplacedError(OSError):
+    """At a mount point there is no mount, or another one."""
+
+
+class _How(ctypes.Structure):
+    """Struct open_how of include/uapi/linux/openat2.h."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _Statx(ctypes.Structure):
+    """Struct statx of include/uapi/linux/stat.h, as far as it is read."""
+
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("_0", ctypes.c_uint8 * 24),
+        ("mode", ctypes.c_uint16),
+        ("_1", ctypes.c_uint8 * 114),
+        ("mount", ctypes.c_uint64),
+        ("_2", ctypes.c_uint8 * 104),
+    )
+
+
+_HOW = _How(_FLAGS, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t)
+    libc.statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Statx))
+    return libc
+
+
+def open_below(root: int, path: str) -> int:
+    """Open a path with the directory `root` as the root, for its place only; raises OSError: ELOOP for a link."""
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise OSError(errno.EINVAL, "a path cannot have a null byte")
+    fd: int = _libc().syscall(_OPENAT2, root, name, ctypes.byref(_HOW), ctypes.sizeof(_HOW))
+    if fd < 0:
+        raise _error()
+    return fd
+
+
+def fstatvfs_below(root: str, point: str, mount: int) -> os.statvfs_result:
+    """Return what statvfs() tells of the mount with the number `mount`, which is at `point` below a process' root.
+
+    Raises ProcessLookupError where the process is gone, NotADirectoryError for a single file that is mounted,
+    ReplacedError where that mount is not there, any other OSError.
+    """
+    try:
+        top = os.open(root, _FLAGS)
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
+    try:
+        fd = open_below(top, point)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ReplacedError(error.errno, error.strerror) from None
+    finally:
+        os.close(top)
+    try:
+        mode, found = _look(fd)
+        if found != mount:
+            raise ReplacedError(errno.EXDEV, f"mount {found} is there in place of mount {mount}")
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return os.fstatvfs(fd)
+    finally:
+        os.close(fd)
+
+
+def require() -> None:
+    """Raise UnavailableError where the kernel, or a seccomp profile, refuses what a safe lookup takes."""
+    what = "openat2"
+    try:
+        top = os.open("/", _FLAGS)
+        try:
+            os.close(open_below(top, "/"))
+            what = "statx"
+            _look(top)
+        finally:
+            os.close(top)
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "?")
+        raise UnavailableError(
+            f"{code}: {what}() is refused, by a seccomp profile or an old kernel: without it a pod could lead a look "
+            "at its mounts elsewhere"
+        ) from None
+
+
+def _look(fd: int) -> tuple[int, int]:
+    """Return a file's mode, and the number that its mount has in mountinfo.
+
+    The number is the kernel's own, whatever the file system says; it is also in /proc/self/fdinfo, at eight times the
+    cost (14 us). Two mounts never have one at the same time, in any namespace. It is given again once a mount is gone,
+    so a process' table of mounts is to be read before.
+    """
+    found = _Statx()
+    if _libc().statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_TYPE | _STATX_MNT_ID, ctypes.byref(found)):
+        raise _error()
+    if not found.mask & _STATX_MNT_ID:
+        raise OSError(errno.ENOSYS, "statx() tells no mount id (Linux 5.8)")
+    return found.mode, found.mount
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
