@@ -95,10 +95,10 @@ class Application:
         }
 
     async def __call__(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
-        """Answer one request; `target` is its path, and a query if it has one."""
+        """Answer one request; `target` is its path, and a query if it has one (and `*` for OPTIONS of the server)."""
         path, _, query = target.partition("?")
         route = self._routes.get(path)
-        if route is None and path != "/":
+        if route is None and path not in {"/", "*"}:
             return NOT_FOUND
         if method not in {"GET", "HEAD"}:
             return NOT_ALLOWED
@@ -106,7 +106,7 @@ class Application:
 
     async def probe(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
         """Answer one request of somebody who need show nothing: whether it is well, in a word."""
-        if target.partition("?")[0] not in PROBES:
+        if target.partition("?")[0] not in {*PROBES, "*"}:
             return NOT_FOUND
         answer = await self(method, target, headers)
         return replace(answer, body=answer.body.partition(b"\n")[0] + b"\n")

@@ -8,6 +8,7 @@ agent's cycles are on other threads. At the limit of connections the oldest that
 import asyncio
 import logging
 import math
+import re
 import socket
 import time
 from collections import Counter
@@ -70,7 +71,7 @@ class Answer:
 
 
 Answerer = Callable[[str, str, Mapping[str, str]], Awaitable[Answer]]
-"""Takes a method, a target (a path, maybe with a query) and headers (names in lower case)."""
+"""Takes a method, a target (what `origin_form` gives) and headers (names in lower case)."""
 
 
 def _refusal(status: int, text: str, counted: str, *headers: tuple[bytes, bytes], last: bool = False) -> Answer:
@@ -80,13 +81,13 @@ def _refusal(status: int, text: str, counted: str, *headers: tuple[bytes, bytes]
 _AGAIN = (b"retry-after", b"1")
 TOO_LONG = _refusal(414, f"the target is longer than {MOST_TARGET} bytes", "size", last=True)
 TOO_LARGE = _refusal(431, f"the headers are larger than {MOST_HEAD} bytes", "size", last=True)
-NO_BODY = _refusal(413, "a request has no body here", "size", last=True)
-MALFORMED = _refusal(400, "this is no HTTP request", "malformed", last=True)
-OTHER_VERSION = _refusal(505, "this is not HTTP/1.1", "malformed", last=True)
-TOO_SLOW = _refusal(408, "the request did not come in time", "timeout", last=True)
+NO_BODY = _refusal(413, "request bodies are not accepted", "size", last=True)
+MALFORMED = _refusal(400, "malformed HTTP request", "malformed", last=True)
+OTHER_VERSION = _refusal(505, "HTTP version not supported: HTTP/1.1 and 1.0 are", "malformed", last=True)
+TOO_SLOW = _refusal(408, "request timeout", "timeout", last=True)
 TOO_OFTEN = _refusal(429, "more requests than rate_limit allows", "rate", _AGAIN)
-BUSY = _refusal(503, "as many requests as are allowed at once are being answered", "requests", _AGAIN)
-FAILED = _refusal(500, "an error: see the log", "", last=True)
+BUSY = _refusal(503, "too many requests in progress", "requests", _AGAIN)
+FAILED = _refusal(500, "internal error: see the log", "", last=True)
 FAULTY = _refusal(500, "the web configuration cannot be used: see the log", "config")
 
 
@@ -101,6 +102,20 @@ class _Connection:
         """When it began to wait for a request; None while one is answered."""
         self.page_taken: float | None = None
         """When it last took a part of a page; None while it gets none."""
+        self.lost = False
+        """Whether the transport is gone."""
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Notes when the connection is gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, one: _Connection) -> None:
+        super().__init__(reader)
+        self._one = one
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._one.lost = True
+        super().connection_lost(exc)
 
 
 class Endpoint:
@@ -190,17 +205,22 @@ class Endpoint:
                 return
             reader, writer = opened
             await self._converse(one, reader, writer)
+            one.waits_since = time.monotonic()
             writer.close()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LINGER):
+            # The end of the last answer may be in the transport's buffer: a slow client has time to take that too.
+            try:
+                async with asyncio.timeout(self._limits.send):
                     await writer.wait_closed()
+            except TimeoutError:
+                self._counts.refused["timeout"] += 1
         except (OSError, TimeoutError):  # the client is gone, or does not read (an SSLError is an OSError)
             pass
         finally:
-            if writer is not None:
-                writer.transport.abort()
-            else:
+            if writer is None:
                 one.socket.close()
+            elif not one.lost:
+                # asyncio fails to abort a transport that was closed with data in its buffer and is gone since.
+                writer.transport.abort()
 
     async def _secure(self, one: _Connection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Make streams of a socket, by TLS where that is set; None if it is refused."""
@@ -211,9 +231,9 @@ class Endpoint:
                 self._counts.refused["config"] += 1
                 return None
             options = {"ssl": self._guard.context, "ssl_handshake_timeout": self._limits.receive}
-            options["ssl_shutdown_timeout"] = _LINGER
+            options["ssl_shutdown_timeout"] = self._limits.send
         reader = asyncio.StreamReader(limit=MOST_HEAD, loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        protocol = _Protocol(reader, one)
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: protocol, one.socket, **options)
         except (OSError, TimeoutError):
@@ -238,7 +258,8 @@ class Endpoint:
                 return
             one.waits_since = None
             if request is not None and answer is None:
-                path, limited = _path(request), False
+                target = origin_form(request.method, request.target)
+                path, limited = target.partition("?")[0], False
                 answer = await self._admit(request)
                 try:
                     if answer is None:
@@ -246,7 +267,7 @@ class Endpoint:
                         if limited:
                             self.answering += 1
                             one.page_taken = math.inf  # it is not the client that is waited for yet
-                        answer = BUSY if path in self._limited and not limited else await self._ask(request, path)
+                        answer = BUSY if path in self._limited and not limited else await self._ask(request, target)
                     await self._send(http, writer, answer, one, head=_is_head(request))
                 finally:
                     one.page_taken = None
@@ -295,6 +316,8 @@ class Endpoint:
                 return event, OTHER_VERSION
             if len(event.target) > MOST_TARGET:
                 return event, TOO_LONG
+            if not origin_form(event.method, event.target):
+                return event, MALFORMED
             if sum(len(name) + len(value) for name, value in event.headers) > MOST_HEAD:
                 return event, TOO_LARGE
             body = http.next_event()
@@ -337,12 +360,12 @@ class Endpoint:
         stalled.task.cancel()
         return True
 
-    async def _ask(self, request: h11.Request, path: str) -> Answer:
+    async def _ask(self, request: h11.Request, target: str) -> Answer:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
         try:
-            return await self._answer(request.method.decode("latin-1"), request.target.decode("latin-1"), headers)
+            return await self._answer(request.method.decode("latin-1"), target, headers)
         except Exception:  # a defect: the others are answered, and this one is not left to wonder
-            log.exception("%s cannot be answered", path)
+            log.exception("%s cannot be answered", target.partition("?")[0])
             return FAILED
 
     async def _send(
@@ -401,5 +424,29 @@ def _is_head(request: h11.Request | None) -> bool:
     return request is not None and request.method == b"HEAD"
 
 
-def _path(request: h11.Request) -> str:
-    return request.target.partition(b"?")[0].decode("latin-1")
+_ABSOLUTE = re.compile(
+    rb"https?://(?:\[([^\]]*)\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-F]{2})+)(?::([0-9]*))?([/?].*)?", re.IGNORECASE
+)
+
+
+def origin_form(method: bytes, target: bytes) -> str:
+    """Return a target's path and query, `*` or a CONNECT's authority; nothing where it is no target (RFC 9112 3.2).
+
+    A target may be a whole URL, as clients of a proxy send it. What host that names is of no more importance than the
+    Host header: there is one site.
+    """
+    if target.startswith(b"/") or method == b"CONNECT" or (method, target) == (b"OPTIONS", b"*"):
+        return target.decode("latin-1")
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or int(match[2] or 0) > 65535 or (match[1] is not None and not _is_ipv6(match[1])):
+        return ""
+    path = (match[3] or b"/").decode("latin-1")
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _is_ipv6(literal: bytes) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, literal.decode("latin-1"))
+    except (OSError, ValueError):
+        return False
+    return True

@@ -32,8 +32,13 @@ class Target:
     counts: Counts
     endpoint: Endpoint
 
-    def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=20)
+    def connect(self, *, small: bool = False) -> socket.socket:
+        client = socket.socket()
+        client.settimeout(20)
+        if small:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(self.address)
+        return client
 
     def exchange(self, sent: bytes) -> bytes:
         """All that comes back until the endpoint closes."""
@@ -66,8 +71,10 @@ def statuses(received: bytes) -> list[int]:
 
 
 @contextmanager
-def target(limits: Limits, body: bytes = b"page\n", hold: threading.Event | None = None) -> Iterator[Target]:
-    """An endpoint whose /metrics has this body; pages wait for `hold`."""
+def target(
+    limits: Limits, body: bytes = b"page\n", hold: threading.Event | None = None, *, small: bool = False
+) -> Iterator[Target]:
+    """An endpoint whose /metrics has this body; pages wait for `hold`; the kernel's buffers are `small`."""
 
     async def answer(method: str, target: str, headers: Mapping[str, str]) -> Answer:
         if target.partition("?")[0] != "/metrics":
@@ -78,6 +85,8 @@ def target(limits: Limits, body: bytes = b"page\n", hold: threading.Event | None
 
     counts = Counts()
     with bind(("127.0.0.1", 0)) as listener:
+        if small:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)  # an accepted socket has the same
         endpoint = Endpoint(listener, answer, counts, limits, limited=frozenset({"/metrics"}))
         with served(endpoint):
             yield Target(listener.getsockname(), counts, endpoint)
@@ -148,6 +157,78 @@ def test_no_tunnel(usual: Target) -> None:
     assert statuses(usual.exchange(b"CONNECT metrics:80 HTTP/1.1\r\nHost: x\r\n\r\n" + LAST)) == [404, 200]
 
 
+@pytest.mark.parametrize(
+    ("asked", "target"),
+    [
+        (b"GET http://n:9090/metrics", "/metrics"),
+        (b"GET HTTPS://n/metrics?a=b", "/metrics?a=b"),
+        (b"GET http://[fd00::1]:9090/a/b", "/a/b"),
+        (b"HEAD http://n:9090", "/"),
+        (b"GET http://n:?pods=5", "/?pods=5"),
+        (b"GET http://a.%41-b/http://c/", "/http://c/"),
+        (b"GET /http://n/metrics", "/http://n/metrics"),
+        (b"OPTIONS *", "*"),
+    ],
+)
+def test_forms_of_a_target(asked: bytes, target: str) -> None:
+    """RFC 9112 3.2: those that every server has to accept, and what is made of them."""
+    found: list[str] = []
+
+    async def answer(method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        found.append(target)
+        return Answer(200, PLAIN, b"")
+
+    with bind(("127.0.0.1", 0)) as listener:
+        endpoint = Endpoint(listener, answer, Counts(), Limits())
+        with served(endpoint), socket.create_connection(listener.getsockname(), 20) as client:
+            client.sendall(asked + b" HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n")
+            assert statuses(rest(client)) == [200]
+    assert found == [target]
+
+
+@pytest.mark.parametrize("asked", [b"http://n:9090/metrics", b"http://n/metrics?a=b"])
+def test_page_asked_for_by_a_whole_url_is_one_of_the_limited(asked: bytes) -> None:
+    hold = threading.Event()
+    with target(Limits(requests=1), hold=hold) as found, found.connect() as first:
+        first.sendall(LAST)
+        while not found.endpoint.answering:
+            time.sleep(0.01)
+        assert statuses(found.exchange(LAST.replace(b"/metrics", asked))) == [503]
+        hold.set()
+        assert statuses(rest(first)) == [200]
+
+
+@pytest.mark.parametrize("asked", [LAST, b"GET /metrics HTTP/1.0\r\n\r\n"])
+@pytest.mark.parametrize("pause", [0.2, 1.5])
+def test_end_of_an_answer_that_is_taken_slowly(asked: bytes, pause: float, caplog: pytest.LogCaptureFixture) -> None:
+    """What is in the endpoint's own buffer when it closes comes to the client, and the end of that is no error."""
+    body = b"x" * 60_000
+    with target(Limits(), body, small=True) as found, found.connect(small=True) as client:
+        client.sendall(asked)
+        time.sleep(pause)
+        assert rest(client).endswith(b"\r\n\r\n" + body)
+        found.settled()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_end_of_an_answer_that_is_never_taken(caplog: pytest.LogCaptureFixture) -> None:
+    with target(Limits(send=0.5), b"x" * 60_000, small=True) as found, found.connect(small=True) as client:
+        client.sendall(LAST)
+        found.settled(timeout=1)
+        assert len(rest(client)) < 60_000
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_client_that_goes_before_the_end_of_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    with target(Limits(), b"x" * 60_000, small=True) as found:
+        for asked in (LAST, SCRAPE, b"GET /metrics HTTP/1.0\r\n\r\n"):
+            with found.connect(small=True) as client:
+                client.sendall(asked)
+                assert client.recv(100)
+        found.settled()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_http_1_0(usual: Target) -> None:
     received = usual.exchange(b"GET /metrics HTTP/1.0\r\n\r\n")
     assert statuses(received) == [200]
@@ -185,6 +266,26 @@ def test_pipelined_requests_are_answered_in_turn(usual: Target) -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "malformed"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "malformed"),
         (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505, "malformed"),
+        (b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        (b"GET metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        (b"GET ftp://x/metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        *(
+            (b"GET http://" + authority + b"/metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed")
+            for authority in (
+                b"",
+                b":80",
+                b"n:x",
+                b"n:65536",
+                b"u:p@n",
+                b"[::1",
+                b"[::::]",
+                b"[]",
+                b"[n]:1",
+                b"a[::1]",
+                b"n%",
+                b"n#",
+            )
+        ),
     ],
 )
 def test_what_is_no_request_here(sent: bytes, status: int, reason: str, usual: Target) -> None:
