@@ -7,6 +7,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 # Make's own file for "this is done and newer than what it was made from".
 READY := .venv/.ready
+SITE := src/kpod_metrics/site/index.html
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI,SOAK,FUZZ,INPUTS,MUTANTS,SEED")
 ARGS ?=
 # What only tests and benchmarks use: network namespaces, others' small BPF tools, `perf bench` as a workload.
@@ -28,10 +29,14 @@ KERNEL_PACKAGES := $(EMULATOR_PACKAGES) qemu-system-arm
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-build: $(READY)  ## the environment in .venv and the BPF objects, no more
+build: $(READY) $(SITE)  ## the environment in .venv and the BPF objects, no more
 
 $(READY): pyproject.toml requirements-dev.txt hatch_build.py $(wildcard bpf/*.c bpf/*.h)
 	scripts/setup
+
+# The build hook has done it on a fresh tree; this is for pages that changed since.
+$(SITE): hatch_build.py $(wildcard docs/*.md docs/*.svg docs/*/*.svg src/kpod_metrics/*.css src/kpod_metrics/landing/*.css) | $(READY)
+	$(PY) hatch_build.py
 
 run: build  ## run the agent on this machine, no Kubernetes needed: http://localhost:9090/metrics
 	$(SUDO) setpriv --pdeathsig TERM .venv/bin/kpod-metrics run --discovery cgroup $(ARGS)
@@ -78,4 +83,4 @@ bench: build  ## measure speed and memory against the alternatives, into docs/pe
 	$(SUDO) $(PY) -m bench $(ARGS)
 
 clean:  ## remove all that was built
-	rm -rf .venv dist build src/kpod_metrics/bpf/*.bpf.o .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv dist build src/kpod_metrics/bpf/*.bpf.o src/kpod_metrics/site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,5 +1,7 @@
-"""Build hook: compiles `bpf/*.bpf.c` into the package, so that the wheel carries the objects."""
+"""Build hook: compiles `bpf/*.bpf.c` and renders `docs/*.md` into the package, so that the wheel carries both."""
 
+import html
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
-OBJECTS = ROOT / "src" / "kpod_metrics" / "bpf"
+PACKAGE = ROOT / "src" / "kpod_metrics"
+OBJECTS = PACKAGE / "bpf"
+SITE = PACKAGE / "site"
 
 # -g carries the BTF that CO-RE and the agent's layouts need. The instruction
 # set is v3: 32-bit ALU and jumps, in every kernel since 5.1. No target macro:
@@ -63,15 +67,66 @@ def compile_objects(sources: list[Path], into: Path) -> list[Path]:
     return made
 
 
-class BpfBuildHook(BuildHookInterface[Any]):
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}: kpod-metrics</title>
+<link rel="stylesheet" href="style.css">
+</head>
+<body class="docs">
+<header><nav aria-label="Documentation"><a href="../">This node</a> <a href="./">Docs</a> <a href="runbook">Runbook</a>
+<a href="metrics">Metrics</a></nav></header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _address(link: "re.Match[str]") -> str:
+    """A link to a page of `docs/`, as the agent serves it: `runbook.md#x` is `runbook#x`."""
+    return f'href="{"./" if link[1] == "index" else link[1]}{link[2] or ""}"'
+
+
+def render_docs(docs: Path, into: Path) -> None:
+    """Render each page of `docs` to a file of its name in `into`, and put its pictures and the style beside them.
+
+    At build time, so that an agent needs no Markdown library: it reads a file when someone asks for the page.
+    """
+    # Not at the top: tests import this file where there is no such library.
+    import markdown  # noqa: PLC0415
+
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir()
+    for page in sorted(docs.glob("*.md")):
+        source = page.read_text()
+        # What the site of properdocs.yml has, so that anchors are the same.
+        extensions = ["tables", "fenced_code", "toc"]
+        body = markdown.markdown(source, extensions=extensions, extension_configs={"toc": {"permalink": "#"}})
+        title = html.escape(source.partition("\n")[0].removeprefix("# ").replace("`", ""))
+        body = re.sub(r'href="([\w-]+)\.md(#[^"]*)?"', _address, body)
+        (into / f"{page.stem}.html").write_text(_PAGE.format(title=title, body=body))
+    for picture in sorted(docs.rglob("*.svg")):
+        target = into / picture.relative_to(docs)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(picture, target)
+    styles = (PACKAGE / "landing" / "style.css", PACKAGE / "docs.css")
+    (into / "style.css").write_text("".join(style.read_text() for style in styles))
+
+
+class PackageBuildHook(BuildHookInterface[Any]):
     """Runs before hatchling packs (or links, in an editable install) the package."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile every program of the agent."""
+        """Compile every program of the agent, and render its documentation."""
         compile_objects(sorted((ROOT / "bpf").glob("*.bpf.c")), OBJECTS)
+        render_docs(ROOT / "docs", SITE)
 
 
 if __name__ == "__main__":
-    compile_objects(sorted((ROOT / "bpf").glob("*.bpf.c")), OBJECTS)
+    render_docs(ROOT / "docs", SITE)

@@ -1,9 +1,10 @@
-"""`python -m monitoring --write|--check`: for the build."""
+"""`python -m monitoring --write|--check`: for the build; `--runbook-url URL` for a runbook of one's own."""
 
 import argparse
 import os
 import sys
 
+from monitoring.alerts import RUNBOOK
 from monitoring.files import every, stale
 
 
@@ -13,8 +14,9 @@ def main() -> int:
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("--write", action="store_true")
     choice.add_argument("--check", action="store_true")
+    parser.add_argument("--runbook-url", metavar="URL", default=RUNBOOK, help="page of the runbook; #ALERT is added")
     options = parser.parse_args()
-    wanted = every()
+    wanted = every(runbook=options.runbook_url)
     wrong = stale(wanted)
     if options.check:
         for path in wrong:

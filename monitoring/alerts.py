@@ -8,7 +8,12 @@ from kpod_metrics import limits
 from kpod_metrics.kernel.syscalls import WAITING
 from monitoring.promql import CONTAINER, rate, sum_rate
 
-RUNBOOK = "https://github.com/pjs7678/kpod-metrics/blob/main/docs/runbook.md"
+RUNBOOK = '{{ with query "kpod_build_info" }}http://{{ . | first | label "instance" }}{{ end }}/docs/runbook'
+"""Where the runbook is: at any agent that Prometheus reaches when the alert fires, for each of them serves it.
+
+Not at `$labels.instance`: alerts of pods have none, and the agent of KpodAgentDown does not answer. Without an agent it
+is a path only.
+"""
 
 POD = "{{ $labels.namespace }}/{{ $labels.pod }}{{ with $labels.container }} ({{ . }}){{ end }}"
 """What `{pod}` stands for in a summary."""
@@ -33,12 +38,12 @@ class Alert:
     severity: Severity = Severity.WARNING
 
     @property
-    def runbook(self) -> str:
-        """Where its section is: an anchor as it is made of a heading."""
-        return f"{RUNBOOK}#{self.name.lower()}"
+    def anchor(self) -> str:
+        """The anchor of its section in the runbook, as it is made of a heading."""
+        return self.name.lower()
 
-    def rule(self) -> dict[str, object]:
-        """Return it as a rule file has it."""
+    def rule(self, runbook: str = RUNBOOK) -> dict[str, object]:
+        """Return it as a rule file has it, where `runbook` is the address of that page."""
         return {
             "alert": self.name,
             "expr": dedent(self.expr).strip(),
@@ -47,7 +52,7 @@ class Alert:
             "annotations": {
                 "summary": self.summary.replace("{pod}", POD),
                 "description": self.description.replace("{pod}", POD),
-                "runbook_url": self.runbook,
+                "runbook_url": f"{runbook}#{self.anchor}",
             },
         }
 

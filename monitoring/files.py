@@ -28,24 +28,24 @@ def _rules(source: str, groups: list[dict[str, object]]) -> str:
     return HEADING.format(source) + body
 
 
-def rules() -> dict[str, str]:
-    """Rule files by name."""
+def rules(runbook: str = alerts.RUNBOOK) -> dict[str, str]:
+    """Rule files by name; alerts link to sections of the page `runbook`."""
     recorded = [{"record": rule.record, "expr": rule.expr} for rule in recording.RULES]
     return {
         "recording.yaml": _rules("recording.py", [{"name": "kpod-metrics.recording", "rules": recorded}]),
         "alerts.yaml": _rules(
             "alerts.py",
             [
-                {"name": "kpod-metrics.pods", "rules": [alert.rule() for alert in alerts.OF_PODS]},
-                {"name": "kpod-metrics.agent", "rules": [alert.rule() for alert in alerts.OF_AGENT]},
+                {"name": "kpod-metrics.pods", "rules": [alert.rule(runbook) for alert in alerts.OF_PODS]},
+                {"name": "kpod-metrics.agent", "rules": [alert.rule(runbook) for alert in alerts.OF_AGENT]},
             ],
         ),
     }
 
 
-def every(chart: Path = CHART) -> dict[Path, str]:
+def every(chart: Path = CHART, runbook: str = alerts.RUNBOOK) -> dict[Path, str]:
     """All files with their content. The chart's are among them where the chart is."""
-    made = {Path("rules", name): content for name, content in rules().items()}
+    made = {Path("rules", name): content for name, content in rules(runbook).items()}
     made |= {Path("dashboards", f"{board.uid}.json"): boards.as_json(board) for board in boards.BOARDS}
     found = {ROOT / path: content for path, content in made.items()}
     if chart.parent.is_dir():

@@ -98,10 +98,13 @@ class Application:
         """Answer one request; `target` is its path, and a query if it has one (and `*` for OPTIONS of the server)."""
         path, _, query = target.partition("?")
         route = self._routes.get(path)
-        if route is None and path not in {"/", "*"}:
+        documentation = path == "/docs" or path.startswith("/docs/")
+        if route is None and path not in {"/", "*"} and not documentation:
             return NOT_FOUND
         if method not in {"GET", "HEAD"}:
             return NOT_ALLOWED
+        if documentation:
+            return await asyncio.to_thread(self._docs, path.removeprefix("/docs"))
         return await route(headers) if route is not None else await asyncio.to_thread(self._landing, query)
 
     async def probe(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
@@ -128,6 +131,15 @@ class Application:
         ready = self._agent.published.ready
         lines = ["ready" if ready else "the first cycle is not over yet", *self._agent.problems()]
         return Answer(200 if ready else 503, PLAIN, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+
+    def _docs(self, below: str) -> Answer:
+        """Read a page of the documentation."""
+        from kpod_metrics import docs  # noqa: PLC0415 - most agents are never asked
+
+        if not below:  # relative, as all links are: the agent may be behind a prefix
+            return Answer(308, PLAIN, b"see docs/\n", ((b"location", b"docs/"), *docs.HEADERS))
+        found = docs.read(below.removeprefix("/"))
+        return NOT_FOUND if found is None else Answer(200, *found, docs.HEADERS)
 
     def _landing(self, query: str) -> Answer:
         """Make the page for a person; the first to ask has its module imported."""

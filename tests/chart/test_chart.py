@@ -13,6 +13,7 @@ from kpod_metrics import __version__
 from kpod_metrics.cli import main
 from kpod_metrics.collectors import registered
 from kpod_metrics.settings import Setting, catalogue, load
+from monitoring.alerts import ALERTS
 from tests.chart.helm import CHART, REPOSITORY, SCENARIOS, Chart, Object, leaves
 
 VERSIONS = ("1.19", "1.28", "1.37")
@@ -387,6 +388,24 @@ def test_rules_and_dashboards_come_from_the_charts_folders(chart: Chart, tmp_pat
     assert groups["one"] == groups["two"] == [rule]
     assert rendered.config_maps["kpod-metrics-dashboards"]["test-node.json"] == '{"title": "{{pod}}"}'
     assert not other.render().all("PrometheusRule")
+
+
+def test_alerts_link_to_a_runbook(chart: Chart) -> None:
+    """At an agent, by the scheme that it speaks, or where the value says; nowhere else."""
+
+    def links(values: str) -> list[str]:
+        groups = chart.render("--set", f"prometheusRule.enabled=true{values}").one("PrometheusRule")["spec"]["groups"]
+        return [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"] if "alert" in rule]
+
+    at = '{{ with query "kpod_build_info" }}%s://{{ . | first | label "instance" }}{{ end }}/docs/runbook'
+    for values, page in (
+        ("", at % "http"),
+        (",webConfig.secretName=web", at % "https"),
+        (",webConfig.secretName=web,webConfig.tls=false", at % "http"),
+        (",prometheusRule.runbookUrl=https://kpod.example.org/docs/runbook", "https://kpod.example.org/docs/runbook"),
+    ):
+        assert links(values) == [f"{page}#{alert.anchor}" for alert in ALERTS]
+    assert "/prometheusRule/runbookUrl" in chart.refusal("--set", "prometheusRule.runbookUrl=wiki#kpod")
 
 
 def test_network_policy_lets_in_the_scraper_and_out_to_the_source(chart: Chart) -> None:

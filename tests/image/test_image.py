@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kpod_metrics import __version__
 from tests.image.pod import Object
+from tests.image.tools import REPOSITORY
 
 TOOLS = {"cc", "gcc", "clang", "ld", "as", "make", "pip", "pip3", "curl", "wget", "git"}
 
@@ -33,6 +34,13 @@ def test_every_module_is_compiled(rootfs: Path) -> None:
     bare = [path for path in sources if not list((path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"))]
     assert not bare
     assert len(list((packages / "kpod_metrics/bpf").glob("*.bpf.o"))) >= 5
+
+
+def test_every_page_of_the_documentation_is_there(rootfs: Path) -> None:
+    [packages] = (rootfs / "opt/kpod-metrics/lib").glob("python3.*/site-packages")
+    pages = {path.stem for path in (packages / "kpod_metrics/site").glob("*.html")}
+    assert pages == {path.stem for path in (REPOSITORY / "docs").glob("*.md")}
+    assert 'id="kpodoomkill"' in (packages / "kpod_metrics/site/runbook.html").read_text()
 
 
 def test_receivers_certificates_can_be_verified(rootfs: Path) -> None:

@@ -64,7 +64,8 @@ def promtool_test(name: str, case: dict[str, Any], expected: str | None) -> dict
                     "exp_annotations": {
                         "summary": case["summary"],
                         "description": case["description"],
-                        "runbook_url": alert.runbook,
+                        # The agent that answers, or a path where there is none.
+                        "runbook_url": f"{case.get('agent', 'http://n1:9090')}/docs/runbook#{alert.anchor}",
                     },
                 }
             ],

@@ -18,7 +18,8 @@ from kpod_metrics.landing import waits
 from kpod_metrics.landing.waits import Pod, share, short
 from kpod_metrics.metrics import Scope
 
-DOCS = "https://github.com/pjs7678/kpod-metrics/blob/main/docs"
+DOCS = "docs"
+"""Where the agent serves its documentation, beside this page."""
 USUAL, LARGEST = 50, 1000
 """Pods that are shown, and how many may be asked for."""
 PROBLEMS = 30
@@ -77,7 +78,7 @@ def render(view: View | None, problems: Sequence[str], node: str, most: int = US
         f'<title>{text(where)}: kpod-metrics</title>\n<link rel="icon" href="{_ICON}">\n<style>{_STYLE}</style>\n'
         f"</head>\n<body>\n<header>\n<h1>Node {text(where)}</h1>\n"
         f'<nav aria-label="This agent"><a href="metrics">Metrics</a> <a href="readyz">Readiness</a> '
-        f'<a href="healthz">Health</a> <a href="{DOCS}/index.md">Docs</a></nav>\n</header>\n<main>\n'
+        f'<a href="healthz">Health</a> <a href="{DOCS}/">Docs</a></nav>\n</header>\n<main>\n'
     ]
     if view is None:
         parts.append('<p class="said some">The first cycle is not over yet.</p>\n')
@@ -87,7 +88,7 @@ def render(view: View | None, problems: Sequence[str], node: str, most: int = US
         parts += (_summary(found, view), _node(view), _problems(problems), _pods(found, view, most), _agent(view))
     parts.append(
         f'</main>\n<footer><p>kpod-metrics {text(__version__)}. Limits are those of the alerts: <a href="{DOCS}/'
-        f'runbook.md">the runbook</a> says what each means and what to do. <a href="{DOCS}/metrics.md">Every metric</a>'
+        f'runbook">the runbook</a> says what each means and what to do. <a href="{DOCS}/metrics">Every metric</a>'
         ".</p></footer>\n</body>\n</html>\n"
     )
     return "".join(parts).encode("utf-8", "replace")
@@ -135,7 +136,7 @@ def _node(view: View) -> str:
 
 
 def _reason(reason: waits.Reason) -> str:
-    return f'<a href="{DOCS}/runbook.md#{reason.alert.lower()}">{text(reason.text)}</a>'
+    return f'<a href="{DOCS}/runbook#{reason.alert.lower()}">{text(reason.text)}</a>'
 
 
 def _count(number_: int, what: str) -> str:

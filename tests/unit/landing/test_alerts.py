@@ -108,7 +108,7 @@ def test_what_is_pending_is_on_the_page(alert: Alert) -> None:
         return
     assert over(node) == {alert.name}
     document = page.render(node.view, (), "n1").decode()
-    assert f"runbook.md#{alert.name.lower()}" in document
+    assert f"runbook#{alert.name.lower()}" in document
 
 
 SILENT = [
