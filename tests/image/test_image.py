@@ -51,9 +51,8 @@ def test_receivers_certificates_can_be_verified(rootfs: Path) -> None:
 def test_configuration(image: Object) -> None:
     config = image["config"]
     environment = dict(entry.split("=", 1) for entry in config["Env"])
-    assert environment["MALLOC_ARENA_MAX"] == "1"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == environment["MALLOC_MMAP_THRESHOLD_"] == "65536"
-    assert not {name for name in environment if name.startswith("PIP_")}
+    # The agent sets malloc's parameters as it starts, over what is here.
+    assert not {name for name in environment if name.startswith(("PIP_", "MALLOC_"))}
     labels = config["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
