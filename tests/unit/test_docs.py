@@ -18,9 +18,10 @@ from kpod_metrics import cli, health, settings
 from kpod_metrics.collectors import registered
 from kpod_metrics.reference import as_markdown, declared
 from monitoring.alerts import ALERTS
+from tests import doc_commands
 from tests.conftest import REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = doc_commands.PAGES
 KEYS = {setting.key: setting for setting in settings.catalogue(registered())}
 NOT_SETTINGS = {
     "rule_files",
@@ -86,20 +87,16 @@ def test_strict_build_refuses(tree: Path, page: str, added: str, said: str) -> N
     assert done.stderr.count("WARNING") == 1
 
 
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
 def blocks(language: str) -> Iterator[str]:
-    for page in PAGES:
-        yield from (text for found, text in _BLOCK.findall(page.read_text()) if found == language)
+    return (block.text for block in doc_commands.blocks() if block.language == language)
 
 
 def commands() -> Iterator[tuple[str, str]]:
     """Each line in a block, and each piece of code in a sentence, that begins with one of our commands."""
     for page in PAGES:
         text = page.read_text()
-        lines = [line for _, block in _BLOCK.findall(text) for line in block.splitlines()]
-        for said in lines + re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text)):
+        lines = [line for block in doc_commands.blocks() if block.page == page for line in block.text.splitlines()]
+        for said in lines + re.findall(r"`([^`\n]+)`", doc_commands.FENCED.sub("", text)):
             command = re.sub(r"^(sudo )?(\.venv/bin/)?", "", said)
             # Two spaces are a screen's, which begins with the command's name too.
             if re.match(r"(kpod-metrics|make) [a-z]", command) and "  " not in command.partition("#")[0].rstrip():
@@ -115,6 +112,37 @@ def test_commands_are_accepted(page: str, command: str) -> None:
             return
         words = ["run", *(part for word in words[1:] for part in shlex.split(word.removeprefix("ARGS=")))]
     cli._parser().parse_args([word for word in words if word not in {"--help", "--version"}])
+
+
+def test_every_block_is_of_a_kind_that_is_tried() -> None:
+    """A block without a language is for a shell, which can read it; it is run by tests/live/test_docs.py."""
+    for block in doc_commands.blocks():
+        assert block.language in {"", "yaml", "promql"}, block
+        for command in doc_commands.commands(block) if not block.language else ():
+            said = subprocess.run(["bash", "-n"], input=command, capture_output=True, text=True, check=False)
+            assert said.returncode == 0, f"{block.page.name}:{block.line}: {said.stderr}"
+
+
+@pytest.mark.parametrize("pattern", [*doc_commands.NOT_HERE, *doc_commands.SERVES, *doc_commands.BESIDE])
+def test_named_commands_are_there(pattern: str) -> None:
+    assert any(re.match(pattern, command) for page in PAGES for command in doc_commands.of_page(page))
+
+
+def test_commands_of_a_block() -> None:
+    text = "$ one 'a\nnot a prompt\n$ b'   # why\nsaid\n$ two | three\n"
+    block = doc_commands.Block(Path("page.md"), 1, "", text)
+    assert doc_commands.commands(block) == ["one 'a\nb'", "two | three"]
+    plain = doc_commands.Block(Path("page.md"), 1, "", "one 'a\n  b'\n\ntwo \\\n  three  # why\n")
+    assert doc_commands.commands(plain) == ["one 'a\n  b'", "two \\\n  three"]
+
+
+def test_queries_are_accepted(promtool: Path, tmp_path: Path) -> None:
+    rules = [{"record": f"a{at}", "expr": text} for at, text in enumerate(blocks("promql"))]
+    assert rules
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "docs", "rules": rules}]}))
+    done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_there_are_commands() -> None:
