@@ -4,8 +4,14 @@
 
 #define PATH_SIZE 1024 /* TRACE_CGROUP_PATH_LEN of kernel/cgroup/cgroup-internal.h */
 
+#define MOST_DEEP 128
+
+/* The cgroup that is the root of what the agent sees; 0: all of the hierarchy. */
+const volatile __u64 root_id = 0;
+
 struct new_cgroup {
 	__u64 id;
+	__u64 levels; /* below root_id; 0: it is not below it */
 	char path[PATH_SIZE];
 };
 
@@ -23,6 +29,22 @@ struct {
 	__type(key, __u32);
 	__type(value, struct new_cgroup);
 } new_cgroup_record SEC(".maps");
+
+/*
+ * How many levels a cgroup is below root_id. A node that is a container sees a part of
+ * the hierarchy, and nothing tells it the path of that part.
+ */
+static __always_inline __u64 levels_below_root(struct cgroup *cgroup)
+{
+	struct cgroup_subsys_state *css = BPF_CORE_READ(cgroup, self.parent);
+
+	for (int depth = 1; depth <= MOST_DEEP && css; depth++) {
+		if (BPF_CORE_READ(css, cgroup, kn, id) == root_id)
+			return depth;
+		css = BPF_CORE_READ(css, parent);
+	}
+	return 0;
+}
 
 /*
  * Runs before the directory can be seen or entered (kernfs_activate comes after it in
@@ -43,10 +65,12 @@ int BPF_PROG(cgroup_made, struct cgroup *cgroup, const char *path)
 	if (!record)
 		return 0;
 	record->id = cgroup->kn->id;
+	record->levels = root_id ? levels_below_root(cgroup) : 0;
 	length = bpf_probe_read_kernel_str(record->path, PATH_SIZE, path);
 	if (length < 0 || length > PATH_SIZE ||
 	    /* Nobody waits for a record: the agent looks once a cycle. */
-	    bpf_ringbuf_output(&new_cgroups, record, sizeof(record->id) + length, BPF_RB_NO_WAKEUP))
+	    bpf_ringbuf_output(&new_cgroups, record, offsetof(struct new_cgroup, path) + length,
+			       BPF_RB_NO_WAKEUP))
 		new_cgroups_failed();
 	return 0;
 }

@@ -26,7 +26,7 @@ from kpod_metrics import collectors as collectors_package
 from kpod_metrics import health
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
-from kpod_metrics.cgroup.tree import find_root, path_of_root
+from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors.base import Collector, Environment, Signal
 from kpod_metrics.errors import KpodError, RefusedError, SettingError, described, is_unexpected
 from kpod_metrics.exposition.page import Renderer
@@ -730,9 +730,8 @@ def build(settings: Settings) -> Agent:
         raise RefusedError(
             f"uid {os.geteuid()} may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"
         )
-    events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root)
-    above = path_of_root(root, settings.proc_root)
-    return Agent(settings, Finder(root, naming_of(settings), kept_files(), events, above), chosen)
+    events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root, root=root)
+    return Agent(settings, Finder(root, naming_of(settings), kept_files(), events), chosen)
 
 
 def exporter_of(settings: Settings, published: Published) -> "Exporter | None":

@@ -103,6 +103,20 @@ def test_the_path_is_whole_from_a_cgroup_namespace(ours: Ours, parent: Path) -> 
         assert ours(events) == [(inside.stat().st_ino, str(inside))]
 
 
+def test_of_a_part_of_the_tree_is_told_what_is_below_it(cgroup: Callable[[str], Cgroup], cgroup_root: str) -> None:
+    """With paths from there, though nothing says where that is: a node that is a container sees no more."""
+    node, other = cgroup("own/node").path, cgroup("own/other").path
+    events = CgroupEvents(root=str(node))
+    try:
+        events.open()
+        made = [make(other / "pods"), make(node / "pods"), make(node.parent / "node2")]
+        (node / "a/b").mkdir(parents=True)
+        ids = [(node / "a").stat().st_ino, (node / "a/b").stat().st_ino]
+        assert events.take() == [(made[1][0], "pods"), (ids[0], "a"), (ids[1], "a/b")]
+    finally:
+        events.close()
+
+
 def test_other_hierarchies_are_not_told(parent: Path) -> None:
     """The directories of v1 controllers have numbers of their own."""
     v1 = Path("/sys/fs/cgroup/pids")
@@ -122,8 +136,8 @@ def test_what_a_full_ring_loses_is_counted(ours: Ours, parent: Path, cgroup_root
     """A page of records: as many as fit are told, all others counted, and there is room again after a read."""
     with watching(ring_bytes=mmap.PAGESIZE) as events:
         made = [make(parent / f"{number:04}") for number in range(200)]
-        # The kernel's 8 bytes, the id, the path with its slash and NUL, in steps of 8; one byte stays free.
-        record = 16 + (len(made[0][1]) - len(cgroup_root) + 1 + 7) // 8 * 8
+        # The kernel's 8 bytes, the id, the levels, the path with its slash and NUL, in steps of 8; one byte stays free.
+        record = 24 + (len(made[0][1]) - len(cgroup_root) + 1 + 7) // 8 * 8
         told = ours(events)
         assert len(told) == (mmap.PAGESIZE - 1) // record
         assert told == made[: len(told)]

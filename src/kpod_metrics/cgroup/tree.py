@@ -81,16 +81,9 @@ def find_root(proc_root: str = "/proc") -> str:
     raise RefusedError("no cgroup2 mount in /proc/self/mountinfo: mount one, or name it with --cgroup-root")
 
 
-def path_of_root(root: str, proc_root: str = "/proc") -> str:
-    """Return a root's path from that of the hierarchy, with a slash at the end; "" for the whole tree.
-
-    "" also where the whole tree is mounted nowhere, so that it cannot be known.
-    """
-    try:
-        mount = find_root(proc_root)
-    except RefusedError:
-        return ""
-    return f"{root.removeprefix(mount).strip('/')}/" if root.startswith(f"{mount}/") else ""
+def is_whole(root: str) -> bool:
+    """Whether a directory is the root of the hierarchy: below any other, only a part of all cgroups is seen."""
+    return os.stat(root).st_ino == 1
 
 
 class Tree:

@@ -48,14 +48,9 @@ class Naming(Protocol):
 class Finder:
     """Walks the tree, and follows the kernel's word of cgroups that are made between two walks."""
 
-    def __init__(
-        self, root: str, naming: Naming, kept_files: int = 0, events: CgroupEvents | None = None, above: str = ""
-    ) -> None:
-        """`kept_files` descriptors may be kept open; `events` tells of new cgroups where the kernel can.
-
-        `above` is the root's own path (`tree.path_of_root`): what is not below it is not looked for.
-        """
-        self.root, self._naming, self._above = root, naming, above
+    def __init__(self, root: str, naming: Naming, kept_files: int = 0, events: CgroupEvents | None = None) -> None:
+        """`kept_files` descriptors may be kept open; `events` tells of new cgroups where the kernel can."""
+        self.root, self._naming = root, naming
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
@@ -101,9 +96,7 @@ class Finder:
     def has_news(self) -> bool:
         """Whether cgroups were made since the last refresh, as far as the kernel tells."""
         if self.events is not None:
-            above = self._above
-            made = self.events.take()
-            self._made.update((id_, path.removeprefix(above)) for id_, path in made if path.startswith(above))
+            self._made.update(self.events.take())
         return bool(self._made)
 
     def refresh(self, active: frozenset[int] = frozenset()) -> Snapshot:

@@ -50,12 +50,9 @@ def test_root_is_the_mount_of_the_whole_tree(whole: str, tmp_path: Path) -> None
     assert found == whole
 
 
-def test_path_of_a_root_is_from_that_of_the_whole_tree(whole: str, tmp_path: Path) -> None:
-    escaped = whole.replace(" ", "\\040")
-    mounts = proc(tmp_path, f"32 22 0:26 / {escaped} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate")
-    assert tree.path_of_root(f"{whole}/a/b/", mounts) == "a/b/"
-    assert tree.path_of_root(whole, mounts) == tree.path_of_root(f"{whole}s/a", mounts) == ""
-    assert tree.path_of_root(f"{whole}/a", proc(tmp_path)) == ""
+def test_whole_tree_is_told_from_a_part(whole: str, tmp_path: Path) -> None:
+    assert tree.is_whole(whole)
+    assert not tree.is_whole(str(tmp_path))
 
 
 def test_mount_of_a_subtree_is_refused(tmp_path: Path) -> None:

@@ -71,13 +71,3 @@ def test_without_the_hook_the_walk_goes_on(tmp_path: Path) -> None:
     finder.open()
     assert news.closed == 1
     assert len(finder.refresh().identities) == 1
-
-
-def test_news_are_of_what_is_below_the_root_and_named_from_there(tmp_path: Path) -> None:
-    news, naming = News(), Naming()
-    finder = Finder(str(tmp_path), naming, events=cast(CgroupEvents, news), above="machine/node/")
-    news.told = [(7, "machine/other"), (8, "machine/node"), (9, "elsewhere/machine/node/x")]
-    assert not finder.has_news()
-    news.told += [(10**15, "machine/node/pods/gone")]
-    finder.refresh()
-    assert naming.passed == {10**15: "pods/gone"}
