@@ -31,7 +31,13 @@ class Line:
 
     subject: str
     ok: bool
+    """Also of what this machine does not have."""
     detail: str
+    status: str = ""
+    """`ok`, `fail`, or `n/a`: not a failure, and nothing is exported."""
+
+    def __post_init__(self) -> None:
+        self.status = self.status or ("ok" if self.ok else "fail")
 
 
 @dataclass
@@ -67,7 +73,8 @@ class Report:
     def as_text(self) -> str:
         """For a person."""
         width = max(len(line.subject) for line in self.lines)
-        body = [f"{'ok  ' if line.ok else 'FAIL'}  {line.subject:<{width}}  {line.detail}" for line in self.lines]
+        words = {"ok": "ok", "fail": "FAIL", "n/a": "n/a"}
+        body = [f"{words[line.status]:<4}  {line.subject:<{width}}  {line.detail}" for line in self.lines]
         for feature in self.features:
             said = [f"forced {feature.forced}"] * bool(feature.forced) + [feature.refusal] * (not feature.available)
             if said:
@@ -112,7 +119,9 @@ def run(settings: Settings) -> Report:
         try:
             for signal in collector.open():
                 names = ", ".join(metric.name for metric in signal.metrics)
-                add(Line(collector.name, not signal.problem, f"{signal.problem or signal.hook}: {names}"))
+                said = signal.problem or signal.absent or signal.hook
+                status = "n/a" if signal.absent and not signal.problem else ""
+                add(Line(collector.name, not signal.problem, f"{said}: {names}", status))
         except (KpodError, OSError) as error:
             add(Line(collector.name, False, str(error)))
         finally:

@@ -1,7 +1,9 @@
 """GPUs, the whole way, with real cgroups; below the agent is a stand-in for NVIDIA's library, as none is here."""
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -88,3 +90,18 @@ def test_check_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "NVIDIA's driver is loaded, but its library libnvidia-ml.so.1 is not found here: "
         "in a container NVIDIA's runtime brings it (docs/gpu.md)",
     ]
+
+
+def test_check_tells_what_fails_from_what_is_not_here(tmp_path: Path) -> None:
+    """A machine without BTF and without a GPU: the first is a failure."""
+    command: list[str | Path] = [COMMAND, "check", *SETTINGS, "--sys-root", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    lines = {line[6:].split()[0]: line for line in done.stdout.splitlines()[1:-1]}
+    assert lines["cgroup2"].startswith("ok    cgroup2 ")
+    assert lines["BTF"].startswith("FAIL  BTF ")
+    assert lines["gpu"].startswith("n/a   gpu ")
+    assert " there is no GPU: no render node, and no driver of NVIDIA's is loaded: kpod_gpu_" in lines["gpu"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, timeout=60)
+    found = {line["subject"]: (line["ok"], line["status"]) for line in json.loads(done.stdout)["lines"]}
+    assert (found["cgroup2"], found["BTF"], found["gpu"]) == ((True, "ok"), (False, "fail"), (True, "n/a"))

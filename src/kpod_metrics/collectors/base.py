@@ -61,6 +61,9 @@ class Signal:
     metrics: tuple[Metric, ...]
     hook: str
     problem: str = ""
+    """What fails."""
+    absent: str = ""
+    """What this machine does not have, which is no failure."""
 
 
 class Collector(abc.ABC):

@@ -88,7 +88,8 @@ class Gpu(FileCollector):
                 self._said = str(error)
                 signals.append(Signal(metrics, "", str(error)))
         if not signals:
-            return [Signal(metrics, "absent, there is no GPU: no render node, and no driver of NVIDIA's is loaded")]
+            absent = "there is no GPU: no render node, and no driver of NVIDIA's is loaded"
+            return [Signal(metrics, "", absent=absent)]
         if all(signal.problem for signal in signals):
             raise UnavailableError("; ".join(signal.problem for signal in signals))
         return signals

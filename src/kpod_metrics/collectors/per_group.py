@@ -71,7 +71,7 @@ class FileCollector(Collector):
         signals = super().open()
         if not self.has_controller():
             for signal in signals:
-                signal.hook = f"absent, there is no {self.controller} controller in this cgroup v2 tree"
+                signal.absent = f"there is no {self.controller} controller in this cgroup v2 tree"
         return signals
 
     def has_controller(self) -> bool:

@@ -369,13 +369,11 @@ def status(tree: Tree, capabilities: int) -> None:
 def test_signals(tree: Tree, gpus: Gpus) -> None:
     status(tree, 1 << 19)
     [signal] = Gpu(tree.environment).open()
-    assert (signal.hook, signal.problem) == (
-        "absent, there is no GPU: no render node, and no driver of NVIDIA's is loaded",
-        "",
-    )
+    absent = "there is no GPU: no render node, and no driver of NVIDIA's is loaded"
+    assert (signal.hook, signal.problem, signal.absent) == ("", "", absent)
     gpus.add("renderD129", "0000:01:00.0", "nvidia")  # of nvidia-drm: NVML tells of it
     [signal] = Gpu(tree.environment).open()
-    assert signal.hook.startswith("absent")
+    assert signal.absent.startswith("there is no GPU: ")
     gpus.add("renderD128", "0000:00:02.0", "i915")
     [signal] = Gpu(tree.environment).open()
     assert (signal.hook, signal.problem) == ("fdinfo of DRM clients, on 0000:00:02.0 (i915)", "")
@@ -394,7 +392,7 @@ def test_processes_of_another_namespace(tree: Tree, gpus: Gpus) -> None:
     (tree.root / "a").mkdir()
     (tree.root / "a/cgroup.procs").write_text("0\n0\n")
     [signal] = Gpu(tree.environment).open()
-    assert signal.hook.startswith("absent")
+    assert signal.absent.startswith("there is no GPU: ")
     gpus.add("renderD128", "0000:00:02.0", "i915")
     with pytest.raises(UnavailableError, match="the processes of other containers are not seen"):
         Gpu(tree.environment).open()
