@@ -22,7 +22,11 @@ LEAST_FILES = 64
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 1 where the machine refuses, 2 where a setting is wrong."""
     parser = _parser()
-    options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    given = _joined(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0].startswith("-") and not any(given[0] in action.option_strings for action in parser._actions):
+        # Else its value would be taken for the command.
+        parser.error(f"flags follow the command, and {settings.shown(given[0])} comes before it")
+    options = parser.parse_args(given)
     try:
         status = int(options.command(options) or 0)
         # Here, where a reader that is gone is caught: the interpreter's own flush at exit would complain.
@@ -68,6 +72,25 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse here what this parser does not know: argparse leaves it to the first one, which has other flags."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self._refuse_unknown(unknown[0])
+        return found, unknown
+
+    def _refuse_unknown(self, argument: str) -> NoReturn:
+        flag, flags = argument.partition("=")[0], [name for name in self._option_string_actions if name[:2] == "--"]
+        if argument.startswith("-"):
+            self.error(f"unknown flag {settings.shown(flag)}{settings.nearest(flag, flags)}")
+        self.error(f"unexpected argument {argument!r}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            near = settings.nearest(str(value), choices)
+            raise argparse.ArgumentError(action, f"{value!r} is not one of {', '.join(choices)}{near}")
 
 
 def _collector_names() -> list[str]:

@@ -538,6 +538,13 @@ def catalogue(collectors: Iterable[str]) -> list[Setting]:
     return settings
 
 
+_OF_A_SERVICE = re.compile(
+    rf"{ENVIRONMENT_PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)",
+    re.ASCII,
+)
+"""Variables that Kubernetes gives every container for a Service, of which the name may be `kpod` or `kpod-metrics`."""
+
+
 def load(
     flags: Mapping[str, str],
     environment: Mapping[str, str],
@@ -559,9 +566,8 @@ def load(
     for name, value in environment.items():
         if setting := variables.get(name):
             values[setting.key] = (value, name)
-        elif name.startswith(ENVIRONMENT_PREFIX) and name != "KPOD_CONFIG" and not name.startswith("KPOD_METRICS_"):
-            # KPOD_METRICS_SERVICE_HOST and its like are Kubernetes' own, for a Service of that name.
-            warnings.append(f"{name} is no setting{_nearest(name, variables)}")
+        elif name.startswith(ENVIRONMENT_PREFIX) and name != "KPOD_CONFIG" and not _OF_A_SERVICE.fullmatch(name):
+            warnings.append(f"unknown setting {shown(name)}{nearest(name, variables)}")
     for key, value in flags.items():
         values[key] = (value, known[key].flag)
     settings = Settings(collectors={name: CollectorSettings() for name in collectors})
@@ -571,9 +577,10 @@ def load(
             parsed = setting.parse(value)
         except (ValueError, TypeError):
             name = ".".join(setting.path) or key
-            shown = "its value" if setting.secret else repr(value)
+            what = "its value" if setting.secret else repr(value)
+            near = nearest(value, setting.parse.choices) if isinstance(setting.parse, _Choice) else ""
             raise SettingError(
-                f"{name}: {shown} (from {origin}) is not accepted; accepted: {setting.accepted}"
+                f"{name}: {what} (from {origin}) is not accepted; accepted: {setting.accepted}{near}"
             ) from None
         if setting.path:
             _, collector, name = setting.path
@@ -621,12 +628,16 @@ def _flatten(
             _flatten(value or {}, here, path, known, values)
         else:
             dotted = {".".join(setting.path) or setting.key: setting for setting in known.values()}
-            shown = ".".join(here)
-            raise SettingError(
-                f"{path}: {shown if shown.isprintable() else repr(shown)} is no setting{_nearest(shown, dotted)}"
-            )
+            where = ".".join(here)
+            raise SettingError(f"{path}: unknown setting {shown(where)}{nearest(where, dotted)}")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, 3, 0.6)
+def shown(name: str) -> str:
+    """Return a name from outside as it may be printed."""
+    return name if name.isprintable() else repr(name)
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Say which known names are like this one, if any."""
+    near = difflib.get_close_matches(str(name), known, 3, 0.6)
     return f" (nearest: {', '.join(near)})" if near else ""

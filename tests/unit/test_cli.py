@@ -81,7 +81,16 @@ def test_every_setting_has_its_flag(key: str) -> None:
     [
         ((), "COMMAND"),
         (("fly",), "fly"),
-        (("--unknown",), "COMMAND"),
+        (("--unknown",), "flags follow the command, and --unknown comes before it"),
+        (("--listen", ":80", "run"), "flags follow the command, and --listen comes before it"),
+        (("rnu",), "argument COMMAND: 'rnu' is not one of run, check, top, demo, metrics (nearest: run)"),
+        (("run", "--listne", ":80"), "kpod-metrics run: unknown flag --listne (nearest: --listen, --"),
+        (("check", "--listne=:80"), "kpod-metrics check: unknown flag --listne (nearest: --listen, --"),
+        (("top", "--tokenfile", "x"), "kpod-metrics top: unknown flag --tokenfile (nearest: --token-file, "),
+        (("run", "--x\ny"), r"unknown flag '--x\ny'"),
+        (("run", "now"), "unexpected argument 'now'"),
+        (("top", "--sort", "dsk"), "argument --sort: 'dsk' is not one of "),
+        (("top", "--sort", "dsk"), "(nearest: disk)"),
         (("run", "--unknown"), "--unknown"),
         (("run", "--poll-intervall", "1s"), "--poll-intervall"),
         # What is an abbreviation today is another flag tomorrow.
@@ -128,6 +137,15 @@ def test_value_that_looks_like_a_flag(
     assert one_line(capsys.readouterr().err).startswith(f"kpod-metrics: {said} is not accepted; accepted: ")
 
 
+def test_choice_that_is_nearly_one() -> None:
+    result = kpod("run", "--profile", "standrad")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert one_line(result.stderr) == (
+        "kpod-metrics: profile: 'standrad' (from --profile) is not accepted; "
+        "accepted: minimal, standard, comprehensive, custom (nearest: standard)"
+    )
+
+
 def test_wrong_variable_and_file_are_one_line(tmp_path: Path) -> None:
     result = kpod("run", KPOD_LOG_LEVEL="loud")
     assert result.returncode == 2
@@ -138,7 +156,7 @@ def test_wrong_variable_and_file_are_one_line(tmp_path: Path) -> None:
         assert (result.returncode, result.stdout) == (2, "")
         assert (
             one_line(result.stderr)
-            == f"kpod-metrics: {file}: pol_interval is no setting (nearest: poll_interval, otlp_interval)"
+            == f"kpod-metrics: {file}: unknown setting pol_interval (nearest: poll_interval, otlp_interval)"
         )
 
 

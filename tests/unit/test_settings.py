@@ -314,7 +314,8 @@ def test_wrong_value_is_one_line(key: str, value: Any, tmp_path: Path) -> None:
         name = key.replace("collectors_", "collectors.").replace("_enabled", ".enabled").replace("_int", ".int")
         name = name if key.startswith("collectors_") else key
         shown = "its value" if setting.secret else repr(value)  # a token must not get into a log
-        assert message == f"{name}: {shown} (from {origin}) is not accepted; accepted: {setting.accepted}"
+        said = f"{name}: {shown} (from {origin}) is not accepted; accepted: {setting.accepted}"
+        assert message.partition(" (nearest: ")[0] == said
         assert message.isprintable()
 
 
@@ -363,14 +364,14 @@ def test_empty_file_sets_nothing(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        ({"poll_intervall": 1}, "poll_intervall is no setting (nearest: poll_interval, otlp_interval)"),
-        ({"collectors": {"dsk": {"interval": 1}}}, "collectors.dsk is no setting"),
+        ({"poll_intervall": 1}, "unknown setting poll_intervall (nearest: poll_interval, otlp_interval)"),
+        ({"collectors": {"dsk": {"interval": 1}}}, "unknown setting collectors.dsk"),
         ({"collectors": {"disk": {"intervl": 1}}}, "(nearest: collectors.disk.interval"),
-        ({"collectors": {"disk": 1}}, "collectors.disk is no setting"),
-        ({"collectors": []}, "collectors is no setting"),
-        ({"xyzzy": 1}, "xyzzy is no setting"),
-        ({1: 1}, "1 is no setting"),
-        ({"two\nlines": 1}, "'two\\nlines' is no setting"),
+        ({"collectors": {"disk": 1}}, "unknown setting collectors.disk"),
+        ({"collectors": []}, "unknown setting collectors"),
+        ({"xyzzy": 1}, "unknown setting xyzzy"),
+        ({1: 1}, "unknown setting 1"),
+        ({"two\nlines": 1}, "unknown setting 'two\\nlines'"),
     ],
 )
 def test_unknown_key_is_one_line_with_the_nearest(tree: object, said: str, tmp_path: Path) -> None:
@@ -425,12 +426,22 @@ def test_variable_that_is_no_setting_is_warned_of() -> None:
         "KPOD_CONFIG": "x",
         "KPOD_METRICS_SERVICE_HOST": "10.0.0.1",
         "KPOD_METRICS_PORT_9090_TCP": "tcp://10.0.0.1:9090",
+        "KPOD_SERVICE_HOST": "10.0.0.1",
+        "KPOD_SERVICE_PORT": "9090",
+        "KPOD_SERVICE_PORT_HTTP_METRICS": "9090",
+        "KPOD_PORT": "tcp://10.0.0.1:9090",
+        "KPOD_PORT_9090_TCP_PROTO": "tcp",
+        "KPOD_PORT_9090_UDP_ADDR": "10.0.0.1",
+        "KPOD_METRICS_LISTEN": ":80",
+        "KPOD_LISTNE\n": ":80",
         "PATH": "/bin",
         "POLL_INTERVAL": "x",
     }
     settings, warnings = load({}, environment, None, COLLECTORS)
-    assert [warning.split(" is no setting")[0] for warning in warnings] == ["KPOD_POLL_INTERVALL", "KPOD_CONFIGURATION"]
-    assert warnings[0].startswith("KPOD_POLL_INTERVALL is no setting (nearest: KPOD_POLL_INTERVAL, ")
+    unknown = ["KPOD_POLL_INTERVALL", "KPOD_CONFIGURATION", "KPOD_METRICS_LISTEN", r"'KPOD_LISTNE\n'"]
+    assert [warning.split(" (nearest: ")[0] for warning in warnings] == [f"unknown setting {name}" for name in unknown]
+    assert warnings[0].startswith("unknown setting KPOD_POLL_INTERVALL (nearest: KPOD_POLL_INTERVAL, ")
+    assert warnings[3].startswith(r"unknown setting 'KPOD_LISTNE\n' (nearest: KPOD_LISTEN, ")
     assert settings.poll_interval == 30.0
 
 

@@ -131,7 +131,7 @@ class _Reader:
                 where = f"{key}.{name}" if key else str(name)
                 where = where if where.isprintable() else repr(where)
                 raise SettingError(
-                    f"web_config_file: {self._path!r}: {where[:100]} is no key; accepted: {', '.join(known)}"
+                    f"web_config_file: {self._path!r}: unknown key {where[:100]}; accepted: {', '.join(known)}"
                 )
         return value
 

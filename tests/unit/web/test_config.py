@@ -84,11 +84,14 @@ def tls(**given: Any) -> dict[str, Any]:
         ("- 1", "the file: a list is not accepted; accepted: keys and values"),
         (
             {"tls_server": {}},
-            "tls_server is no key; accepted: tls_server_config, http_server_config, basic_auth_users, bearer_tokens, "
+            "unknown key tls_server; accepted: tls_server_config, http_server_config, basic_auth_users, bearer_tokens, "
             "rate_limit",
         ),
         ({"tls_server_config": []}, "tls_server_config: a list is not accepted; accepted: keys and values"),
-        (tls(ciphers=[]), "tls_server_config.ciphers is no key; accepted: cert, key, client_ca, cert_file, key_file, "),
+        (
+            tls(ciphers=[]),
+            "unknown key tls_server_config.ciphers; accepted: cert, key, client_ca, cert_file, key_file, ",
+        ),
         (tls(min_version="TLS11"), "tls_server_config.min_version: 'TLS11' is not accepted; accepted: TLS12, TLS13"),
         (tls(min_version=1.2), "tls_server_config.min_version: 1.2 is not accepted; accepted: TLS12, TLS13"),
         (
@@ -143,11 +146,11 @@ def tls(**given: Any) -> dict[str, Any]:
             tls(prefer_server_cipher_suites="yes"),
             "tls_server_config.prefer_server_cipher_suites: 'yes' is not accepted; accepted: true, false",
         ),
-        ({"http_server_config": {"http3": True}}, "http_server_config.http3 is no key; accepted: http2, headers"),
+        ({"http_server_config": {"http3": True}}, "unknown key http_server_config.http3; accepted: http2, headers"),
         ({"http_server_config": {"http2": 1}}, "http_server_config.http2: 1 is not accepted; accepted: true, false"),
         (
             {"http_server_config": {"headers": {"Server": "x"}}},
-            "http_server_config.headers.Server is no key; accepted: Content-Security-Policy, X-Frame-Options, ",
+            "unknown key http_server_config.headers.Server; accepted: Content-Security-Policy, X-Frame-Options, ",
         ),
         (
             {"http_server_config": {"headers": {"X-Frame-Options": "maybe"}}},
@@ -179,7 +182,7 @@ def tls(**given: Any) -> dict[str, Any]:
         ),
         ({"rate_limit": {"interval": "1s"}}, "rate_limit.burst: 0 is not accepted; accepted: 1 to 1000000 where "),
         ({"rate_limit": {"burst": True}}, "rate_limit.burst: True is not accepted; accepted: 1 to 1000000"),
-        ({"rate_limit": {"every": 1}}, "rate_limit.every is no key; accepted: interval, burst"),
+        ({"rate_limit": {"every": 1}}, "unknown key rate_limit.every; accepted: interval, burst"),
     ],
 )
 def test_one_line_says_what_is_wrong(content: Any, said: str, tmp_path: Path) -> None:
