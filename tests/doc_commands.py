@@ -69,6 +69,12 @@ def of_page(page: Path) -> list[str]:
     return [command for block in blocks() if block.page == page and not block.language for command in commands(block)]
 
 
+def in_sentences() -> Iterator[tuple[Path, str]]:
+    """All pieces of code in sentences and tables."""
+    for page in PAGES:
+        yield from ((page, said) for said in re.findall(r"`([^`\n]+)`", FENCED.sub("", page.read_text())))
+
+
 def why_not(command: str) -> str:
     """Return why a command is not run; empty if it is."""
     return next((why for pattern, why in NOT_HERE.items() if re.match(pattern, command)), "")

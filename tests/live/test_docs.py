@@ -5,6 +5,7 @@ install. The commands of a page share one shell, as those of a reader do.
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 
 from tests.chart.helm import Chart
 from tests.conftest import REPOSITORY
-from tests.doc_commands import BESIDE, PAGES, SERVES, begins, of_page, why_not
+from tests.doc_commands import BESIDE, PAGES, SERVES, begins, in_sentences, of_page, why_not
 from tests.live.agents import eventually, free_port, get, running_agent
 
 RUN = {page: [command for command in of_page(page) if not why_not(command)] for page in PAGES}
 SERVED = [(page, command) for page in PAGES for command in RUN[page] if begins(command, SERVES)]
+SAID = sorted(
+    {said for _, said in in_sentences() if re.match(r"(\.venv/bin/)?kpod-metrics (check|metrics|run --help)", said)}
+)
 HELM = """#!/bin/sh -e
 [ "$1" != install ] || { shift; set -- template "$@"; }
 exec "$HELM" "$@"
@@ -84,6 +88,21 @@ def test_commands_do_what_the_page_says(
         timeout=100,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("command", SAID)
+def test_commands_in_sentences_end_well(command: str, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    # What `check` finds is this machine's; that it says so is what the pages promise.
+    assert done.returncode == 0 or (" check" in command and "\nFAIL" in done.stdout), done.stderr
 
 
 @pytest.mark.parametrize(("page", "command"), SERVED, ids=[f"{page.name}: {command}" for page, command in SERVED])
