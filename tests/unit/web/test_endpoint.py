@@ -235,6 +235,28 @@ def test_http_1_0(usual: Target) -> None:
     assert received.endswith(b"\r\n\r\npage\n")
 
 
+def test_http_1_0_connection_ends_though_it_was_to_be_kept(usual: Target) -> None:
+    received = usual.exchange(b"GET /metrics HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert statuses(received) == [200]
+    assert b"connection: close\r\n" in received.lower()
+
+
+@pytest.mark.parametrize("asked", [SCRAPE, LAST, SCRAPE * 3, b"GET /metrics HTTP/1.0\r\n\r\n"])
+def test_client_that_has_ended_what_it_sends_is_answered(asked: bytes, usual: Target) -> None:
+    with usual.connect() as client:
+        client.sendall(asked)
+        client.shutdown(socket.SHUT_WR)
+        assert statuses(rest(client)) == [200] * asked.count(b"GET")
+    usual.settled()
+
+
+def test_body_that_waits_to_be_let_is_refused_unsent(usual: Target) -> None:
+    with usual.connect() as client:
+        client.sendall(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+        assert statuses(rest(client)) == [413]
+    usual.settled(size=1)
+
+
 def test_pipelined_requests_are_answered_in_turn(usual: Target) -> None:
     """Also 1,000 of them, of which the client reads nothing before it has sent all."""
     requests = [b"/metrics" if number % 3 else b"/x" for number in range(1000)]

@@ -59,13 +59,15 @@ class Place:
         new.rename(self.file)
 
     @contextmanager
-    def served(self, content: Any, limits: Limits | None = None) -> Iterator["Place"]:
+    def served(self, content: Any, limits: Limits | None = None, body: bytes = b"page\n") -> Iterator["Place"]:
         self.write(content)
 
         async def answer(method: str, path: str, headers: Mapping[str, str]) -> Answer:
-            return Answer(200, PLAIN, b"page\n")
+            return Answer(200, PLAIN, body)
 
         with bind(("127.0.0.1", 0)) as listener:
+            if len(body) > 1000:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)  # an accepted socket has the same
             self.address = listener.getsockname()
             guard = Guard(str(self.file), self.counts)
             limited = frozenset({"/metrics"})
@@ -390,6 +392,27 @@ def test_handshake_that_does_not_come(place: Place, keys: Keys) -> None:
         for client in silent:
             assert client.recv(1) == b""
             client.close()
+
+
+def test_end_of_an_answer_that_is_taken_slowly_by_tls(
+    place: Place, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is in the endpoint's own buffers when it closes has the time of any other part of an answer."""
+    body = b"x" * 120_000
+    with place.served({"tls_server_config": keys.pair}, body=body), socket.socket() as plain:
+        plain.settimeout(20)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        plain.connect(place.address)
+        with keys.trusting().wrap_socket(plain, server_hostname="127.0.0.1") as client:
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            time.sleep(1.5)
+            received = b""
+            while part := client.recv(1 << 16):
+                received += part
+        assert received.endswith(b"\r\n\r\n" + body)
+        eventually(lambda: not place.counts.connections)
+        assert place.refused() == {}
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_thousand_idle_clients_by_tls(place: Place, keys: Keys) -> None:
