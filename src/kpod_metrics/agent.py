@@ -250,6 +250,8 @@ class Agent:
         self._crew = _Crew()
         self._stop = threading.Event()
         self._active: set[int] = set()
+        self._outside: set[int] = set()
+        """Of the last cycle's cgroups with events, those that are known to be outside of the root."""
         self._expired_at = 0
         """The resolver's `changes` when all that is gone was last dropped."""
         self._reported: Snapshot | None = None
@@ -411,9 +413,10 @@ class Agent:
         # One without processes now had some, if it has events.
         idle = {id_ for id_ in active - snapshot.reported.keys() - self._active if id_ in snapshot.identities}
         # A cgroup made after this cycle's walk may have events already.
-        if idle or not all(map(self._resolver.knows, active)):
+        if idle or not all(map(self._resolver.knows, active - self._outside)):
             self._active |= idle
             self._discover()
+        self._outside = {id_ for id_ in active if not self._resolver.knows(id_) and self.source.is_outside(id_)}
         self._report()
         for result in results:
             self._merge(result)
@@ -558,7 +561,10 @@ class Agent:
         if self._is_pending(row.owner):
             state.hold(row)
         else:
-            state.unattributed[self._resolver.reason(row.owner)] += _events(row)
+            reason = self._resolver.reason(row.owner)
+            if reason == UNRESOLVED and self.source.is_outside(row.owner):
+                reason = HOST
+            state.unattributed[reason] += _events(row)
 
     def _is_pending(self, owner: int) -> bool:
         """Whether it may still be told whose a cgroup is."""

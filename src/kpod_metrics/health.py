@@ -96,8 +96,8 @@ SKIPPED = _agent(
 UNATTRIBUTED = _agent(
     _counter(
         "kpod_unattributed_events_total",
-        "Events of cgroups that are no pod's: host (kernel threads, kubelet, sshd), filtered (pods that settings "
-        "leave out), or unresolved, which alerts.",
+        "Events of cgroups that are no pod's: host (kernel threads, kubelet, sshd; in a node that is a container, all "
+        "outside of it), filtered (pods that settings leave out), or unresolved, which alerts.",
         advice=("Reason unresolved grows: KpodUnresolvedEvents. host and filtered are as they should be."),
     ),
     labels=(_COLLECTOR, Label("reason", ("host", "filtered", "unresolved"))),

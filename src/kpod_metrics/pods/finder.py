@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kpod_metrics.cgroup.events import CgroupEvents
-from kpod_metrics.cgroup.tree import Directory, Tree
+from kpod_metrics.cgroup.tree import Directory, Tree, is_whole
 from kpod_metrics.errors import UnavailableError, described
 from kpod_metrics.pods.model import Snapshot
+
+CAPACITY = 10_000
+"""Cgroups below the root that are gone and remembered, where the root is a part of the hierarchy."""
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,16 @@ class Finder:
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
+        self._hears = False
+        """Whether the kernel tells of new cgroups."""
+        self._part: bool | None = None
+        """Whether the root is a part of the hierarchy; not known before the first look."""
+        self._newest = 0
+        """The newest cgroup of the first look, where the root is a part: the kernel numbers them in their order."""
+        self._below: dict[int, None] = {}
+        """Where the root is a part: all that were ever seen below it, the last that were there at the end."""
+        self.forgotten = 0
+        """How many of these had to go."""
         self._relists = 0
         self.error = ""
         """Why the last refresh failed; empty where it worked."""
@@ -85,6 +98,7 @@ class Finder:
         if self.events is not None:
             try:
                 self.events.open()
+                self._hears = True
             except UnavailableError as error:
                 self.events.close()
                 log.warning("cgroups that come and go between two cycles are not seen: %s", error)
@@ -123,6 +137,11 @@ class Finder:
         # First what was made, then what is there: nothing falls between the two.
         self.has_news()
         directories = self._tree.walk()
+        if self._part is None:
+            self._part = not is_whole(self.root)
+            self._newest = max(directory.id for directory in directories)
+        if self._part:
+            self._remember([*self._made, *(directory.id for directory in directories)], len(directories))
         passed = self._made
         if passed:
             passed = dict(passed)
@@ -131,6 +150,27 @@ class Finder:
         found = self._naming.snapshot(self.root, directories, passed, active)
         self._made = {}
         return found
+
+    def _remember(self, ids: Sequence[int], there: int) -> None:
+        for id_ in ids:
+            self._below.pop(id_, None)
+            self._below[id_] = None
+        while len(self._below) > there + CAPACITY:
+            del self._below[next(iter(self._below))]
+            self.forgotten += 1
+
+    def is_outside(self, cgroup: int) -> bool:
+        """Whether a cgroup lies outside of the root: it was never seen or told below it.
+
+        To be asked after a refresh that followed its events. Where the kernel does not tell of new cgroups, one that is
+        newer than the first look may have come and gone below the root: it is not said to be outside.
+        """
+        return bool(
+            self._part
+            and cgroup not in self._below
+            and cgroup not in self._made
+            and (self._hears or cgroup <= self._newest)
+        )
 
     def problem(self) -> str:
         """What does not work, one line; empty while it works."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import pytest
+
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import Directory
 from kpod_metrics.errors import UnavailableError
@@ -71,3 +73,51 @@ def test_without_the_hook_the_walk_goes_on(tmp_path: Path) -> None:
     finder.open()
     assert news.closed == 1
     assert len(finder.refresh().identities) == 1
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_below_a_part_of_the_hierarchy_what_was_never_seen_is_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hears: bool
+) -> None:
+    """Not what was there once, nor what the kernel told of; without its word, no one that may be younger."""
+    monkeypatch.setattr("kpod_metrics.pods.finder.CAPACITY", 2)
+    news = News(refused=not hears)
+    finder = Finder(str(tmp_path), Naming(), events=cast(CgroupEvents, news))
+    finder.open()
+    ids = {}
+    for name in ("", "stays", "goes"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "cgroup.procs").touch()
+        ids[name] = (tmp_path / name).stat().st_ino
+    old, young = 1, 10**15
+    assert not finder.is_outside(old)  # nothing is known yet
+    finder.refresh()
+    assert finder.is_outside(old)
+    assert finder.is_outside(young) is hears
+    (tmp_path / "goes/cgroup.procs").unlink()
+    (tmp_path / "goes").rmdir()
+    if hears:
+        news.told = [(young, "passed")]
+        assert finder.has_news()
+        assert not finder.is_outside(young)
+    for _ in range(2):
+        finder.refresh()
+        assert not any(map(finder.is_outside, ids.values()))
+        assert not finder.is_outside(young)
+        assert finder.is_outside(old)
+    assert finder.forgotten == 0
+    if hears:
+        news.told = [(young + 1, "another")]
+        finder.refresh()
+        assert finder.forgotten == 1
+        assert finder.is_outside(ids["goes"])
+        assert not finder.is_outside(young + 1)
+
+
+def test_of_the_whole_hierarchy_nothing_is_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpod_metrics.pods.finder.is_whole", lambda root: True)
+    (tmp_path / "cgroup.procs").touch()
+    finder = Finder(str(tmp_path), Naming(), events=cast(CgroupEvents, News()))
+    finder.open()
+    finder.refresh()
+    assert not finder.is_outside(1)
