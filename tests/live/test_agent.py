@@ -296,4 +296,5 @@ def test_port_in_use_is_one_line() -> None:
             [COMMAND, "run", "--listen", address], capture_output=True, text=True, check=False, timeout=20
         )
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f"kpod-metrics: cannot listen on {address}: Address already in use\n"
+    why = "Address already in use; --listen HOST:PORT sets another address"
+    assert result.stderr == f"kpod-metrics: cannot listen on {address}: {why}\n"

@@ -153,7 +153,8 @@ def test_what_is_refused_is_refused_before_anything_starts(cgroup_root: str) -> 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         said = refused(1, *DEMO, "--listen", listen)
-        assert said == f"kpod-metrics: cannot listen on {listen}: Address already in use"
+        why = "Address already in use; --listen HOST:PORT sets another address"
+        assert said == f"kpod-metrics: cannot listen on {listen}: {why}"
     assert "poll_interval: 'soon'" in refused(2, *DEMO, "--poll-interval", "soon")
     assert "--duration" in refused(2, *DEMO, "--duration", "0")
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *DEMO, "--listen", "127.0.0.1:0")
