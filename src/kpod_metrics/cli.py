@@ -220,6 +220,9 @@ def _log(loaded: settings.Settings) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=loaded.log_level.upper(), handlers=[handler], force=True)
+    # A line for each request at INFO, and headers with tokens at DEBUG: what matters of a request is logged here.
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -229,6 +229,7 @@ def test_web_configuration(chart: Chart) -> None:
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"metrics": 9090, "probes": 9091}
     for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": "probes"}
+    assert container["readinessProbe"]["initialDelaySeconds"] == 5, "asked once the first cycle is over"
     [endpoint] = rendered.one("ServiceMonitor")["spec"]["endpoints"]
     assert (endpoint["scheme"], endpoint["port"]) == ("https", "metrics")
     assert endpoint["tlsConfig"]["serverName"] == "kpod-metrics"

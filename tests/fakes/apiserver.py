@@ -32,6 +32,7 @@ class Request(NamedTuple):
     path: str
     query: dict[str, str]
     authorization: str
+    user_agent: str = ""
 
     @property
     def kind(self) -> str:
@@ -422,7 +423,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         parts = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        request = Request(parts.path, query, self.headers.get("Authorization", ""))
+        request = Request(parts.path, query, self.headers.get("Authorization", ""), self.headers.get("User-Agent", ""))
         with api._changed:
             api.requests.append(request)
         if api.tokens and request.authorization.removeprefix("Bearer ") not in api.tokens:

@@ -13,8 +13,10 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.metrics import Profile
 from kpod_metrics.reference import as_markdown, declared, profile_series
 from kpod_metrics.settings import catalogue
+from tests.fakes.apiserver import ApiServer
 from tests.forced import variables
 from tests.unit.imports import imported_by_an_agent
+from tests.unit.pods.conftest import kubeconfig
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
 COMMANDS = ("run", "check", "top", "demo", "metrics")
@@ -222,3 +224,16 @@ def test_reader_that_has_seen_enough_is_no_error() -> None:
 def test_the_agent_imports_neither_top_nor_demo(tmp_path: Path) -> None:
     others = ("kpod_metrics.top", "kpod_metrics.demo", "curses")
     assert imported_by_an_agent(tmp_path, "kpod_metrics.server", *others) == ""
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_requests_of_the_http_library_are_not_logged(tmp_path: Path, level: str) -> None:
+    """A line for each at INFO, and headers at DEBUG."""
+    with ApiServer() as server:
+        file = kubeconfig(tmp_path / "kubeconfig", server.url)
+        source = ("--discovery", "kubernetes", "--kubeconfig", file, "--node-name", "node-1")
+        result = kpod("check", *source, "--profile", "custom", "--log-level", level)
+        assert "kubernetes: 0 on node-1" in result.stdout
+        lines = [line.split(" ", 2)[2] for line in result.stderr.splitlines()]
+        assert lines == ["INFO source of pods: kubernetes works"]
+        assert server.asked("list")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import httpx2
 from isal import isal_zlib
 
-from kpod_metrics import __version__
+from kpod_metrics import USER_AGENT
 from kpod_metrics.exposition.page import Page
 from kpod_metrics.exposition.pages import GZIP
 from kpod_metrics.otlp.encode import Encoder, Request, refusal, rejected
@@ -68,7 +68,7 @@ class Exporter:
         self._most = queue_bytes
         self._backoff = backoff or Backoff()
         headers = {
-            "user-agent": f"kpod-metrics/{__version__}",
+            "user-agent": USER_AGENT,
             **dict(settings.otlp_headers),
             "content-type": "application/x-protobuf",
             "accept-encoding": "identity",

@@ -8,17 +8,20 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import httpx2
 import msgspec
 import yaml
-from lightkube.config.client_adapter import ConnectionParams
+from lightkube.config.client_adapter import ConnectionParams, ExecAuth
 from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, SERVICE_ACCOUNT, KubeConfig, SingleConfig
 from lightkube.config.models import Cluster, User
 from lightkube.core.exceptions import ConfigError
 
+from kpod_metrics import USER_AGENT
 from kpod_metrics.errors import RefusedError, SettingError
 from kpod_metrics.pods import api
+from kpod_metrics.pods.plugin import Exec, PluginAuth, section
 from kpod_metrics.pods.source import RequestError, SilenceError
 from kpod_metrics.settings import Settings
 
@@ -81,6 +84,8 @@ class Client:
     def abort(self) -> None:
         """From any thread: end the answer that another thread reads, and every later one."""
         self._aborted = True
+        if isinstance(self._http.auth, PluginAuth):
+            self._http.auth.abort()
         if stream := self._socket:
             with suppress(OSError):
                 # Not SSLSocket's own: that would take the TLS state from under the reader.
@@ -142,12 +147,22 @@ def find_config(kubeconfig: str, account: str = SERVICE_ACCOUNT) -> SingleConfig
         )
     file = file or default
     try:
-        return _selected(KubeConfig.from_file(file))
+        return _from_file(Path(file).expanduser())
     except (ConfigError, OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
         reason = _line(error) if not isinstance(error, KeyError) else f"it has no {error}"
     except msgspec.MsgspecError as error:
         reason = _line(error)
     raise SettingError(f"kubeconfig: {file!r} cannot be used: {reason}; accepted: a kubeconfig file")
+
+
+def _from_file(file: Path) -> SingleConfig:
+    if not file.is_file():
+        raise ConfigError("it is not there, or no file")
+    tree = yaml.safe_load(file.read_bytes())
+    config = _selected(KubeConfig.from_dict(tree, file))
+    if config.user and config.user.exec:
+        config.user.exec = section(tree, config.context.user or "", config.context.cluster, file.absolute().parent)
+    return config
 
 
 def _selected(config: KubeConfig) -> SingleConfig:
@@ -185,6 +200,12 @@ def to_kubelet(settings: Settings, account: str = SERVICE_ACCOUNT) -> Client:
 def _client(config: SingleConfig, parameters: ConnectionParams, pinned: bool = False) -> Client:
     try:
         arguments = parameters.httpx_params(config)
+        if isinstance(arguments["auth"], ExecAuth):
+            assert config.user is not None
+            assert isinstance(config.user.exec, Exec)
+            arguments["auth"] = PluginAuth(config.user.exec, arguments["verify"])
+            # A client certificate is its connection's for ever.
+            arguments["limits"] = httpx2.Limits(max_keepalive_connections=0)
     except (ConfigError, OSError, ValueError) as error:
         raise RefusedError(f"{config.cluster.server}: credentials or CA cannot be used: {_line(error)}") from None
     if pinned:
@@ -193,4 +214,4 @@ def _client(config: SingleConfig, parameters: ConnectionParams, pinned: bool = F
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return Client(httpx2.Client(**arguments), config.cluster.server)
+    return Client(httpx2.Client(headers={"user-agent": USER_AGENT}, **arguments), config.cluster.server)

@@ -1,8 +1,8 @@
 """Pods by polling the node's own kubelet: no load on the API server, for clusters where that is what counts."""
 
 import random
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from kpod_metrics.pods import api
 from kpod_metrics.pods.backoff import Backoff
@@ -30,6 +30,10 @@ class KubeletSource(Source):
         "the right to read a kubelet's pods is missing (a ClusterRole with verb get on resource nodes/pods, which "
         "kubelets know from 1.33 on; on older ones nodes/proxy, which is much more)"
     )
+    reasons: ClassVar[Mapping[int, str]] = {
+        **Source.reasons,
+        401: "the token is not valid, or the API server is down: the kubelet asks it whose the token is",
+    }
 
     def __init__(
         self,

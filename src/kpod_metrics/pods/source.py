@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import msgspec
 
@@ -67,7 +67,7 @@ class Source:
     name = ""
     right = ""
     """The right that is missing if a 403 comes again and again."""
-    reasons: Mapping[int, str] = MappingProxyType(
+    reasons: ClassVar[Mapping[int, str]] = MappingProxyType(
         {403: "a server that has just started refuses everything for a while"}
     )
     """What else an HTTP status can mean."""

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx2
 
+from kpod_metrics import USER_AGENT
 from kpod_metrics import agent as agents
 from kpod_metrics.errors import SettingError
 from kpod_metrics.exposition.protobuf import PROTOBUF
@@ -65,7 +66,7 @@ class Endpoint:
         """Raises SettingError for a URL or a file that cannot be used."""
         self.name, self._url, basic = _parsed(url)
         self._access = access
-        headers = {"accept": PROTOBUF, "accept-encoding": "identity", "user-agent": "kpod-metrics top"}
+        headers = {"accept": PROTOBUF, "accept-encoding": "identity", "user-agent": USER_AGENT}
         self._http = httpx2.Client(
             headers=headers,
             auth=basic,

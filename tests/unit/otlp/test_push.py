@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
+from kpod_metrics import USER_AGENT
 from kpod_metrics.agent import exporter_of
 from kpod_metrics.errors import SettingError
 from kpod_metrics.exposition.page import Page, Renderer
@@ -101,6 +102,7 @@ def test_pages_arrive_in_order(receiver: Receiver, pages: Pages, push: Push) -> 
         assert taken.path == "/v1/metrics"
         assert taken.headers["authorization"] == "Bearer t1"
         assert taken.headers["x-scope"] == "a b"
+        assert taken.headers["user-agent"] == USER_AGENT
         assert taken.headers["content-encoding"] == "gzip"
         [value] = {point.point.as_int for point in points_of(taken.request)}
         values.append(value)

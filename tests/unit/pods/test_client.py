@@ -2,11 +2,13 @@
 
 import base64
 import gc
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kpod_metrics import USER_AGENT
 from kpod_metrics.errors import KpodError, RefusedError, SettingError
 from kpod_metrics.pods.client import find_config, to_kubelet, to_server
 from kpod_metrics.pods.source import RequestError
@@ -126,26 +128,6 @@ def test_server_that_another_ca_signed(tmp_path: Path, certificates: Certificate
         client.close()
 
 
-def test_credential_plugin(tmp_path: Path, server: ApiServer) -> None:
-    """Asked again when what it gave is refused."""
-    script = tmp_path / "plugin"
-    script.write_text(f'#!/bin/sh\nprintf \'{{"status": {{"token": "%s"}}}}\' "$(cat {tmp_path}/secret)"\n')
-    script.chmod(0o755)
-    (tmp_path / "secret").write_text("s1")
-    plugin = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": str(script)}
-    client = to_server(Settings(kubeconfig=kubeconfig(tmp_path / "k", server.url, {"exec": plugin})))
-    for secret in ("s1", "s2"):
-        (tmp_path / "secret").write_text(secret)
-        server.tokens = {secret}
-        assert b'"PodList"' in client.get("/api/v1/pods", {}, 5.0)
-    script.write_text("#!/bin/sh\necho no >&2\nexit 3\n")
-    server.tokens = {"s3"}
-    with pytest.raises(RequestError, match="returned 3: no"):
-        client.get("/api/v1/pods", {}, 5.0)
-    assert client.requests == 4
-    client.close()
-
-
 def test_refusal_in_plain_text(server: ApiServer, tmp_path: Path) -> None:
     client = to_server(Settings(kubeconfig=kubeconfig(tmp_path / "k", server.url)))
     with pytest.raises(RequestError, match="/nothing: 404: the server could not find") as caught:
@@ -222,6 +204,14 @@ def test_kubelet_is_the_node_by_name(tmp_path: Path) -> None:
         client = to_kubelet(settings)
         assert client.where == expected
         client.close()
+
+
+def test_what_a_client_says_of_itself(server: ApiServer, tmp_path: Path) -> None:
+    client = to_server(Settings(kubeconfig=kubeconfig(tmp_path / "k", server.url)))
+    client.get("/api/v1/pods", {}, 5.0)
+    client.close()
+    assert server.requests[0].user_agent == USER_AGENT
+    assert re.fullmatch(r"kpod-metrics/\d+\.\d+\.\d+ \(linux; \w+\)", USER_AGENT)
 
 
 def test_without_kubernetes_its_client_is_not_imported(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_pod_that_one_list_lacks_is_not_deleted(server: ApiServer, connect: Call
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (401, "/pods: 401: Unauthorized"),
+        (401, "/pods: 401: Unauthorized; the token is not valid, or the API server is down: the kubelet asks it whose"),
         (403, "verb get on resource nodes/pods, which kubelets know from 1.33 on; on older ones nodes/proxy"),
         (500, "/pods: 500: "),
     ],

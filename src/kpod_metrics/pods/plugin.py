@@ -1,0 +1,243 @@
+"""Credentials from a kubeconfig's exec plugin: `client.authentication.k8s.io` v1 and v1beta1.
+
+lightkube runs plugins of v1beta1 only, tells them nothing, and waits for ever. Of an ExecCredential this takes the
+token and the client certificate, and runs the plugin again shortly before they expire, and once after a 401.
+"""
+
+import base64
+import json
+import os
+import selectors
+import shutil
+import signal
+import ssl
+import subprocess
+import time
+from collections.abc import Generator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+from lightkube.config.models import UserExec
+from lightkube.core.exceptions import ConfigError
+
+GROUP = "client.authentication.k8s.io"
+VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
+MODES = ("", "Never", "IfAvailable")
+"""Of interactiveMode: there is no terminal."""
+PATIENCE = 30.0
+"""Seconds that a plugin may take."""
+MOST_BYTES = 1 << 20
+"""Of what it prints."""
+EARLY = 30.0
+"""Seconds before its end at which a credential is replaced."""
+_SHOWN = 300
+"""Characters of a plugin's words in a message."""
+
+
+class Exec(UserExec, omit_defaults=True):
+    """The section `exec` of a kubeconfig's user."""
+
+    interactiveMode: str = ""  # noqa: N815 - the API's name
+    provideClusterInfo: bool = False  # noqa: N815
+    folder: str = "."
+    """The kubeconfig's, which a command's relative path begins at."""
+    cluster: dict[str, Any] | None = None
+    """What the plugin is told of the cluster."""
+
+
+class _Status(msgspec.Struct, rename="camel"):
+    token: str = ""
+    client_certificate_data: str = ""
+    client_key_data: str = ""
+    expiration_timestamp: datetime | None = None
+
+
+class _Credential(msgspec.Struct, rename="camel"):
+    kind: str = ""
+    api_version: str = ""
+    status: _Status | None = None
+
+
+def section(tree: Mapping[str, Any], user: str, cluster: str, folder: Path) -> Exec:
+    """Read the section of a user who has one; raises ConfigError, ValueError or what reading YAML may."""
+    found = next(one["user"]["exec"] for one in tree["users"] if one["name"] == user)
+    known = {key: value for key, value in found.items() if key not in ("folder", "cluster")}
+    read = msgspec.convert(known, Exec)
+    if read.apiVersion not in VERSIONS:
+        raise ConfigError(f"exec: apiVersion is {read.apiVersion!r}; accepted: {', '.join(VERSIONS)}")
+    if read.interactiveMode not in MODES:
+        raise ConfigError(
+            f"exec: interactiveMode is {read.interactiveMode!r}, and there is no terminal; accepted: Never, IfAvailable"
+        )
+    read.folder = str(folder)
+    if read.provideClusterInfo:
+        whole = next(one["cluster"] for one in tree["clusters"] if one["name"] == cluster)
+        read.cluster = _told(whole, folder)
+    return read
+
+
+def _told(cluster: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what a plugin is told of a cluster: its CA as data, and what the kubeconfig has for plugins."""
+    names = ("server", "tls-server-name", "insecure-skip-tls-verify", "certificate-authority-data", "proxy-url")
+    told = {name: cluster[name] for name in names if name in cluster}
+    if path := cluster.get("certificate-authority"):
+        told["certificate-authority-data"] = base64.b64encode((folder / path).read_bytes()).decode()
+    for extension in cluster.get("extensions") or ():
+        if extension["name"] == f"{GROUP}/exec":
+            told["config"] = extension["extension"]
+    return told
+
+
+class PluginAuth(httpx2.Auth):
+    """Has each request authorized; of one thread, but for `abort`."""
+
+    def __init__(self, plugin: Exec, context: ssl.SSLContext) -> None:
+        """A client certificate is loaded into `context`: every request needs a connection of its own."""
+        self._plugin, self._context = plugin, context
+        self._status: _Status | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._aborted = False
+
+    def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """Authorize a request; one that is refused is sent again with a new credential, unless this one is new."""
+        status, is_new = self._status, False
+        if status is None or _ends_soon(status):
+            status, is_new = self._renew(), True
+        response = yield _authorized(request, status)
+        if response.status_code == 401 and not is_new:
+            yield _authorized(request, self._renew())
+
+    def abort(self) -> None:
+        """From any thread: end a plugin that runs."""
+        self._aborted = True
+        if process := self._process:
+            _kill(process)
+
+    def _renew(self) -> _Status:
+        self._status = status = self._ask()
+        if status.client_certificate_data:
+            _load(self._context, status)
+        return status
+
+    def _ask(self) -> _Status:
+        plugin = self._plugin
+        name = f"credential plugin {_shown(plugin.command)}"
+        spec = {"interactive": False} | ({"cluster": plugin.cluster} if plugin.cluster is not None else {})
+        info = {"kind": "ExecCredential", "apiVersion": plugin.apiVersion, "spec": spec}
+        environment = os.environ | {one.name: one.value for one in plugin.env or ()}
+        environment["KUBERNETES_EXEC_INFO"] = json.dumps(info)
+        command = plugin.command
+        if "/" in command:
+            command = os.path.join(plugin.folder, command)
+        path = shutil.which(command, path=environment.get("PATH"))
+        if path is None:
+            hint = f": {_shown(plugin.installHint)}" if plugin.installHint else ""
+            raise ConfigError(f"{name} is not there, or cannot be executed{hint}")
+        try:
+            printed = self._run(name, [path, *(plugin.args or ())], environment)
+        except OSError as error:
+            raise ConfigError(f"{name} cannot be run: {error.strerror}") from None
+        return _read(name, printed, plugin.apiVersion)
+
+    def _run(self, name: str, command: list[str], environment: Mapping[str, str]) -> bytes:
+        """Run a plugin in a process group of its own, which is gone in the end; return what it prints."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+        ) as process:
+            self._process = process
+            try:
+                if self._aborted:
+                    raise ConfigError(f"{name} was ended")
+                output, errors = _printed(name, process)
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                raise ConfigError(f"{name} did not end within {PATIENCE:g} s") from None
+            finally:
+                self._process = None
+                _kill(process)
+        if process.returncode:
+            ended = f"was ended by signal {-process.returncode}" if process.returncode < 0 else None
+            lines = errors.decode(errors="backslashreplace").strip().splitlines()
+            last = f": {_shown(lines[-1])}" if lines else ""
+            raise ConfigError(f"{name} {ended or f'returned {process.returncode}'}{last}")
+        return output
+
+
+def _printed(name: str, process: "subprocess.Popen[bytes]") -> tuple[bytes, bytes]:
+    """Return what a process prints until both its outputs are closed; of the errors, the end."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    end = time.monotonic() + PATIENCE
+    output, errors = bytearray(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        for stream, kept in ((process.stdout, output), (process.stderr, errors)):
+            selector.register(stream, selectors.EVENT_READ, kept)
+        while selector.get_map():
+            ready = selector.select(max(0.0, end - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, PATIENCE)
+            for key, _ in ready:
+                data = os.read(key.fd, 65536)
+                if not data:
+                    selector.unregister(key.fileobj)
+                key.data.extend(data)
+            if len(output) > MOST_BYTES:
+                raise ConfigError(f"{name} printed more than {MOST_BYTES} bytes")
+            del errors[:-65536]
+    return bytes(output), bytes(errors)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and what it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read(name: str, printed: bytes, version: str) -> _Status:
+    try:
+        credential = msgspec.json.decode(printed, type=_Credential)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} printed no ExecCredential: {_shown(str(error))}") from None
+    if (credential.kind, credential.api_version) != ("ExecCredential", version):
+        was = f"kind {_shown(credential.kind)}, apiVersion {_shown(credential.api_version)}"
+        raise ConfigError(f"{name} printed {was}; accepted: kind ExecCredential, apiVersion {version}")
+    status = credential.status
+    if status is None or not (status.token or status.client_certificate_data):
+        raise ConfigError(f"{name} printed neither a token nor a client certificate")
+    if bool(status.client_certificate_data) != bool(status.client_key_data):
+        raise ConfigError(f"{name} printed a client certificate without its key, or a key without its certificate")
+    if not (status.token.isascii() and status.token.isprintable()):
+        raise ConfigError(f"{name} printed a token with characters that no header can have")
+    return status
+
+
+def _ends_soon(status: _Status) -> bool:
+    end = status.expiration_timestamp
+    return end is not None and end.timestamp() - time.time() < EARLY
+
+
+def _authorized(request: httpx2.Request, status: _Status) -> httpx2.Request:
+    if status.token:
+        request.headers["Authorization"] = f"Bearer {status.token}"
+    return request
+
+
+def _load(context: ssl.SSLContext, status: _Status) -> None:
+    """Load a client certificate; OpenSSL takes files only: one in memory."""
+    with os.fdopen(os.memfd_create("client certificate"), "wb") as file:
+        file.write(f"{status.client_certificate_data}\n{status.client_key_data}\n".encode())
+        file.flush()
+        try:
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=lambda: "")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the plugin's client certificate cannot be used: {_shown(str(error))}") from None
+
+
+def _shown(text: str) -> str:
+    """Return words from outside, safe to print."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text.strip()[:_SHOWN])
