@@ -460,4 +460,4 @@ def test_a_wrong_name_is_one_line_and_status_2() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("kpod-metrics: syscalls: 'reed' is no syscall of Linux (nearest: read")
+    assert line.startswith("kpod-metrics: syscalls: unknown syscall 'reed' (nearest: read")

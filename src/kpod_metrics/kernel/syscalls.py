@@ -115,7 +115,7 @@ def check(names: Sequence[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), 3, 0.6)
             raise SettingError(
-                f"syscalls: {name!r} is no syscall of Linux"
+                f"syscalls: unknown syscall {name!r}"
                 + (f" (nearest: {', '.join(near)})" if near else "")
                 + "; accepted: names as in the manual's section 2, like read,openat,futex"
             )
@@ -139,8 +139,8 @@ def track(names: Iterable[str], machine: str) -> Tracked:
         if number is None and instead in native and instead not in wanted:
             number = native[instead]
         if number is None:
-            where = f"is no syscall of {machine}" + (f", which has {instead}" if instead in native else "")
-            remarks.append(f"syscalls: {name} {where}: not counted")
+            where = machine + (f", which has {instead}" if instead in native else "")
+            remarks.append(f"syscalls: {name} does not exist on {where}: not counted")
         elif name in _NEVER_RETURN:
             remarks.append(f"syscalls: {name} never returns: not counted")
         else:

@@ -106,7 +106,7 @@ class Guard:
         self._counts.config_valid = not self._fault
         if self._fault:
             if self._fault != before:
-                log.error("%s; nobody is answered until it is right", self._fault)
+                log.error("%s; all requests are refused until it is corrected", self._fault)
             return False
         self._rate.change(self._config.rate_interval, self._config.rate_burst)
         log.info("web configuration %s was read again", self._path)

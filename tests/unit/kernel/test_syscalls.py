@@ -95,8 +95,8 @@ def test_a_name_of_another_architecture_is_said_and_left_out() -> None:
     tracked = syscalls.track(("read", "open", "socketcall", "write"), ARM)
     assert tracked.names == ("read", "write")
     assert tracked.remarks == (
-        "syscalls: open is no syscall of aarch64: not counted",
-        "syscalls: socketcall is no syscall of aarch64: not counted",
+        "syscalls: open does not exist on aarch64: not counted",
+        "syscalls: socketcall does not exist on aarch64: not counted",
     )
     native, compat = entries(tracked.begins)
     assert native == {63: 1, 64: 2}
@@ -106,7 +106,7 @@ def test_a_name_of_another_architecture_is_said_and_left_out() -> None:
 def test_what_is_tracked_by_its_own_name_is_nothing_elses() -> None:
     tracked = syscalls.track(("epoll_wait", "epoll_pwait", "poll", "select"), ARM)
     assert tracked.names == ("epoll_pwait", "poll", "select")
-    assert tracked.remarks == ("syscalls: epoll_wait is no syscall of aarch64, which has epoll_pwait: not counted",)
+    assert tracked.remarks == ("syscalls: epoll_wait does not exist on aarch64, which has epoll_pwait: not counted",)
     assert entries(tracked.begins)[0] == {22: 1, 73: 2, 72: 3}
     assert syscalls.track(("epoll_wait", "epoll_pwait"), X86).names == ("epoll_wait", "epoll_pwait")
 
@@ -174,7 +174,7 @@ def test_unknown_name_is_refused_with_the_nearest(name: str, near: str | None) -
     with pytest.raises(SettingError) as caught:
         syscalls.track(("write", name), X86)
     said = str(caught.value)
-    assert said.startswith(f"syscalls: {name!r} is no syscall of Linux")
+    assert said.startswith(f"syscalls: unknown syscall {name!r}")
     assert "\n" not in said
     assert ("nearest" in said) == (near is not None)
     assert near is None or re.search(rf"nearest: [^)]*\b{near}\b", said)
@@ -202,7 +202,7 @@ def test_collector_declares_the_tracked_names() -> None:
 
 def test_collector_refuses_a_wrong_name_when_it_is_made() -> None:
     for make in (Syscall, Syscall.declare):
-        with pytest.raises(SettingError, match="'reed' is no syscall"):
+        with pytest.raises(SettingError, match="unknown syscall 'reed'"):
             make(Environment(syscalls=("reed",)))
 
 

@@ -540,9 +540,9 @@ def test_broken_file_refuses_all_until_it_is_right(place: Place, caplog: pytest.
         client.close()
     assert [record.getMessage() for record in caplog.records if record.name.startswith("kpod")] == [
         f"web_config_file: '{place.file}': basic_auth_users, user 1: its value is not accepted; accepted: a bcrypt "
-        "hash of cost 4 to 16 ($2y$10$..., by htpasswd -nBC 10); nobody is answered until it is right",
-        f"web_config_file: '{place.file}' cannot be read (No such file or directory); nobody is answered until it is "
-        "right",
+        "hash of cost 4 to 16 ($2y$10$..., by htpasswd -nBC 10); all requests are refused until it is corrected",
+        f"web_config_file: '{place.file}' cannot be read (No such file or directory); all requests are refused until "
+        "it is corrected",
         f"web configuration {place.file} was read again",
     ]
     assert "SECRET" not in caplog.text
