@@ -41,6 +41,8 @@ class Metadata(_Object):
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
     annotations: Annotations | None = None
     owner_references: list[Owner] | None = None
@@ -170,6 +172,8 @@ def pod_of(item: Item) -> Pod:
         owner=owner,
         qos=status.qos_class,
         cgroup_uid=annotations.mirror or metadata.uid,
+        created=metadata.creation_timestamp or "",
+        terminating=metadata.deletion_timestamp is not None,
     )
 
 

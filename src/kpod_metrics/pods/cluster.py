@@ -273,10 +273,21 @@ class ClusterNaming:
                         yield known.of(container)
 
     def _workloads(self, pods: set[Identity]) -> Iterable[Workload]:
-        for known in dict.fromkeys(self._index.values()):
+        """One workload a name: a StatefulSet's pod is made again under its own while the last one still has series."""
+        newest: dict[tuple[str, str], _Known] = {}
+        for uid in (*self._recent, *self._pods):  # the later, the newer, where nothing else says so
+            known = self._index.get(uid)
             if known is not None and known.identity in pods:
-                restarts = tuple((known.of(c), c.restarts) for c in known.pod.containers if c.ids and not c.ended)
-                yield Workload(known.identity, known.pod.owner_kind, known.pod.owner, known.pod.qos, restarts)
+                name = known.identity.namespace, known.identity.pod
+                if name not in newest or self._rank(known.pod) >= self._rank(newest[name].pod):
+                    newest[name] = known
+        for known in newest.values():
+            restarts = tuple((known.of(c), c.restarts) for c in known.pod.containers if c.ids and not c.ended)
+            yield Workload(known.identity, known.pod.owner_kind, known.pod.owner, known.pod.qos, restarts)
+
+    def _rank(self, pod: Pod) -> tuple[bool, bool, str]:
+        """The pod that runs comes last: one that is there, is not being deleted, is the newest."""
+        return pod.uid in self._pods, not pod.terminating, pod.created
 
 
 _UNKNOWN = _Known(Pod("", "", ""), ())

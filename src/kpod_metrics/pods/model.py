@@ -106,6 +106,10 @@ class Pod:
     """Guaranteed, Burstable or BestEffort."""
     cgroup_uid: str = ""
     """The UID in its cgroups' paths: a static pod's is the hash of its file."""
+    created: str = ""
+    """When it was made, as the API has it (RFC 3339, UTC); empty for a static pod in a kubelet's list."""
+    terminating: bool = False
+    """Whether it is being deleted."""
 
 
 class PodSource(Protocol):

@@ -47,6 +47,7 @@ def test_all_of_a_pod() -> None:
         owner="web",
         qos="Guaranteed",
         cgroup_uid="u1",
+        created="2026-01-01T00:00:00Z",
     )
 
 

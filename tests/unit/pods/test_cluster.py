@@ -347,3 +347,40 @@ def test_the_source_is_passed_on(world: World) -> None:
     naming.close()
     assert world.source.started
     assert world.source.closed
+
+
+@pytest.mark.parametrize("labels", [(), ("version",)], ids=["same labels", "another label"])
+@pytest.mark.parametrize("source", ["watch", "kubelet"])
+def test_a_pod_made_again_under_its_name_is_one_workload(source: str, labels: tuple[str, ...]) -> None:
+    """A StatefulSet's, while the last one's series are there; a kubelet's list has both for two polls."""
+    world = World(Filter(labels=labels))
+    old = pod(UID, "db-0", Container("app", (IDS[0],), 5), created="2026-01-01T00:00:00Z", labels={"version": "1"})
+    new = pod(OTHER, "db-0", Container("app", (IDS[1],), 0), created="2026-01-02T00:00:00Z", labels={"version": "2"})
+    world.source.set(old)
+    world.tree = {slice_of(): (), scope(IDS[0]): (1,)}
+    assert [workload.restarts[0][1] for workload in world.look().workloads] == [5]
+    world.source.set(*((replace(old, terminating=True), new) if source == "kubelet" else (new,)))
+    world.tree |= {slice_of(OTHER): (), scope(IDS[1], OTHER): (2,)}
+    for _ in range(3):
+        snapshot = world.look()
+        [workload] = snapshot.workloads
+        assert workload.pod == identity("", "db-0", *("2" for _ in labels))
+        assert workload.restarts == ((identity("app", "db-0", *("2" for _ in labels)), 0),)
+        world.now += 10
+    # What the old one's cgroups do is its own as long as they are there.
+    assert world.owner(scope(IDS[0]), snapshot) == identity("app", "db-0", *("1" for _ in labels))
+
+
+@pytest.mark.parametrize("first_is_newer", [True, False])
+def test_of_two_pods_of_a_name_the_one_that_runs_is_the_workload(world: World, first_is_newer: bool) -> None:
+    """Static pods have no time in a kubelet's list: the later entry is the newer one there."""
+    times = ("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z") if first_is_newer else ("", "")
+    pods = [
+        pod(uid, "static", Container("app", (id_,), restarts), created=created)
+        for uid, id_, restarts, created in zip((UID, OTHER), IDS, (3, 4), times, strict=False)
+    ]
+    world.source.set(*pods)
+    world.tree = {slice_of(): (), scope(IDS[0]): (1,), slice_of(OTHER): (), scope(IDS[1], OTHER): (2,)}
+    assert [workload.restarts[0][1] for workload in world.look().workloads] == [3 if first_is_newer else 4]
+    world.source.set(*(replace(one, terminating=one.uid == (UID if first_is_newer else OTHER)) for one in pods))
+    assert [workload.restarts[0][1] for workload in world.look().workloads] == [4 if first_is_newer else 3]
