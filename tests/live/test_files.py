@@ -23,6 +23,7 @@ from kpod_metrics.collectors import filesystem
 from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.filesystem import Filesystem
+from kpod_metrics.collectors.gpu_drm import Drm
 from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
 from kpod_metrics.collectors.pressure import TABLE as PRESSURE
@@ -168,6 +169,86 @@ def test_namespace_of_which_each_container_has_a_process(
         answer(other, "lo 5 100")
         assert read(first, second) == 5
         assert read(second) == 0
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+@pytest.mark.parametrize("threaded", [False, True], ids=["one cgroup", "threaded"])
+def test_process_whose_main_thread_has_ended(
+    cgroup: MakeCgroup,
+    children: Children,
+    environment: Environment,
+    workload: Callable[[str], str],
+    tmp_path: Path,
+    *,
+    threaded: bool,
+) -> None:
+    """Its interfaces and file systems are those of the thread that goes on; so are they in a cgroup of threads."""
+    pod, host = cgroup("pod"), cgroup("host")
+    children.append(host.start("sleep", "1000"))
+    prepare = (
+        f"mount -t tmpfs -o size=8m none {tmp_path} && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && "
+        "ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up && "
+        "until [ $(ip -o link | grep -c 'state UP') = 2 ]; do :; done"
+    )
+    process = piped(pod, children, "unshare", "-mn", "--propagation", "private", workload("headless"), prepare)
+    assert answer(process) == "ready"
+    assert "\nState:\tZ" in Path(f"/proc/{process.pid}/status").read_text()
+    owner = pod
+    if threaded:
+        below = pod.path / "threads"
+        below.mkdir()
+        (below / "cgroup.type").write_text("threaded")
+        thread = answer(process, f"move {below}/cgroup.threads")
+        owner = Cgroup(below)
+        assert read_pids(str(below), KeptFiles()) == (int(thread),)
+    try:
+        with opened(NetIface(environment)) as interfaces, opened(Filesystem(environment)) as systems:
+            traffic, space = Totals(interfaces), Totals(systems)
+            sent = 0
+            for count in (0, 23, 100):
+                assert answer(process, f"v0 {count} 200") == "sent"
+                sent += count
+                traffic.read([group(owner), group(host)])
+                space.read([group(owner), group(host)])
+                assert {labels for _, _, labels in traffic.numbers} == {("v0",), ("v1",)}
+                assert traffic.number(owner, "kpod_net_iface_tx_packets_total", "v0") == sent
+                assert traffic.number(owner, "kpod_net_iface_rx_bytes_total", "v1") == sent * 200
+                assert space.number(owner, "kpod_fs_capacity_bytes", str(tmp_path)) == 8 << 20
+                assert (host.id, "kpod_fs_capacity_bytes", (str(tmp_path),)) not in space.numbers
+    finally:
+        if threaded:
+            process.kill()
+            process.wait()
+            eventually(lambda: "populated 0" in (owner.path / "cgroup.events").read_text())
+            owner.path.rmdir()
+
+
+def test_descriptors_of_a_process_whose_main_thread_has_ended(
+    cgroup: MakeCgroup,
+    children: Children,
+    workload: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GPUs are found by the descriptors of the thread that goes on. No file here is a DRM node."""
+    node = tmp_path / "dri/renderD128"
+    node.parent.mkdir()
+    node.write_text("")
+    start = ("sh", "-c", 'exec "$0" 9< "$1"', workload("headless"), str(node))
+    process = piped(cgroup("there"), children, *start)
+    assert answer(process) == "ready"
+    [thread] = {int(name) for name in os.listdir(f"/proc/{process.pid}/task")} - {process.pid}
+    reads = []
+
+    def read(path: str) -> bytes:
+        reads.append(path)
+        return read_if_there(path)
+
+    monkeypatch.setattr("kpod_metrics.collectors.gpu_drm.read_if_there", read)
+    drm = Drm(Environment())
+    assert drm._has_nodes((process.pid,)) == Path("/dev/dri").is_dir()
+    assert drm._of_process(process.pid) == []
+    assert reads == [f"/proc/{thread}/fdinfo/9"]
 
 
 TMPFS = """

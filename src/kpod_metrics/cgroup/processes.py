@@ -1,7 +1,8 @@
 """What the processes of a cgroup share: looked at in the first few of them, as a cgroup may have thousands."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent
@@ -14,29 +15,58 @@ LOOKED_AT = 32
 _Shared = TypeVar("_Shared")
 
 
-def distinct(pids: Sequence[int], of: Callable[[int], _Shared]) -> dict[_Shared, int]:
-    """Return what `of` gives for these processes, each with the first process that has it.
+def distinct(pids: Sequence[int], of: Callable[[int], _Shared], proc: str) -> dict[_Shared, int]:
+    """Return what `of` gives for these processes, each with the first thread that has it.
+
+    That is the main thread of a process or, where that has ended (pthread_exit() in main), the first other one that
+    has not: the kernel takes the namespaces, the root and the descriptors from each thread that ends, and /proc/PID
+    is the main thread's. /proc/TID is there for every thread. Threads of one process that are in namespaces of their
+    own (setns(), unshare()) are not looked at: what counts is where the main thread is.
 
     Processes that are gone are left out, and so are those that cannot be looked at unless nothing else is there.
+    `proc` is where procfs is mounted.
     """
-    if len(pids) == 1:  # most have one
-        try:
-            return {of(pids[0]): pids[0]}
-        except OSError as error:
-            if is_absent(error):
-                return {}
-            raise
     found: dict[_Shared, int] = {}
     refused: OSError | None = None
     for pid in pids[:LOOKED_AT]:
-        try:
-            found.setdefault(of(pid), pid)
-        except OSError as error:
-            if not is_absent(error):
+        for thread in _threads(proc, pid):
+            try:
+                found.setdefault(of(thread), thread)
+            except OSError as error:
+                if is_absent(error):
+                    continue
                 refused = error
+            break
     if refused is not None and not found:
         raise refused
     return found
+
+
+def _threads(proc: str, pid: int) -> Iterator[int]:
+    """Yield a process, then its first other threads: those are listed only if they are asked for, and not all."""
+    yield pid
+    try:
+        with os.scandir(f"{proc}/{pid}/task") as entries:
+            first = [int(entry.name) for entry in islice(entries, LOOKED_AT)]
+    except OSError:
+        return
+    yield from sorted(thread for thread in first if thread != pid)
+
+
+def alive(proc: str, pid: int) -> int:
+    """Return a thread of a process that has not ended: itself, if its main thread has not. OSError if there is none."""
+    error: OSError | None = None
+    for thread in _threads(proc, pid):
+        try:
+            os.stat(f"{proc}/{thread}/root")
+        except OSError as refusal:
+            if not is_absent(refusal):
+                raise
+            error = error or refusal
+        else:
+            return thread
+    assert error is not None
+    raise error
 
 
 HIDDEN = (

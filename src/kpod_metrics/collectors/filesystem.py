@@ -22,7 +22,7 @@ from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.mounts import FileSystem, file_systems
 from kpod_metrics.cgroup.processes import distinct
 from kpod_metrics.collectors.base import Environment, Signal
-from kpod_metrics.collectors.per_process import ProcessCollector, seen
+from kpod_metrics.collectors.per_process import ProcessCollector, namespace_of
 from kpod_metrics.collectors.statvfs import LIMIT, SKIPPED, Ask, Probe, Statvfs
 from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.kernel import openat2, rights
@@ -66,7 +66,7 @@ _MOVED = frozenset({SYMLINK, REPLACED})
 class _View(NamedTuple):
     """What one mount namespace looks like from one root directory."""
 
-    namespace: str | int
+    namespace: int
     root: str | tuple[int, int]
 
 
@@ -130,17 +130,17 @@ class Filesystem(ProcessCollector):
         shown: set[tuple[Identity, str]] = set()
         proc = self.environment.proc_root
 
-        def namespace(pid: int) -> str | int:
-            return os.readlink(f"{proc}/{pid}/ns/mnt") if views is None else seen(views, pid).mount_namespace
+        def number(thread: int) -> int:
+            told = views.get(thread) if views is not None else None
+            return namespace_of(proc, "mnt", thread) if told is None else told.mount_namespace
 
         def look(group: Group) -> Iterable[tuple[int, Probe]]:
-            for of, pid in distinct(group.pids, namespace).items():
-                changes = None
-                if views is None:
-                    view = _View(of, os.readlink(f"{proc}/{pid}/root"))
+            for of, pid in distinct(group.pids, number, proc).items():
+                told = views.get(pid) if views is not None else None
+                if told is None:  # or it is no main thread
+                    view, changes = _View(of, os.readlink(f"{proc}/{pid}/root")), None
                 else:
-                    view = _View(of, views[pid].root)
-                    changes = views[pid].mount_changes
+                    view, changes = _View(of, told.root), told.mount_changes
                 if view not in mounts:
                     mounts[view] = self._read(view, pid, changes)
                 for system in mounts[view].systems:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from kpod_metrics.cgroup import drm
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
+from kpod_metrics.cgroup.processes import alive
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.kernel.openat2 import open_below
 from kpod_metrics.pods.model import Group
@@ -108,8 +109,8 @@ class Drm:
         """Whether the first process that is still there may see any DRM node: a container has those it was given."""
         for pid in pids:
             try:
-                root = os.open(f"{self._proc}/{pid}/root", os.O_PATH | os.O_CLOEXEC)
-            except FileNotFoundError:
+                root = os.open(f"{self._proc}/{alive(self._proc, pid)}/root", os.O_PATH | os.O_CLOEXEC)
+            except (FileNotFoundError, ProcessLookupError):
                 continue
             try:
                 os.close(open_below(root, "/dev/dri"))
@@ -125,6 +126,8 @@ class Drm:
     def _of_process(self, pid: int) -> list[tuple[str, _Seen]]:
         folder = f"{self._proc}/{pid}/fd"
         status = os.stat(folder)
+        if not status.st_size and (thread := alive(self._proc, pid)) != pid:
+            return self._of_process(thread)  # the main thread has ended, and with it its descriptors
         state = (status.st_ino, status.st_mtime_ns, status.st_size)
         held = self._held.get(pid)
         if held is None or held.state != state or not status.st_size or self._cycle >= held.until:

@@ -17,7 +17,7 @@ from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
 from kpod_metrics.cgroup.processes import distinct
 from kpod_metrics.collectors.base import Environment
-from kpod_metrics.collectors.per_process import ProcessCollector, seen
+from kpod_metrics.collectors.per_process import ProcessCollector, namespace_of
 from kpod_metrics.kernel.tasks import KTHREADD, View
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
@@ -97,14 +97,14 @@ class NetIface(ProcessCollector):
         if views is None:
             number, host = self._inode, self._inode(1)
         else:
-            number = partial(_network_namespace, views)
+            number = partial(self._number, views)
             host = number(KTHREADD)
         files: dict[int, tuple[bytes, dict[str, Interface]]] = {}
         done: set[tuple[Identity, int]] = set()
 
         def read(group: Group) -> Iterable[Row]:
             pod = group.pod
-            for of, pid in distinct(group.pids, number).items():
+            for of, pid in distinct(group.pids, number, self.environment.proc_root).items():
                 if of == host:
                     continue
                 key = (pod, of)
@@ -132,6 +132,11 @@ class NetIface(ProcessCollector):
         known = self._read.get(namespace)
         return known if known is not None and known[0] == content else (content, interfaces(content))
 
+    def _number(self, views: Mapping[int, View], thread: int) -> int:
+        """Return a thread's namespace. Only main threads are in `views`, while they have not ended."""
+        view = views.get(thread)
+        return namespace_of(self.environment.proc_root, "net", thread) if view is None else view.network_namespace
+
     def _inode(self, pid: int) -> int:
         return os.stat(f"{self.environment.proc_root}/{pid}/net/dev").st_ino
 
@@ -152,10 +157,6 @@ class NetIface(ProcessCollector):
             for key, namespace in self._namespaces.items()
             if namespace.owners or (key[0] not in lived_in and stays(key[0]))
         }
-
-
-def _network_namespace(views: Mapping[int, View], pid: int) -> int:
-    return seen(views, pid).network_namespace
 
 
 _NOTHING = (0,) * len(Interface._fields)

@@ -52,9 +52,10 @@ class ProcessCollector(FileCollector):
         super().close()
 
 
-def seen(views: Mapping[int, View], pid: int) -> View:
-    """Return the view of a process; raises ProcessLookupError for one that has ended, as its files would."""
-    view = views.get(pid)
-    if view is None:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-    return view
+def namespace_of(proc: str, kind: str, thread: int) -> int:
+    """Return the number of a thread's namespace ("mnt", "net"), as its view has it; raises OSError."""
+    target = os.readlink(f"{proc}/{thread}/ns/{kind}")
+    try:
+        return int(target[len(kind) + 2 : -1])
+    except ValueError:
+        raise OSError(errno.EINVAL, f"{target!r} is no namespace") from None

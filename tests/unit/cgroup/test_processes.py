@@ -3,16 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.cgroup.processes import LOOKED_AT, distinct, others_are_hidden
+from kpod_metrics.cgroup.processes import LOOKED_AT, alive, distinct, others_are_hidden
+
+NO_PROC = "/nothing is here"
 
 
 def test_first_process_of_each() -> None:
-    assert distinct((5, 6, 7, 8), {5: "a", 6: "b", 7: "a", 8: "c"}.__getitem__) == {"a": 5, "b": 6, "c": 8}
+    assert distinct((5, 6, 7, 8), {5: "a", 6: "b", 7: "a", 8: "c"}.__getitem__, NO_PROC) == {"a": 5, "b": 6, "c": 8}
 
 
 def test_only_the_first_few_are_looked_at() -> None:
     looked_at: list[int] = []
-    distinct(range(10_000), looked_at.append)
+    distinct(range(10_000), looked_at.append, NO_PROC)
     assert looked_at == list(range(LOOKED_AT))
 
 
@@ -22,7 +24,7 @@ def _fails(failures: dict[int, int]) -> dict[str, int]:
             raise OSError(failures[pid], "")
         return "a"
 
-    return distinct((1, 2), of)
+    return distinct((1, 2), of, NO_PROC)
 
 
 def test_processes_that_are_gone_are_left_out() -> None:
@@ -34,6 +36,28 @@ def test_refusal_is_raised_if_nothing_is_known() -> None:
     assert _fails({1: errno.EACCES}) == {"a": 2}
     with pytest.raises(PermissionError):
         _fails({1: errno.EACCES, 2: errno.ENOENT})
+
+
+@pytest.mark.parametrize("ended", [{5}, {5, 6}, {5, 6, 7}])
+def test_another_thread_stands_in_for_a_main_thread_that_ended(tmp_path: Path, ended: set[int]) -> None:
+    """As with pthread_exit() in main: its folder stays, and what is below it is the ended thread's."""
+    for thread in (5, 6, 7):
+        (tmp_path / "5/task" / str(thread)).mkdir(parents=True)
+        if thread not in ended:
+            (tmp_path / str(thread) / "root").mkdir(parents=True)
+
+    def of(thread: int) -> str:
+        if thread in ended:
+            raise OSError(errno.ENOENT, "")
+        return "a"
+
+    first = next(iter(sorted({6, 7} - ended)), None)
+    assert distinct((5,), of, str(tmp_path)) == ({} if first is None else {"a": first})
+    if first is not None:
+        assert alive(str(tmp_path), 5) == first
+    else:
+        with pytest.raises(FileNotFoundError):
+            alive(str(tmp_path), 5)
 
 
 @pytest.mark.parametrize(
