@@ -4,9 +4,10 @@ Without the cpu controller the file is there with its usage alone.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from kpod_metrics.cgroup.keyed import flat
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.base import Environment, Signal
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.metrics import Row, Table, counter
 from kpod_metrics.pods.model import Group
@@ -59,6 +60,16 @@ class CpuCgroup(FileCollector):
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """One table."""
         return (TABLE,)
+
+    def open(self) -> list[Signal]:
+        """Say so where there is no throttling to read: cpu.stat has its usage without the controller too."""
+        signals = []
+        for signal in super().open():
+            of_limits = tuple(metric for metric in signal.metrics if metric.optional)
+            others = tuple(metric for metric in signal.metrics if not metric.optional)
+            signals += [replace(signal, metrics=others)] if others else []
+            signals += [replace(signal, metrics=of_limits, absent=self.missing("cpu"))] if of_limits else []
+        return signals
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """One row a cgroup."""

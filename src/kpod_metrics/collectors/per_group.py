@@ -71,15 +71,19 @@ class FileCollector(Collector):
         signals = super().open()
         if not self.has_controller():
             for signal in signals:
-                signal.absent = f"there is no {self.controller} controller in this cgroup v2 tree"
+                signal.absent = self.missing(self.controller)
         return signals
 
     def has_controller(self) -> bool:
         """Whether the tree has the controller; without it none of its files is there, and looking for them costs."""
-        if not self.controller:
-            return True
+        return not self.controller or not self.missing(self.controller)
+
+    def missing(self, controller: str) -> str:
+        """Return why what a controller counts is not there; empty where the tree has the controller."""
         controllers = self.read(self.environment.cgroup_root, "cgroup.controllers")
-        return not controllers or self.controller.encode() in controllers.split()
+        if not controllers or controller.encode() in controllers.split():
+            return ""
+        return f"there is no {controller} controller in this cgroup v2 tree"
 
     def close(self) -> None:
         """Close the kept files."""

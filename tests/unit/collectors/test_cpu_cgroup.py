@@ -75,3 +75,19 @@ def test_series_are_the_containers(tree: Tree) -> None:
     cycles = Cycles(CpuCgroup(tree.environment)).run(one, two)
     assert cycles.exported(POD) == {"cpu_usage_seconds_total": 1.0}
     assert cycles.exported(other) == {"cpu_usage_seconds_total": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("controllers", "absent"),
+    [("cpu memory", ""), ("memory", "there is no cpu controller in this cgroup v2 tree"), ("", "")],
+)
+def test_throttling_needs_the_controller(tree: Tree, controllers: str, absent: str) -> None:
+    Path(tree.environment.cgroup_root, "cgroup.controllers").write_text(controllers)
+    usage, throttling = CpuCgroup(tree.environment).open()
+    assert ([metric.name for metric in usage.metrics], usage.absent) == (["kpod_cpu_usage_seconds_total"], "")
+    assert [metric.name for metric in throttling.metrics] == [
+        "kpod_cpu_throttled_seconds_total",
+        "kpod_cpu_throttled_periods_total",
+        "kpod_cpu_periods_total",
+    ]
+    assert (throttling.absent, throttling.problem) == (absent, "")
