@@ -45,7 +45,21 @@ def identity_of_path(path: str) -> Identity:
     if ids := kubernetes_ids(path):
         uid, container = ids
         return Identity("", uid, container[:_SHORT])
-    for part in reversed(path.split("/")):
-        if _UNIT.search(part):
-            return Identity("system", part, "")
-    return Identity("cgroup", path or "/", "")
+    return Identity("system", unit, "") if (unit := _unit(path)) else Identity("cgroup", path or "/", "")
+
+
+def _unit(path: str) -> str:
+    """Return the name of the innermost systemd unit of a path; "" where there is none.
+
+    A unit's name is its own below one service manager: the system's, whose units have nothing but slices above them. A
+    user's manager, or one in a container, may have units of the same names: theirs begin with what the manager is in
+    (`user@1000.service/app.slice/x.service`).
+    """
+    parts = path.split("/")
+    units = [at for at, part in enumerate(parts) if _UNIT.search(part)]
+    if not units:
+        return ""
+    begin = next((at for at, part in enumerate(parts) if not part.endswith(".slice")), units[-1])
+    if begin < units[-1] and begin not in units:
+        begin = 0  # no unit holds it: only the whole path is its own
+    return "/".join(parts[min(begin, units[-1]) : units[-1] + 1])

@@ -17,7 +17,7 @@ OTHERS = [
     ("user.slice/user-0.slice/session-3.scope", Identity("system", "session-3.scope", "")),
     (
         "user.slice/user-1000.slice/user@1000.service/app.slice/app-a\\x2db@1.service",
-        Identity("system", "app-a\\x2db@1.service", ""),
+        Identity("system", "user@1000.service/app.slice/app-a\\x2db@1.service", ""),
     ),
     ("system.slice/dbus.socket", Identity("system", "dbus.socket", "")),
     ("system.slice/tmp.mount", Identity("system", "tmp.mount", "")),
@@ -33,8 +33,24 @@ OTHERS = [
         f"machine.slice/machine-libpod_pod_{ID}.slice/libpod-{ID}.scope",
         Identity("system", f"libpod-{ID}.scope", ""),
     ),
-    # A node in a container, outside its pods.
-    (f"system.slice/docker-{ID}.scope/kubelet.slice/kubelet.service", Identity("system", "kubelet.service", "")),
+    # A node in a container, outside its pods; managers of users, machines, LXC and Docker: each has its own names.
+    *(
+        (f"{above}{own}", Identity("system", own, ""))
+        for above, own in (
+            ("system.slice/", f"docker-{ID}.scope/kubelet.slice/kubelet.service"),
+            ("user.slice/user-1000.slice/", "user@1000.service/app.slice/x.service"),
+            ("user.slice/user-1001.slice/", "user@1001.service/app.slice/x.service"),
+            ("user.slice/user-1001.slice/", "user@1001.service/init.scope"),
+            ("machine.slice/", "systemd-nspawn@a.service/payload/system.slice/x.service"),
+            ("machine.slice/", "systemd-nspawn@b.service/payload/system.slice/x.service"),
+            ("machine.slice/", "machine-c.scope/user.slice/user-0.slice/user@0.service/app.slice/x.service"),
+            ("", "lxc.payload.a/system.slice/x.service"),
+            ("", f"docker/{ID}/system.slice/x.service"),
+            ("", "a.slice/b/system.slice/x.service"),
+        )
+    ),
+    ("machine.slice/systemd-nspawn@a.service/supervisor", Identity("system", "systemd-nspawn@a.service", "")),
+    ("user.slice/user-1000.slice", Identity("system", "user-1000.slice", "")),
     # The kubelet's own folders hold no pod.
     ("kubepods", Identity("cgroup", "kubepods", "")),
     ("kubepods/burstable", Identity("cgroup", "kubepods/burstable", "")),
