@@ -596,6 +596,9 @@ class Agent:
             put(health.OTLP, (), counts)
         put(health.CYCLE, (), (duration, time.time(), len(pods), self.settings.poll_interval, self._cycle_errors))
         put(health.DISCOVERY, (), (self.source.errors,))
+        forgotten = {"cgroup": self._resolver.forgotten, **self.source.forgotten}
+        for what in health.FORGOTTEN_KINDS:
+            put(health.FORGOTTEN, (what,), (forgotten.get(what, 0),))
         for reason, cgroups in self.source.skipped.items():
             put(health.SKIPPED, (reason,), (cgroups,))
         for table, labels, values in health.http(self.http):

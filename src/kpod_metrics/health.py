@@ -14,6 +14,7 @@ from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, 
 from kpod_metrics.web.counts import REASONS, Counts
 
 STATISTICS = "/proc/sys/kernel/bpf_stats_enabled"
+FORGOTTEN_KINDS = ("deletion", "pod", "cgroup", "waiting", "outside")
 _COLLECTOR = Label("collector", per="collector")
 _MAP = Label("map", per="kernel map")
 
@@ -81,6 +82,16 @@ DISCOVERY = _agent(
         "Times that it could not be found out what cgroups and pods there are: what was known before stands.",
         advice="Grows: /readyz says why. New pods have no series meanwhile; what they do is held back.",
     ),
+)
+FORGOTTEN = _agent(
+    _counter(
+        "kpod_discovery_forgotten_total",
+        "What discovery forgot to keep its tables bounded: pods deleted faster than cycles took note of them "
+        "(deletion), pods and cgroups that are gone but had their time left (pod, cgroup), cgroups that waited for "
+        "their pod's name (waiting), or that were once below a root that is a part of the tree (outside).",
+        advice="Grows: thousands come and go in a cycle. Their last events are unresolved, or the host's (outside).",
+    ),
+    labels=(Label("what", FORGOTTEN_KINDS),),
 )
 SKIPPED = _agent(
     _gauge(
@@ -301,7 +312,7 @@ PROCESS = _agent(
 )
 
 TABLES = (
-    *(COLLECTORS, CYCLE, DISCOVERY, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS),
+    *(COLLECTORS, CYCLE, DISCOVERY, FORGOTTEN, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS),
     *(MOUNTS_SKIPPED, OTLP, HTTP_REFUSED, HTTP_CONNECTIONS, WEB_CONFIG, BUILD, PROCESS),
 )
 METRICS = frozenset(metric for table in TABLES for metric in table.metrics)

@@ -99,6 +99,12 @@ class ClusterNaming:
         """Cgroups that had their time to be named, sandboxes above all."""
         self._before: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
         self._connected_since: float | None = None
+        self._forgotten = {"pod": 0, "waiting": 0}
+
+    @property
+    def forgotten(self) -> Mapping[str, int]:
+        """Deleted pods, and cgroups waiting for a name, that had to make room; deletions that the source forgot."""
+        return {**self._forgotten, "deletion": self._source.deletions_lost}
 
     @property
     def name(self) -> str:
@@ -203,6 +209,7 @@ class ClusterNaming:
             self._recent[pod.uid] = (pod, now)
         while len(self._recent) > CAPACITY:
             del self._recent[next(iter(self._recent))]
+            self._forgotten["pod"] += 1
         self._pods = pods
         self._reindex()
         return True
@@ -228,7 +235,10 @@ class ClusterNaming:
             identity = known.containers.get(container) if container else known.identity
             if identity is not None:
                 return identity
-        if id_ not in self._settled and len(self._waiting) < CAPACITY:
+        if id_ not in self._settled and len(self._waiting) >= CAPACITY:
+            self._settled.add(id_)
+            self._forgotten["waiting"] += 1
+        if id_ not in self._settled:
             wait = waiting.get(id_) or _Wait(path, now)
             # What the source could not tell while it was away it may tell once it is back.
             if self._connected_since is None or now - max(wait.since, self._connected_since) < PATIENCE:

@@ -30,6 +30,10 @@ class Naming(Protocol):
     def relists(self) -> int:
         """Times that all was listed anew after a fault."""
 
+    @property
+    def forgotten(self) -> Mapping[str, int]:
+        """What had to make room in its tables, by kind."""
+
     def snapshot(
         self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
@@ -65,13 +69,18 @@ class Finder:
         """The newest cgroup of the first look, where the root is a part: the kernel numbers them in their order."""
         self._below: dict[int, None] = {}
         """Where the root is a part: all that were ever seen below it, the last that were there at the end."""
-        self.forgotten = 0
+        self._forgotten = 0
         """How many of these had to go."""
         self._relists = 0
         self.error = ""
         """Why the last refresh failed; empty where it worked."""
         self.errors = 0
         """Times that it failed."""
+
+    @property
+    def forgotten(self) -> Mapping[str, int]:
+        """What had to make room in tables, by kind."""
+        return {**self._naming.forgotten, "outside": self._forgotten}
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -157,7 +166,7 @@ class Finder:
             self._below[id_] = None
         while len(self._below) > there + CAPACITY:
             del self._below[next(iter(self._below))]
-            self.forgotten += 1
+            self._forgotten += 1
 
     def is_outside(self, cgroup: int) -> bool:
         """Whether a cgroup lies outside of the root: it was never seen or told below it.

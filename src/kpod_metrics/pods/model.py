@@ -119,6 +119,8 @@ class PodSource(Protocol):
     connected: bool
     relists: int
     """Times that all pods were listed anew after a fault."""
+    deletions_lost: int
+    """Deleted pods that made room for others before anybody polled."""
 
     def start(self) -> None:
         """Begin; returns at once."""

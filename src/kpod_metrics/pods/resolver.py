@@ -17,11 +17,15 @@ _What = TypeVar("_What")
 class _Grace(dict[_Key, tuple[_What, float]]):
     """What is gone, and since when; the oldest first."""
 
+    forgotten = 0
+    """How many had to go before their time."""
+
     def add(self, key: _Key, what: _What, now: float) -> None:
         """Add one that was not there."""
         self[key] = (what, now)
         if len(self) > CAPACITY:
             del self[next(iter(self))]
+            self.forgotten += 1
 
     def expire(self, before: float) -> int:
         """Return how many were dropped."""
@@ -72,6 +76,11 @@ class Resolver:
             self._left.add(identity, None, now)
         for identity in current & self._left.keys():
             del self._left[identity]
+
+    @property
+    def forgotten(self) -> int:
+        """Cgroups and containers that are gone and had to make room before their grace time was over."""
+        return self._gone.forgotten + self._left.forgotten
 
     def resolve(self, cgroup: int) -> Identity | None:
         """Whose events a cgroup's are; None where that is nobody, or not known."""

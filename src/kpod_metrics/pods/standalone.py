@@ -1,6 +1,7 @@
 """Names without Kubernetes: every cgroup that holds processes is reported, named after its path."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from kpod_metrics.cgroup.tree import Directory
 from kpod_metrics.pods.model import Group, Identity, Snapshot
@@ -16,6 +17,7 @@ class StandaloneNaming:
     name = "cgroup"
     connected = True
     relists = 0
+    forgotten: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._names: dict[str, Identity] = {}

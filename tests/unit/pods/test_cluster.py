@@ -36,6 +36,7 @@ class Source:
     def __init__(self) -> None:
         self.connected = True
         self.relists = 0
+        self.deletions_lost = 0
         self.pods: dict[str, Pod] = {}
         self._deleted: list[Pod] = []
         self.closed = self.started = False
@@ -384,3 +385,20 @@ def test_of_two_pods_of_a_name_the_one_that_runs_is_the_workload(world: World, f
     assert [workload.restarts[0][1] for workload in world.look().workloads] == [3 if first_is_newer else 4]
     world.source.set(*(replace(one, terminating=one.uid == (UID if first_is_newer else OTHER)) for one in pods))
     assert [workload.restarts[0][1] for workload in world.look().workloads] == [4 if first_is_newer else 3]
+
+
+def test_what_makes_room_is_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpod_metrics.pods.cluster.CAPACITY", 2)
+    assert world.naming.forgotten == {"deletion": 0, "pod": 0, "waiting": 0}
+    uids = [f"{digit}f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b" for digit in range(5)]
+    world.tree = {scope(IDS[0], uid): (1,) for uid in uids}
+    for _ in range(2):  # each is counted once
+        snapshot = world.look()
+        assert sorted(str(world.owner(path, snapshot)) for path in world.tree) == [PENDING] * 2 + [UNRESOLVED] * 3
+        assert world.naming.forgotten == {"deletion": 0, "pod": 0, "waiting": 3}
+    world.source.set(*(pod(uid, f"web-{uid}") for uid in uids))
+    world.look()
+    world.source.set()
+    world.source.deletions_lost = 7
+    world.look()
+    assert world.naming.forgotten == {"deletion": 7, "pod": 3, "waiting": 3}

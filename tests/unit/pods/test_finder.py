@@ -105,11 +105,11 @@ def test_below_a_part_of_the_hierarchy_what_was_never_seen_is_outside(
         assert not any(map(finder.is_outside, ids.values()))
         assert not finder.is_outside(young)
         assert finder.is_outside(old)
-    assert finder.forgotten == 0
+    assert finder.forgotten["outside"] == 0
     if hears:
         news.told = [(young + 1, "another")]
         finder.refresh()
-        assert finder.forgotten == 1
+        assert finder.forgotten["outside"] == 1
         assert finder.is_outside(ids["goes"])
         assert not finder.is_outside(young + 1)
 

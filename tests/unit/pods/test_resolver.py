@@ -262,3 +262,14 @@ def test_changes_tell_when_an_answer_may_be_another(resolver: Resolver, clock: C
     assert changed()
     resolver.expire()
     assert not changed()
+
+
+def test_what_makes_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpod_metrics.pods.resolver.CAPACITY", 2)
+    resolver = Resolver()
+    owners = {id_: Identity("shop", "web", f"c{id_}") for id_ in range(5)}
+    resolver.update(Snapshot(identities=owners, present=frozenset(owners)))
+    assert resolver.forgotten == 0
+    resolver.update(Snapshot())
+    assert resolver.forgotten == 3 + 3  # cgroups, and containers
+    assert sum(map(resolver.knows, owners)) == 2
