@@ -239,7 +239,10 @@ class ClusterNaming:
             self._settled.add(id_)
             self._forgotten["waiting"] += 1
         if id_ not in self._settled:
-            wait = waiting.get(id_) or _Wait(path, now)
+            wait = waiting.get(id_)
+            if wait is None:
+                wait = _Wait(path, now)
+                self._source.hurry()
             # What the source could not tell while it was away it may tell once it is back.
             if self._connected_since is None or now - max(wait.since, self._connected_since) < PATIENCE:
                 self._waiting[id_] = wait

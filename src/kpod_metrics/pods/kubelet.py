@@ -1,6 +1,7 @@
 """Pods by polling the node's own kubelet: no load on the API server, for clusters where that is what counts."""
 
 import random
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 PATH = "/pods"
 INTERVAL = 15.0
 """Seconds between two polls, on average; each is up to a fifth more or less."""
+SOON = 1.0
+"""Seconds at least between two polls, where a new cgroup calls for one."""
 PATIENCE = 10.0
 """Seconds without a byte after which a poll is given up."""
 
@@ -45,12 +48,30 @@ class KubeletSource(Source):
         interval: float = INTERVAL,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        super().__init__(connect, node, backoff=backoff, pause=pause)
+        super().__init__(connect, node, backoff=backoff, pause=pause or self._rest)
+        self._hurried = threading.Event()
         self._interval = interval
         self._uniform = uniform
         self._seen: dict[str, api.Item] = {}
 
+    def hurry(self) -> None:
+        """Poll soon: a pod that comes and goes between two polls would have no name."""
+        self._hurried.set()
+
+    def close(self) -> None:
+        """End."""
+        self._closed.set()
+        self._hurried.set()
+        super().close()
+
+    def _rest(self, seconds: float) -> None:
+        """Wait for the next poll, or less if one is wanted; after a failure nothing shortens the wait."""
+        soon = min(SOON, seconds) if self.connected else seconds
+        if not self._closed.wait(soon):
+            self._hurried.wait(seconds - soon)
+
     def _step(self, client: "Client") -> float:
+        self._hurried.clear()
         items = decoded(api.items_of, client.get(PATH, {}, PATIENCE)).items or []
         now = {item.metadata.uid: item for item in items}
         self._replace([*(item for uid, item in self._seen.items() if uid not in now), *items])

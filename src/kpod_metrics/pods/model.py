@@ -131,6 +131,9 @@ class PodSource(Protocol):
         The mapping is not changed later. Waits for nothing.
         """
 
+    def hurry(self) -> None:
+        """A cgroup is there that no pod known so far explains: what is new is wanted soon."""
+
     def problem(self) -> str:
         """What does not work and since when, one line; empty while it works."""
 

@@ -122,6 +122,9 @@ class Source:
             self._deleted.clear()
             return self._view, deleted
 
+    def hurry(self) -> None:
+        """Take note that news is wanted; nothing to do where the server tells it by itself."""
+
     def problem(self) -> str:
         """What does not work and for how long, one line; empty while it works."""
         with self._lock:

@@ -40,6 +40,7 @@ class Source:
         self.pods: dict[str, Pod] = {}
         self._deleted: list[Pod] = []
         self.closed = self.started = False
+        self.hurried = 0
 
     def set(self, *pods: Pod) -> None:
         """These are there now; what was there before and is not is deleted."""
@@ -53,6 +54,9 @@ class Source:
     def poll(self) -> tuple[Mapping[str, Pod], tuple[Pod, ...]]:
         deleted, self._deleted = tuple(self._deleted), []
         return self.pods, deleted
+
+    def hurry(self) -> None:
+        self.hurried += 1
 
     def problem(self) -> str:
         return "" if self.connected else "down"
@@ -209,6 +213,16 @@ def test_pod_before_it_is_heard_of(world: World) -> None:
     assert world.owner(scope(IDS[0])) == PENDING
     world.source.set(pod())
     assert world.owner(scope(IDS[0])) == identity()
+
+
+def test_new_cgroup_without_a_name_hurries_the_source_once(world: World) -> None:
+    world.tree = {scope(IDS[0]): (1,)}
+    for _ in range(3):
+        assert world.owner(scope(IDS[0])) == PENDING
+    hurried = world.source.hurried
+    world.source.set(pod())
+    assert world.owner(scope(IDS[0])) == identity()
+    assert (hurried, world.source.hurried) == (1, 1)
 
 
 def test_pod_that_nobody_ever_names(world: World) -> None:

@@ -1,10 +1,12 @@
 """The kubelet's list of its pods, polled: what is deleted, what a restarted kubelet forgets, what is refused."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from kpod_metrics.pods import kubelet
 from kpod_metrics.pods.backoff import Backoff
 from kpod_metrics.pods.client import Client
 from kpod_metrics.pods.kubelet import KubeletSource
@@ -117,3 +119,29 @@ def test_polls_are_jittered(server: ApiServer, follow: Follow) -> None:
     assert all(12 <= wait <= 18 for wait in waits.seconds)
     assert len(set(waits.seconds)) == 50
     assert 200 < 3600 * 50 / sum(waits.seconds) < 290, "requests an hour"
+
+
+def test_new_cgroup_calls_for_a_poll(server: ApiServer, follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for more than one in so many seconds, and not while the kubelet does not answer."""
+    monkeypatch.setattr(kubelet, "SOON", 0.2)
+    following = follow(interval=3600.0)
+    following.sees()
+    server.create_pod("a")
+    following.source.hurry()
+    following.sees("a")
+    assert len(server.asked("list")) == 2
+    began = time.monotonic()
+    while len(server.asked("list")) < 6:
+        following.source.hurry()
+        time.sleep(0.002)
+    assert time.monotonic() - began >= 3 * 0.2
+
+
+def test_hurry_does_not_shorten_the_wait_after_a_failure(server: ApiServer, follow: Follow) -> None:
+    server.fail(500, times=10**6)
+    following = follow(backoff=Backoff(3600.0, 3600.0, uniform=lambda _, high: high))
+    until(lambda: "500" in following.source.problem())
+    for _ in range(50):
+        following.source.hurry()
+        time.sleep(0.002)
+    assert len(server.asked("list")) == 1
