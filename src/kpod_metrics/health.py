@@ -49,6 +49,14 @@ COLLECTORS = _agent(
     ),
     labels=(_COLLECTOR,),
 )
+UNREAD = _agent(
+    _counter(
+        "kpod_collector_unread_cgroups_total",
+        "Cgroups that a read of the collector left out, as their files could not be read though they are there.",
+        advice="Grows: these pods' metrics of the collector are missing; the log names one of them when it begins.",
+    ),
+    labels=(_COLLECTOR,),
+)
 CYCLE = _agent(
     _gauge(
         "kpod_collection_cycle_seconds",
@@ -312,8 +320,8 @@ PROCESS = _agent(
 )
 
 TABLES = (
-    *(COLLECTORS, CYCLE, DISCOVERY, FORGOTTEN, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS),
-    *(MOUNTS_SKIPPED, OTLP, HTTP_REFUSED, HTTP_CONNECTIONS, WEB_CONFIG, BUILD, PROCESS),
+    *(COLLECTORS, UNREAD, CYCLE, DISCOVERY, FORGOTTEN, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS),
+    *(PROGRAMS, MOUNTS_SKIPPED, OTLP, HTTP_REFUSED, HTTP_CONNECTIONS, WEB_CONFIG, BUILD, PROCESS),
 )
 METRICS = frozenset(metric for table in TABLES for metric in table.metrics)
 

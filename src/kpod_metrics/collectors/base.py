@@ -78,6 +78,8 @@ class Collector(abc.ABC):
     """The kernel features that it uses where they are there."""
     complete = False
     """Whether the next `collect` is to return the counters that stand still too."""
+    unread = 0
+    """Cgroups that were left out of a read, as their files could not be read though they are there."""
 
     def __init_subclass__(cls) -> None:
         if "name" in cls.__dict__:

@@ -103,6 +103,7 @@ class FileCollector(Collector):
             except OSError as error:
                 if not is_absent(error):
                     refused.append((group, error))
+        self.unread += len(refused)
         self._given, self._giving = self._giving, {}
         if groups != self._before:
             self._before = groups
