@@ -46,7 +46,7 @@ class Exec(UserExec, omit_defaults=True):
     folder: str = "."
     """The kubeconfig's, which a command's relative path begins at."""
     cluster: dict[str, Any] | None = None
-    """What the plugin is told of the cluster."""
+    """Information on the cluster for the plugin."""
 
 
 class _Status(msgspec.Struct, rename="camel"):
@@ -81,7 +81,7 @@ def section(tree: Mapping[str, Any], user: str, cluster: str, folder: Path) -> E
 
 
 def _told(cluster: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return what a plugin is told of a cluster: its CA as data, and what the kubeconfig has for plugins."""
+    """Return the information on a cluster for a plugin: its CA as data, and what the kubeconfig has for plugins."""
     names = ("server", "tls-server-name", "insecure-skip-tls-verify", "certificate-authority-data", "proxy-url")
     told = {name: cluster[name] for name in names if name in cluster}
     if path := cluster.get("certificate-authority"):
