@@ -33,6 +33,7 @@ from kpod_metrics.files import KeptFiles
 from kpod_metrics.kernel.openat2 import fstatvfs_below
 from kpod_metrics.kernel.tasks import KTHREADD, Tasks
 from kpod_metrics.pods.model import Group, Identity
+from tests.forced import needs
 from tests.live.agents import eventually
 from tests.live.harness import WORKLOADS, Cgroup, Totals, opened, proves
 from tests.live.piped import NETWORK, Children, answer, piped
@@ -457,6 +458,7 @@ def test_every_process_is_in_the_namespaces_that_proc_says(cgroup: MakeCgroup, c
     )
 
 
+@needs(TASK_ITERATOR)
 def test_one_look_at_all_processes_serves_each_collector_once(cgroup: MakeCgroup, children: Children) -> None:
     environment = Environment()
     children.append(cgroup("there").start("sleep", "1000"))

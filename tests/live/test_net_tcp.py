@@ -20,7 +20,8 @@ import pytest
 from kpod_metrics import histogram
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.net_tcp import CONNECTIONS, TRAFFIC, NetTcp
-from kpod_metrics.features import SOCKET_ITERATOR
+from kpod_metrics.features import FILE_ITERATOR, SOCKET_ITERATOR
+from tests.forced import lacking, needs
 from tests.live.harness import SCALE, Cgroup, Totals, go, opened, proves, stop_point
 
 SENT, RECEIVED, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.metrics)
@@ -198,13 +199,12 @@ def test_bytes_are_exact(
         assert_counted(totals, peers.expected(2, ended=True) | {c: Counted()})
 
 
+@needs(SOCKET_ITERATOR)
 def test_this_kernel_has_the_iterator() -> None:
-    """Where it must be there, that it is not given up in silence; else the other tests of it would try the hooks."""
-    release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    """Where a kernel has it, that it is not given up in silence; else the other tests of it would try the hooks."""
     with opened(collector()) as net_tcp:
         assert isinstance(net_tcp, NetTcp)
-        # From 7.0 on it is not safe.
-        assert (net_tcp._totals is not None) == ((5, 18) <= release < (7, 0))
+        assert net_tcp._totals is not None
 
 
 @proves(SENT, CONNECTED)
@@ -530,6 +530,7 @@ def test_rtt_equals_the_trace_and_is_charged_to_the_socket(
         assert current.count(wire) > 0.5 * len(current)
 
 
+@needs(FILE_ITERATOR)
 @proves(SENT, RECEIVED, RETRANSMITS)
 @EVERY_WAY
 def test_older_connections_count_from_now_on(
@@ -555,6 +556,7 @@ def test_older_connections_count_from_now_on(
             assert_counted(totals, expected | {c: Counted(), d: Counted()})
 
 
+@needs(FILE_ITERATOR)
 @proves(CONNECTED)
 def test_an_older_connect_counts_when_it_is_answered(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """Begun before we watch; its SYN was lost, and the next one is."""
@@ -618,8 +620,9 @@ def test_what_is_read_after_the_end_is_not_counted_again(
             go(both)
             stop_point(both)
             assert_counted(totals, {a: Counted(1003 + 2007, 1003 + 2007, outbound=1, inbound=1)})
-        # Where states are in a hash: nothing would take it out again.
-        assert not states.created or set(states.iterate()) <= before
+        # Where states are in a hash: nothing would take it out again. Others' are known from the iterator alone.
+        if states.created and not lacking(FILE_ITERATOR):
+            assert set(states.iterate()) <= before
 
 
 END_WITH_MORE_TO_SEND = textwrap.dedent("""
@@ -651,6 +654,7 @@ Prints tcpi_notsent_bytes (less the FIN), what is not received yet by tcpi_bytes
 once more at the end (linux/tcp.h)."""
 
 
+@needs(FILE_ITERATOR)
 @proves(SENT, RECEIVED)
 @EVERY_WAY
 def test_an_older_connection_that_is_ending_counts_its_rest(
@@ -689,16 +693,19 @@ def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], 
             assert_counted(totals, {a: one._replace(outbound=done), b: one._replace(inbound=done)})
         errors = {health.name: health.update_errors for health in net_tcp.maps()}
         assert errors["tcp_sockets_by_address"] == 0
-        assert set(states.iterate()) <= before
+        if not lacking(FILE_ITERATOR):  # else others' older sockets come in when a hook meets them
+            assert set(states.iterate()) <= before
 
 
 def test_sockets_without_room_are_counted(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """In a hash for four sockets, those that find no room are told of, and the rest is right."""
     a, b = cgroup("a"), cgroup("b")
     with opened(collector("socket_storage", map_entries=4)) as net_tcp:
-        errors = {health.name: health.update_errors for health in net_tcp.maps()}
-        assert errors["tcp_sockets_by_address"] == 0
+
+        def errors() -> int:
+            return next(map_.update_errors or 0 for map_ in net_tcp.maps() if map_.name == "tcp_sockets_by_address")
+
+        before = errors()  # of others' connections
         peers = Peers(network, a, b, connections=8, traffic=(1003, 1003), rounds=1)
         peers.round_over()
-        errors = {health.name: health.update_errors for health in net_tcp.maps()}
-        assert (errors["tcp_sockets_by_address"] or 0) >= 2 * 8 - 4
+        assert errors() - before >= 2 * 8 - 4

@@ -1,7 +1,6 @@
 """What rights the agent has left while it runs: exact sets, in every thread; and that it counts right with these."""
 
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -26,10 +25,12 @@ FAULTS, SWITCHES = "kpod_mem_major_page_faults_total", "kpod_cpu_context_switche
 
 
 def kernel_takes_bpf_to_read() -> bool:
-    """By the release: the agent itself asks the kernel."""
-    release = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+    """Whether bpf() is refused to root without the capability, for a map that it has; where it may be is the same."""
     setting = Path("/proc/sys/kernel/unprivileged_bpf_disabled")
-    return release < (5, 19) or (setting.exists() and setting.read_text().strip() == "0")
+    asked = "from kpod_metrics.kernel import libbpf; print(libbpf.is_refused())"
+    command = ["setpriv", "--bounding-set=-sys_admin,-bpf", sys.executable, "-c", asked]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return answer == "True\n" or (setting.exists() and setting.read_text().strip() == "0")
 
 
 STRICT = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) > 2

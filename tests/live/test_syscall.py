@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import signal
 import struct
 import subprocess
@@ -16,9 +15,11 @@ import pytest
 
 from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.syscall import Syscall
+from kpod_metrics.features import TASK_ITERATOR, TASK_TABLE
 from kpod_metrics.histogram import SLOTS, upper_bound
 from kpod_metrics.kernel import syscalls
 from kpod_metrics.settings import DEFAULT_SYSCALLS
+from tests.forced import needs
 from tests.live.harness import COMPILED, WORKLOADS, Cgroup, Totals, go, more_threads, opened, proves, stop_point
 
 COUNT = "kpod_syscall_count_total"
@@ -147,8 +148,8 @@ def made(workload: Workload) -> dict[str, tuple[float, float]]:
 @proves(LATENCY, within="what the caller measures around it")
 @pytest.mark.parametrize(
     "forced_off",
-    [frozenset(), {"task_table"}, {"task_storage"}, {"batch"}, {"tp_btf"}],
-    ids=["new", "storage", "5.10", "5.5", "raw"],
+    [frozenset(), {"task_table"}, {"task_storage"}, {"batch"}, {"tp_btf"}, {TASK_ITERATOR}],
+    ids=["new", "storage", "5.10", "5.5", "raw", "no iterator"],
 )
 def test_every_default_syscall_is_counted_exactly(
     cgroup: Callable[[str], Cgroup], launch: Launch, forced_off: frozenset[str]
@@ -260,21 +261,13 @@ def owners(tracing: Collector) -> list[int]:
     """What is in the table of tasks' states, place by place: 0 is free."""
     assert isinstance(tracing, Syscall)
     assert tracing._loaded is not None
-    if not tracing._has_table():
-        pytest.skip("this kernel has no BPF_CMPXCHG, and so no table")
+    assert tracing._has_table()
     count, _, values = tracing._loaded.object.maps["task_syscall_table"].lookup_batch(65536)
     assert count == 65536
     return [owner for owner, *_ in struct.iter_unpack("QQQ", values)]
 
 
-def test_this_kernel_has_the_table() -> None:
-    """Where it must be there, that it is not given up in silence."""
-    release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-    with opened(collector("read")) as tracing:
-        assert isinstance(tracing, Syscall)
-        assert tracing._has_table() == (release >= (5, 18))
-
-
+@needs(TASK_TABLE)
 @pytest.mark.parametrize("each", [1, 2], ids=["all", "half"])
 def test_tasks_without_a_place_in_the_table(cgroup: Callable[[str], Cgroup], launch: Launch, each: int) -> None:
     """All that is free, or every other place, is somebody else's: the state is in the task's storage."""
@@ -298,6 +291,7 @@ def test_tasks_without_a_place_in_the_table(cgroup: Callable[[str], Cgroup], lau
             assert len({*owners(tracing)} - {*taken}) < 10  # where others of the machine have ended
 
 
+@needs(TASK_TABLE, TASK_ITERATOR)
 def test_places_in_the_table_are_given_back(cgroup: Callable[[str], Cgroup], launch: Launch) -> None:
     """Threads have one each, older ones too; when they are over there is room for as many again."""
     a = cgroup("a")
