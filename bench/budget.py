@@ -3,13 +3,13 @@
 `python -m bench.budget` prints them as JSON; `--write` accepts them, into `budget.json`. As root.
 
 - System calls and opened files of a cycle, of each pod and beside them, from cycles of the real agent with real
-  cgroups, counted by a kernel program and an audit hook. The agent sees a part of the tree that lists no controllers
-  as its root, so that nobody else's cgroups count, and it looks for the files of every controller. Calls of the
-  allocator and between threads are left out: they depend on who runs when. What is accepted holds for a machine with
-  the same controllers in its tree.
+  cgroups, counted by a kernel program and an audit hook. The agent sees a part of the tree that has no controllers as
+  its root, so that nobody else's cgroups count, and the files are the same on every machine. Calls of the allocator
+  and between threads are left out: they depend on who runs when. Which iterators the kernel has decides how much is
+  asked for: there is a row for each of `ROWS`, and those that this kernel can show are measured.
 - Instructions that the verifier looked at, program by program: the nearest to a cost of an event that can be counted,
   as the kernel neither counts executed instructions nor runs tp_btf programs by BPF_PROG_TEST_RUN. They depend on the
-  kernel, and are compared on the one where they were accepted only (`tests/kernels` has other kernels' figures).
+  kernel: the limit is the most that was accepted on any (`tests/kernels/instructions.json` has the others' figures).
 - Allocations of a cycle: all that the interpreter asks of its allocators, also what is given back at once.
 - Bytes and memory of a series, from a node that is made up.
 """
@@ -30,18 +30,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.rig import Options, Pods, compile_program, compile_workload
+from bench.rig import FORCED_OFF, SWITCH, Options, Pods, compile_program, compile_workload
 from bench.simulate import Node, squeezed
 from kpod_metrics import agent as agents
 from kpod_metrics import settings
 from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.check import features
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import BpfCollector, Environment
 from kpod_metrics.exposition.text import TEXT
+from kpod_metrics.features import FILE_ITERATOR, SOCKET_ITERATOR, TASK_ITERATOR
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.syscalls import ARM64, X86_64
 
 ACCEPTED = Path(__file__).with_suffix(".json")
+ON_OTHER_KERNELS = Path(__file__).parents[1] / "tests" / "kernels" / "instructions.json"
 SIZES = (8, 16, 32)
 """Pods; twice as many each time, to see whether a cost grows faster."""
 WARM_UP, CYCLES = 5, 3
@@ -55,9 +58,16 @@ brk clone clone3 exit futex getrandom gettid madvise mmap mprotect mremap munmap
 sched_yield set_robust_list
 """
 BY_CHANCE = frozenset(NUMBERS[name] for name in _BY_CHANCE.split())
-NOT_ACCEPTED = ("linear", "bpf() calls", "objects kept")
+NOT_ACCEPTED = ("linear", "bpf() calls", "objects kept", "lacking")
 """Figures that are judged as they are: what two sizes have, the one after the other, and what must be about none."""
 PROFILES = ("minimal", "standard", "comprehensive")
+ROWS: dict[str, tuple[str, ...]] = {
+    "every iterator": (),
+    "TCP by hooks": (SOCKET_ITERATOR,),
+    "no iterator": (SOCKET_ITERATOR, TASK_ITERATOR, FILE_ITERATOR),
+}
+"""Kernel features that are forced off for a row."""
+ITERATORS = frozenset(ROWS["no iterator"])
 
 
 class Calls:
@@ -104,9 +114,10 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def _agent(profile: str, root: Path) -> Iterator[agents.Agent]:
+def _agent(profile: str, root: Path, row: str) -> Iterator[agents.Agent]:
     given = {"profile": profile, "node_name": "bench", "discovery": "cgroup", "cgroup_root": str(root)}
-    loaded, _ = settings.load(given, {}, None, list(registered()))
+    given["kernel_features_off"] = ",".join(FORCED_OFF.union(ROWS[row]))
+    loaded, _ = settings.load(given, SWITCH, None, list(registered()))
     agent = agents.build(loaded)
     agent.open()
     try:
@@ -115,11 +126,11 @@ def _agent(profile: str, root: Path) -> Iterator[agents.Agent]:
         agent.close()
 
 
-def cycles(options: Options, profile: str, allocations: Allocations) -> dict[int, dict[str, int]]:
+def cycles(options: Options, profile: str, row: str, allocations: Allocations) -> dict[int, dict[str, int]]:
     """Calls, opened files, allocations and new objects of a cycle, by the number of pods: the least of some cycles."""
     found = {}
     for pods in SIZES:
-        with Pods(options, pods, own_namespaces=True) as there, _agent(profile, there.root) as agent:
+        with Pods(options, pods, own_namespaces=True) as there, _agent(profile, there.root, row) as agent:
             calls = Calls(options)
             try:
                 seen = []
@@ -157,13 +168,21 @@ def slopes(found: dict[int, dict[str, int]], what: str) -> tuple[float, float]:
     )
 
 
-def verified() -> dict[str, int]:
-    """Instructions that the verifier looked at, by collector and program."""
+def lacking() -> dict[str, str]:
+    """Features that are not there or are forced off, and why."""
+    states = features(Environment(cgroup_root=find_root()))
+    refused = {state.name: state.refusal for state in states if not state.available}
+    return refused | dict.fromkeys(sorted(FORCED_OFF), "forced off")
+
+
+def verified(row: str) -> dict[str, int]:
+    """Instructions that the verifier looked at, by collector and program, of those that this kernel loads."""
     found = {}
+    off = FORCED_OFF.union(ROWS[row])
     for name, kind in registered().items():
         if not issubclass(kind, BpfCollector):
             continue
-        collector = kind(Environment(syscalls=settings.DEFAULT_SYSCALLS))
+        collector = kind(Environment(cgroup_root=find_root(), syscalls=settings.DEFAULT_SYSCALLS, forced_off=off))
         try:
             collector.open()
             assert collector._loaded is not None
@@ -210,29 +229,34 @@ def series(profile: str) -> dict[str, float]:
 
 def measure() -> dict[str, Any]:
     """All figures, and for what grows with the pods whether it grows evenly."""
-    made: dict[str, Any] = {name: {} for name in ("series", "cycle", "allocations", *NOT_ACCEPTED)}
+    made: dict[str, Any] = {name: {} for name in ("series", "cycle", "allocations", "verifier", *NOT_ACCEPTED)}
     made["series"] = {profile: series(profile) for profile in PROFILES}
+    made["lacking"] = lacking()
     sys.addaudithook(_hook)
     agents.tune_process()
+    shown = [row for row, off in ROWS.items() if ITERATORS & made["lacking"].keys() <= set(off)]
     with tempfile.TemporaryDirectory(prefix="kpod-bench-") as folder:
         options = Options(quick=True, pods=0, scratch=Path(folder))
         allocations = Allocations(options)
-        for profile in PROFILES:
-            found, most = cycles(options, profile, allocations), SIZES[-1]
-            grown = made["linear"][profile] = {what: slopes(found, what) for what in ("system calls", "opens")}
-            made["allocations"][profile] = {f"{pods} pods": one["allocations"] for pods, one in found.items()}
-            made["bpf() calls"][profile] = found[most]["bpf() calls"] - found[SIZES[0]]["bpf() calls"]
-            made["objects kept"][profile] = found[most]["objects kept"]
-            made["cycle"][profile] = {
-                "system calls of a pod": grown["system calls"][1],
-                "system calls beside": found[most]["system calls"] - most * grown["system calls"][1],
-                "opens of a pod": grown["opens"][1],
-                "opens beside": found[most]["opens"] - most * grown["opens"][1],
-                "bpf() calls": found[most]["bpf() calls"],
+        for row, profile in ((row, profile) for row in shown for profile in PROFILES):
+            found, most = cycles(options, profile, row, allocations), SIZES[-1]
+            grown = {what: slopes(found, what) for what in ("system calls", "opens")}
+            figures = {
+                "linear": grown,
+                "allocations": {f"{pods} pods": one["allocations"] for pods, one in found.items()},
+                "bpf() calls": found[most]["bpf() calls"] - found[SIZES[0]]["bpf() calls"],
+                "objects kept": found[most]["objects kept"],
+                "cycle": {
+                    "system calls of a pod": grown["system calls"][1],
+                    "system calls beside": found[most]["system calls"] - most * grown["system calls"][1],
+                    "opens of a pod": grown["opens"][1],
+                    "opens beside": found[most]["opens"] - most * grown["opens"][1],
+                    "bpf() calls": found[most]["bpf() calls"],
+                },
             }
-    made["controllers"] = Path(find_root(), "cgroup.controllers").read_text().split()
-    made["python"] = platform.python_version()
-    made["verifier"] = {"kernel": platform.release().split("-")[0], "instructions": verified()}
+            for name, figure in figures.items():
+                made[name].setdefault(row, {})[profile] = figure
+    made["verifier"] = {row: verified(row) for row in shown}
     return made
 
 
@@ -243,6 +267,8 @@ def main() -> None:
     made = measure()
     print(json.dumps(made, indent=2))
     if options.write:
+        if missing := sorted(ITERATORS & made["lacking"].keys()):
+            parser.error(f"only a kernel with every iterator can show all rows: {', '.join(missing)} is not there")
         for name in NOT_ACCEPTED:
             del made[name]
         ACCEPTED.write_text(json.dumps(made, indent=2) + "\n")

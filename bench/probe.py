@@ -65,7 +65,8 @@ def main(clock: Clock | None = None) -> None:
 
 @contextmanager
 def _agent(chosen: dict[str, str]) -> Iterator[agents.Agent]:
-    loaded, _ = settings.load(chosen | {"node_name": "bench"}, {}, None, list(registered()))
+    switch = {name: value for name, value in os.environ.items() if name == "KPOD_KERNEL_FEATURES_OFF"}
+    loaded, _ = settings.load(chosen | {"node_name": "bench"}, switch, None, list(registered()))
     agents.tune_process()
     agent = agents.build(loaded)
     agent.open()

@@ -37,6 +37,9 @@ CLONE_NEWNS = 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 TRACEFS = "/sys/kernel/tracing"
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
+SWITCH = {name: value for name, value in os.environ.items() if name == "KPOD_KERNEL_FEATURES_OFF"}
+"""The setting that has the agent do without kernel features: it is the bench's too."""
+FORCED_OFF = frozenset(settings.load({}, SWITCH, None, ())[0].kernel_features_off)
 
 
 class SkippedError(Exception):
@@ -207,19 +210,21 @@ class Programs(Variant):
 class Shipped(Variant):
     """A collector of the agent, opened as the agent opens it."""
 
-    def __init__(self, name: str) -> None:
-        """Raises SkippedError where there is no such collector."""
+    def __init__(self, name: str, without: Sequence[str] = ()) -> None:
+        """`without` are kernel features to do without. Raises SkippedError where there is no such collector."""
         kind = registered().get(name)
         if kind is None or not issubclass(kind, BpfCollector):
             raise SkippedError(f"there is no collector {name} with kernel programs")
         self._kind: type[BpfCollector] = kind
+        self._without = FORCED_OFF | frozenset(without)
         self._collector: BpfCollector | None = None
         self._hooks: dict[str, str] = {}
         """What each program is attached to: by its section, or with types where this kernel has them."""
 
     def attach(self) -> None:
         """Open the collector."""
-        self._collector = self._kind(Environment(cgroup_root=find_root(), syscalls=DEFAULT_SYSCALLS))
+        environment = Environment(cgroup_root=find_root(), syscalls=DEFAULT_SYSCALLS, forced_off=self._without)
+        self._collector = self._kind(environment)
         self._collector.open()
         assert self._collector._loaded is not None
         self._hooks = {name: program.hook for name, program in self._collector._loaded.object.programs.items()}
@@ -263,7 +268,7 @@ class Whole(Variant):
     """All collectors of a profile that have kernel programs, opened as the agent opens them."""
 
     def __init__(self, profile: str) -> None:
-        self._settings, _ = settings.load({"profile": profile}, {}, None, list(registered()))
+        self._settings, _ = settings.load({"profile": profile}, SWITCH, None, list(registered()))
         self._open: list[BpfCollector] = []
 
     @property
@@ -273,7 +278,7 @@ class Whole(Variant):
 
     def attach(self) -> None:
         """Open the collectors."""
-        environment = Environment(cgroup_root=find_root(), syscalls=self._settings.syscalls)
+        environment = Environment(cgroup_root=find_root(), syscalls=self._settings.syscalls, forced_off=FORCED_OFF)
         for collector in select(self._settings, environment):
             if isinstance(collector, BpfCollector):
                 self._open.append(collector)
@@ -487,8 +492,9 @@ class Pods:
     def __init__(self, options: Options, number: int, own_namespaces: bool) -> None:
         self._program = compile_workload(options, "pod")
         self._number, self._own = number, own_namespaces
-        self.root = Path(find_root()) / f"kpod-bench-{os.getpid()}"
-        """The cgroup that has all of them."""
+        self._made = Path(find_root()) / f"kpod-bench-{os.getpid()}"
+        self.root = self._made / "pods"
+        """The cgroup that has all of them; nobody gave it controllers, whatever the tree has."""
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Pods":
@@ -500,7 +506,7 @@ class Pods:
         return self
 
     def _start(self) -> None:
-        self.root.mkdir()
+        self.root.mkdir(parents=True)
         for number in range(self._number):
             pod = f"kubepods-burstable-pod{_uid(number).replace('-', '_')}.slice"
             path = self.root / pod / f"cri-containerd-{_container_id(number)}.scope"
@@ -535,7 +541,7 @@ class Pods:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        for directory, _, _ in os.walk(self.root, topdown=False):
+        for directory, _, _ in os.walk(self._made, topdown=False):
             for _ in range(200):
                 try:
                     os.rmdir(directory)
@@ -582,6 +588,7 @@ class Running:
 
     def __enter__(self) -> Self:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("KPOD_", "MALLOC_"))}
+        kept |= SWITCH
         start = time.perf_counter()
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, env=kept | self._environment

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from kpod_metrics.features import TASK_ITERATOR
+from tests.forced import needs
 from tests.live.agents import eventually, free_port, get, process, running_agent
 from tests.live.harness import Cgroup, go, stop_point
 
 TASKS = 3
 
 
+@needs(TASK_ITERATOR)  # the workloads are older than the agent
 def test_contention_is_told(
     cgroup: Callable[[str], Cgroup],
     workload: Callable[[str], str],

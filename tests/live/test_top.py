@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from kpod_metrics.features import TASK_ITERATOR
+from tests.forced import needs
 from tests.live.agents import COMMAND, free_port, running_agent
 from tests.live.harness import Cgroup
 from tests.terminal import terminal
@@ -46,16 +48,19 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
     return found
 
 
+@needs(TASK_ITERATOR)  # the workloads are older than the agent
 def test_with_a_running_agent(pods: tuple[str, str], tmp_path: Path) -> None:
     settings = ("--profile", "comprehensive", "--poll-interval", "2s")
     with running_agent(tmp_path / "log", *settings) as (_, port):
         as_expected(rows("--url", f"http://127.0.0.1:{port}"), pods)
 
 
+@needs(TASK_ITERATOR)  # the workloads are older than the agent
 def test_with_its_own_collection(pods: tuple[str, str]) -> None:
     as_expected(rows("--collect", "--poll-interval", "2s"), pods)
 
 
+@needs(TASK_ITERATOR)  # the workloads are older than the agent
 def test_without_an_agent_it_collects_itself_and_says_so(pods: tuple[str, str]) -> None:
     listen = f"127.0.0.1:{free_port()}"
     with terminal([COMMAND, "top", "--listen", listen, "--poll-interval", "500ms"], 20, 160) as shown:
