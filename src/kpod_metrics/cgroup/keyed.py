@@ -4,6 +4,7 @@ Whatever is not a whole line with a plain number after its key is left out: a va
 """
 
 import errno
+import re
 
 from kpod_metrics.files import read_bytes
 
@@ -17,6 +18,7 @@ _ABSENT = frozenset(
         errno.EOPNOTSUPP,  # pressure files of a kernel started with psi=0
     }
 )
+_DEVICE = re.compile(rb"[0-9]+:[0-9]+")
 _DIGITS = 20
 """As many as the largest number of 64 bits has."""
 
@@ -57,12 +59,17 @@ def flat(data: bytes, *keys: bytes) -> list[int | None]:
     return values
 
 
-def nested(data: bytes, *keys: bytes) -> dict[str, list[int]]:
-    """Return the values of these keys of each name of a nested keyed file: `NAME KEY=VALUE KEY=VALUE` lines (io.stat).
+def by_device(data: bytes, *keys: bytes) -> dict[str, list[int]]:
+    """Return the values of these keys of each block device, by its MAJ:MIN: `NAME KEY=VALUE KEY=VALUE` lines (io.stat).
 
     A name that lacks one of the keys is left out. Names are told from pairs by their lack of a "=", not by the line:
     some kernels (5.15, 5.16) end no line after a device that has no statistics, so that `7:1 7:0 8:0 rbytes=1 ...`
     is of three.
+
+    What has no number is left out as well: `(unknown)` is the name of every request queue without a device of its own
+    (a path of native NVMe multipath, a device that is being removed), of which there may be several in one file. A
+    number is of one queue. Should it ever be there twice, the larger of each count is taken: a sum would fall when one
+    of the two goes, and what falls is counted from its beginning.
     """
     found: dict[str, list[int]] = {}
     name = b""
@@ -75,7 +82,9 @@ def nested(data: bytes, *keys: bytes) -> dict[str, list[int]]:
             continue
         values = [number(pairs.get(wanted, b"")) for wanted in keys]
         numbers = [value for value in values if value is not None]
-        if name and len(numbers) == len(keys):
-            found[name.decode(errors="replace")] = numbers
+        if len(numbers) == len(keys) and _DEVICE.fullmatch(name):
+            device = name.decode("ascii")
+            before = found.get(device)
+            found[device] = numbers if before is None else [*map(max, before, numbers)]
         name, pairs = key, {}
     return found

@@ -6,7 +6,7 @@ A device appears with a container's first operation on it: most containers never
 import os
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.cgroup.keyed import is_absent, nested
+from kpod_metrics.cgroup.keyed import by_device, is_absent
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter
@@ -80,4 +80,4 @@ class Disk(FileCollector):
 
 
 def _totals(stat: bytes) -> dict[str, list[int]]:
-    return nested(stat, b"rbytes", b"wbytes", b"rios", b"wios")
+    return by_device(stat, b"rbytes", b"wbytes", b"rios", b"wios")

@@ -70,7 +70,7 @@ def check_keyed(data: bytes) -> None:
     """`cpu.stat`, `memory.events`, `memory.current`, `io.stat`."""
     _natural(keyed.flat(data, b"usage_usec", b"oom_kill", b""))
     _natural([keyed.single(data)])
-    for name, values in keyed.nested(data, b"rbytes", b"wbytes").items():
+    for name, values in keyed.by_device(data, b"rbytes", b"wbytes").items():
         _natural(values)
         assert name
         assert len(values) == 2
@@ -86,7 +86,7 @@ def check_net_dev(data: bytes) -> None:
     """`net/dev`."""
     for name, totals in net_dev.interfaces(data).items():
         assert all(total >= 0 for total in totals)
-        name.encode()
+        shown(name).encode()
 
 
 def check_mountinfo(data: bytes) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.cgroup.keyed import flat, is_absent, nested, read_if_there, single
+from kpod_metrics.cgroup.keyed import by_device, flat, is_absent, read_if_there, single
 
 CPU_STAT = b"usage_usec 369335142\nuser_usec 309510272\nsystem_usec 59824869\nnr_periods 12\n"
 
@@ -37,24 +37,34 @@ def test_single() -> None:
     assert [single(data) for data in (b"", b"\n", b"40", b"max\n", b"1\n2\n")] == [None] * 5
 
 
-def test_nested_gives_the_wanted_values_of_each_name() -> None:
+def test_by_device_gives_the_wanted_values_of_each_name() -> None:
     data = (
         b"254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n"
         b"8:16 wios=9 rios=3 rbytes=5 wbytes=7 cost.usage=12\n"
     )
-    wanted = nested(data, b"rbytes", b"wbytes", b"rios", b"wios")
+    wanted = by_device(data, b"rbytes", b"wbytes", b"rios", b"wios")
     assert wanted == {"254:0": [4096, 8192, 1, 2], "8:16": [5, 7, 3, 9]}
 
 
-def test_nested_leaves_out_names_without_their_values() -> None:
+def test_by_device_leaves_out_names_without_their_values() -> None:
     data = b"7:0 \n7:1\n254:0 rbytes=1\n8:0 rbytes=x rios=1\n8:16 rbytes=1 rios=2\n8:32 rbytes=1 rios=23"
-    assert nested(data, b"rbytes", b"rios") == {"8:16": [1, 2]}
-    assert nested(b"", b"rbytes") == {}
+    assert by_device(data, b"rbytes", b"rios") == {"8:16": [1, 2]}
+    assert by_device(b"", b"rbytes") == {}
 
 
-def test_nested_where_devices_without_statistics_end_no_line() -> None:
+def test_by_device_where_devices_without_statistics_end_no_line() -> None:
     data = b"7:1 7:0 8:0 rbytes=1 rios=2\n11:0 253:0 rbytes=3 rios=4\n"
-    assert nested(data, b"rbytes", b"rios") == {"8:0": [1, 2], "253:0": [3, 4]}
+    assert by_device(data, b"rbytes", b"rios") == {"8:0": [1, 2], "253:0": [3, 4]}
+
+
+def test_by_device_leaves_out_what_has_no_number() -> None:
+    data = b"(unknown) rbytes=1 rios=2\n8:0 rbytes=3 rios=4\n(unknown) rbytes=5 rios=6\n8:x rbytes=7 rios=8\n"
+    assert by_device(data + b"\xff rbytes=9 rios=9\n: rbytes=9 rios=9\n", b"rbytes", b"rios") == {"8:0": [3, 4]}
+
+
+def test_by_device_takes_the_larger_counts_of_one_that_is_there_twice() -> None:
+    data = b"8:0 rbytes=3 rios=4\n8:0 rbytes=1 rios=9\n"
+    assert by_device(data, b"rbytes", b"rios") == {"8:0": [3, 9]}
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EINVAL, errno.EOPNOTSUPP])

@@ -57,6 +57,31 @@ def test_devices_without_statistics_do_not_appear(tree: Tree) -> None:
     assert {row.labels for row in Disk(tree.environment).collect([group])} == {("8:1",)}
 
 
+def test_rows_of_one_name_are_no_devices(tree: Tree) -> None:
+    """Paths of native NVMe multipath are all called so; one that goes and comes back is not counted again."""
+    group, cycles = tree.group("a", 7), Cycles(Disk(tree.environment))
+    disk, paths = LINE.format("259:0", 50, 60, 5, 6), [LINE.format("(unknown)", size, size, 1, 1) for size in (900, 10)]
+    for listed in ([disk, *paths], [disk, paths[1]], [disk, paths[0]], [disk, *paths], [disk]):
+        write(Path(group.path), io__stat="".join(listed))
+        assert cycles.run(group).exported() == {
+            "disk_read_bytes_total 259:0": 50,
+            "disk_written_bytes_total 259:0": 60,
+            "disk_reads_total 259:0": 5,
+            "disk_writes_total 259:0": 6,
+        }
+
+
+def test_device_that_goes_and_comes_back_is_not_counted_again(tree: Tree) -> None:
+    group, cycles = tree.group("a", 7), Cycles(Disk(tree.environment))
+    other = LINE.format("8:16", 1, 1, 1, 1)
+    seen = []
+    for read in (100, None, None, 100, None, 130):
+        listed = other if read is None else other + LINE.format("8:0", read, 0, 1, 0)
+        write(Path(group.path), io__stat=listed)
+        seen.append(cycles.run(group).exported()["disk_read_bytes_total 8:0"])
+    assert seen == [100, 100, 100, 100, 100, 130]
+
+
 def test_names(tree: Tree) -> None:
     device(tree, "254:0", "virtual/block/dm-0")
     device(tree, "104:0", "pci0000:00/block/cciss!c0d0")
