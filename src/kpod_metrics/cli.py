@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from kpod_metrics import __version__, settings
 from kpod_metrics.errors import KpodError, RefusedError, SettingError
+from kpod_metrics.exposition.samples import printable, shown
 
 LEAST_FILES = 64
 """Descriptors: 50 are programs, maps and attachments."""
@@ -200,13 +201,24 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
     return {key: value for key, value in vars(options).items() if key in keys}
 
 
+class _LineFormatter(logging.Formatter):
+    """A message is one line, of characters that can be seen: there are names in it that pods choose."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": shown(record.getMessage()),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
@@ -218,7 +230,7 @@ def _log(loaded: settings.Settings) -> None:
     if loaded.log_format == "json":
         handler.setFormatter(_JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_LineFormatter())
     logging.basicConfig(level=loaded.log_level.upper(), handlers=[handler], force=True)
     # A line for each request at INFO, and headers with tokens at DEBUG: what matters of a request is logged here.
     for name in ("httpx2", "httpcore2"):

@@ -28,6 +28,7 @@ from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
 from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
+from kpod_metrics.exposition.samples import shown
 from kpod_metrics.features import TASK_ITERATOR
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.kernel.openat2 import fstatvfs_below
@@ -427,6 +428,36 @@ def test_links_in_place_of_folders_above_mounts_lead_nowhere(
                 assert found == mine
         finally:
             subprocess.run(["umount", host / "x"], check=True)
+
+
+NAMES = """
+cd "$0"
+for name in $(printf 'l\\377 l\\376') 'l\\xff'; do
+    mkdir "$name"
+    mount -t tmpfs -o size=$((size += 1))m none "$name"
+    ip link add "$name" type veth peer name "peer$size"
+done
+echo ready
+exec sleep 1000
+"""
+"""Mounts and interfaces whose names are no UTF-8, and one that looks as they are shown."""
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+def test_names_that_are_no_utf8_stay_apart(
+    cgroup: MakeCgroup, children: Children, environment: Environment, tmp_path: Path
+) -> None:
+    inside = cgroup("inside")
+    process = piped(inside, children, "unshare", "-mn", "--propagation", "private", "sh", "-c", NAMES, str(tmp_path))
+    assert answer(process) == "ready"
+    names = [r"l\xff", r"l\xfe", r"l\x5cxff"]
+    with opened(Filesystem(environment)) as collector:
+        rows = [row for row in collector.collect([group(inside)]) if row.labels[0].startswith(str(tmp_path))]
+        sizes = {shown(row.labels[0]).removeprefix(f"{tmp_path}/"): row.values[0] for row in rows}
+        assert sizes == {name: at + 1 << 20 for at, name in enumerate(names)}
+    with opened(NetIface(environment)) as collector:
+        found = [shown(row.labels[0]) for row in collector.collect([group(inside)])]
+        assert sorted(name for name in found if not name.startswith("peer")) == sorted(names)
 
 
 SIZES = {"a/x": 4, "stays": 5, "b/x": 6, "c/x": 7}

@@ -237,3 +237,25 @@ def test_requests_of_the_http_library_are_not_logged(tmp_path: Path, level: str)
         lines = [line.split(" ", 2)[2] for line in result.stderr.splitlines()]
         assert lines == ["INFO source of pods: kubernetes works"]
         assert server.asked("list")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_names_in_log_lines_are_written_out(form: str) -> None:
+    """Those of mounts are a pod's choice: one line each, valid UTF-8, and two names never look the same."""
+    code = """if True:
+        import logging, os, sys
+        from kpod_metrics import cli, settings
+        loaded, _ = settings.load({"log_format": sys.argv[1]}, {}, None, ())
+        cli._log(loaded)
+        for name in (b"l\\xff", b"l\\xfe", rb"l\\xff", b"a\\n2026 ERROR b\\x1b[2J", "\u00fc".encode()):
+            logging.getLogger("kpod_metrics").warning("file system at %s", os.fsdecode(name))
+    """
+    done = subprocess.run([sys.executable, "-c", code, form], capture_output=True, check=True)
+    lines = done.stderr.decode().splitlines()
+    if form == "json":
+        said = [json.loads(line)["message"] for line in lines]
+        last = "a\n2026 ERROR b\x1b[2J"
+    else:
+        said = [line.partition("WARNING ")[2] for line in lines]
+        last = r"a\n2026 ERROR b\x1b[2J"
+    assert said == [f"file system at {name}" for name in (r"l\xff", r"l\xfe", r"l\x5cxff", last, "\u00fc")]

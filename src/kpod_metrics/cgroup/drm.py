@@ -5,6 +5,7 @@ same client, with the same `drm-client-id`. A line is a key, a colon, and a valu
 of that form is left out.
 """
 
+import os
 from dataclasses import dataclass, field
 
 from kpod_metrics.cgroup.keyed import number
@@ -81,16 +82,16 @@ def client(data: bytes) -> Client | None:
         return None
     for key, value in pairs:
         if key.startswith(b"drm-"):
-            _take(found, key.decode(errors="replace"), value)
+            _take(found, os.fsdecode(key), value)
     return found
 
 
 def _take(into: Client, key: str, value: bytes) -> None:
     """Take one pair. The longer of two prefixes comes first."""
     if key == "drm-driver":
-        into.driver = value.decode(errors="replace")
+        into.driver = os.fsdecode(value)
     elif key == "drm-pdev":
-        into.device = value.decode(errors="replace")
+        into.device = os.fsdecode(value)
     elif name := _after(key, "drm-engine-capacity-"):
         into.engines.setdefault(name, Engine()).capacity = number(value) or 1
     elif name := _after(key, "drm-engine-"):

@@ -89,7 +89,7 @@ def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
         if id_ is None or parent_id is None or id_ in parents:
             continue
         parents[id_] = parent_id
-        kind = super_fields[0].decode(errors="replace")
+        kind = os.fsdecode(super_fields[0])
         point = unescape_mount(os.fsdecode(fields[4]))
         read_only = fields[5].split(b",")[0] == b"ro" or super_fields[2].split(b",")[0] == b"ro"
         left_out = (
@@ -98,7 +98,7 @@ def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
             or (kind == "tmpfs" and read_only)
             or any(point == top or point.startswith(f"{top}/") for top in _NOT_A_CONTAINERS)
         )
-        mounts.append(_Mount(id_, fields[2].decode(errors="replace"), point, kind, left_out))
+        mounts.append(_Mount(id_, os.fsdecode(fields[2]), point, kind, left_out))
     below: _Below = {}
     for mount in mounts:
         parent = parents[mount.id]

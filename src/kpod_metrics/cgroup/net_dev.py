@@ -1,5 +1,6 @@
 """Network interfaces of a namespace: `/proc/PID/net/dev` (net/core/net-procfs.c, dev_seq_printf_stats)."""
 
+import os
 from typing import NamedTuple
 
 _LINE = 16 * 24
@@ -29,5 +30,5 @@ def interfaces(data: bytes) -> dict[str, Interface]:
         if len(columns) >= 16:
             wanted = columns[0:4] + columns[8:12]
             if b"".join(wanted).isdigit() and len(rest) < _LINE:
-                found[name.strip().decode(errors="replace")] = Interface(*map(int, wanted))
+                found[os.fsdecode(name.strip())] = Interface(*map(int, wanted))
     return found

@@ -25,6 +25,14 @@ def shown(value: str) -> str:
     return _NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", value)
 
 
+def printable(value: str) -> str:
+    r"""Return it as `shown`, with what cannot be seen written out too: a line's end is `\n`, ESC is `\x1b`."""
+    whole = shown(value)
+    if whole.isprintable():
+        return whole
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in whole)
+
+
 class Sample:
     """One value, which never changes, and what it is in each format from when that is first asked for.
 

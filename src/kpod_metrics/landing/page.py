@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from kpod_metrics import __version__
 from kpod_metrics.exposition.recent import View, number
-from kpod_metrics.exposition.samples import shown
+from kpod_metrics.exposition.samples import printable
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.landing import waits
 from kpod_metrics.landing.waits import Pod, share, short
@@ -61,12 +61,7 @@ def asked(query: str) -> int:
 
 def text(value: str) -> str:
     """Escape a name: what cannot be seen is shown by its number."""
-    whole = shown(value)
-    if not whole.isprintable():
-        whole = "".join(
-            c if c.isprintable() else c.encode("unicode_escape").decode() if ord(c) != 0xFFFD else c for c in whole
-        )
-    return html.escape(whole)
+    return html.escape(printable(value))
 
 
 def render(view: View | None, problems: Sequence[str], node: str, most: int = USUAL, cluster: str = "") -> bytes:

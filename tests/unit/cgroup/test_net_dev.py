@@ -34,4 +34,9 @@ def test_odd_content() -> None:
     assert interfaces(b"eth0: 1 2 3\neth1\n:\n") == {}
     assert interfaces(whole.replace(b" 9 ", b" x ")) == {}
     assert interfaces(whole[:-2]) == {}  # cut off in its last number
-    assert list(interfaces(whole.replace(b"eth0", b"eth\xff"))) == ["eth�"]
+
+
+def test_names_that_are_no_utf8_stay_apart() -> None:
+    line = b": 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n"
+    found = interfaces(HEADING + b"l\xff" + line + b"l\xfe" + line)
+    assert list(found) == ["l\udcff", "l\udcfe"]

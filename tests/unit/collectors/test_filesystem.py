@@ -4,12 +4,16 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.kernel import openat2
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
+from tests.unit.exposition import client_model
 from tests.unit.kernel.mounts import mount_of
 
 OTHER = POD._replace(pod="cart-1")
@@ -178,11 +182,22 @@ def test_what_has_no_size_or_fails_is_left_out(tree: Tree, opened: Opened, caplo
     assert cycles.run(group).exported()["fs_usage_bytes /share"] == 4096
 
 
-def test_names_that_are_no_utf8(tree: Tree, opened: Opened) -> None:
-    process(tree, 10, ROOT.replace(" / / ", " / /\udcff\\040x "))
-    disks = Disks({"/\udcff x": size(10, 5, 5)})
-    exported = Cycles(opened(tree.environment, disks)).run(tree.group("a", 7, pids=[10])).exported()
-    assert exported["fs_capacity_bytes /\udcff x"] == 10 * 1024
+def test_names_that_are_no_utf8_stay_apart(tree: Tree, opened: Opened) -> None:
+    names = ["/l\udcff", "/l\udcfe", "/l\\134xff"]
+    lines = [f"{600 + at} 500 8:{at} / {name} rw - ext4 /dev/sd rw\n" for at, name in enumerate(names)]
+    process(tree, 10, ROOT + "".join(lines))
+    sizes = {name.replace("\\134", "\\"): size(at + 1, 0, 0) for at, name in enumerate(names)}
+    disks = Disks({"/": size(10, 5, 5), **sizes})
+    cycles = Cycles(opened(tree.environment, disks))
+    cycles.run(tree.group("a", 7, pids=[10]))
+    page = Renderer({}).render(cycles.store)
+    expected = {"/": 10.0, r"/l\xff": 1.0, r"/l\xfe": 2.0, r"/l\x5cxff": 3.0}
+    for families in (parse_text(page.text().decode()), parse_openmetrics(page.openmetrics().decode())):
+        samples = [one for family in families for one in family.samples if one.name == "kpod_fs_capacity_bytes"]
+        assert {one.labels["mountpoint"]: one.value / 1024 for one in samples} == expected
+    [family] = [f for f in client_model.decode(page.protobuf()) if f.name == "kpod_fs_capacity_bytes"]
+    labels = [{pair.name: pair.value for pair in metric.label} for metric in family.metric]
+    assert {one["mountpoint"] for one in labels} == expected.keys()
 
 
 def real(tree: Tree, pid: int, *mounts: str) -> None:
