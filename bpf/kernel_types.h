@@ -181,6 +181,7 @@ struct tcp_sock {
 	__u32 write_seq;
 	__u32 srtt_us; /* eight times the smoothed round-trip time */
 	__u32 total_retrans;
+	__u32 data_segs_out; /* since 4.6 (a44d6eacdaf5) */
 	__u32 segs_in;
 	__u64 bytes_acked;
 	__u64 bytes_received;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * TCP bytes, retransmits, connections and round-trip times of each cgroup.
+ * TCP bytes, segments, retransmits, connections and round-trip times of each cgroup.
  *
  * All is charged to the socket's own cgroup: most of it happens in softirq, where
  * current is whatever task was interrupted.
@@ -34,6 +34,7 @@ struct net_tcp_value {
 	__u64 born_ns;
 	__u64 bytes_sent;
 	__u64 bytes_received;
+	__u64 segments_sent;
 	__u64 retransmits;
 	__u64 connect_failures;
 	__u64 outbound;
@@ -43,10 +44,20 @@ struct net_tcp_value {
 
 KPOD_METRIC_MAP(net_tcp, struct net_tcp_key, struct net_tcp_value)
 
+/*
+ * Bytes in 64 bits. Segments in 32 as the kernel counts them: they begin again at 0 after
+ * 2^32, so only differences of two looks mean anything.
+ *
+ * data_segs_out counts what carries payload, each time it is sent: retransmits too
+ * (__tcp_transmit_skb()). total_retrans counts segments as well, not buffers
+ * (__tcp_retransmit_skb()), so it is a share of those; but also SYNs and bare FINs, which
+ * carry none.
+ */
 struct counted {
 	__u64 sent;
 	__u64 received;
-	__u64 retransmits;
+	__u32 segments;
+	__u32 retransmits;
 	__u32 state;
 	__u32 unused;
 };
@@ -59,7 +70,8 @@ struct counted_socket {
 	struct counted last;
 	__u64 sent_before; /* by the connections before this one */
 	__u64 received_before;
-	__u64 retransmits_before;
+	__u32 segments_before;
+	__u32 retransmits_before;
 };
 
 KPOD_SOCKET_STATE(tcp_sockets, struct counted_socket)
@@ -76,6 +88,7 @@ static __always_inline void add_earlier(struct counted *now, const struct counte
 {
 	now->sent += socket->sent_before;
 	now->received += socket->received_before;
+	now->segments += socket->segments_before;
 	now->retransmits += socket->retransmits_before;
 }
 
@@ -99,6 +112,7 @@ static __always_inline void read_totals(struct tcp_sock *tcp, struct counted *no
 {
 	now->sent = READ(tcp, bytes_acked) + (__u32)(READ(tcp, snd_nxt) - READ(tcp, snd_una));
 	now->received = READ(tcp, bytes_received);
+	now->segments = READ(tcp, data_segs_out);
 	now->retransmits = READ(tcp, total_retrans);
 }
 
@@ -136,54 +150,65 @@ static __always_inline void read_payload_of_older(struct sock *sk, struct counte
 	now->sent =
 		BPF_CORE_READ(tcp, bytes_acked) + (__u32)(snd_nxt - BPF_CORE_READ(tcp, snd_una));
 	now->received = BPF_CORE_READ(tcp, bytes_received);
+	now->segments = BPF_CORE_READ(tcp, data_segs_out);
 	now->retransmits = BPF_CORE_READ(tcp, total_retrans);
 	leave_out_fins(now, snd_nxt == BPF_CORE_READ(tcp, write_seq),
 		       BPF_CORE_READ(sk, __sk_common.skc_flags));
 }
 
-/* Counted bytes of a socket that is sent its SYN begin at -1. */
-static __always_inline bool more(__u64 now, __u64 last)
-{
-	return (__s64)(now - last) > 0;
-}
+/*
+ * more_NAME(now, last): whether `now` is later. Counted bytes of a socket that is sent its
+ * SYN begin at -1, and segments wrap.
+ *
+ * advance_NAME(): whoever moves `last` counts what it moved by. A hook is at most once
+ * overtaken by the iterator, an iterator by some hooks: what it gives up is for its next
+ * look.
+ */
+#define KPOD_ADVANCE(name, type, difference)                                          \
+	static __always_inline bool more_##name(type now, type last)                  \
+	{                                                                             \
+		return (difference)(now - last) > 0;                                  \
+	}                                                                             \
+                                                                                      \
+	static __always_inline void advance_##name(bool shared, type *last, type now, \
+						   __u64 *total)                      \
+	{                                                                             \
+		type seen = *(volatile type *)last, found;                            \
+                                                                                      \
+		if (!shared) {                                                        \
+			if (more_##name(now, seen)) {                                 \
+				__sync_fetch_and_add(total, (type)(now - seen));      \
+				*last = now;                                          \
+			}                                                             \
+			return;                                                       \
+		}                                                                     \
+		for (int tries = 0; tries < 4 && more_##name(now, seen); tries++) {   \
+			found = __sync_val_compare_and_swap(last, seen, now);         \
+			if (found == seen) {                                          \
+				__sync_fetch_and_add(total, (type)(now - seen));      \
+				return;                                               \
+			}                                                             \
+			seen = found;                                                 \
+		}                                                                     \
+	}
+
+KPOD_ADVANCE(bytes, __u64, __s64)
+KPOD_ADVANCE(segments, __u32, __s32)
 
 static __always_inline bool grown(struct counted *last, struct counted *now)
 {
-	return more(now->sent, last->sent) || more(now->received, last->received) ||
-	       more(now->retransmits, last->retransmits);
-}
-
-/*
- * Whoever moves `last` counts what it moved by. A hook is at most once overtaken by
- * the iterator, an iterator by some hooks: what it gives up is for its next look.
- */
-static __always_inline void advance(bool shared, __u64 *last, __u64 now, __u64 *total)
-{
-	__u64 seen = *(volatile __u64 *)last, found;
-
-	if (!shared) {
-		if (more(now, seen)) {
-			__sync_fetch_and_add(total, now - seen);
-			*last = now;
-		}
-		return;
-	}
-	for (int tries = 0; tries < 4 && more(now, seen); tries++) {
-		found = __sync_val_compare_and_swap(last, seen, now);
-		if (found == seen) {
-			__sync_fetch_and_add(total, now - seen);
-			return;
-		}
-		seen = found;
-	}
+	return more_bytes(now->sent, last->sent) || more_bytes(now->received, last->received) ||
+	       more_segments(now->segments, last->segments) ||
+	       more_segments(now->retransmits, last->retransmits);
 }
 
 static __always_inline void count(bool shared, struct net_tcp_value *value, struct counted *last,
 				  struct counted *now)
 {
-	advance(shared, &last->sent, now->sent, &value->bytes_sent);
-	advance(shared, &last->received, now->received, &value->bytes_received);
-	advance(shared, &last->retransmits, now->retransmits, &value->retransmits);
+	advance_bytes(shared, &last->sent, now->sent, &value->bytes_sent);
+	advance_bytes(shared, &last->received, now->received, &value->bytes_received);
+	advance_segments(shared, &last->segments, now->segments, &value->segments_sent);
+	advance_segments(shared, &last->retransmits, now->retransmits, &value->retransmits);
 }
 
 static __always_inline void count_change(struct net_tcp_value *value, struct counted *last,
@@ -387,6 +412,7 @@ static __always_inline void connection_is_born(struct sock *sk, __u32 state)
 		return;
 	socket->sent_before = socket->last.sent + first.sent_before;
 	socket->received_before = socket->last.received;
+	socket->segments_before = socket->last.segments;
 	socket->retransmits_before = socket->last.retransmits;
 	socket->last.state = state;
 }

@@ -217,8 +217,8 @@ OF_PODS = (
         ),
         "10m",
         "{pod} sends TCP segments again",
-        "{pod} on {{ $labels.node }} sends {{ $value | humanize }} TCP segments a second again, more than 2% of what "
-        "it sends, in full segments: packets are lost on the way, or nobody answers.",
+        "{pod} on {{ $labels.node }} sends {{ $value | humanize }} TCP segments a second again, more than 2% of all "
+        "that it sends: packets are lost on the way, or nobody answers.",
     ),
     Alert(
         "KpodTcpRttRise",

@@ -29,6 +29,7 @@ AGENT = {"instance": "$instance"}
 
 LEAST = {
     "kpod_cpu_throttled_periods_total": limits.PERIODS,
+    "kpod_net_tcp_retransmits_total": 1,
     "kpod_syscall_errors_total": limits.CALLS,
     "kpod_mem_cgroup_usage_bytes": 0,
     "kpod_bpf_map_entries": 0,
@@ -411,6 +412,7 @@ _OF_NETWORK = View(PODS, ("namespace", "pod"), top=20)
 _OF_AGENT = View(AGENT, ("instance",))
 
 _RUNQUEUE, _RTT = "kpod_cpu_runqueue_latency_seconds", "kpod_net_tcp_rtt_seconds"
+_AGAIN, _SEGMENTS = "kpod_net_tcp_retransmits_total", "kpod_net_tcp_segments_sent_total"
 _THROTTLED, _PERIODS = "kpod_cpu_throttled_periods_total", "kpod_cpu_periods_total"
 _CALLS, _FAILED, _TOOK = "kpod_syscall_count_total", "kpod_syscall_errors_total", "kpod_syscall_latency_seconds"
 
@@ -563,6 +565,7 @@ BOARDS = (
                     heat(_OF_POD, "TCP round trips", _RTT),
                     quantiles(_OF_POD, "TCP round trips", _RTT),
                     lines(_OF_POD, "TCP bytes", "kpod_net_tcp_bytes_sent_total", "kpod_net_tcp_bytes_received_total"),
+                    share(_OF_POD, "TCP segments sent again, of all", _AGAIN, [_SEGMENTS]),
                     events(_OF_POD, "Failed connects", "kpod_net_tcp_connect_failures_total"),
                     *_interfaces(_OF_POD),
                 ),
@@ -600,6 +603,7 @@ BOARDS = (
                     heat(_OF_NETWORK, "Round trips", _RTT),
                     quantiles(_OF_NETWORK, "Round trips, p50", _RTT, of=(0.5,)),
                     quantiles(_OF_NETWORK, "Round trips, p99", _RTT, of=(0.99,)),
+                    share(_OF_NETWORK, "Segments sent again, of all", _AGAIN, [_SEGMENTS]),
                     events(_OF_NETWORK, "Failed connects", "kpod_net_tcp_connect_failures_total"),
                 ),
                 ("net_tcp",),

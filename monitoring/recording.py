@@ -4,10 +4,6 @@ from dataclasses import dataclass
 
 from monitoring.promql import CONTAINER, count_rate, quantile, rate, sum_rate
 
-SEGMENT = 1448
-"""Payload of a TCP segment at an MTU of 1500."""
-
-
 LEAST_BUSY = 0.01
 """Tasks that run or wait, on average: of a pod with fewer, the share of them that waits says nothing."""
 
@@ -60,10 +56,10 @@ RULES = (
     ),
     Rule("container:kpod_mem_major_page_faults:rate5m", rate("kpod_mem_major_page_faults_total")),
     Rule("container:kpod_net_tcp_retransmits:rate5m", rate("kpod_net_tcp_retransmits_total")),
-    # Of full segments: an estimate from above, for real ones are shorter and more. Infinite where only SYNs are sent.
+    # Both count segments. Infinite where only SYNs are sent, which have no payload.
     Rule(
         "container:kpod_net_tcp_retransmits:segments_ratio_rate5m",
-        f"container:kpod_net_tcp_retransmits:rate5m * {SEGMENT}\n/\n{rate('kpod_net_tcp_bytes_sent_total')}",
+        f"container:kpod_net_tcp_retransmits:rate5m\n/\n{rate('kpod_net_tcp_segments_sent_total')}",
     ),
     Rule(
         "container:kpod_net_tcp_rtt_seconds:mean5m",

@@ -45,7 +45,7 @@ def busy_node() -> Node:
         },
         Identity("edge", "proxy-x7k2p", "envoy"): {
             "net_tcp_retransmits_total": 130.0,
-            "net_tcp_bytes_sent_total": 1448.0 * 1000,
+            "net_tcp_segments_sent_total": 1000.0,
             "mem_major_page_faults_total": 3.0,
         },
         Identity("batch", "report-28411020-qq8rt", "job"): {"mem_oom_kills_total": 2.0},

@@ -24,7 +24,7 @@ from kpod_metrics.features import FILE_ITERATOR, SOCKET_ITERATOR
 from tests.forced import lacking, needs
 from tests.live.harness import SCALE, Cgroup, Totals, go, opened, proves, stop_point
 
-SENT, RECEIVED, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.metrics)
+SENT, RECEIVED, SEGMENTS, RETRANSMITS, FAILURES, RTT = (metric.name for metric in TRAFFIC.metrics)
 [CONNECTED] = (metric.name for metric in CONNECTIONS.metrics)
 
 OLDEST = ("socket_storage", "batch")
@@ -41,6 +41,7 @@ class Counted(NamedTuple):
 
     sent: float = 0
     received: float = 0
+    segments: float = 0
     retransmits: float = 0
     failures: float = 0
     outbound: float = 0
@@ -49,7 +50,7 @@ class Counted(NamedTuple):
 
 def counted(totals: Totals, cgroup: Cgroup) -> Counted:
     return Counted(
-        *(totals.number(cgroup, name) for name in (SENT, RECEIVED, RETRANSMITS, FAILURES)),
+        *(totals.number(cgroup, name) for name in (SENT, RECEIVED, SEGMENTS, RETRANSMITS, FAILURES)),
         *(totals.number(cgroup, CONNECTED, direction) for direction in ("outbound", "inbound")),
     )
 
@@ -66,6 +67,19 @@ def line(process: Process) -> int:
     """The number on the next line that a workload prints."""
     assert process.stdout is not None
     return int(process.stdout.readline())
+
+
+class Info(NamedTuple):
+    """What TCP_INFO says of sockets, as `tcp_peer.c` prints it."""
+
+    retransmits: int = 0
+    segments: int = 0
+
+    @staticmethod
+    def of(process: Process) -> "Info":
+        """Those of the next line that it prints."""
+        assert process.stdout is not None
+        return Info(*map(int, process.stdout.readline().split()))
 
 
 class Network:
@@ -123,13 +137,14 @@ class Peers:
         self.client = network.start(
             client, "tcp_peer", "client", network.client_goes_to, self.port, connections, to_server, to_client, *last
         )
-        self.retransmits = (0, 0)
+        self.told = (Info(), Info())
+        """Of the client and of the server."""
 
     def round_over(self) -> None:
         """Wait for the end of a round; both have stopped then."""
         stop_point(self.client)
         stop_point(self.server)
-        self.retransmits = (line(self.client), line(self.server))
+        self.told = (Info.of(self.client), Info.of(self.server))
 
     def go(self) -> None:
         go(self.server)
@@ -148,9 +163,10 @@ class Peers:
             to_server += self.connections * self.extra * (self.end == "reset")
             to_client += self.connections * self.extra * (self.end == "half")
         client, server = self.owners
+        of_client, of_server = self.told
         return {
-            client: Counted(to_server, to_client, self.retransmits[0], outbound=self.connections),
-            server: Counted(to_client, to_server, self.retransmits[1], inbound=self.connections),
+            client: Counted(to_server, to_client, of_client.segments, of_client.retransmits, outbound=self.connections),
+            server: Counted(to_client, to_server, of_server.segments, of_server.retransmits, inbound=self.connections),
         }
 
 
@@ -193,9 +209,10 @@ def test_bytes_are_exact(
             if done == 1:
                 peers.go()
         peers.finish()
-        # Nobody can ask a closed socket for its retransmits: those are another test's.
+        # Nobody can ask a closed socket for its segments: those are another test's.
         totals.read()
-        peers.retransmits = tuple(int(totals.number(owner, RETRANSMITS)) for owner in (a, b))  # type: ignore[assignment]
+        of_a, of_b = (Info(*(int(totals.number(c, name)) for name in (RETRANSMITS, SEGMENTS))) for c in (a, b))
+        peers.told = (of_a, of_b)
         assert_counted(totals, peers.expected(2, ended=True) | {c: Counted()})
 
 
@@ -207,7 +224,7 @@ def test_this_kernel_has_the_iterator() -> None:
         assert net_tcp._totals is not None
 
 
-@proves(SENT, CONNECTED)
+@proves(SENT, SEGMENTS, CONNECTED)
 def test_sockets_that_are_connected_again_while_they_are_looked_at(
     cgroup: Callable[[str], Cgroup], network: Network
 ) -> None:
@@ -217,15 +234,20 @@ def test_sockets_that_are_connected_again_while_they_are_looked_at(
         totals = Totals(net_tcp)
         with socket.create_server(("127.0.0.1", 0)) as server:
 
-            def again() -> None:
+            def again() -> int:
+                segments = 0
                 for _ in range(times):
-                    stop_point(network.start(a, "tcp_peer", "again", "127.0.0.1", server.getsockname()[1], 9000))
+                    client = network.start(a, "tcp_peer", "again", "127.0.0.1", server.getsockname()[1], 9000)
+                    stop_point(client)
+                    segments += Info.of(client).segments + Info.of(client).segments
+                return segments
 
             done = beside.submit(again)
             while not done.done():
                 assert totals.read().number(a, SENT) <= 12_000 * times
-            done.result()
-            assert_counted(totals, {a: Counted(sent=12_000 * times, outbound=2 * times)})
+            segments = done.result()
+            assert segments >= 2 * times
+            assert_counted(totals, {a: Counted(sent=12_000 * times, segments=segments, outbound=2 * times)})
 
 
 class Work(NamedTuple):
@@ -237,7 +259,7 @@ class Work(NamedTuple):
     at_a_time: int = 2048
 
 
-@proves(SENT, RECEIVED)
+@proves(SENT, RECEIVED, SEGMENTS)
 @pytest.mark.parametrize(
     "work",
     [Work(2, 100_000_003, 6), Work(64, 1003, 40), Work(64, 1003, 10, at_a_time=7)],
@@ -277,16 +299,21 @@ def test_looks_at_sockets_in_use_count_each_byte_once(
                 seen.add(counted(totals, b).received)
             done.result()
             totals.read()
+            # All data was acknowledged when the peers were asked; a FIN may be sent again since.
             whole = {
-                owner: now._replace(retransmits=totals.number(owner, RETRANSMITS)) for owner, now in expected.items()
+                owner: now._replace(
+                    segments=whole[owner].segments + peers.expected(1)[owner].segments,
+                    retransmits=totals.number(owner, RETRANSMITS),
+                )
+                for owner, now in expected.items()
             }
             assert_counted(totals, whole)
         assert len(seen) > 5, "bytes are counted on their way, not at the end alone"
 
 
-@proves(RETRANSMITS)
+@proves(RETRANSMITS, SEGMENTS)
 @EVERY_WAY
-def test_retransmits_equal_tcp_info(
+def test_retransmits_and_segments_equal_tcp_info(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
 ) -> None:
     """Every 20th segment with data is lost, in both directions."""
@@ -298,8 +325,10 @@ def test_retransmits_equal_tcp_info(
         for done in (1, 2):
             peers.round_over()
             # Of 2 x 138 and 2 x 69 full segments a round, 20 are lost.
-            assert sum(peers.retransmits) >= 20 * done
-            assert min(peers.retransmits) > 0
+            assert sum(told.retransmits for told in peers.told) >= 20 * done
+            assert min(told.retransmits for told in peers.told) > 0
+            for told, least in zip(peers.told, (138, 69), strict=True):
+                assert told.segments >= 2 * least * done + told.retransmits
             assert_counted(totals, peers.expected(done) | {c: Counted(), d: Counted()})
             if done == 1:
                 peers.go()
@@ -324,8 +353,8 @@ def test_retransmits_of_the_handshake(
         assert counted(totals, e)._replace(retransmits=0) == Counted()
         peers.round_over()
         stop_point(silent)
-        unanswered = line(silent)
-        assert min(*peers.retransmits, unanswered) >= 1
+        unanswered = Info.of(silent).retransmits
+        assert min(*(told.retransmits for told in peers.told), unanswered) >= 1
         nothing = {c: Counted(), d: Counted(), e: Counted(retransmits=unanswered, failures=1)}
         assert_counted(totals, peers.expected(1) | nothing)
         peers.go()
@@ -356,7 +385,7 @@ def test_missed_changes_are_made_up_for(cgroup: Callable[[str], Cgroup], network
             {
                 a: client,
                 b: server._replace(inbound=0),  # its birth was missed too: it is taken for an older one
-                e: Counted(retransmits=line(silent), failures=1),
+                e: Counted(retransmits=Info.of(silent).retransmits, failures=1),
             },
         )
 
@@ -371,20 +400,20 @@ def test_connections_by_direction(
     with opened(collector(*forced_off)) as net_tcp, socket.socket() as deaf:
         totals = Totals(net_tcp)
         deaf.bind(("127.0.0.1", 0))  # and never listens
-        opened_so_far = refused = 0
+        so_far = refused = 0
         for connections, failures in ((7, 5), (11, 3)):
             peers = Peers(network, a, b, connections=connections, traffic=(1, 1), rounds=1)
             peers.round_over()
             peers.finish()
             port = deaf.getsockname()[1]
             stop_point(network.start(a, "tcp_peer", "refused", "127.0.0.1", port, failures))
-            opened_so_far += connections
+            so_far += connections
             refused += failures
             assert_counted(
                 totals,
                 {
-                    a: Counted(opened_so_far, opened_so_far, 0, refused, outbound=opened_so_far),
-                    b: Counted(opened_so_far, opened_so_far, 0, 0, inbound=opened_so_far),
+                    a: Counted(so_far, so_far, so_far, 0, refused, outbound=so_far),
+                    b: Counted(so_far, so_far, so_far, inbound=so_far),
                     c: Counted(),
                 },
             )
@@ -398,10 +427,10 @@ def test_a_connect_at_both_ends_is_outbound(cgroup: Callable[[str], Cgroup], net
         totals = Totals(net_tcp)
         for done in (1, 2):
             stop_point(network.start(a, "tcp_peer", "self", "127.0.0.1", 0, 1003))
-            assert_counted(totals, {a: Counted(1003 * done, 1003 * done, outbound=done), b: Counted()})
+            assert_counted(totals, {a: Counted(1003 * done, 1003 * done, done, outbound=done), b: Counted()})
 
 
-@proves(SENT, CONNECTED)
+@proves(SENT, SEGMENTS, CONNECTED)
 @EVERY_WAY
 def test_a_socket_has_another_connection(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
@@ -410,9 +439,13 @@ def test_a_socket_has_another_connection(
     a, b = cgroup("a"), cgroup("b")
     with opened(collector(*forced_off)) as net_tcp, socket.create_server(("127.0.0.1", 0)) as server:
         totals = Totals(net_tcp)
+        segments = 0
         for done in (1, 2):
-            stop_point(network.start(a, "tcp_peer", "again", "127.0.0.1", server.getsockname()[1], 9000))
-            assert_counted(totals, {a: Counted(sent=12_000 * done, outbound=2 * done), b: Counted()})
+            client = network.start(a, "tcp_peer", "again", "127.0.0.1", server.getsockname()[1], 9000)
+            stop_point(client)
+            segments += Info.of(client).segments + Info.of(client).segments
+            of_a = Counted(sent=12_000 * done, segments=segments, outbound=2 * done)
+            assert_counted(totals, {a: of_a, b: Counted()})
 
 
 NEVER_ACCEPTS = """
@@ -423,7 +456,7 @@ time.sleep(1000)
 """
 
 
-@proves(SENT, RETRANSMITS, CONNECTED)
+@proves(SENT, SEGMENTS, RETRANSMITS, CONNECTED)
 @EVERY_WAY
 def test_a_socket_has_another_connection_that_retransmits_too(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
@@ -434,15 +467,16 @@ def test_a_socket_has_another_connection_that_retransmits_too(
     with opened(collector(*forced_off)) as net_tcp:
         totals = Totals(net_tcp)
         port = line(network.enter(b, sys.executable, "-c", NEVER_ACCEPTS))
-        retransmitted = 0
+        retransmitted = segments = 0
         for done in (1, 2):
             client = network.start(a, "tcp_peer", "again", network.client_goes_to, port, 30_000)
             stop_point(client)
-            first, second = line(client), line(client)
-            assert first
-            assert second
-            retransmitted += first + second
-            of_a = Counted(40_000 * done, retransmits=retransmitted, outbound=2 * done)
+            first, second = Info.of(client), Info.of(client)
+            assert first.retransmits
+            assert second.retransmits
+            retransmitted += first.retransmits + second.retransmits
+            segments += first.segments + second.segments
+            of_a = Counted(40_000 * done, 0, segments, retransmitted, outbound=2 * done)
             # Not b: hooks count what nobody reads with the next segment or at the end.
             assert_counted(totals, {a: of_a, d: Counted()})
 
@@ -531,7 +565,7 @@ def test_rtt_equals_the_trace_and_is_charged_to_the_socket(
 
 
 @needs(FILE_ITERATOR)
-@proves(SENT, RECEIVED, RETRANSMITS)
+@proves(SENT, RECEIVED, SEGMENTS, RETRANSMITS)
 @EVERY_WAY
 def test_older_connections_count_from_now_on(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
@@ -541,8 +575,8 @@ def test_older_connections_count_from_now_on(
     network.lay_wire(d, delay_us=500, drop_every=10)
     peers = Peers(network, a, b, connections=3, traffic=(200_003, 100_007), rounds=3)
     peers.round_over()
-    before = peers.retransmits
-    assert all(before)
+    before = peers.told
+    assert all(told.retransmits for told in before)
     with opened(collector(*forced_off)) as net_tcp:
         totals = Totals(net_tcp)
         assert_counted(totals, {a: Counted(), b: Counted(), c: Counted(), d: Counted()})
@@ -550,7 +584,12 @@ def test_older_connections_count_from_now_on(
             peers.go()
             peers.round_over()
             expected = {
-                owner: now._replace(retransmits=now.retransmits - was, outbound=0, inbound=0)
+                owner: now._replace(
+                    segments=now.segments - was.segments,
+                    retransmits=now.retransmits - was.retransmits,
+                    outbound=0,
+                    inbound=0,
+                )
                 for (owner, now), was in zip(peers.expected(done).items(), before, strict=True)
             }
             assert_counted(totals, expected | {c: Counted(), d: Counted()})
@@ -619,7 +658,7 @@ def test_what_is_read_after_the_end_is_not_counted_again(
         for _ in range(2):
             go(both)
             stop_point(both)
-            assert_counted(totals, {a: Counted(1003 + 2007, 1003 + 2007, outbound=1, inbound=1)})
+            assert_counted(totals, {a: Counted(1003 + 2007, 1003 + 2007, 2, outbound=1, inbound=1)})
         # Where states are in a hash: nothing would take it out again. Others' are known from the iterator alone.
         if states.created and not lacking(FILE_ITERATOR):
             assert set(states.iterate()) <= before
@@ -642,16 +681,16 @@ END_WITH_MORE_TO_SEND = textwrap.dedent("""
     while len(seen) < 5 or len(set(seen[-5:])) > 1:  # while the last of the window is being filled
         seen.append((told(client, 144, 4) - 1, written - told(server, 128, 8)))
         time.sleep(0.4)
-    print(*seen[-1], told(client, 100, 4), flush=True)
+    print(*seen[-1], told(client, 100, 4), told(client, 156, 4), flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
     while server.recv(1 << 20): pass
-    print(told(client, 100, 4), flush=True)
+    print(told(client, 100, 4), told(client, 156, 4), flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
 """)
 """Both ends of a connection whose one end has said that it will send no more, and still has: a FIN waits behind it.
 
-Prints tcpi_notsent_bytes (less the FIN), what is not received yet by tcpi_bytes_received, and tcpi_total_retrans, this
-once more at the end (linux/tcp.h)."""
+Prints tcpi_notsent_bytes (less the FIN), what is not received yet by tcpi_bytes_received, tcpi_total_retrans and
+tcpi_data_segs_out, these once more at the end (linux/tcp.h)."""
 
 
 @needs(FILE_ITERATOR)
@@ -665,15 +704,17 @@ def test_an_older_connection_that_is_ending_counts_its_rest(
     children.append(both)
     stop_point(both)
     assert both.stdout is not None
-    not_sent, not_received, retransmits = map(int, both.stdout.readline().split())
+    not_sent, not_received, *before = map(int, both.stdout.readline().split())
     assert not_sent > 0
     with opened(collector(*forced_off)) as net_tcp:
         totals = Totals(net_tcp)
         assert_counted(totals, {a: Counted(), b: Counted()})
         go(both)
         stop_point(both)
-        again = line(both) - retransmits
-        assert_counted(totals, {a: Counted(not_sent, not_received, again), b: Counted()})
+        now, was = Info.of(both), Info(*before)
+        segments, again = now.segments - was.segments, now.retransmits - was.retransmits
+        assert segments > 0
+        assert_counted(totals, {a: Counted(not_sent, not_received, segments, again), b: Counted()})
 
 
 def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], network: Network) -> None:
@@ -689,7 +730,7 @@ def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], 
             peers = Peers(network, a, b, connections=1, traffic=(1003, 1003), rounds=1)
             peers.round_over()
             peers.finish()
-            one = Counted(1003 * done, 1003 * done)
+            one = Counted(1003 * done, 1003 * done, done)
             assert_counted(totals, {a: one._replace(outbound=done), b: one._replace(inbound=done)})
         errors = {health.name: health.update_errors for health in net_tcp.maps()}
         assert errors["tcp_sockets_by_address"] == 0

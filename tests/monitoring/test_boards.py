@@ -169,8 +169,10 @@ IDLE = {
     'kpod_cpu_throttled_periods_total{pod="idle"}': "0+2x30",
     'kpod_syscall_count_total{pod="idle",syscall="openat"}': "0+1x30",
     'kpod_syscall_errors_total{pod="idle",syscall="openat"}': "0+1x30",
+    'kpod_net_tcp_segments_sent_total{pod="idle"}': "0+2x30",
+    'kpod_net_tcp_retransmits_total{pod="idle"}': "0+2x30",
 }
-"""A pod with nearly nothing to do, that waits, is throttled or fails nearly each time."""
+"""A pod with nearly nothing to do, that waits, is throttled, fails or sends again nearly each time."""
 BUSY = {
     'kpod_cpu_runqueue_latency_seconds_sum{pod="busy"}': "0+30x30",
     'kpod_cpu_usage_seconds_total{pod="busy"}': "0+30x30",
@@ -178,12 +180,15 @@ BUSY = {
     'kpod_cpu_throttled_periods_total{pod="busy"}': "0+150x30",
     'kpod_syscall_count_total{pod="busy",syscall="read"}': "0+6000x30",
     'kpod_syscall_errors_total{pod="busy",syscall="read"}': "0+1500x30",
+    'kpod_net_tcp_segments_sent_total{pod="busy"}': "0+6000x30",
+    'kpod_net_tcp_retransmits_total{pod="busy"}': "0+1500x30",
 }
-"""One that waits half of the time, and is throttled and fails a quarter of the times."""
+"""One that waits half of the time, and is throttled, fails and sends again a quarter of the times."""
 OF_BUSY = {
     "kpod_cpu_runqueue_latency_seconds_sum": 0.5,
     "kpod_cpu_throttled_periods_total": 0.25,
     "kpod_syscall_errors_total": 0.25,
+    "kpod_net_tcp_retransmits_total": 0.25,
 }
 
 

@@ -1,4 +1,4 @@
-"""TCP bytes, retransmits, connections and round-trip times, from `bpf/net_tcp.bpf.c`."""
+"""TCP bytes, segments, retransmits, connections and round-trip times, from `bpf/net_tcp.bpf.c`."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,8 +17,8 @@ TRAFFIC = Table(
             "Payload bytes sent over TCP, each once: retransmitted ones are not counted again.",
             "advance of tcp_sock.snd_nxt, without SYN and FIN",
             advice=(
-                "Its rate is what the pod sends; what retransmits are a share of. Near the link's "
-                "or the bandwidth limit: that is it."
+                "Its rate is what the pod sends. Near the link's or the bandwidth limit: that is it. Divided by "
+                "kpod_net_tcp_segments_sent_total: the size of a segment."
             ),
         ),
         counter(
@@ -29,6 +29,12 @@ TRAFFIC = Table(
                 "Its rate is what the pod receives, without headers and repeats: compare with "
                 "kpod_net_iface_rx_bytes_total."
             ),
+        ),
+        counter(
+            "kpod_net_tcp_segments_sent_total",
+            "TCP segments sent with payload, each time that they are sent: retransmitted ones are counted again.",
+            "tcp_sock.data_segs_out, as tcpi_data_segs_out of TCP_INFO",
+            advice="What retransmits are a share of.",
         ),
         counter(
             "kpod_net_tcp_retransmits_total",
@@ -51,8 +57,9 @@ TRAFFIC = Table(
             "kpod_net_tcp_rtt_seconds",
             "Smoothed TCP round-trip time, observed at each segment that an established connection receives.",
             "tcp_probe: tcp_sock.srtt_us",
-            # One bucket from 4 to 67 s, where no usual round trip is: a pod's series have a ceiling.
-            exponents=(*LATENCY_EXPONENTS[:-2], LATENCY_EXPONENTS[-1]),
+            # A pod's series have a ceiling: one bucket from 4 to 67 s, where no usual round trip is, and none below
+            # a microsecond, the kernel's unit.
+            exponents=(*LATENCY_EXPONENTS[1:-2], LATENCY_EXPONENTS[-1]),
             advice=("Twice what it was: a queue on the way, another zone, a peer that is throttled (KpodTcpRttRise)."),
         ),
     )
@@ -74,6 +81,8 @@ CONNECTIONS = Table(
 )
 
 
+_COUNTERS = ("bytes_sent", "bytes_received", "segments_sent", "retransmits", "connect_failures")
+"""Fields of struct net_tcp_value, in the order of the table's metrics."""
 _SOCKETS_AT_A_TIME = 2048
 """How many sockets the kernel looks at before it lets others run on the CPU: a millisecond or two."""
 _STOPS = 16
@@ -87,7 +96,7 @@ class NetTcp(BpfCollector):
     """TCP traffic of each cgroup."""
 
     name = "net_tcp"
-    description = "TCP bytes, retransmits, connections, round-trip time"
+    description = "TCP bytes, segments, retransmits, connections, round-trip time"
     metric_maps = ("net_tcp",)
     features = (TP_BTF, SOCKET_STORAGE, SOCKET_ITERATOR, FILE_ITERATOR, BATCH)
     extras = (SOCKET_ITERATOR,)
@@ -163,7 +172,7 @@ class NetTcp(BpfCollector):
             self._look(self._totals)
         reader = self.reader("net_tcp")
         fields = reader.layout.fields
-        counters = [fields[n] for n in ("bytes_sent", "bytes_received", "retransmits", "connect_failures")]
+        counters = [fields[n] for n in _COUNTERS]
         sum_ns, slots = fields["rtt.sum_ns"], fields["rtt.slots"]
         directions = [((name,), fields[name]) for name in CONNECTIONS.labels[0].values]
         rows = []

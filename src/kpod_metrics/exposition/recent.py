@@ -18,7 +18,7 @@ RATED = frozenset(
         "kpod_cpu_throttled_periods_total",
         "kpod_cpu_periods_total",
         "kpod_net_tcp_retransmits_total",
-        "kpod_net_tcp_bytes_sent_total",
+        "kpod_net_tcp_segments_sent_total",
         "kpod_net_tcp_connect_failures_total",
         "kpod_net_tcp_connections_total",
         "kpod_net_iface_rx_packets_total",

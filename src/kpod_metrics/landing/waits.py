@@ -17,9 +17,6 @@ from kpod_metrics.metrics import Kind, Scope
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import OVERFLOW
 
-SEGMENT = 1448
-"""Payload of a TCP segment at an MTU of 1500."""
-
 IN_SYSCALLS = 0.1
 """No alert's: tasks that are, on average, in syscalls that should not wait."""
 KILLED = 100.0
@@ -256,8 +253,8 @@ def _of_space(values: _Values) -> Iterator[Reason]:
 
 def _of_network(values: _Values) -> Iterator[Reason]:
     if retransmits := values.get(("kpod_net_tcp_retransmits_total", "")):
-        # Of full segments: an estimate from above. Nothing sent is SYNs only.
-        sent = values.get(("kpod_net_tcp_bytes_sent_total", ""), 0.0) / SEGMENT
+        # Nothing sent is SYNs only: they have no payload.
+        sent = values.get(("kpod_net_tcp_segments_sent_total", ""))
         of_all = retransmits / sent if sent else 1.0
         yield Reason(
             min(retransmits / limits.RETRANSMITS, of_all / limits.RETRANSMITTED),

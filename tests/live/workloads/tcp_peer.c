@@ -7,8 +7,8 @@
  * All connections are made first; the server prints its port before. In each round
  * a client sends SEND bytes and then receives RECEIVE, a server the other way
  * round, on one connection after the other, by HOW: write, send, sendmsg, sendfile
- * or splice. A round ends when all is acknowledged: prints the sum of
- * tcpi_total_retrans and stops itself. After the last one, by END:
+ * or splice. A round ends when all is acknowledged: prints the sums of
+ * tcpi_total_retrans and tcpi_data_segs_out and stops itself. After the last one, by END:
  * close: the client closes, the server reads to the end and closes.
  * half:  the client shuts its side down, the server sends EXTRA bytes more, and
  *        the client reads to the end.
@@ -19,18 +19,19 @@
  * want of a server or (after a few SYNs) of any answer; prints as above, then stops.
  *
  * tcp_peer again ADDRESS PORT SEND: sends SEND bytes, takes the same socket off
- * that connection, makes another with it, sends a third of SEND, prints what each
- * of them retransmitted (TCP_INFO), and stops.
+ * that connection, makes another with it, sends a third of SEND, prints a line
+ * as above for each of them, and stops.
  *
  * tcp_peer self ADDRESS 0 SEND: a socket connects to itself, as both ends at once,
- * sends itself SEND bytes, and stops.
+ * sends itself SEND bytes, prints as above, and stops.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
-#include <netinet/tcp.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -150,25 +151,35 @@ static void wait_until_acknowledged(int fd)
 		usleep(500);
 }
 
-static unsigned retransmits(int fd)
+struct totals {
+	unsigned retransmits, segments;
+};
+
+static void add(struct totals *totals, int fd)
 {
-	struct tcp_info info;
+	struct tcp_info info = {};
 	socklen_t size = sizeof(info);
 
 	check(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size), "TCP_INFO");
-	return info.tcpi_total_retrans;
+	totals->retransmits += info.tcpi_total_retrans;
+	totals->segments += info.tcpi_data_segs_out;
 }
 
-static void phase_over(unsigned retransmitted)
+static void print(const struct totals *totals)
 {
-	printf("%u\n", retransmitted);
+	printf("%u %u\n", totals->retransmits, totals->segments);
 	fflush(stdout);
+}
+
+static void phase_over(const struct totals *totals)
+{
+	print(totals);
 	raise(SIGSTOP);
 }
 
 static void fail_to_connect(struct sockaddr_in *address, int count, int syn_retries, int expected)
 {
-	unsigned retransmitted = 0;
+	struct totals totals = {};
 
 	while (count--) {
 		struct pollfd over = {.events = POLLOUT};
@@ -181,7 +192,7 @@ static void fail_to_connect(struct sockaddr_in *address, int count, int syn_retr
 		if (!connect(over.fd, (struct sockaddr *)address, sizeof(*address)))
 			exit(1);
 		check(poll(&over, 1, -1), "poll");
-		retransmitted += retransmits(over.fd); /* asking for the error forgets them */
+		add(&totals, over.fd); /* asking for the error forgets them */
 		check(getsockopt(over.fd, SOL_SOCKET, SO_ERROR, &error, &size), "SO_ERROR");
 		if (error != expected) {
 			fprintf(stderr, "connect: %s\n", strerror(error));
@@ -189,38 +200,41 @@ static void fail_to_connect(struct sockaddr_in *address, int count, int syn_retr
 		}
 		close(over.fd);
 	}
-	phase_over(retransmitted);
+	phase_over(&totals);
 }
 
 static void connect_again(struct sockaddr_in *address, long bytes)
 {
 	struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
 	int fd = check(socket(AF_INET, SOCK_STREAM, 0), "socket");
-	unsigned retransmitted;
+	struct totals first = {}, second = {};
 
 	check(connect(fd, (struct sockaddr *)address, sizeof(*address)), "connect");
 	put(fd, "write", bytes);
 	wait_until_acknowledged(fd);
-	retransmitted = retransmits(fd);
+	add(&first, fd);
 	check(connect(fd, &nowhere, sizeof(nowhere)), "disconnect");
 	check(connect(fd, (struct sockaddr *)address, sizeof(*address)), "connect again");
 	put(fd, "write", bytes / 3);
 	wait_until_acknowledged(fd);
-	printf("%u\n", retransmitted);
-	phase_over(retransmits(fd));
+	add(&second, fd);
+	print(&first);
+	phase_over(&second);
 }
 
 static void connect_to_self(struct sockaddr_in *address, long bytes)
 {
 	socklen_t size = sizeof(*address);
 	int fd = check(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	struct totals totals = {};
 
 	check(bind(fd, (struct sockaddr *)address, size), "bind");
 	check(getsockname(fd, (struct sockaddr *)address, &size), "getsockname");
 	check(connect(fd, (struct sockaddr *)address, size), "connect");
 	put(fd, "write", bytes);
 	get(fd, "write", bytes);
-	phase_over(0);
+	add(&totals, fd);
+	phase_over(&totals);
 }
 
 static void make_connections(struct sockaddr_in *address, int server, int *fds, int count)
@@ -303,7 +317,7 @@ int main(int argc, char **argv)
 	sched_setscheduler(0, SCHED_FIFO, &first_of_all); /* a late answer is a longer round trip */
 	make_connections(&address, server, fds, count);
 	for (int round = atoi(argv[7]); round; round--) {
-		unsigned retransmitted = 0;
+		struct totals totals = {};
 
 		for (int i = 0; i < count; i++) {
 			if (server)
@@ -314,9 +328,9 @@ int main(int argc, char **argv)
 		}
 		for (int i = 0; i < count; i++) {
 			wait_until_acknowledged(fds[i]);
-			retransmitted += retransmits(fds[i]);
+			add(&totals, fds[i]);
 		}
-		phase_over(retransmitted);
+		phase_over(&totals);
 	}
 	for (int i = 0; i < count; i++)
 		end(fds[i], server, argv[9], atol(argv[10]));

@@ -77,7 +77,7 @@ def test_content() -> None:
             "cpu_runqueue_latency_seconds": 20.0,
             "cpu_usage_seconds_total": 5.0,
             "net_tcp_retransmits_total": 3.0,
-            "net_tcp_bytes_sent_total": 1e9,
+            "net_tcp_segments_sent_total": 1e6,
             "mem_major_page_faults_total": 12.5,
             "pressure_io_stalled_seconds_total": 0.05,
         }
@@ -86,7 +86,7 @@ def test_content() -> None:
     node.cycle()
     node.saw(A_POD, cpu_runqueue_latency_seconds=20.0, cpu_usage_seconds_total=5.0, net_tcp_retransmits_total=3.0)
     node.saw(
-        A_POD, net_tcp_bytes_sent_total=1e9, mem_major_page_faults_total=12.5, pressure_io_stalled_seconds_total=0.05
+        A_POD, net_tcp_segments_sent_total=1e6, mem_major_page_faults_total=12.5, pressure_io_stalled_seconds_total=0.05
     )
     node.cycle()
     found = parsed(node, name="node-7")

@@ -65,13 +65,17 @@ MIB = 1 << 20
             "KpodCpuThrottled",
         ),
         (
-            {"net_tcp_retransmits_total": 50.0, "net_tcp_bytes_sent_total": 1448.0 * 1000},
+            {
+                "net_tcp_retransmits_total": 50.0,
+                "net_tcp_segments_sent_total": 1000.0,
+                "net_tcp_bytes_sent_total": 8948.0 * 1000,
+            },
             2.5,
             "the network: 5 segments a second sent again",
             "KpodTcpRetransmits",
         ),
         (
-            {"net_tcp_retransmits_total": 20.0, "net_tcp_bytes_sent_total": 0.0},
+            {"net_tcp_retransmits_total": 20.0, "net_tcp_segments_sent_total": 0.0},
             2.0,
             "the network: 2 segments a second sent again",
             "KpodTcpRetransmits",
@@ -171,7 +175,12 @@ def test_reasons(growth: dict[str, float], weight: float, text: str, alert: str)
     [
         {"cpu_runqueue_latency_seconds": 1.4, "cpu_usage_seconds_total": 8.6},
         {"cpu_periods_total": 5.0, "cpu_throttled_periods_total": 5.0},  # one in two seconds had anything to run
-        {"net_tcp_retransmits_total": 2.0, "net_tcp_bytes_sent_total": 1448.0 * 100000},
+        # Messages of 200 bytes, of which 0.28 % are sent again.
+        {
+            "net_tcp_retransmits_total": 28.0,
+            "net_tcp_segments_sent_total": 10_000.0,
+            "net_tcp_bytes_sent_total": 200.0 * 10_000,
+        },
         {"mem_major_page_faults_total": 99.0},
         {"net_tcp_connect_failures_total": 0.4},
         {"net_tcp_connect_failures_total": 50.0, "outbound__net_tcp_connections_total": 2500.0},
