@@ -24,7 +24,7 @@ IMAGE_PACKAGES := buildah debootstrap git iproute2
 # What boots the kernels of the other architecture too.
 KERNEL_PACKAGES := $(EMULATOR_PACKAGES) qemu-system-arm
 
-.PHONY: help build run test test-long test-image test-kernels check audit docs format generate bench clean
+.PHONY: help build run test test-long image test-image test-kernels check audit docs format generate bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -55,6 +55,10 @@ test: build  ## everything to a green test run; needs root for what loads progra
 test-long: build  ## break it in every way, for hours: SOAK, FUZZ (minutes), INPUTS, MUTANTS, SEED; writes docs/reliability.md
 	scripts/packages $(TEST_PACKAGES)
 	$(SUDO) scripts/test-long $(ARGS)
+
+image: build  ## the agent's image, as an OCI archive in dist/, for a cluster or a registry (docs/install.md)
+	scripts/packages $(IMAGE_PACKAGES)
+	$(SUDO) scripts/image
 
 test-image: build  ## build the image and run it as the chart does, under runc: every count, every right, every mount
 	scripts/packages $(IMAGE_PACKAGES)

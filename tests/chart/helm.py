@@ -14,8 +14,12 @@ CHART = REPOSITORY / "helm" / "kpod-metrics"
 SCENARIOS = sorted((CHART / "ci").glob("*-values.yaml"))
 
 
+REPOSITORY_OF_IMAGE = "image.repository=localhost/kpod-metrics"
+"""What has to be given; a test that gives another one does so by `--set`, and later ones count."""
+
+
 class Chart:
-    """Renders the chart as the article installs it: release and namespace kpod-metrics."""
+    """Renders the chart as the documentation installs it: release and namespace kpod-metrics, a loaded image."""
 
     def __init__(self, helm: Path, chart: Path = CHART) -> None:
         self.helm = helm
@@ -27,7 +31,8 @@ class Chart:
 
     def text(self, *arguments: str | Path, release: str = "kpod-metrics") -> str:
         """What would be installed."""
-        done = self.run("template", release, self.chart, "--namespace", "kpod-metrics", *arguments)
+        given = ("--namespace", "kpod-metrics", "--set", REPOSITORY_OF_IMAGE)
+        done = self.run("template", release, self.chart, *given, *arguments)
         assert not done.returncode, done.stderr
         return done.stdout
 
@@ -37,7 +42,7 @@ class Chart:
 
     def refusal(self, *arguments: str | Path) -> str:
         """What helm says where it does not render."""
-        done = self.run("template", "kpod-metrics", self.chart, *arguments)
+        done = self.run("template", "kpod-metrics", self.chart, "--set", REPOSITORY_OF_IMAGE, *arguments)
         assert done.returncode, done.stdout
         return done.stderr
 

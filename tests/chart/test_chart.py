@@ -57,6 +57,8 @@ def test_every_scenario_is_valid_kubernetes(version: str, chart: Chart, tmp_path
         ("config.discovery=null", "discovery"),
         ("monitor.kind=Both", "/monitor/kind"),
         ("image.tagg=1", "'tagg'"),
+        ("image.repository=localhost/kpod-metrics:0.1.0", "/image/repository"),
+        ("global.imagePullSecrets[0].named=x", "/global/imagePullSecrets/0"),
         ("updateStrategy.rollingUpdate.maxUnavailable=0", "/updateStrategy/rollingUpdate/maxUnavailable"),
         ("extraCapabilities={CAP_SYS_ADMIN}", "/extraCapabilities/0"),
         ("seccompProfile.type=Localhost", "seccompProfile.localhostProfile"),
@@ -70,6 +72,52 @@ def test_every_scenario_is_valid_kubernetes(version: str, chart: Chart, tmp_path
 )
 def test_wrong_value_is_refused_by_name(value: str, named: str, chart: Chart) -> None:
     assert named in chart.refusal("--set", value)
+
+
+def test_without_a_repository_it_says_how_to_get_the_image(chart: Chart) -> None:
+    """Nothing is pulled from a place that nobody chose."""
+    for values in ((), ("--set", "image.tag=latest"), ("--set", "global.imageRegistry=registry.example.org")):
+        done = chart.run("template", "kpod-metrics", chart.chart, *values)
+        assert done.returncode
+        for said in (
+            "image.repository: it has to be given",
+            f"`make image` builds dist/kpod-metrics-{__version__}.oci.tar",
+            *("kind load image-archive", "k3s ctr images import", "ctr -n k8s.io images import", "skopeo copy"),
+            "--set image.repository=localhost/kpod-metrics",
+        ):
+            assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ("", f"localhost/kpod-metrics:{__version__}"),
+        ("image.tag=1.2", "localhost/kpod-metrics:1.2"),
+        (f"image.digest=sha256:{'a' * 64},image.tag=1.2", f"localhost/kpod-metrics@sha256:{'a' * 64}"),
+        ("global.imageRegistry=mirror:5000", f"mirror:5000/kpod-metrics:{__version__}"),
+        ("global.imageRegistry=mirror/x,image.repository=r.example.org/team/kpod", f"mirror/x/team/kpod:{__version__}"),
+        ("global.imageRegistry=mirror,image.repository=team/kpod", f"mirror/team/kpod:{__version__}"),
+    ],
+)
+def test_image(values: str, image: str, chart: Chart) -> None:
+    """Of the agents, and of `helm test`."""
+    rendered = chart.render(*(("--set", values) if values else ()))
+    assert rendered.container["image"] == image
+    assert [one["image"] for one in rendered.one("Pod")["spec"]["containers"]] == [image]
+
+
+def test_pull_secrets(chart: Chart) -> None:
+    """A chart above this one has them for all; each once."""
+
+    def given(values: str) -> list[list[Object] | None]:
+        rendered = chart.render("--set", values)
+        return [spec.get("imagePullSecrets") for spec in (rendered.pod["spec"], rendered.one("Pod")["spec"])]
+
+    assert given("image.tag=x") == [None, None]
+    assert given("imagePullSecrets[0].name=own") == [[{"name": "own"}]] * 2
+    both = "global.imagePullSecrets={one,own},imagePullSecrets[0].name=own"
+    assert given(both) == [[{"name": "one"}, {"name": "own"}]] * 2
+    assert given("global.imagePullSecrets[0].name=one") == [[{"name": "one"}]] * 2
 
 
 def test_service_monitor_needs_the_service(chart: Chart) -> None:
@@ -170,7 +218,7 @@ def test_arguments_are_the_agents(chart: Chart, capsys: pytest.CaptureFixture[st
     assert "'/etc/kpod-metrics/config.yaml' cannot be read" in capsys.readouterr().err
 
 
-def test_the_article_s_commands(chart: Chart) -> None:
+def test_the_documented_commands(chart: Chart) -> None:
     """`port-forward ds/kpod-metrics 9090:9090` in namespace kpod-metrics."""
     rendered = chart.render()
     assert rendered.one("DaemonSet")["metadata"]["name"] == "kpod-metrics"

@@ -3,9 +3,11 @@
 import json
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 from kpod_metrics import __version__
+from tests.chart.helm import Chart
 from tests.image.pod import Object
 from tests.image.tools import REPOSITORY
 
@@ -69,3 +71,18 @@ def test_bill_of_materials_names_all_that_is_installed(rootfs: Path) -> None:
     assert {("pkg:deb", name) for name in listed} <= named
     for wanted in ("kpod-metrics", "lightkube", "msgspec", "h11", "bcrypt"):
         assert ("pkg:pypi", wanted) in named
+
+
+def test_archive_is_what_the_chart_and_the_pages_name(chart: Chart) -> None:
+    """A node that imports it has the image under exactly the name that the documented values render to."""
+    archive = f"dist/kpod-metrics-{__version__}.oci.tar"
+    with tarfile.open(REPOSITORY / archive) as tar:
+        index = tar.extractfile("index.json")
+        assert index is not None
+        [manifest] = json.load(index)["manifests"]
+    name = manifest["annotations"]["org.opencontainers.image.ref.name"]
+    assert name == f"localhost/kpod-metrics:{__version__}"
+    assert chart.render("--set", "image.repository=localhost/kpod-metrics").container["image"] == name
+    page = (REPOSITORY / "docs/install.md").read_text()
+    for said in (f"`{name}`", f"kind load image-archive {archive}", f"ctr images import {archive}"):
+        assert said in page

@@ -257,3 +257,23 @@ def test_advice_links_to_the_runbook() -> None:
     assert "Each is [KpodOomKill](runbook.md#kpodoomkill): find out" in text
     assert "Divide by `kpod_cpu_periods_total`: more than" in text
     assert "`kpod-metrics check` say why" in text
+
+
+def test_nothing_leads_to_an_account_that_is_not_ours() -> None:
+    """The article's author has a project of the same name; its image and its pages are other ones."""
+    done = subprocess.run(
+        ["git", "grep", "-I", "-l", "pjs" + "7678", "--", ".", ":!docs/comparison.md"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/install.md", "docs/quickstart.md", "helm/kpod-metrics/README.md"])
+def test_the_image_comes_before_helm_install(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+    assert 0 < text.index("make image") < text.index("kind load image-archive") < text.index("helm install")
+    for block in re.findall(r"^helm install (?:.*\\\n)*.*", text, re.MULTILINE):
+        assert "--set image.repository=" in block

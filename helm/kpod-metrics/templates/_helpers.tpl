@@ -39,11 +39,30 @@ default
 {{- end -}}
 {{- end -}}
 
+{{/* A first part with a dot or a colon, or localhost, is a registry, as everywhere. */}}
 {{- define "kpod-metrics.image" -}}
+{{- $repository := .Values.image.repository -}}
+{{- if not $repository -}}
+{{- fail (printf "image.repository: it has to be given, as no registry has the image by default. `make image` builds dist/kpod-metrics-%s.oci.tar. Load that on every node (kind load image-archive FILE; k3s ctr images import FILE; ctr -n k8s.io images import FILE) and use --set image.repository=localhost/kpod-metrics, or push it to a registry of your own (skopeo copy oci-archive:FILE docker://REGISTRY/kpod-metrics:%s) and use --set image.repository=REGISTRY/kpod-metrics. docs/install.md has every step." .Chart.AppVersion .Chart.AppVersion) -}}
+{{- end -}}
+{{- with .Values.global.imageRegistry -}}
+{{- $repository = printf "%s/%s" . (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
+{{- end -}}
 {{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- printf "%s@%s" $repository .Values.image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* As a pod has them; a global one may be only a name. */}}
+{{- define "kpod-metrics.imagePullSecrets" -}}
+{{- $secrets := list -}}
+{{- range concat (default list .Values.global.imagePullSecrets) .Values.imagePullSecrets -}}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) -}}
+{{- end -}}
+{{- with uniq $secrets -}}
+{{- toYaml . -}}
 {{- end -}}
 {{- end -}}
 
