@@ -24,7 +24,7 @@ IMAGE_PACKAGES := buildah debootstrap git iproute2
 # What boots the kernels of the other architecture too.
 KERNEL_PACKAGES := $(EMULATOR_PACKAGES) qemu-system-arm
 
-.PHONY: help build run test test-long image test-image test-kernels check audit docs format generate bench clean
+.PHONY: help build run test test-slow test-long image test-image test-kernels check audit docs format generate bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -51,6 +51,10 @@ test: build  ## everything to a green test run; needs root for what loads progra
 	scripts/packages $(TEST_PACKAGES)
 	scripts/check --lint-only
 	$(SUDO) scripts/test $(ARGS)
+
+test-slow: build  ## what takes minutes: the bench's parts, the demo on every panel, no descriptors or memory left, a soak
+	scripts/packages $(TEST_PACKAGES)
+	$(SUDO) scripts/test slow $(ARGS)
 
 test-long: build  ## break it in every way, for hours: SOAK, FUZZ (minutes), INPUTS, MUTANTS, SEED; writes docs/reliability.md
 	scripts/packages $(TEST_PACKAGES)

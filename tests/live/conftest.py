@@ -12,6 +12,7 @@ from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import RefusedError
 from tests.live.containers import Runtime
 from tests.live.harness import ONLY_THERE, Cgroup, compile_workload, machine_state
+from tests.live.left import left_behind
 from tests.reliability.report import Outcome, add
 
 IN_CI = os.environ.get("CI") == "true"
@@ -30,10 +31,17 @@ def _missing() -> str:
     return ""
 
 
+def in_one_worker(item: pytest.Item) -> None:
+    """Tests of one file share agents and workloads: where tests run beside each other, one worker has them."""
+    if not item.get_closest_marker("xdist_group"):
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = _missing()
     for item in items:
         if "tests/live" in str(item.path):
+            in_one_worker(item)
             item.add_marker(pytest.mark.live)
             if reason and not IN_CI:  # where CI runs, a live test that cannot run has failed
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -56,24 +64,16 @@ def cgroup_root() -> str:
 def machine_is_left_as_found(cgroup_root: str) -> Iterator[None]:
     """After the last live test: no program, map, link, cgroup, namespace, mount or process of ours, no knob moved.
 
-    Only where CI runs: elsewhere others may load programs and make cgroups meanwhile.
+    Only where CI runs: elsewhere others may load programs and make cgroups meanwhile. Where tests run beside each other
+    `scripts/test` looks before and after all of them.
     """
-    if not IN_CI:
+    if not IN_CI or "PYTEST_XDIST_WORKER" in os.environ:
         yield
         return
     before = machine_state(cgroup_root)
     yield
-    for _ in range(50):  # the kernel frees programs and maps a moment after their last user
-        left = {
-            name: (was, now)
-            for (name, was), now in zip(before.items(), machine_state(cgroup_root).values(), strict=True)
-            # What went meanwhile was not of these tests.
-            if (now - was if isinstance(now, set) and isinstance(was, set) else was != now)
-        }
-        if not left:
-            return
-        time.sleep(0.1)
-    pytest.fail(f"left behind: {left}")
+    if left := left_behind(before, cgroup_root):
+        pytest.fail(f"left behind: {left}")
 
 
 @pytest.fixture

@@ -179,16 +179,16 @@ def bpf_ids(kind: str) -> set[int]:
     return found
 
 
-def machine_state(cgroup_root: str) -> dict[str, object]:
+def machine_state(cgroup_root: str) -> dict[str, list[int] | list[str] | str]:
     """What a test run must leave as it found it."""
     with open("/proc/self/mounts", encoding="utf-8") as mounts:
         mounted = sorted(mounts)
     trees = [cgroup_root, "/sys/fs/cgroup/memory"]
     return {
-        "BPF programs": bpf_ids("prog"),
-        "BPF maps": bpf_ids("map"),
-        "BPF links": bpf_ids("link"),
-        "cgroups": {str(path) for tree in trees for path in Path(tree).glob("kpod-*")},
+        "BPF programs": sorted(bpf_ids("prog")),
+        "BPF maps": sorted(bpf_ids("map")),
+        "BPF links": sorted(bpf_ids("link")),
+        "cgroups": sorted(str(path) for tree in trees for path in Path(tree).glob("kpod-*")),
         "network namespaces": sorted(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else [],
         "network interfaces": sorted(os.listdir("/sys/class/net")),
         "mounts": mounted,

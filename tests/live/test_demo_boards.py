@@ -11,6 +11,8 @@ from tests.live.prometheus import Prometheus, running_prometheus
 from tests.live.test_monitoring import NO_DATA
 from tests.monitoring.boards import Panel, asked, panels
 
+pytestmark = pytest.mark.slow
+
 _KUBERNETES = "only Kubernetes tells it"
 _OTLP = "the demo pushes nothing"
 _STATISTICS = "kernel.bpf_stats_enabled is off, as it costs something"

@@ -19,6 +19,8 @@ from tests.live.containers import Runtime
 from tests.live.harness import Cgroup, compile_workload
 from tests.live.piped import NETWORK, Children, answer, piped
 
+pytestmark = pytest.mark.alone
+
 NODE = "node-1"
 CALL = "ioprio_get"
 COUNT = "kpod_syscall_count_total"
@@ -447,7 +449,6 @@ def sampling(node: Node) -> Iterator[Mapping[tuple[str, str, str], float]]:
         thread.join()
 
 
-@pytest.mark.slow
 def test_a_thousand_pods_come_and_go(api: ApiServer, start: Start) -> None:
     """Beside 250 that stay, most between two cycles: every call is its pod's, on a page, and then all is as before."""
     # Each last value is on several pages, so that one that is not looked at in time loses nothing.

@@ -186,7 +186,6 @@ def test_a_collector_that_reads_seldom_has_the_last_events_of_who_is_gone(
 
 
 @proves(COUNT, ERRORS)
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_fifty_million_events_read_every_10_ms(
     cgroup: Callable[[str], Cgroup], workload: Callable[[str], str], children: list[subprocess.Popen[bytes]]

@@ -717,6 +717,7 @@ def test_an_older_connection_that_is_ending_counts_its_rest(
         assert_counted(totals, {a: Counted(not_sent, not_received, segments, again), b: Counted()})
 
 
+@pytest.mark.alone
 def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """One after another in a hash for sixteen: each leaves it at its end, also where the next has its address."""
     a, b = cgroup("a"), cgroup("b")
@@ -738,6 +739,7 @@ def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], 
             assert set(states.iterate()) <= before
 
 
+@pytest.mark.alone
 def test_sockets_without_room_are_counted(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """In a hash for four sockets, those that find no room are told of, and the rest is right."""
     a, b = cgroup("a"), cgroup("b")

@@ -53,7 +53,6 @@ def worker(cgroup: MakeCgroup, cgroup_root: str, workload: Callable[[str], str],
     return Worker(cgroup("worker"), cgroup_root, workload("hog"), children)
 
 
-@pytest.mark.slow
 def test_two_agents_and_another_tracer(tmp_path: Path, worker: Worker, tell: Callable[..., None]) -> None:
     with ExitStack() as stack:
         _, first = stack.enter_context(fast_agent(tmp_path / "first.log"))
@@ -72,7 +71,7 @@ def test_two_agents_and_another_tracer(tmp_path: Path, worker: Worker, tell: Cal
         taken: list[str | Path] = [COMMAND, "run", "--listen", f"127.0.0.1:{first}", *FAST]
         refused = subprocess.run(taken, capture_output=True, text=True, check=False, timeout=20)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
-        assert refused.stderr.endswith("Address already in use\n")
+        assert "Address already in use; " in refused.stderr
         # Another set of programs on every hook, and perf on the tracepoint, which come and go.
         perf = shutil.which("perf")
         assert perf or not LONG
@@ -100,7 +99,6 @@ def test_two_agents_and_another_tracer(tmp_path: Path, worker: Worker, tell: Cal
 STEPS = (3600.0, -3600.0, 86400.0 * 400, -86400.0 * 400, 0.0)[: 5 if LONG else 2]
 
 
-@pytest.mark.slow
 def test_clock_steps(tmp_path: Path, worker: Worker, tell: Callable[..., None]) -> None:
     """The wall clock goes back and forth; cycles, differences and the grace time go by the other one."""
     offset = tmp_path / "offset"
@@ -207,7 +205,6 @@ REQUESTS = (
 _ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_requests_that_are_none(tmp_path: Path, tell: Callable[..., None]) -> None:
     """Whatever comes is answered as HTTP or cut off; others are served meanwhile and afterwards."""

@@ -20,7 +20,6 @@ from tests.reliability.conftest import LONG, SEED
 TIMES = 200 if LONG else 10
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_killed_at_random_moments(
     tmp_path: Path,

@@ -114,7 +114,6 @@ def test_many_cgroups(
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "without"),
     [("a table", frozenset[str]()), ("task storage", frozenset({TASK_TABLE})), ("a hash", frozenset({"task_storage"}))],

@@ -89,7 +89,6 @@ def destroy(victim: Cgroup, process: "subprocess.Popen[bytes]", way: str) -> Non
         os.mkdir(victim.path)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("way", ["process", "cgroup", "replaced"])
 def test_gone_between_any_two_reads(
