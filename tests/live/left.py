@@ -17,7 +17,7 @@ COMES_AND_GOES = {"BPF programs", "BPF maps", "BPF links", "cgroups"}
 
 
 def left_behind(before: dict[str, Any], cgroup_root: str) -> dict[str, Any]:
-    """Return what is there and was not; waits up to 5 s, as the kernel frees programs and maps after their last user."""
+    """Return what is there and was not. Waits 5 s at most: the kernel frees programs and maps after their last user."""
     for _ in range(50):
         left = {}
         for name, now in machine_state(cgroup_root).items():

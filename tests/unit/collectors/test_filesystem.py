@@ -192,7 +192,8 @@ def test_names_that_are_no_utf8_stay_apart(tree: Tree, opened: Opened) -> None:
     cycles.run(tree.group("a", 7, pids=[10]))
     page = Renderer({}).render(cycles.store)
     expected = {"/": 10.0, r"/l\xff": 1.0, r"/l\xfe": 2.0, r"/l\x5cxff": 3.0}
-    for families in (parse_text(page.text().decode()), parse_openmetrics(page.openmetrics().decode())):
+    from_text, from_openmetrics = page.text().decode(), page.openmetrics().decode()
+    for families in (parse_text(from_text), parse_openmetrics(from_openmetrics)):  # type: ignore[no-untyped-call]
         samples = [one for family in families for one in family.samples if one.name == "kpod_fs_capacity_bytes"]
         assert {one.labels["mountpoint"]: one.value / 1024 for one in samples} == expected
     [family] = [f for f in client_model.decode(page.protobuf()) if f.name == "kpod_fs_capacity_bytes"]
