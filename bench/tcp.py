@@ -1,4 +1,4 @@
-"""Cost of TCP over loopback: bare, empty programs on our hooks, ours."""
+"""Cost of TCP over loopback: bare, empty programs on our hooks, ours by iterator and by hooks."""
 
 import socket
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from statistics import median
 
 from bench.report import Row, Sample, Section
 from bench.rig import (
+    FORCED_OFF,
     Measured,
     Options,
     Programs,
@@ -21,9 +22,13 @@ from bench.rig import (
     say,
     statistics,
 )
+from kpod_metrics.check import features
+from kpod_metrics.collectors.base import Environment
+from kpod_metrics.features import SOCKET_ITERATOR, with_dependent
 
+BY_ITERATOR, BY_HOOKS = "by iterator", "by hooks"
 NET_NS = 150
-"""Limit of the program that runs for each segment, above an empty one."""
+"""Limit of the program that runs for each segment by iterator, above an empty one."""
 
 TEXT = """\
 64 bytes there and back ("exchange"), and 64 KiB one way ("stream"), over loopback, both ends on one CPU. The article's
@@ -31,8 +36,9 @@ design needs kprobes, which hardened kernels refuse; others' tools are in the pa
 with nothing attached, and a program's run (the kernel's own account, kernel.bpf_stats_enabled) with an empty one on the
 same hook.
 
-A segment costs its round-trip time alone: bytes and retransmits are looked up once a cycle, of every socket ("a look",
-of {sockets} sockets: all quiet, or each with 64 bytes since the last one).
+By iterator, a segment costs its round-trip time alone: bytes and retransmits are looked up once a cycle, of every
+socket ("a look", of {sockets} sockets: all quiet, or each with 64 bytes since the last one). By hooks, on a kernel that
+refuses the iterator ([Kernel features](install.md#kernel-features)), each segment, read and retransmit looks them up.
 """
 NOTE = """\
 Where the limit is missed: in "stream" 64 KiB are copied between two segments, and nothing is left in the caches of what
@@ -45,15 +51,16 @@ CONNECTIONS = 400
 
 def run(options: Options) -> Section:
     """Measure."""
-    ours = Shipped("net_tcp")
-    hooks = ours.hooks()
+    ways = {BY_ITERATOR: Shipped("net_tcp"), BY_HOOKS: Shipped("net_tcp", (SOCKET_ITERATOR,))}
+    refused = _why_there_is_no_iterator()
+    if refused:
+        del ways[BY_ITERATOR]
+    hooks = {way: ours.hooks() for way, ours in ways.items()}
     program = compile_workload(options, "tcp")
-    variants: dict[str, Variant] = {
-        "nothing": Variant(),
-        "empty": Programs(compile_empty(options, hooks), hooks),
-        "ours": ours,
-        **{profile: Whole(profile) for profile in options.profiles},
-    }
+    variants: dict[str, Variant] = {"nothing": Variant()}
+    for way, ours in ways.items():
+        variants |= {f"empty {way}": Programs(compile_empty(options, hooks[way]), hooks[way]), way: ours}
+    variants |= {profile: Whole(profile) for profile in options.profiles}
     section = Section("a TCP exchange", TEXT.format(sockets=2 * CONNECTIONS))
     operations = 2_000 if options.quick else 40_000
     for what, mode in (("exchange", "rr"), ("stream", "stream")):
@@ -61,15 +68,16 @@ def run(options: Options) -> Section:
         results = measure(
             variants, [program, mode, str(operations)], operations=1, rounds=options.rounds(9), unit_ns=1, pin=True
         )
-        for name in ("empty", "nothing"):
-            section.rows.append(
-                Row(
-                    f"{what}: wall time of one",
-                    Sample([value / 1e3 for value in results["ours"].wall_ns], "us"),
-                    Sample([value / 1e3 for value in results[name].wall_ns], "us"),
-                    "empty programs" if name == "empty" else "nothing attached",
+        for way in ways:
+            for name in (f"empty {way}", "nothing"):
+                section.rows.append(
+                    Row(
+                        f"{what}, {way}: wall time of one",
+                        Sample([value / 1e3 for value in results[way].wall_ns], "us"),
+                        Sample([value / 1e3 for value in results[name].wall_ns], "us"),
+                        "nothing attached" if name == "nothing" else "empty programs",
+                    )
                 )
-            )
         section.rows += [
             Row(
                 f"{what}: wall time of one, all of {profile}",
@@ -79,14 +87,14 @@ def run(options: Options) -> Section:
             )
             for profile in options.profiles
         ]
-        for hook in hooks:
-            runs = _each(results["ours"], lambda run: run[1] / operations, hook)
+        for way, hook in [(name, hook) for name, attached_to in hooks.items() for hook in attached_to]:
+            runs = _each(results[way], lambda run: run[1] / operations, hook)
             if median(runs) < 0.001:
                 continue
             ours_ns, empty_ns = (
-                _each(results[name], lambda run: run[0] / max(run[1], 1), hook) for name in ("ours", "empty")
+                _each(results[name], lambda run: run[0] / max(run[1], 1), hook) for name in (way, f"empty {way}")
             )
-            name = f"{what}: a run of {hook}"
+            name = f"{what}, {way}: a run of {hook}"
             section.rows.append(
                 Row(
                     f"{name} ({median(runs):.2f} of them each)",
@@ -95,21 +103,30 @@ def run(options: Options) -> Section:
                     "empty program",
                 )
             )
-            limit = NET_NS if hook.endswith("/tcp_probe") else None
+            limit = NET_NS if way == BY_ITERATOR and hook.endswith("/tcp_probe") else None
             section.rows.append(Row(f"{name}, net", Sample(less(ours_ns, empty_ns), "ns"), limit=limit))
-    say("tcp looks")
-    quiet, busy = _looks(ours, options.rounds(9))
-    section.rows += [
-        Row("a look at a socket that is quiet", Sample(quiet, "ns")),
-        Row("a look at a socket that has been used", Sample(busy, "ns")),
-    ]
+    if refused:
+        section.notes.append(f"Not measured here: TCP by iterator. {SOCKET_ITERATOR}: {refused}")
+    else:
+        say("tcp looks")
+        quiet, busy = _looks(ways[BY_ITERATOR], options.rounds(9))
+        section.rows += [
+            Row("a look at a socket that is quiet", Sample(quiet, "ns")),
+            Row("a look at a socket that has been used", Sample(busy, "ns")),
+        ]
     section.notes.append(NOTE.strip())
     return section
 
 
+def _why_there_is_no_iterator() -> str:
+    """The kernel's refusal, or the switch; empty where there is one."""
+    if SOCKET_ITERATOR in with_dependent(FORCED_OFF):
+        return "forced off"
+    return next(state.refusal for state in features(Environment()) if state.name == SOCKET_ITERATOR)
+
+
 def _looks(ours: Shipped, rounds: int) -> tuple[list[float], list[float]]:
     """Nanoseconds a socket of a cycle's look at all of them: without traffic since the last, and with some."""
-    hook = "iter/bpf_sk_storage_map"
     found: tuple[list[float], list[float]] = ([], [])
     with ExitStack() as ends:
         ends.enter_context(attached(ours))
@@ -125,9 +142,9 @@ def _looks(ours: Shipped, rounds: int) -> tuple[list[float], list[float]]:
                 for client, accepted in pairs if used else ():
                     client.sendall(bytes(64))
                     accepted.recv(64)
-                before = ours.read_iterator(hook)
+                before = ours.read_iterator(SOCKET_ITERATOR)
                 ours.collect()
-                after = ours.read_iterator(hook)
+                after = ours.read_iterator(SOCKET_ITERATOR)
                 taken.append((after.nanoseconds - before.nanoseconds) / max(after.runs - before.runs, 1))
     return found
 

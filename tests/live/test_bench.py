@@ -12,6 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from kpod_metrics.features import SOCKET_ITERATOR
+from tests.forced import lacking
+
 ROOT = Path(__file__).parents[2]
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 PARTS = ("syscall", "tcp")
@@ -55,6 +58,12 @@ def test_part_runs(part: str, cgroup_root: str, tmp_path: Path) -> None:
     if part == "tools" and "Not measured here: `ebpf_exporter`" not in text:
         for workload in ("pipe", "read", "TCP exchange"):
             assert f"\n| {workload} | ebpf_exporter, a config of ours | " in text
+    if part == "tcp":
+        assert "| exchange, by hooks: wall time of one | " in text
+        refused = lacking(SOCKET_ITERATOR)
+        assert ("exchange, by iterator: wall time of one" in text) == (not refused)
+        assert ("a look at a socket that is quiet" in text) == (not refused)
+        assert ("Not measured here: TCP by iterator." in text) == bool(refused)
     if part == "emulated":
         assert "\n| another syscall | libbpf-tools syscount -L | " in text
     for plot in re.findall(r"\(performance/(.+)\)", text):
