@@ -28,6 +28,7 @@ def test_lint(chart: Chart) -> None:
         assert not done.returncode, done.stdout
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_scenario_is_valid_kubernetes(version: str, chart: Chart, tmp_path: Path) -> None:
     files = []

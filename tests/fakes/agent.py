@@ -105,9 +105,10 @@ class FakeAgent:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                fake.accepted.append(self.headers.get("accept", ""))
                 let_in = self.headers.get("authorization", "") == fake._authorization and self.path == "/metrics"
                 status, body = (fake.status, fake.page) if let_in else (401, b"")
+                # After the answer is chosen: a test changes the page once a request is here, for the next one.
+                fake.accepted.append(self.headers.get("accept", ""))
                 self.send_response(status)
                 self.send_header("content-type", fake.kind)
                 self.send_header("content-length", str(len(body)))
