@@ -10,13 +10,16 @@ import pytest
 
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, OOM_KILLS, Memory
+from kpod_metrics.features import PERF_EVENT
 from kpod_metrics.pods.model import Group, Identity
+from tests.forced import needs
 from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point
 
 FAULTS = MAJOR_FAULTS.name
 KILLS = OOM_KILLS.name
 
 
+@needs(PERF_EVENT)
 @proves(FAULTS)
 def test_major_faults_equal_rusage(
     cgroup: Callable[[str], Cgroup],
@@ -96,6 +99,7 @@ def test_oom_kills_are_the_victims(
         assert (totals.number(a, KILLS), totals.number(b, KILLS), totals.number(c, KILLS)) == (2, 1, 0)
 
 
+@needs(PERF_EVENT)
 def test_without_the_metric_no_fault_program_is_loaded(bpf_statistics: None) -> None:
     with opened(Memory(Environment(), frozenset({OOM_KILLS}))) as collector:
         assert {program.name for program in collector.programs()} == {"process_exits", "victim_chosen"}

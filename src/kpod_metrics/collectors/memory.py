@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
@@ -97,7 +98,9 @@ class Memory(BpfCollector):
             self.without.add(PERF_EVENT)
             if PERF_EVENT in self._required():
                 return Signal((MAJOR_FAULTS,), "", str(refused))
-            controllers = read_bytes(os.path.join(self.environment.cgroup_root, "cgroup.controllers"))
+            controllers = b""
+            with suppress(OSError):
+                controllers = read_bytes(os.path.join(self.environment.cgroup_root, "cgroup.controllers"))
             if b"memory" not in controllers.split():
                 return Signal(
                     (MAJOR_FAULTS,), "", f"{refused}; and there is no memory controller's memory.stat to read"
