@@ -190,7 +190,7 @@ def test_process_whose_main_thread_has_ended(
     prepare = (
         f"mount -t tmpfs -o size=8m none {tmp_path} && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && "
         "ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up && "
-        "until [ $(ip -o link | grep -c 'state UP') = 2 ]; do :; done"
+        """until case "$(ip -o link)" in *"state UP"*"state UP"*) ;; *) false ;; esac; do :; done"""
     )
     process = piped(pod, children, "unshare", "-mn", "--propagation", "private", workload("headless"), prepare)
     assert answer(process) == "ready"
