@@ -36,6 +36,8 @@ from tests.served import served
 from tests.unit.exposition.client_model import decode, labels_of
 from tests.unit.test_histogram import FACTOR, SHAPES, bucketed, exact
 
+pytestmark = pytest.mark.alone
+
 Children = list[subprocess.Popen[bytes]]
 
 
