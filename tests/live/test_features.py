@@ -1,4 +1,4 @@
-"""The kernel features that are declared: what this kernel has is used, what it refuses is told in its own words."""
+"""The kernel features that are declared: what this kernel has is used, a refusal is shown in its own words."""
 
 import json
 import re

@@ -85,7 +85,7 @@ def ask(connection: HTTPConnection, path: str, method: str = "GET") -> tuple[int
 
 
 def test_every_link_and_anchor_is_there(connection: HTTPConnection) -> None:
-    """From the page at `/`, all that it leads to here; links to other hosts are looked at by whoever reads them."""
+    """From the page at `/`, all that it leads to here; links to other hosts are not followed."""
     pages: dict[str, Parsed] = {}
     asked, waiting = set(), ["/"]
     wanted: set[tuple[str, str]] = set()

@@ -31,7 +31,7 @@ class CgroupEvents(Loads):
     ) -> None:
         """`ring_bytes` is the ring's size, which libbpf rounds up to a power of two of pages; 0: as compiled.
 
-        `root` is the directory that paths are from, and that is told what is below; empty: that of the hierarchy.
+        `root` is the directory that paths begin at; only cgroups below it are reported. Empty: the hierarchy's.
         """
         self._where = (objects, sys_root, proc_root)
         self._root = root

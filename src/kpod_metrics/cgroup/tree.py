@@ -18,7 +18,7 @@ MOST_DEEP = 64
 LONGEST = 4000
 """Bytes of a directory's path: the kernel takes 4,095, and the names of the files in it need some."""
 MOST_CGROUPS = 10_000
-"""Of the whole tree. Whoever owns a delegated cgroup may make any number, and each costs the agent 5 KB."""
+"""Of the whole tree. The owner of a delegated cgroup may make any number, and each costs the agent 5 KB."""
 SKIPPED = ("depth", "path", "number", "unreadable")
 """Why a walk leaves out a cgroup and all that is below it."""
 

@@ -1,6 +1,6 @@
 """Paths below another process' root directory, without leaving it: openat2() (Linux 5.6), statx() with mount ids (5.8).
 
-Whoever owns a directory there can replace it by a symbolic link at any time. A lookup by string through
+The owner of a directory there can replace it by a symbolic link at any time. A lookup by string through
 `/proc/PID/root` follows that link in this process' own root directory: to the host's files, or to other pods' volumes.
 So a path is looked up with the process' root as the root (RESOLVE_IN_ROOT), links of any kind are refused, and the
 mount that the lookup ended in is compared with the one that is wanted.
