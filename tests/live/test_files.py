@@ -430,6 +430,42 @@ def test_links_in_place_of_folders_above_mounts_lead_nowhere(
             subprocess.run(["umount", host / "x"], check=True)
 
 
+HOSTS_ROOT = """
+cd "$0"
+mkdir host own
+mount --bind / host
+mount -t tmpfs -o size=4m none own
+while read folder size; do
+    mkdir -p $folder
+    mount -t tmpfs -o size=$size none $folder
+done <<-END
+	host$0/pods/a/volumes/b/c 5m
+	host$0/var/lib/docker/overlay2/a 6m
+	host$0/backup/a 7m
+	own/var/lib/docker/a/b 8m
+END
+echo ready
+exec sleep 1000
+"""
+"""Mounts in what a process has of the host, and in what it has of its own."""
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+def test_mounts_of_other_containers_are_not_a_process_that_has_the_hosts_root(
+    cgroup: MakeCgroup, children: Children, environment: Environment, tmp_path: Path
+) -> None:
+    inside = cgroup("inside")
+    process = piped(
+        inside, children, "unshare", "-m", "--propagation", "private", "sh", "-ec", HOSTS_ROOT, str(tmp_path)
+    )
+    assert answer(process) == "ready"
+    with opened(Filesystem(environment)) as collector:
+        for _ in range(2):
+            rows = [row for row in collector.collect([group(inside)]) if row.labels[0].startswith(str(tmp_path))]
+            sizes = {row.labels[0].removeprefix(f"{tmp_path}/"): row.values[0] for row in rows}
+            assert sizes == {"own": 4 << 20, f"host{tmp_path}/backup/a": 7 << 20, "own/var/lib/docker/a/b": 8 << 20}
+
+
 NAMES = """
 cd "$0"
 for name in $(printf 'l\\377 l\\376') 'l\\xff'; do

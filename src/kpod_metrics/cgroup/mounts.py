@@ -1,6 +1,8 @@
 """File systems that a process sees: `/proc/PID/mountinfo` (Documentation/filesystems/proc.rst, section 3.5)."""
 
 import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +25,13 @@ _IN_KERNEL = frozenset({"tmpfs", "overlay", "btrfs", "zfs", "bcachefs"})
 """Kinds that no device number shows to be on this machine, though they are."""
 
 _NOT_A_CONTAINERS = ("/proc", "/sys", "/dev")
+
+_OF_ANOTHER = re.compile(
+    r"/(?:var/lib/(?:kubelet|docker|containerd|containers|rancher|k0s)|run/(?:containerd|containers|crio|docker|k3s))"
+    r"/[^/]+/."
+    r"|/pods/[^/]+/volume(?:s|-subpaths)/."
+)
+"""Where on the host runtimes keep the files of one container each, and kubelets the volumes of one pod each."""
 
 
 class Point(NamedTuple):
@@ -48,18 +57,43 @@ class FileSystem:
 @dataclass(slots=True)
 class _Mount:
     id: int
+    parent: int
     device: str
+    root: str
+    """Which directory of the file system is mounted."""
     point: str
     kind: str
     left_out: bool
 
 
-def file_systems(mountinfo: bytes) -> list[FileSystem]:
-    """Return the file systems with data that can be reached, in the order in which they are first mounted."""
+class Host:
+    """Where a directory is on the host, from the mounts of its first process."""
+
+    def __init__(self, mountinfo: bytes) -> None:
+        mounts = [mount for mount in _tree(mountinfo)[0] if not _OF_ANOTHER.search(mount.point)]
+        self._mounts = sorted(mounts, key=lambda mount: len(mount.root), reverse=True)
+
+    def path(self, device: str, directory: str) -> str | None:
+        """Return the host's path of a directory of a device; None where that is nowhere on the host."""
+        for mount in self._mounts:
+            if mount.device == device and (directory + "/").startswith(mount.root.rstrip("/") + "/"):
+                return _joined(mount.point, directory[len(mount.root.rstrip("/")) :])
+        return None
+
+
+def file_systems(mountinfo: bytes, host: Callable[[], Host] | None = None) -> list[FileSystem]:
+    """Return the file systems with data that can be reached, in the order in which they are first mounted.
+
+    Where `host` is given, those are left out that come with a part of the host and are other containers' there. It is
+    called for a process only that may have such a part.
+    """
     mounts, below = _tree(mountinfo)
+    by_id = {mount.id: mount for mount in mounts}
     found: dict[str, FileSystem] = {}
     for mount in mounts:
         if mount.left_out or _seen_at(mount.point, below) is not mount:
+            continue
+        if host is not None and _is_another_s(mount, by_id.get(mount.parent), host):
             continue
         place = Point(mount.point, mount.id)
         if (known := found.get(mount.device)) is not None:
@@ -73,12 +107,31 @@ def file_systems(mountinfo: bytes) -> list[FileSystem]:
     return list(found.values())
 
 
+def _is_another_s(mount: _Mount, parent: _Mount | None, host: Callable[[], Host]) -> bool:
+    """Whether a mount is in a directory of the host's that is another container's, or another pod's volume.
+
+    What is mounted in a directory that the container was given by itself (its root, its volumes) is its own, wherever
+    on the host that is.
+    """
+    if parent is None or parent is mount or (parent.point == "/" and not _OF_ANOTHER.search(mount.point)):
+        return False
+    above = host().path(parent.device, parent.root)
+    if above is None or _OF_ANOTHER.search(above):
+        return False
+    return _OF_ANOTHER.search(_joined(above, mount.point[len(parent.point.rstrip("/")) :])) is not None
+
+
+def _joined(directory: str, below: str) -> str:
+    """Return a path; `below` is empty or begins with a slash."""
+    return directory.rstrip("/") + below or "/"
+
+
 _Below = dict[tuple[int | None, str], _Mount]
 """Mounts by the mount that they are mounted in (None: none that this process sees) and where."""
 
 
-def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
-    parents: dict[int, int] = {}
+def _tree(mountinfo: bytes) -> tuple[Sequence[_Mount], _Below]:
+    ids: set[int] = set()
     mounts = []
     for line in mountinfo.split(b"\n")[:-1]:
         head, separator, tail = line.partition(b" - ")
@@ -86,9 +139,9 @@ def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
         if not separator or len(fields) < 6 or len(super_fields) < 3:
             continue
         id_, parent_id = number(fields[0]), number(fields[1])
-        if id_ is None or parent_id is None or id_ in parents:
+        if id_ is None or parent_id is None or id_ in ids:
             continue
-        parents[id_] = parent_id
+        ids.add(id_)
         kind = os.fsdecode(super_fields[0])
         point = unescape_mount(os.fsdecode(fields[4]))
         read_only = fields[5].split(b",")[0] == b"ro" or super_fields[2].split(b",")[0] == b"ro"
@@ -98,12 +151,13 @@ def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
             or (kind == "tmpfs" and read_only)
             or any(point == top or point.startswith(f"{top}/") for top in _NOT_A_CONTAINERS)
         )
-        mounts.append(_Mount(id_, os.fsdecode(fields[2]), point, kind, left_out))
+        root = unescape_mount(os.fsdecode(fields[3]))
+        mounts.append(_Mount(id_, parent_id, os.fsdecode(fields[2]), root, point, kind, left_out))
     below: _Below = {}
     for mount in mounts:
-        parent = parents[mount.id]
         # The first mount of all is its own parent.
-        below[parent if parent in parents and parent != mount.id else None, mount.point] = mount
+        seen = mount.parent in ids and mount.parent != mount.id
+        below[mount.parent if seen else None, mount.point] = mount
     return mounts, below
 
 

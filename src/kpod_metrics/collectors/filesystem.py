@@ -9,17 +9,20 @@ A mount point is looked up below the process' root directory alone (`kernel/open
 elsewhere is skipped and counted.
 
 Left out are file systems without data (procfs, cgroups, ...), what is below /proc, /sys and /dev, read-only tmpfs
-(projected secrets), single files that are mounted (/etc/hosts), and what has no size.
+(projected secrets), single files that are mounted (/etc/hosts), and what has no size. So is what comes with a part of
+the host that a pod has mounted, and is another's there: what is mounted in the folders of container runtimes and in the
+volumes of pods.
 """
 
 import errno
+import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
-from kpod_metrics.cgroup.mounts import FileSystem, file_systems
+from kpod_metrics.cgroup.mounts import FileSystem, Host, file_systems
 from kpod_metrics.cgroup.processes import distinct
 from kpod_metrics.collectors.base import Environment, Signal
 from kpod_metrics.collectors.per_process import ProcessCollector, namespace_of
@@ -129,6 +132,7 @@ class Filesystem(ProcessCollector):
         probes: dict[tuple[_View, str], Probe] = {}
         shown: set[tuple[Identity, str]] = set()
         proc = self.environment.proc_root
+        host = functools.cache(lambda: Host(read_if_there(f"{proc}/1/mountinfo")))
 
         def number(thread: int) -> int:
             told = views.get(thread) if views is not None else None
@@ -142,7 +146,7 @@ class Filesystem(ProcessCollector):
                 else:
                     view, changes = _View(of, told.root), told.mount_changes
                 if view not in mounts:
-                    mounts[view] = self._read(view, pid, changes)
+                    mounts[view] = self._read(view, pid, changes, host)
                 for system in mounts[view].systems:
                     if system.points and (group.identity, system.device) not in shown:
                         shown.add((group.identity, system.device))
@@ -179,7 +183,7 @@ class Filesystem(ProcessCollector):
             return REPLACED
         return SYMLINK if answer.errno == errno.ELOOP else REFUSED
 
-    def _read(self, view: _View, pid: int, changes: int | None) -> _Mounts:
+    def _read(self, view: _View, pid: int, changes: int | None, host: Callable[[], Host]) -> _Mounts:
         """Read the mounts of a view, if they may have changed."""
         known = self._mounts.get(view)
         if known is not None and changes is not None and known.changes == changes:
@@ -189,7 +193,7 @@ class Filesystem(ProcessCollector):
             changes = None  # the process has just ended: that says nothing of its mounts
         if known is not None and known.content == content:
             return known._replace(changes=changes)
-        return _Mounts(changes, content, file_systems(content))
+        return _Mounts(changes, content, file_systems(content, host))
 
     def _tell_failures(self, probes: Iterable[Probe]) -> None:
         """Log each device that cannot be looked at, when that begins."""

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.cgroup.mounts import FileSystem, Point, file_systems
+from kpod_metrics.cgroup.mounts import FileSystem, Host, Point, file_systems
 
 ROOT = b"27 1 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/a,upperdir=/b,workdir=/c\n"
 
@@ -35,6 +35,63 @@ def test_a_container() -> None:
         FileSystem("0:45", local=False, points=[Point("/share", 513)]),
         FileSystem("0:44", local=False, points=[Point("/fuse", 514)]),
     ]
+
+
+HOST = (
+    b"20 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+    b"21 20 0:20 / /run rw - tmpfs tmpfs rw\n"
+    b"22 20 8:2 / /var rw - ext4 /dev/sda2 rw\n"
+    b"23 21 0:50 / /run/containerd/io.containerd.runtime.v2.task/k8s.io/a/rootfs rw - overlay overlay rw\n"
+    b"24 22 9:1 / /var/lib/kubelet/pods/a/volumes/kubernetes.io~csi/a/mount rw - ext4 /dev/rbd1 rw\n"
+    b"25 22 8:3 / /var/lib/docker rw - ext4 /dev/sda3 rw\n"
+)
+
+
+def kept(mountinfo: bytes, host: bytes = HOST) -> set[str]:
+    return {point.path for system in file_systems(mountinfo, lambda: Host(host)) for point in system.points}
+
+
+def test_of_the_hosts_directories_only_what_is_no_other_containers() -> None:
+    mountinfo = (
+        b"500 400 0:60 / / rw - overlay overlay rw\n"
+        b"501 500 8:1 / /host rw - ext4 /dev/sda1 rw\n"
+        b"502 501 0:20 / /host/run rw - tmpfs tmpfs rw\n"
+        b"503 502 0:50 / /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/a/rootfs rw - overlay overlay rw\n"
+        b"504 502 0:71 / /host/run/containerd/io.containerd.grpc.v1.cri/sandboxes/a/shm rw - tmpfs shm rw\n"
+        b"505 501 8:2 / /host/var rw - ext4 /dev/sda2 rw\n"
+        b"506 505 9:1 / /host/var/lib/kubelet/pods/a/volumes/kubernetes.io~csi/a/mount rw - ext4 /dev/rbd1 rw\n"
+        b"507 505 9:2 / /host/var/lib/kubelet/plugins/kubernetes.io/csi/b/globalmount rw - ext4 /dev/rbd2 rw\n"
+        b"508 505 8:3 / /host/var/lib/docker rw - ext4 /dev/sda3 rw\n"
+        b"509 508 0:72 / /host/var/lib/docker/overlay2/a/merged rw - overlay overlay rw\n"
+        b"510 505 9:3 / /host/var/data/kubelet/pods/a/volume-subpaths/b/c/0 rw - ext4 /dev/rbd3 rw\n"
+        b"511 501 8:4 / /host/boot rw - ext4 /dev/sda4 rw\n"
+        b"512 500 8:2 /lib/kubelet /kubelet rw - ext4 /dev/sda2 rw\n"
+        b"513 512 9:4 / /kubelet/pods/d/volumes/kubernetes.io~csi/d/mount rw - ext4 /dev/rbd4 rw\n"
+        b"514 500 0:20 /containerd /sockets rw - tmpfs tmpfs rw\n"
+        b"515 514 0:50 / /sockets/io.containerd.runtime.v2.task/k8s.io/a/rootfs rw - overlay overlay rw\n"
+    )
+    hosts = {"/", "/host", "/host/run", "/host/var", "/host/var/lib/docker", "/host/boot", "/kubelet", "/sockets"}
+    assert kept(mountinfo) == hosts
+    # Seen by a process of the host itself.
+    assert kept(HOST) == {"/", "/run", "/var", "/var/lib/docker"}
+    # Nothing is known of the host: all is kept.
+    assert len(kept(mountinfo, b"")) == 16
+
+
+def test_what_is_mounted_in_a_containers_own_directories_is_its_own() -> None:
+    """Docker in a pod; a volume in a volume; a root directory that is no file system of its own (vfs)."""
+    volume = b"/lib/kubelet/pods/a/volumes/kubernetes.io~empty-dir/a"
+    mountinfo = (
+        b"500 400 0:50 / / rw - overlay overlay rw\n"
+        b"501 500 8:2 " + volume + b" /var/lib/docker rw - ext4 /dev/sda2 rw\n"
+        b"502 501 0:73 / /var/lib/docker/overlay2/b/merged rw - overlay overlay rw\n"
+        b"503 500 9:1 / /data rw - ext4 /dev/rbd1 rw\n"
+        b"504 503 9:5 / /data/more rw - ext4 /dev/rbd5 rw\n"
+    )
+    points = {"/", "/var/lib/docker", "/var/lib/docker/overlay2/b/merged", "/data", "/data/more"}
+    assert kept(mountinfo) == points
+    by_vfs = b"500 400 8:3 /vfs/dir/a / rw - ext4 /dev/sda3 rw\n501 500 9:1 / /var/lib/docker/a/b rw - ext4 a rw\n"
+    assert kept(by_vfs) == {"/", "/var/lib/docker/a/b"}
 
 
 def test_read_only_tmpfs_by_mount_or_by_super_block() -> None:

@@ -116,6 +116,22 @@ def test_device_of_which_only_files_are_mounted(tree: Tree, opened: Opened) -> N
         assert len(disks.took()) == asked
 
 
+def test_pod_with_the_hosts_root_has_no_file_systems_of_other_pods(tree: Tree, opened: Opened) -> None:
+    volume = "/var/lib/kubelet/pods/b/volumes/kubernetes.io~csi/data/mount"
+    host = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+    process(tree, 1, f"{host}21 20 9:1 / {volume} rw - ext4 /dev/rbd1 rw\n", namespace=4026531841)
+    process(
+        tree,
+        10,
+        f"{ROOT}502 500 8:1 / /host rw - ext4 /dev/sda1 rw\n503 502 9:1 / /host{volume} rw - ext4 /dev/rbd1 rw\n",
+    )
+    disks = Disks({"/": size(1000, 400, 300), "/host": size(1, 1, 1), f"/host{volume}": size(2, 1, 1)})
+    group, cycles = tree.group("a", 7, pids=[10]), Cycles(opened(tree.environment, disks))
+    for _ in range(2):
+        exported = cycles.run(group).exported()
+        assert {name for name in exported if "capacity" in name} == {"fs_capacity_bytes /", "fs_capacity_bytes /host"}
+
+
 def test_new_mount_is_seen(tree: Tree, opened: Opened) -> None:
     process(tree, 10, ROOT)
     disks = Disks({"/": size(1, 0, 0), "/share": size(8, 4, 4)})
