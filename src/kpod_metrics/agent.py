@@ -577,7 +577,7 @@ class Agent:
             name = (state.collector.name,)
             up = state.opened and not (state.problem or any(signal.problem for signal in state.signals))
             put(health.COLLECTORS, name, (int(up), state.duration, state.errors))
-            put(health.UNREAD, name, (state.collector.unread,))
+            put(health.UNREAD, name, (state.collector.unread, state.collector.not_looked_at))
             if state.collector.uses_bpf:
                 for reason, events in state.unattributed.items():
                     put(health.UNATTRIBUTED, (*name, reason), (events,))

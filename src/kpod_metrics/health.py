@@ -55,6 +55,11 @@ UNREAD = _agent(
         "Cgroups that a read of the collector left out, as their files could not be read though they are there.",
         advice="Grows: these pods' metrics of the collector are missing; the log names one of them when it begins.",
     ),
+    _counter(
+        "kpod_collector_skipped_processes_total",
+        "Processes that a read of the collector left out: of each cgroup it looks at the namespaces of the first 32.",
+        advice="Grows: network or mount namespaces that only later processes of a container are in are not seen.",
+    ),
     labels=(_COLLECTOR,),
 )
 CYCLE = _agent(

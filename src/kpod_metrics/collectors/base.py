@@ -80,6 +80,8 @@ class Collector(abc.ABC):
     """Whether the next `collect` is to return the counters that stand still too."""
     unread = 0
     """Cgroups that were left out of a read, as their files could not be read though they are there."""
+    not_looked_at = 0
+    """Processes whose namespaces were not asked for in a read: a cgroup has a number of them that are."""
 
     def __init_subclass__(cls) -> None:
         if "name" in cls.__dict__:

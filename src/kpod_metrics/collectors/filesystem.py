@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.mounts import FileSystem, Host, file_systems
-from kpod_metrics.cgroup.processes import distinct
 from kpod_metrics.collectors.base import Environment, Signal
 from kpod_metrics.collectors.per_process import ProcessCollector, namespace_of
 from kpod_metrics.collectors.statvfs import LIMIT, SKIPPED, Ask, Probe, Statvfs
@@ -139,7 +138,7 @@ class Filesystem(ProcessCollector):
             return namespace_of(proc, "mnt", thread) if told is None else told.mount_namespace
 
         def look(group: Group) -> Iterable[tuple[int, Probe]]:
-            for of, pid in distinct(group.pids, number, proc).items():
+            for of, pid in self.namespaces(group.pids, number).items():
                 told = views.get(pid) if views is not None else None
                 if told is None:  # or it is no main thread
                     view, changes = _View(of, os.readlink(f"{proc}/{pid}/root")), None

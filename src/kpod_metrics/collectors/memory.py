@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from kpod_metrics.cgroup.keyed import is_absent
 from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, PERF_EVENT, TP_BTF
@@ -155,12 +156,12 @@ class Memory(BpfCollector):
             rows += self._from_files(groups, self._files)
         return rows
 
-    @staticmethod
-    def _from_files(groups: Sequence[Group], before: dict[int, int]) -> Iterable[Row]:
+    def _from_files(self, groups: Sequence[Group], before: dict[int, int]) -> Iterable[Row]:
         for group in groups:
             try:
                 stat = read_bytes(os.path.join(group.path, "memory.stat"))
-            except OSError:
+            except OSError as error:
+                self.unread += not is_absent(error)
                 continue
             _, found, rest = stat.partition(b"\npgmajfault ")
             if found:

@@ -15,7 +15,6 @@ from functools import partial
 
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
-from kpod_metrics.cgroup.processes import distinct
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.per_process import ProcessCollector, namespace_of
 from kpod_metrics.kernel.tasks import KTHREADD, View
@@ -104,7 +103,7 @@ class NetIface(ProcessCollector):
 
         def read(group: Group) -> Iterable[Row]:
             pod = group.pod
-            for of, pid in distinct(group.pids, number, self.environment.proc_root).items():
+            for of, pid in self.namespaces(group.pids, number).items():
                 if of == host:
                     continue
                 key = (pod, of)

@@ -2,10 +2,10 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
+from kpod_metrics.cgroup.processes import HIDDEN, LOOKED_AT, distinct, others_are_hidden
 from kpod_metrics.collectors.base import Signal
 from kpod_metrics.collectors.per_group import FileCollector
 from kpod_metrics.errors import UnavailableError
@@ -37,6 +37,14 @@ class ProcessCollector(FileCollector):
         """Return what every process sees, by PID; None where the kernel cannot tell of all at once."""
         tasks = self.environment.tasks
         return tasks.look(self) if tasks.is_open(self) else None
+
+    def namespaces(self, pids: Sequence[int], of: Callable[[int], int]) -> dict[int, int]:
+        """Return the namespaces that `of` gives for a cgroup's processes, each with a thread that is in it.
+
+        Processes beyond the first LOOKED_AT are counted in `not_looked_at`.
+        """
+        self.not_looked_at += max(0, len(pids) - LOOKED_AT)
+        return distinct(pids, of, self.environment.proc_root)
 
     def maps(self) -> list[MapHealth]:
         """State of the kernel map."""

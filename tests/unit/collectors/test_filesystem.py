@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from kpod_metrics.cgroup.processes import LOOKED_AT
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.errors import UnavailableError
@@ -130,6 +131,17 @@ def test_pod_with_the_hosts_root_has_no_file_systems_of_other_pods(tree: Tree, o
     for _ in range(2):
         exported = cycles.run(group).exported()
         assert {name for name in exported if "capacity" in name} == {"fs_capacity_bytes /", "fs_capacity_bytes /host"}
+
+
+def test_processes_that_are_not_looked_at_are_counted(tree: Tree, opened: Opened) -> None:
+    pids = list(range(10, 10 + LOOKED_AT + 3))
+    for pid in pids:
+        process(tree, pid, ROOT)
+    collector = opened(tree.environment, Disks({"/": size(1, 0, 0)}))
+    group, cycles = tree.group("a", 7, pids=pids), Cycles(collector)
+    for cycle in (1, 2):
+        cycles.run(group)
+        assert collector.not_looked_at == 3 * cycle
 
 
 def test_new_mount_is_seen(tree: Tree, opened: Opened) -> None:

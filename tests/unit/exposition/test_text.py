@@ -239,24 +239,26 @@ def test_numbers_come_back(value: float) -> None:
 
 
 @given(st.text())
+@example("\\x5c")
 def test_escaped_labels_come_back(value: str) -> None:
     written = escape(value)
     assert "\n" not in written
     assert not re.search(r'(?<!\\)(\\\\)*"', written)
-    assert re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], written) == value
+    assert re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], written) == shown(value)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @example("\r")
 @example("\x85\u2028")
 @example("trailing\\")
+@example("\\x5c")
 def test_any_label_is_parsed_by_both_parsers(value: str) -> None:
     store = Store([TABLE], frozenset(TABLE.metrics[:1]))
     store.put(TABLE, Identity("n", value, ""), (), (1, None, None), (1, 0))
     page = Renderer({}).render(store)
     for write, parse in FORMATS.values():
         [(_, labels)] = samples_of(parse(write(page).decode()))
-        assert dict(labels)["pod"] == value
+        assert dict(labels)["pod"] == shown(value)
 
 
 def test_names_that_differ_in_bytes_that_are_no_utf8_stay_apart() -> None:
