@@ -449,6 +449,7 @@ def sampling(node: Node) -> Iterator[Mapping[tuple[str, str, str], float]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_thousand_pods_come_and_go(api: ApiServer, start: Start) -> None:
     """Beside 250 that stay, most between two cycles: every call is its pod's, on a page, and then all is as before."""
     # Each last value is on several pages, so that one that is not looked at in time loses nothing.

@@ -75,7 +75,11 @@ def in_bucket_of(true: float, found: float, metric: Metric) -> bool:
     return bounds[at - 1] <= found <= bounds[at]
 
 
-@pytest.fixture(scope="module", params=["prometheus", "forky/prometheus", OWN], ids=["2.42", "3.5", "own"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("prometheus", marks=pytest.mark.slow, id="2.42"), "forky/prometheus", OWN],
+    ids=["2.42", "3.5", "own"],
+)
 def program(request: pytest.FixtureRequest, tool: Callable[[str, str], Path]) -> Path:
     if not request.param:
         pytest.skip("PROMETHEUS names no program of its own")

@@ -21,6 +21,7 @@ def test_what_once_failed(target: Target) -> None:
         target.check(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "count"), list(shares(COUNT)), ids=lambda one: getattr(one, "slug", str(one)))
 def test_spoiled_input(target: Target, count: int) -> None:
     ran, failed = run(target, count, SEED)
