@@ -255,7 +255,8 @@ def test_every_state_at_capacity(
     def failures() -> int:
         return next(map_.update_errors or 0 for map_ in collector.maps() if map_.name == state)
 
-    with crowd() as stir, opened(kind(environment)) as collector:
+    # First the collector: of older tasks it has states only where there is the iterator.
+    with opened(kind(environment)) as collector, crowd() as stir:
         totals = Totals(collector)
         stir()
         stir()
