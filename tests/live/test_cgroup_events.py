@@ -132,6 +132,7 @@ def test_other_hierarchies_are_not_told(parent: Path) -> None:
     assert path.endswith(told[0][1])
 
 
+@pytest.mark.alone  # of others, too
 def test_what_a_full_ring_loses_is_counted(ours: Ours, parent: Path, cgroup_root: str) -> None:
     """A page of records: as many as fit are told, all others counted, and there is room again after a read."""
     with watching(ring_bytes=mmap.PAGESIZE) as events:
