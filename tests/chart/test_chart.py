@@ -16,7 +16,8 @@ from kpod_metrics.settings import Setting, catalogue, load
 from monitoring.alerts import ALERTS
 from tests.chart.helm import CHART, REPOSITORY, SCENARIOS, Chart, Object, leaves
 
-VERSIONS = ("1.19", "1.28", "1.37")
+OLDER, NEWEST = ("1.19", "1.28"), "1.37"
+"""Releases of Kubernetes."""
 CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "SecurityContextConstraints"}
 """Kinds that Kubernetes itself does not have."""
 SETTINGS = catalogue(list(registered()))
@@ -29,7 +30,7 @@ def test_lint(chart: Chart) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*(pytest.param(older, marks=pytest.mark.slow) for older in OLDER), NEWEST])
 def test_every_scenario_is_valid_kubernetes(version: str, chart: Chart, tmp_path: Path) -> None:
     files = []
     for scenario in SCENARIOS:

@@ -148,6 +148,7 @@ def refused(status: int, *command: str) -> str:
     return done.stderr.rstrip("\n")
 
 
+@pytest.mark.alone  # others start demos, too
 def test_what_is_refused_is_refused_before_anything_starts(cgroup_root: str) -> None:
     before = sorted(Path(cgroup_root).glob(f"{PREFIX}*"))
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -19,8 +19,6 @@ from tests.live.containers import Runtime
 from tests.live.harness import Cgroup, compile_workload
 from tests.live.piped import NETWORK, Children, answer, piped
 
-pytestmark = pytest.mark.alone
-
 NODE = "node-1"
 CALL = "ioprio_get"
 COUNT = "kpod_syscall_count_total"

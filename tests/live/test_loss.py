@@ -192,6 +192,7 @@ def test_a_collector_that_reads_seldom_has_the_last_events_of_who_is_gone(
 
 @proves(COUNT, ERRORS)
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_fifty_million_events_read_every_10_ms(
     cgroup: Callable[[str], Cgroup], workload: Callable[[str], str], children: list[subprocess.Popen[bytes]]
 ) -> None:
