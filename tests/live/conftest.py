@@ -31,17 +31,10 @@ def _missing() -> str:
     return ""
 
 
-def in_one_worker(item: pytest.Item) -> None:
-    """Tests of one file share agents and workloads: where tests run beside each other, one worker has them."""
-    if not item.get_closest_marker("xdist_group"):
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = _missing()
     for item in items:
         if "tests/live" in str(item.path):
-            in_one_worker(item)
             item.add_marker(pytest.mark.live)
             if reason and not IN_CI:  # where CI runs, a live test that cannot run has failed
                 item.add_marker(pytest.mark.skip(reason=reason))

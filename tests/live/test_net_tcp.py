@@ -642,6 +642,7 @@ READ_AFTER_THE_END = textwrap.dedent("""
 
 @proves(SENT, RECEIVED)
 @EVERY_WAY
+@pytest.mark.alone
 def test_what_is_read_after_the_end_is_not_counted_again(
     cgroup: Callable[[str], Cgroup], children: list[Process], forced_off: tuple[str, ...]
 ) -> None:

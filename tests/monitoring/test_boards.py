@@ -25,8 +25,6 @@ from tests.monitoring.promtool import promtool_test, write
 from tests.monitoring.test_names import check
 from tests.unit.exposition.fixture import label_sets, tables
 
-pytestmark = pytest.mark.xdist_group("boards")  # one Prometheus for all panels
-
 PANELS = list(panels())
 VARIABLES = {"cluster", "node", "namespace", "pod", "instance", "syscall"}
 

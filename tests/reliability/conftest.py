@@ -10,7 +10,6 @@ from tests.live.conftest import (  # noqa: F401 - fixtures
     cgroup,
     cgroup_root,
     children,
-    in_one_worker,
     machine_is_left_as_found,
     mount_namespaces,
     on_disk,
@@ -38,7 +37,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         path = str(item.path)
         if "tests/reliability" in path and "fuzz" not in path:
-            in_one_worker(item)
             item.add_marker(pytest.mark.live)
             if reason and not IN_CI:
                 item.add_marker(pytest.mark.skip(reason=reason))
