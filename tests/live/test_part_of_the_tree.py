@@ -10,12 +10,12 @@ from tests.live.harness import Cgroup
 COUNT = "kpod_syscall_count_total"
 UNATTRIBUTED = "kpod_unattributed_events_total"
 AGENT = ["--poll-interval", "200ms", "--profile", "custom", "--collectors-syscall-enabled", "true"]
-RARE = "getpriority"
+RARE = "sched_rr_get_interval"
 
 
 def calls(number: int) -> list[str]:
     """A command that makes so many of a system call that nothing else here makes."""
-    return [sys.executable, "-c", f"import os\nfor _ in range({number}): os.getpriority(os.PRIO_PROCESS, 0)"]
+    return [sys.executable, "-c", f"import os\nfor _ in range({number}): os.sched_rr_get_interval(0)"]
 
 
 def test_events_outside_are_the_hosts(tmp_path: Path, cgroup: Callable[[str], Cgroup]) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -65,6 +64,13 @@ class Agent:
         first = eventually(lambda: self.page().sum("kpod_last_cycle_timestamp_seconds"), 60)
         eventually(lambda: self.page().sum("kpod_last_cycle_timestamp_seconds") > first + 0.5, 60)
         return self
+
+    def after_a_cycle(self, what: Callable[[], float]) -> float:
+        """Ask when a cycle that began after this call has ended."""
+        for _ in range(2):  # one may be under way
+            before = self.page().sum("kpod_last_cycle_timestamp_seconds")
+            eventually(lambda: self.page().sum("kpod_last_cycle_timestamp_seconds") > before)  # noqa: B023
+        return what()
 
     def rights(self) -> dict[str, set[str]]:
         """What the threads have, by the name of the set: one value each, if all have the same."""
@@ -161,21 +167,15 @@ def test_counts_are_right_after(
             return sum(v for key, v in page.find(FAULTS).items() if dict(key)["pod"].endswith(f"/{group.path.name}"))
 
         eventually(lambda: running.page().find(FAULTS, namespace="cgroup"))
-        start, true = settled_at(counted), 0
+        start, true = running.after_a_cycle(counted), 0
         for _ in range(2):
             go(faulting)
             stop_point(faulting)
             assert faulting.stdout is not None
             true += int(faulting.stdout.readline())
             eventually(lambda: counted() - start >= true)  # noqa: B023 - asked before the next round
-            assert settled_at(counted) - start == true
+            assert running.after_a_cycle(counted) - start == true
         assert true == 406
-
-
-def settled_at(what: Callable[[], float]) -> float:
-    """A number after the cycles that could still change it."""
-    time.sleep(0.7)
-    return what()
 
 
 def test_a_cpu_that_comes_up_later() -> None:
