@@ -164,7 +164,7 @@ def test_counts_are_right_after(
 
         def counted() -> float:
             page = running.page()
-            return sum(v for key, v in page.find(FAULTS).items() if dict(key)["pod"].endswith(f"/{group.path.name}"))
+            return sum(v for key, v in page.find(FAULTS).items() if str(group.path).endswith(f"/{dict(key)['pod']}"))
 
         eventually(lambda: running.page().find(FAULTS, namespace="cgroup"))
         start, true = running.after_a_cycle(counted), 0
