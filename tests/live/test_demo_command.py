@@ -12,7 +12,8 @@ import pytest
 
 from kpod_metrics.demo.catalogue import WORKLOADS
 from kpod_metrics.demo.groups import PREFIX, Workloads
-from tests.forced import variables
+from kpod_metrics.features import TASK_ITERATOR
+from tests.forced import lacking, variables
 from tests.live.agents import eventually, free_port, get
 
 DEMO = [sys.executable, "-m", "kpod_metrics", "demo"]
@@ -124,19 +125,22 @@ SAID = {
 
 def test_the_page_says_what_each_waits_for(cgroup_root: str) -> None:
     demo = Started(cgroup_root, "--profile", "comprehensive", "--poll-interval", "1s")
+    # Without the iterator no wait is known of tasks that are older than the agent.
+    expected = {name: text for name, text in SAID.items() if name != "hog" or not lacking(TASK_ITERATOR)}
     said: dict[str, str] = {}
 
     def found() -> bool:
         rows = re.findall(r"<tr class.*?</tr>", get(f"http://127.0.0.1:{demo.port}/"), re.DOTALL)
-        for name, text in SAID.items():
+        for name, text in expected.items():
             for row in rows:
                 if f"{demo.top.name}/{name}<" in row and f">{text}" in row:
                     said[name] = text
-        return said == SAID
+        return said == expected
 
     try:
         eventually(found, 60)
     finally:
+        print(said)  # seen where the test has failed
         demo.end(signal.SIGTERM)
 
 
