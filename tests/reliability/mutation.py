@@ -32,7 +32,7 @@ PYTHON = {
     "histogram.py": ["tests/unit/test_histogram.py"],
     "exposition/text.py": EXPOSITION,
     "exposition/protobuf.py": EXPOSITION,
-    "exposition/wire.py": EXPOSITION,
+    "exposition/wire.py": [*EXPOSITION, "tests/unit/exposition/test_wire.py"],
     "exposition/samples.py": EXPOSITION,
     "exposition/page.py": EXPOSITION,
     "kernel/maps.py": ["tests/unit/kernel/test_maps.py"],

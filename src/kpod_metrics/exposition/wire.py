@@ -1,9 +1,10 @@
-"""The protobuf wire format, as much of it as is written here.
+"""The protobuf wire format, as much of it as is written and read here.
 
-Encoded by hand: it is three kinds of field, and a library for it costs memory in every agent, for the scrapers that ask
-for it (protobuf.dev/programming-guides/encoding).
+By hand: it is three kinds of field, and a library for it costs memory in every agent, for the scrapers that ask for it
+(protobuf.dev/programming-guides/encoding).
 """
 
+from collections.abc import Iterator
 from functools import cache
 from struct import Struct
 
@@ -12,8 +13,13 @@ _DOUBLE = Struct("<d").pack
 _FIXED = Struct("<Q").pack
 _SIGNED_FIXED = Struct("<q").pack
 
-_VARINT, _FIXED64, _LENGTH = 0, 1, 2
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 """Wire types."""
+_FLOATS = {_FIXED64: Struct("<d"), _FIXED32: Struct("<f")}
+"""How fields of fixed length are read."""
+
+Field = int | float | bytes
+"""A decoded value: bytes are a message, a string, or packed numbers."""
 
 
 def varint(number: int) -> bytes:
@@ -75,3 +81,54 @@ def fixed(field: int, value: int) -> bytes:
 def signed_fixed(field: int, value: int) -> bytes:
     """Encode a field of type `sfixed64`."""
     return tag(field, _FIXED64) + _SIGNED_FIXED(value)
+
+
+def fields(data: bytes) -> Iterator[tuple[int, Field]]:
+    """Yield the number and value of each field of a message; raises ValueError for bytes that are no message.
+
+    Every field of fixed length is read as a floating-point number: no reader here asks for one that is an integer.
+    """
+    at = 0
+    while at < len(data):
+        key, at = read_varint(data, at)
+        kind = key & 7
+        value: Field
+        if kind == _VARINT:
+            value, at = read_varint(data, at)
+        elif kind == _LENGTH:
+            length, at = read_varint(data, at)
+            value = part(data, at, length)
+            at += length
+        elif kind in _FLOATS:
+            form = _FLOATS[kind]
+            (value,) = form.unpack(part(data, at, form.size))
+            at += form.size
+        else:
+            raise ValueError(f"a field of wire type {kind}")
+        yield key >> 3, value
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number that begins at an offset, and the offset after it; raises ValueError."""
+    decoded = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        decoded |= (byte & 127) << shift
+        if byte < 128:
+            return decoded, at
+    raise ValueError("a number without an end")
+
+
+def part(data: bytes, at: int, length: int) -> bytes:
+    """Return bytes from an offset; raises ValueError where there are fewer."""
+    if at + length > len(data):
+        raise ValueError("a field ends after its message")
+    return data[at : at + length]
+
+
+def unzigzag(number: int) -> int:
+    """Return the number of a `sint32` or `sint64`: what `signed` encodes."""
+    return number >> 1 ^ -(number & 1)

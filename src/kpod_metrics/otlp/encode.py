@@ -13,7 +13,17 @@ from kpod_metrics import __version__
 from kpod_metrics.exposition.page import Page
 from kpod_metrics.exposition.samples import Family, Sample, shown
 from kpod_metrics.exposition.text import unit
-from kpod_metrics.exposition.wire import double, fixed, message, number, signed_fixed, signed_number, string, varint
+from kpod_metrics.exposition.wire import (
+    double,
+    fields,
+    fixed,
+    message,
+    number,
+    signed_fixed,
+    signed_number,
+    string,
+    varint,
+)
 from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, Histogram
 from kpod_metrics.metrics import Kind, Metric, Scope
 from kpod_metrics.pods import info
@@ -195,36 +205,3 @@ def refusal(body: bytes) -> str:
         return next((v.decode() for field, v in fields(body) if field == 2 and isinstance(v, bytes)), "")
     except ValueError:
         return ""
-
-
-def fields(body: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Return the fields of a message: numbers and bytes; raises ValueError for what is no message."""
-    at = 0
-
-    def take(length: int) -> bytes:
-        nonlocal at
-        if at + length > len(body):
-            raise ValueError("a field ends after its message")
-        at += length
-        return body[at - length : at]
-
-    def take_varint() -> int:
-        value = shift = 0
-        while shift < 70:
-            byte = take(1)[0]
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
-        raise ValueError("a number is too long")
-
-    while at < len(body):
-        field, kind = divmod(take_varint(), 8)
-        if kind == 0:
-            yield field, take_varint()
-        elif kind == 2:
-            yield field, take(take_varint())
-        elif kind in {1, 5}:
-            yield field, take(8 if kind == 1 else 4)
-        else:
-            raise ValueError(f"wire type {kind}")

@@ -1,13 +1,10 @@
 """Prometheus' protobuf format: every value of a page, read back by protobuf's own decoder."""
 
-import struct
 from typing import Any
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kpod_metrics.exposition import wire
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.samples import shown
 from kpod_metrics.histogram import MIN_EXPONENT, SLOTS, Histogram, slot_of_exponent
@@ -120,30 +117,3 @@ def test_any_label_is_utf8(value: str) -> None:
     [family] = decode(Renderer({}).render(store).protobuf())
     back = labels_of(family.metric[0])["pod"]
     assert back == shown(value) or not value.isascii()
-
-
-@given(st.integers(0, 2**64 - 1))
-def test_varint(number: int) -> None:
-    encoded = wire.varint(number)
-    assert sum((byte & 127) << 7 * at for at, byte in enumerate(encoded)) == number
-    assert [byte > 127 for byte in encoded] == [True] * (len(encoded) - 1) + [False]
-
-
-@pytest.mark.parametrize(
-    ("number", "encoded"), [(0, 0), (-1, 1), (1, 2), (-2, 3), (-64, 127), (64, 128), (2**31 - 1, 2**32 - 2)]
-)
-def test_signed(number: int, encoded: int) -> None:
-    assert wire.signed(number) == wire.varint(encoded)
-
-
-def test_fixed() -> None:
-    assert wire.fixed(1, 2**63) == b"\x09" + struct.pack("<Q", 2**63)
-    assert wire.signed_fixed(2, -(2**63)) == b"\x11" + struct.pack("<q", -(2**63))
-
-
-@pytest.mark.parametrize("number", [0, 127, 128, (1 << 14) - 1, 1 << 14, (1 << 21) - 1, 1 << 63])
-def test_varints_at_the_bounds_of_their_lengths(number: int) -> None:
-    encoded = wire.varint(number)
-    assert sum((byte & 127) << 7 * at for at, byte in enumerate(encoded)) == number
-    assert [byte >> 7 for byte in encoded] == [1] * (len(encoded) - 1) + [0]
-    assert len(encoded) == max(1, -(-number.bit_length() // 7))
