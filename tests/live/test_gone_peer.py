@@ -8,7 +8,7 @@ WATCHES = """
 import subprocess, sys, time
 from pathlib import Path
 from kpod_metrics.pods import client
-from kpod_metrics.pods.backoff import Backoff
+from kpod_metrics.retry import Backoff
 from kpod_metrics.pods.reflector import KubernetesSource
 from kpod_metrics.settings import Settings
 from tests.fakes.apiserver import ApiServer

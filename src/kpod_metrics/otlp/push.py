@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 import httpx2
@@ -20,7 +19,7 @@ from kpod_metrics import USER_AGENT
 from kpod_metrics.exposition.page import Page
 from kpod_metrics.exposition.pages import GZIP
 from kpod_metrics.otlp.encode import Encoder, Request, refusal, rejected
-from kpod_metrics.pods.backoff import Backoff
+from kpod_metrics.retry import Backoff, retry_after
 from kpod_metrics.settings import Settings
 from kpod_metrics.tls_client import context
 
@@ -198,7 +197,8 @@ class Exporter:
             log.exception("OTLP to %s", self.endpoint)
             return _Answer(f"{type(error).__name__}: {error}", rejected=request.points)
         if status in _RETRYABLE:
-            return _Answer(f"HTTP {status}", retry=True, retry_after=_seconds(response.headers.get("retry-after", "")))
+            wait = retry_after(response.headers.get("retry-after", ""))
+            return _Answer(f"HTTP {status}", retry=True, retry_after=wait)
         if not 200 <= status < 300:
             said = "".join(char for char in refusal(body) if char.isprintable())[:200]
             return _Answer(f"HTTP {status}{': ' if said else ''}{said}", rejected=request.points)
@@ -207,15 +207,3 @@ class Exporter:
             said = "".join(char for char in said if char.isprintable())[:200]
             return _Answer(f"{count} points rejected{': ' if said else ''}{said}", rejected=count)
         return _Answer()
-
-
-def _seconds(retry_after: str) -> float:
-    """Return how long a Retry-After header asks to wait: it has a number of seconds, or a date."""
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return 0.0

@@ -23,6 +23,7 @@ from kpod_metrics.errors import RefusedError, SettingError
 from kpod_metrics.pods import api
 from kpod_metrics.pods.plugin import Exec, PluginAuth, section
 from kpod_metrics.pods.source import RequestError, SilenceError
+from kpod_metrics.retry import retry_after
 from kpod_metrics.settings import Settings
 
 CONNECT = 10.0
@@ -121,12 +122,9 @@ def _refusal(where: str, response: httpx2.Response) -> RequestError:
         said = api.refusal_of(body).message
     except (msgspec.MsgspecError, UnicodeDecodeError):
         said = body[:200].decode(errors="replace")
-    try:
-        retry_after = max(0.0, float(response.headers.get("Retry-After", "0")))
-    except ValueError:  # the other form, a date, is not Kubernetes'
-        retry_after = 0.0
+    wait = retry_after(response.headers.get("retry-after", ""))
     reason = " ".join(said.split()) or response.reason_phrase
-    return RequestError(f"{where}: {response.status_code}: {reason}", response.status_code, retry_after)
+    return RequestError(f"{where}: {response.status_code}: {reason}", response.status_code, wait)
 
 
 def find_config(kubeconfig: str, account: str = SERVICE_ACCOUNT) -> SingleConfig:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from kpod_metrics.pods import api
-from kpod_metrics.pods.backoff import Backoff
 from kpod_metrics.pods.source import Source, decoded
+from kpod_metrics.retry import Backoff
 
 if TYPE_CHECKING:
     from kpod_metrics.pods.client import Client

@@ -26,8 +26,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kpod_metrics.pods import api
-from kpod_metrics.pods.backoff import Backoff
 from kpod_metrics.pods.source import RequestError, SilenceError, Source, decoded
+from kpod_metrics.retry import Backoff
 
 if TYPE_CHECKING:
     from kpod_metrics.pods.client import Client

@@ -13,8 +13,8 @@ import msgspec
 
 from kpod_metrics.errors import KpodError
 from kpod_metrics.pods.api import Item, merge, pod_of
-from kpod_metrics.pods.backoff import Backoff
 from kpod_metrics.pods.model import Pod
+from kpod_metrics.retry import Backoff
 
 if TYPE_CHECKING:  # the client costs 10 MB of memory: only who asks a server imports it
     from kpod_metrics.pods.client import Client

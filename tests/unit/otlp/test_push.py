@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from kpod_metrics.errors import SettingError
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.metrics import Label, Scope, Table, counter
-from kpod_metrics.otlp.push import QUEUE_BYTES, Exporter, _seconds
-from kpod_metrics.pods.backoff import Backoff
+from kpod_metrics.otlp.push import QUEUE_BYTES, Exporter
+from kpod_metrics.retry import Backoff
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
 from tests.fakes.certificates import Certificates
@@ -282,16 +281,6 @@ def test_probe(receiver: Receiver) -> None:
         assert exporter.probe() == said
         exporter.stop()
     assert points_of(receiver.pushes[0].request) == []
-
-
-@pytest.mark.parametrize(
-    ("header", "least", "most"),
-    [("", 0, 0), ("3", 3, 3), ("-1", 0, 0), ("nan", 0, 0), ("soon", 0, 0), ("DATE", 300, 500)],
-)
-def test_retry_after(header: str, least: float, most: float) -> None:
-    if header == "DATE":
-        header = formatdate(time.time() + 500)  # here, not when the tests are collected: minutes before
-    assert least <= _seconds(header) <= most
 
 
 def test_without_an_endpoint_nothing_is_imported(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from kpod_metrics.pods.backoff import Backoff
 from kpod_metrics.pods.client import Client, to_server
 from kpod_metrics.pods.model import Pod
 from kpod_metrics.pods.reflector import KubernetesSource
+from kpod_metrics.retry import Backoff
 from kpod_metrics.settings import Settings
 from tests.fakes.apiserver import ApiServer
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from kpod_metrics.pods import reflector, source
-from kpod_metrics.pods.backoff import Backoff
 from kpod_metrics.pods.client import Client, to_server
 from kpod_metrics.pods.reflector import KubernetesSource, is_older
+from kpod_metrics.retry import Backoff
 from kpod_metrics.settings import Settings
 from tests.fakes.apiserver import ApiServer
 from tests.unit.pods.conftest import NODE, Follower, Waits, kubeconfig, until
@@ -390,7 +390,10 @@ def test_deleted_while_the_watch_was_down(server: ApiServer, follow: Follow) -> 
     assert len(server.asked("list")) == 1
 
 
-@pytest.mark.parametrize(("header", "least"), [("7", 7.0), ("86400", 600.0), ("Thu, 01 Jan 2026 00:00:00 GMT", 0.0)])
+@pytest.mark.parametrize(
+    ("header", "least"),
+    [("7", 7.0), ("86400", 600.0), ("Thu, 01 Jan 2026 00:00:00 GMT", 0.0), ("Fri, 31 Dec 9999 00:00:00 GMT", 600.0)],
+)
 def test_too_many_requests(server: ApiServer, follow: Follow, header: str, least: float) -> None:
     server.create_pod("a")
     server.fail(429, "list", headers={"Retry-After": header})

@@ -1,7 +1,9 @@
 """How long to wait after a failure, so that a thousand agents that lose one server do not return all at once."""
 
 import random
+import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 FIRST = 1.0
 MOST = 60.0
@@ -29,3 +31,18 @@ class Backoff:
     def reset(self) -> None:
         """Start over: it works."""
         self._ceiling = self._first
+
+
+def retry_after(header: str) -> float:
+    """Return the seconds that a Retry-After header asks to wait: it has a number of seconds, or a date (RFC 9110).
+
+    0 for a header that has neither, and for a date in the past.
+    """
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, OverflowError):  # OverflowError: a year or an offset of more digits than a C integer has
+        return 0.0

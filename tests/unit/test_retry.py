@@ -1,11 +1,14 @@
 """Waits after failures: jittered, bounded, doubling, and what a server asks for is heeded."""
 
 import random
+import time
+from email.utils import formatdate
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.pods.backoff import FIRST, MOST, MOST_ASKED_FOR, Backoff
+from kpod_metrics.retry import FIRST, MOST, MOST_ASKED_FOR, Backoff, retry_after
 
 
 def highest(low: float, high: float) -> float:
@@ -49,3 +52,31 @@ def test_a_thousand_agents_do_not_return_at_once() -> None:
     assert max(attempts[:1]) < 1700
     assert max(attempts[60:]) < 70
     assert sum(attempts) / 1000 < 30
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("", 0),
+        ("3", 3),
+        ("-1", 0),
+        ("nan", 0),
+        ("soon", 0),
+        ("Thu, 01 Jan 2026 00:00:00 GMT", 0),
+        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", 0),
+        ("Thu, 01 Jan 2026 00:00:00 +99999999999999999999", 0),
+    ],
+)
+def test_retry_after(header: str, seconds: float) -> None:
+    assert retry_after(header) == seconds
+
+
+def test_retry_after_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_800_000_000
+    monkeypatch.setattr(time, "time", lambda: now + 0.25)
+    assert retry_after(formatdate(now + 500)) == 499.75
+
+
+@given(st.text(max_size=40))
+def test_any_header_can_be_read(header: str) -> None:
+    assert retry_after(header) >= 0
