@@ -1,5 +1,7 @@
 """The errors that the agent's parts raise on purpose, named by what the reader of one can do about it."""
 
+from dataclasses import dataclass
+
 
 class KpodError(Exception):
     """Anything the agent refuses or is refused; its text is one line: what, where, why."""
@@ -15,6 +17,24 @@ class RefusedError(KpodError):
 
 class UnavailableError(KpodError):
     """One collector, or one of its signals, cannot work on this machine; the others go on."""
+
+
+@dataclass
+class RequestError(KpodError):
+    """A request that did not work; the wait after it, and a new connection, are the remedy."""
+
+    text: str
+    status: int = 0
+    """HTTP status; 0: no answer came."""
+    retry_after: float = 0.0
+    """Seconds that the server asked to wait."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class SilenceError(RequestError):
+    """An answer that began, and of which nothing came for as long as was waited."""
 
 
 def is_unexpected(error: Exception) -> bool:

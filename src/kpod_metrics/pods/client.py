@@ -19,10 +19,9 @@ from lightkube.config.models import Cluster, User
 from lightkube.core.exceptions import ConfigError
 
 from kpod_metrics import USER_AGENT
-from kpod_metrics.errors import RefusedError, SettingError
+from kpod_metrics.errors import RefusedError, RequestError, SettingError, SilenceError
 from kpod_metrics.pods import api
 from kpod_metrics.pods.plugin import Exec, PluginAuth, section
-from kpod_metrics.pods.source import RequestError, SilenceError
 from kpod_metrics.retry import retry_after
 from kpod_metrics.settings import Settings
 

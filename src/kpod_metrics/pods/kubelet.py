@@ -3,14 +3,11 @@
 import random
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from kpod_metrics.pods import api
-from kpod_metrics.pods.source import Source, decoded
+from kpod_metrics.pods.source import Server, Source, decoded
 from kpod_metrics.retry import Backoff
-
-if TYPE_CHECKING:
-    from kpod_metrics.pods.client import Client
 
 PATH = "/pods"
 INTERVAL = 15.0
@@ -40,7 +37,7 @@ class KubeletSource(Source):
 
     def __init__(
         self,
-        connect: "Callable[[], Client]",
+        connect: Callable[[], Server],
         node: str,
         *,
         backoff: Backoff | None = None,
@@ -70,7 +67,7 @@ class KubeletSource(Source):
         if not self._closed.wait(soon):
             self._hurried.wait(seconds - soon)
 
-    def _step(self, client: "Client") -> float:
+    def _step(self, client: Server) -> float:
         self._hurried.clear()
         items = decoded(api.items_of, client.get(PATH, {}, PATIENCE)).items or []
         now = {item.metadata.uid: item for item in items}

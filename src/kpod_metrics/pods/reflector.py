@@ -23,14 +23,11 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from kpod_metrics.errors import RequestError, SilenceError
 from kpod_metrics.pods import api
-from kpod_metrics.pods.source import RequestError, SilenceError, Source, decoded
+from kpod_metrics.pods.source import Server, Source, decoded
 from kpod_metrics.retry import Backoff
-
-if TYPE_CHECKING:
-    from kpod_metrics.pods.client import Client
 
 PATH = "/api/v1/pods"
 WATCH = (300.0, 600.0)
@@ -64,7 +61,7 @@ class KubernetesSource(Source):
 
     def __init__(
         self,
-        connect: "Callable[[], Client]",
+        connect: Callable[[], Server],
         node: str,
         *,
         backoff: Backoff | None = None,
@@ -89,7 +86,7 @@ class KubernetesSource(Source):
         self._versions: dict[str, str] = {}
         self._buried: OrderedDict[str, None] = OrderedDict()
 
-    def _step(self, client: "Client") -> float:
+    def _step(self, client: Server) -> float:
         if self._must_list:
             self._list(client)
         began = time.monotonic()
@@ -113,7 +110,7 @@ class KubernetesSource(Source):
         self._backoff.reset()
         return 0.0
 
-    def _list(self, client: "Client") -> None:
+    def _list(self, client: Server) -> None:
         try:
             items, version = self._pages(client, {"resourceVersion": "0"})
             consistent = is_older(version, self._version)
@@ -130,7 +127,7 @@ class KubernetesSource(Source):
         self._must_list = self._doubtful = False
         self._last_list = time.monotonic()
 
-    def _pages(self, client: "Client", first: dict[str, str]) -> tuple[list[api.Item], str]:
+    def _pages(self, client: Server, first: dict[str, str]) -> tuple[list[api.Item], str]:
         """Return a whole list and its version. No limit is asked for: a node's pods are few."""
         items: list[api.Item] = []
         more = first
@@ -141,7 +138,7 @@ class KubernetesSource(Source):
                 return items, page.metadata.resource_version
             more = {"continue": page.metadata.more}
 
-    def _watch(self, client: "Client") -> None:
+    def _watch(self, client: Server) -> None:
         """Follow the events until the server ends the watch."""
         query = {
             **self._selector,

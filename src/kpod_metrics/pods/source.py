@@ -4,20 +4,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import msgspec
 
-from kpod_metrics.errors import KpodError
+from kpod_metrics.errors import KpodError, RequestError
 from kpod_metrics.pods.api import Item, merge, pod_of
 from kpod_metrics.pods.model import Pod
 from kpod_metrics.retry import Backoff
-
-if TYPE_CHECKING:  # the client costs 10 MB of memory: only who asks a server imports it
-    from kpod_metrics.pods.client import Client
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +26,27 @@ KEPT_DELETIONS = 10_000
 """Deleted pods that wait for the next poll; 1,000 a minute come in a storm."""
 
 
-@dataclass
-class RequestError(KpodError):
-    """A request that did not work; the wait after it, and a new connection, are the remedy."""
+class Server(Protocol):
+    """What a source asks for pods: a `client.Client`, which is not imported here as it costs 10 MB of memory."""
 
-    text: str
-    status: int = 0
-    """HTTP status; 0: no answer came."""
-    retry_after: float = 0.0
-    """Seconds that the server asked to wait."""
+    requests: int
+    """HTTP requests sent."""
 
-    def __str__(self) -> str:
-        return self.text
+    def get(self, path: str, query: Mapping[str, str], silence: float) -> bytes:
+        """Return an answer's body; raises RequestError, also after `silence` seconds without a byte."""
+        ...
 
+    def lines(self, path: str, query: Mapping[str, str], silence: float) -> AbstractContextManager[Iterator[bytes]]:
+        """Return an answer's lines as they come; raises RequestError as `get`, and for a last line without its end."""
+        ...
 
-class SilenceError(RequestError):
-    """An answer that began, and of which nothing came for as long as was waited."""
+    def abort(self) -> None:
+        """From any thread: end the answer that another thread reads, and every later one."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        ...
 
 
 Decoded = TypeVar("Decoded")
@@ -74,7 +76,7 @@ class Source:
 
     def __init__(
         self,
-        connect: "Callable[[], Client]",
+        connect: Callable[[], Server],
         node: str,
         *,
         backoff: Backoff | None = None,
@@ -86,7 +88,7 @@ class Source:
         self.deletions_lost = 0
         """Deleted pods that nobody polled for and that made room for newer ones."""
         self._connect = connect
-        self._client: Client | None = None
+        self._client: Server | None = None
         self._past_requests = 0
         self._node = node
         self._backoff = backoff or Backoff()
@@ -156,7 +158,7 @@ class Source:
                 self._pause(wait)
         self._disconnect()
 
-    def _step(self, client: "Client") -> float:
+    def _step(self, client: Server) -> float:
         """Do the next thing; return the seconds to wait after it. Raises KpodError."""
         raise NotImplementedError
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from kpod_metrics import USER_AGENT
-from kpod_metrics.errors import KpodError, RefusedError, SettingError
+from kpod_metrics.errors import KpodError, RefusedError, RequestError, SettingError
 from kpod_metrics.pods.client import find_config, to_kubelet, to_server
-from kpod_metrics.pods.source import RequestError
 from kpod_metrics.settings import Settings
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.certificates import Certificates

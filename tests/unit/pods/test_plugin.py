@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from kpod_metrics.errors import SettingError
+from kpod_metrics.errors import RequestError, SettingError
 from kpod_metrics.pods import plugin
 from kpod_metrics.pods.client import Client, find_config, to_server
-from kpod_metrics.pods.source import RequestError
 from kpod_metrics.settings import Settings
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.certificates import Certificates
