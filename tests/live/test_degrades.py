@@ -287,7 +287,7 @@ def test_what_came_to_nothing_is_told_again(
     idle = cgroup("idle")
     child = idle.start("sleep", "1000")
     reads: list[int] = []
-    real, merge = Pressure.collect, Agent._merge
+    real, take = Pressure.collect, Agent._take
 
     def collect(self: Pressure, groups: Sequence[Group]) -> Iterable[Row]:
         rows = list(real(self, groups))
@@ -298,13 +298,13 @@ def test_what_came_to_nothing_is_told_again(
             return [row._replace(values=[-1] * len(row.values)) for row in rows]
         return rows
 
-    def merged(self: Agent, *result: Any) -> None:
+    def taken(self: Agent, *result: Any) -> None:
         if len(reads) == 1 and fault == "the cycle fails":
             raise OSError(errno.EMFILE, "planted")
-        merge(self, *result)
+        take(self, *result)
 
     monkeypatch.setattr(Pressure, "collect", collect)
-    monkeypatch.setattr(Agent, "_merge", merged)
+    monkeypatch.setattr(Agent, "_take", taken)
     flags = {"cgroup_root": str(idle.path.parent), "profile": "custom", "collectors_pressure_enabled": "true"}
     settings, _ = load(flags, {}, None, list(registered()))
     agent = agents.build(settings)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-from kpod_metrics.pods.model import PENDING, UNRESOLVED, Identity, Snapshot
+from kpod_metrics.pods.model import PENDING, Identity, Snapshot
 
 CAPACITY = 10_000
 """Cgroups and containers that are gone and still known: the oldest make room."""
@@ -82,21 +82,8 @@ class Resolver:
         """Cgroups and containers that are gone and had to make room before their grace time was over."""
         return self._gone.forgotten + self._left.forgotten
 
-    def resolve(self, cgroup: int) -> Identity | None:
-        """Whose events a cgroup's are; None where that is nobody, or not known."""
-        owner = self._owner(cgroup)
-        return owner if isinstance(owner, Identity) else None
-
-    def reason(self, cgroup: int) -> str:
-        """Why a cgroup has no owner."""
-        owner = self._owner(cgroup)
-        return owner if isinstance(owner, str) else UNRESOLVED
-
-    def knows(self, cgroup: int) -> bool:
-        """Whether the last snapshots told anything of a cgroup."""
-        return self._owner(cgroup) is not None
-
-    def _owner(self, cgroup: int) -> Identity | str | None:
+    def owner(self, cgroup: int) -> Identity | str | None:
+        """Return whose a cgroup's events are, or why they are nobody's; None if no snapshot told anything of it."""
         owner = self.snapshot.identities.get(cgroup)
         if owner is None and cgroup in self._gone:
             return self._gone[cgroup][0]

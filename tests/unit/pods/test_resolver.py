@@ -37,14 +37,14 @@ def snapshot(owners: dict[int, Identity], *, others: tuple[int, ...] = (), idle:
 
 
 def test_nothing_is_known_at_first(resolver: Resolver) -> None:
-    assert resolver.resolve(1) is None
+    assert resolver.owner(1) is None
     assert resolver.identities() == set()
     assert resolver.is_gone(1)
 
 
 def test_present_cgroups_are_known(resolver: Resolver) -> None:
     resolver.update(snapshot({1: A, 2: B}, others=(3,), idle=(2,)))
-    assert (resolver.resolve(1), resolver.resolve(2), resolver.resolve(3)) == (A, B, None)
+    assert (resolver.owner(1), resolver.owner(2), resolver.owner(3)) == (A, B, None)
     assert [resolver.is_gone(id_) for id_ in (1, 2, 3, 4)] == [False, False, False, True]
     assert resolver.identities() == {A, B}
 
@@ -54,17 +54,17 @@ def test_gone_cgroup_is_known_through_the_grace_time(resolver: Resolver, clock: 
     resolver.update(snapshot({2: B}))
     clock.now += GRACE - 0.1
     resolver.expire()
-    assert resolver.resolve(1) == A
+    assert resolver.owner(1) == A
     assert not resolver.is_gone(1)
     assert resolver.identities() == {A, B}
     clock.now += 0.1
     # Its last values are on a page first: it ends with expire(), not by itself.
-    assert resolver.resolve(1) == A
+    assert resolver.owner(1) == A
     resolver.expire()
-    assert resolver.resolve(1) is None
+    assert resolver.owner(1) is None
     assert resolver.is_gone(1)
     assert resolver.identities() == {B}
-    assert resolver.resolve(2) == B
+    assert resolver.owner(2) == B
 
 
 def test_grace_time_counts_from_the_first_snapshot_without_it(resolver: Resolver, clock: Clock) -> None:
@@ -73,7 +73,7 @@ def test_grace_time_counts_from_the_first_snapshot_without_it(resolver: Resolver
         resolver.update(snapshot({}))
         clock.now += GRACE / 4
         resolver.expire()
-    assert resolver.resolve(1) is None
+    assert resolver.owner(1) is None
 
 
 def test_cgroup_that_comes_back_is_present(resolver: Resolver, clock: Clock) -> None:
@@ -83,7 +83,7 @@ def test_cgroup_that_comes_back_is_present(resolver: Resolver, clock: Clock) -> 
     resolver.update(snapshot({1: A}))
     clock.now += 2 * GRACE
     resolver.expire()
-    assert resolver.resolve(1) == A
+    assert resolver.owner(1) == A
 
 
 def test_cgroup_that_goes_again_has_its_whole_grace_time_again(resolver: Resolver, clock: Clock) -> None:
@@ -93,26 +93,26 @@ def test_cgroup_that_goes_again_has_its_whole_grace_time_again(resolver: Resolve
     resolver.update(snapshot({}))
     clock.now += GRACE - 1
     resolver.expire()
-    assert resolver.resolve(1) == A
+    assert resolver.owner(1) == A
     clock.now += 1
     resolver.expire()
-    assert resolver.resolve(1) is None
+    assert resolver.owner(1) is None
 
 
 def test_new_owner_of_a_present_cgroup_counts(resolver: Resolver) -> None:
     resolver.update(snapshot({1: A}))
     resolver.update(snapshot({1: B}))
-    assert resolver.resolve(1) == B
+    assert resolver.owner(1) == B
     assert resolver.identities() == {A, B}  # the old one's last values are on a page first
 
 
 def test_cgroup_that_lost_its_owner_but_exists_keeps_it_for_the_grace_time(resolver: Resolver, clock: Clock) -> None:
     resolver.update(snapshot({1: A}))
     resolver.update(snapshot({}, others=(1,)))
-    assert resolver.resolve(1) == A
+    assert resolver.owner(1) == A
     clock.now += GRACE
     resolver.expire()
-    assert resolver.resolve(1) is None
+    assert resolver.owner(1) is None
     assert not resolver.is_gone(1)
 
 
@@ -120,43 +120,42 @@ def test_cgroup_that_lost_its_owner_but_exists_keeps_it_for_the_grace_time(resol
 def test_why_a_cgroup_has_no_owner_outlives_it(resolver: Resolver, clock: Clock, reason: str) -> None:
     resolver.update(Snapshot(present=frozenset({1}), reasons={1: reason}))
     resolver.update(snapshot({}))
-    assert (resolver.resolve(1), resolver.reason(1), resolver.knows(1)) == (None, reason, True)
+    assert resolver.owner(1) == reason
     clock.now += GRACE
     resolver.expire()
-    assert (resolver.reason(1), resolver.knows(1), resolver.is_gone(1)) == (UNRESOLVED, False, True)
+    assert (resolver.owner(1), resolver.is_gone(1)) == (None, True)
 
 
 def test_pod_that_is_filtered_from_now_on(resolver: Resolver) -> None:
     resolver.update(snapshot({1: A}))
     resolver.update(Snapshot(present=frozenset({1}), reasons={1: FILTERED}))
-    assert (resolver.resolve(1), resolver.reason(1)) == (None, FILTERED)
+    assert resolver.owner(1) == FILTERED
     assert resolver.identities() == {A}
 
 
 def test_name_that_is_pending_again_is_the_old_one_for_the_grace_time(resolver: Resolver, clock: Clock) -> None:
     resolver.update(snapshot({1: A}))
     resolver.update(Snapshot(present=frozenset({1}), reasons={1: PENDING}))
-    assert resolver.resolve(1) == A
+    assert resolver.owner(1) == A
     clock.now += GRACE
     resolver.expire()
-    assert (resolver.resolve(1), resolver.reason(1)) == (None, PENDING)
+    assert resolver.owner(1) == PENDING
 
 
 def test_cgroup_that_goes_before_it_has_a_name_is_forgotten(resolver: Resolver) -> None:
     """What is pending is to be told; of one that is gone nobody will."""
     resolver.update(Snapshot(present=frozenset({1}), reasons={1: PENDING}))
-    assert resolver.knows(1)
+    assert resolver.owner(1) is not None
     resolver.update(Snapshot())
-    assert not resolver.knows(1)
-    assert resolver.reason(1) == UNRESOLVED
+    assert resolver.owner(1) is None
 
 
 def test_cgroup_that_comes_back_as_nobodys_is_nobodys(resolver: Resolver) -> None:
     resolver.update(snapshot({1: A}))
     resolver.update(Snapshot())
-    assert resolver.resolve(1) == A
+    assert resolver.owner(1) == A
     resolver.update(Snapshot(present=frozenset({1}), reasons={1: FILTERED}))
-    assert (resolver.resolve(1), resolver.reason(1)) == (None, FILTERED)
+    assert resolver.owner(1) == FILTERED
 
 
 def test_container_that_will_be_started_again_keeps_its_series(resolver: Resolver, clock: Clock) -> None:
@@ -194,7 +193,7 @@ def test_capacity(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     for id_ in range(5):
         resolver.update(snapshot({id_: Identity("n", f"p{id_}", "c")}))
     resolver.update(snapshot({}))
-    assert [resolver.knows(id_) for id_ in range(5)] == [False, False, True, True, True]
+    assert [resolver.owner(id_) is not None for id_ in range(5)] == [False, False, True, True, True]
     assert {identity.pod for identity in resolver.identities()} == {"p2", "p3", "p4"}
 
 
@@ -211,9 +210,9 @@ def test_no_grace_time(clock: Clock) -> None:
     resolver = Resolver(0.0, clock)
     resolver.update(snapshot({1: A}))
     resolver.update(snapshot({}))
-    assert resolver.resolve(1) == A
+    assert resolver.owner(1) == A
     resolver.expire()
-    assert resolver.resolve(1) is None
+    assert resolver.owner(1) is None
 
 
 def test_who_went_after_the_last_read_is_kept_beyond_the_grace_time(resolver: Resolver, clock: Clock) -> None:
@@ -223,13 +222,13 @@ def test_who_went_after_the_last_read_is_kept_beyond_the_grace_time(resolver: Re
     clock.now += 3 * GRACE
     resolver.update(snapshot({}))
     resolver.expire(gone_at - 0.1)
-    assert (resolver.resolve(1), resolver.resolve(2)) == (A, B)
+    assert (resolver.owner(1), resolver.owner(2)) == (A, B)
     resolver.expire(gone_at)
-    assert (resolver.resolve(1), resolver.resolve(2)) == (None, B)
+    assert (resolver.owner(1), resolver.owner(2)) == (None, B)
     assert resolver.identities() == {B}
     # A read does not shorten the grace time.
     resolver.expire(clock.now)
-    assert resolver.resolve(2) == B
+    assert resolver.owner(2) == B
 
 
 def test_changes_tell_when_an_answer_may_be_another(resolver: Resolver, clock: Clock) -> None:
@@ -272,4 +271,4 @@ def test_what_makes_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolver.forgotten == 0
     resolver.update(Snapshot())
     assert resolver.forgotten == 3 + 3  # cgroups, and containers
-    assert sum(map(resolver.knows, owners)) == 2
+    assert sum(resolver.owner(id_) is not None for id_ in owners) == 2

@@ -1,0 +1,96 @@
+"""From settings to an agent: which collectors, which source of names, which exporter."""
+
+import os
+import resource
+
+from kpod_metrics import collectors as collectors_package
+from kpod_metrics.agent.cycle import Agent
+from kpod_metrics.cgroup.events import CgroupEvents
+from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
+from kpod_metrics.cgroup.tree import find_root
+from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.errors import RefusedError
+from kpod_metrics.kernel import rights
+from kpod_metrics.metrics import Profile
+from kpod_metrics.pods.cluster import ClusterNaming, Filter
+from kpod_metrics.pods.discovery import kubernetes_source
+from kpod_metrics.pods.finder import Finder, Naming
+from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.selector import parse as parse_selector
+from kpod_metrics.settings import Settings
+
+READERS = 6
+"""Readers of cgroup files that keep descriptors: the walk, and the collectors of files."""
+MOST_KEPT = 10_000
+SPARE_FILES = 512
+"""Descriptors that are left for all else: connections, maps, programs."""
+
+
+def kept_files() -> int:
+    """How many descriptors each reader of cgroup files may keep, by the limit that this process has."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_KEPT if limit == resource.RLIM_INFINITY else min(max(0, limit - SPARE_FILES) // READERS, MOST_KEPT)
+
+
+def environment_of(settings: Settings, cgroup_root: str) -> Environment:
+    """What collectors need of the settings."""
+    return Environment(
+        cgroup_root=cgroup_root,
+        proc_root=settings.proc_root,
+        sys_root=settings.sys_root,
+        map_entries=settings.bpf_map_entries,
+        kept_files=kept_files(),
+        syscalls=settings.syscalls,
+        forced_off=frozenset(settings.kernel_features_off),
+        forced_on=frozenset(settings.kernel_features_on),
+    )
+
+
+def select(settings: Settings, environment: Environment) -> list[Collector]:
+    """Return the collectors that the profile and the switches leave on, each with the metrics wanted of it.
+
+    `custom` has the collectors that are switched on, and those whole.
+    """
+    ceiling = Profile[settings.profile.upper()] if settings.profile != "custom" else None
+    chosen = []
+    for name, kind in collectors_package.registered().items():
+        switch = settings.collectors[name].enabled if name in settings.collectors else None
+        if switch is False:
+            continue
+        collector = kind(environment)
+        every = collector.wanted
+        collector.wanted = frozenset(m for m in every if ceiling is not None and m.profile <= ceiling)
+        if switch and not collector.wanted:
+            collector.wanted = every
+        if collector.wanted:
+            chosen.append(collector)
+    return chosen
+
+
+def build(settings: Settings) -> Agent:
+    """Make an agent from settings; raises SettingError or RefusedError."""
+    root = settings.cgroup_root or find_root(settings.proc_root)
+    if settings.discovery == "cgroup" and others_are_hidden(root):
+        raise RefusedError(HIDDEN)
+    chosen = select(settings, environment_of(settings, root))
+    uses_bpf = any(collector.uses_bpf for collector in chosen)
+    # Root without these capabilities goes on with its files; anyone else most likely forgot sudo.
+    if uses_bpf and os.geteuid() and not rights.may_use_bpf(rights.effective(settings.proc_root)):
+        raise RefusedError(
+            f"uid {os.geteuid()} may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"
+        )
+    events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root, root=root)
+    return Agent(settings, Finder(root, naming_of(settings), kept_files(), events), chosen)
+
+
+def naming_of(settings: Settings) -> Naming:
+    """Return what names cgroups; raises SettingError or RefusedError, where it cannot be known how to reach it."""
+    if settings.discovery == "cgroup":
+        return StandaloneNaming()
+    wanted = Filter(
+        frozenset(settings.namespaces),
+        frozenset(settings.exclude_namespaces),
+        parse_selector(settings.pod_selector),
+        settings.pod_labels,
+    )
+    return ClusterNaming(kubernetes_source(settings), wanted, settings.grace_period)

@@ -1,0 +1,297 @@
+"""The cycle: find out what is there, read, charge, publish.
+
+Every collector that is due reads (a slow one holds up no other); results are waited for up to the deadline, their rows
+go into the store, and a page is rendered. A collector that is late is counted, and its rows, being differences that
+were read once, are taken when they come: nothing is lost by being late.
+
+Between two cycles the agent looks once a second for new cgroups, or names for those that had none; then it publishes a
+page with their series at 0, and the last cycle's values of all others.
+"""
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+from kpod_metrics import health
+from kpod_metrics.agent.attribution import Attribution
+from kpod_metrics.agent.exporter import exporter_of
+from kpod_metrics.agent.process import give_up_rights, needed
+from kpod_metrics.agent.report import Report
+from kpod_metrics.agent.state import State, read_by_all
+from kpod_metrics.agent.workers import Result, Workers
+from kpod_metrics.collectors.base import Collector
+from kpod_metrics.errors import RefusedError, described, is_unexpected
+from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.exposition.pages import Published
+from kpod_metrics.exposition.recent import RATED, Recent
+from kpod_metrics.headroom import Headroom
+from kpod_metrics.metrics import Metric, Row, label_of
+from kpod_metrics.pods import info
+from kpod_metrics.pods.finder import Finder
+from kpod_metrics.pods.model import Group, Identity, Snapshot
+from kpod_metrics.settings import Settings
+from kpod_metrics.store import Store
+
+log = logging.getLogger(__name__)
+
+_CYCLES_TO_FULL_COLLECTION = 100
+"""A connection leaves 150 objects in reference cycles, and its page with them: 64 KB at 80 cgroups. Left to the
+interpreter's own thresholds they took 16 MB after 300 scrapes; the young ones alone are collected in a millisecond."""
+_LOOK_INTERVAL = 1.0
+"""Seconds between two looks for new cgroups."""
+
+
+class Agent:
+    """Owns the collectors, the store and the published page."""
+
+    def __init__(self, settings: Settings, source: Finder, chosen: Sequence[Collector]) -> None:
+        self.settings = settings
+        self.source = source
+        self.attribution = Attribution(source, settings.grace_period)
+        self.states = [State(c, settings.collectors[c.name].interval) for c in chosen]
+        self._store = Store((), frozenset())
+        constant = {"node": settings.node_name} | ({"cluster": settings.cluster} if settings.cluster else {})
+        extra = [label_of(key) for key in settings.pod_labels]
+        self._renderer = Renderer(constant, extra, classic=settings.classic_histograms)
+        self.published = Published()
+        paces = [s.interval for s in self.states if any(m.name in RATED for m in s.collector.wanted)]
+        self.recent = Recent(max([settings.poll_interval, *paces]))
+        self.headroom = Headroom(settings.memory_limit, source.root, settings.proc_root)
+        self._exporter = exporter_of(settings, self.published)
+        self._report = Report(self.states, self.attribution, self.headroom, self._exporter, settings.poll_interval)
+        self.http = self._report.http
+        self._workers: Workers[State] = Workers()
+        self._stop = threading.Event()
+        self._discovered: Snapshot | None = None
+        """The snapshot whose containers the store has."""
+        self._thread: threading.Thread | None = None
+        self._told_low = False
+        self._started = 0.0
+        self.last_cycle = 0.0
+        """time.monotonic() at the end of the last cycle; 0 before the first."""
+
+    def open(self, *, give_up: bool = False) -> None:
+        """Open the collectors; raises RefusedError if none of them can work.
+
+        With `give_up` the process has, once all is attached and before it has threads, no rights left but those that
+        running takes: for a process that is the agent's own.
+        """
+        for state in self.states:
+            state.open()
+        # What cannot be had is not exported at all: a 0 would say that nothing happened.
+        of_kubernetes = info.TABLES if self.settings.discovery != "cgroup" else ()
+        had: frozenset[Metric] = health.METRICS.union(
+            *(table.metrics for table in of_kubernetes),
+            *(signal.metrics for state in self.states for signal in state.signals if not signal.problem),
+        )
+        tables = [*health.TABLES, *of_kubernetes, *(table for state in self.states for table in state.collector.tables)]
+        self._store = Store(
+            tables, had, self.settings.series_limit, self.settings.series_limit_total, self.headroom.look
+        )
+        self.headroom.open()
+        self._report.overflow = dict.fromkeys(sorted(metric.name for metric in had - health.METRICS), 0)
+        if not any(state.opened for state in self.states):
+            self.close()
+            reasons = dict.fromkeys(state.problem for state in self.states)
+            raise RefusedError("nothing can be collected here: " + " | ".join(reasons or ["every collector is off"]))
+        for state in self.states:
+            for line in state.problems():
+                log.error("%s", line)
+        self.source.open()
+        if give_up:
+            self._report.kept_rights = give_up_rights(needed(self.states, self.settings))
+        self.source.start()
+
+    def start(self) -> None:
+        """Run cycles on a thread until `stop`."""
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="cycle", daemon=True)
+        self._thread.start()
+        if self._exporter is not None:
+            self._exporter.start()
+
+    def stop(self, timeout: float = 0.7) -> None:
+        """End the cycles and detach everything; a cycle that takes longer than `timeout` seconds is left behind."""
+        self._stop.set()
+        if self._exporter is not None:
+            self._exporter.stop()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        self.close()
+
+    def close(self) -> None:
+        """Detach all programs. A collector whose read still hangs is left to the end of the process."""
+        for state in self.states:
+            if state.opened and not state.running:
+                state.collector.close()
+                state.opened = False
+        self.source.close()
+
+    def _run(self) -> None:
+        interval = self.settings.poll_interval
+        following = time.monotonic()
+        cycles = 0
+        while not self._stop.is_set():
+            try:
+                self.cycle()
+                self._report.cycle_problem = ""
+            except Exception as error:
+                self._report.cycle_problem = described(error)
+                self._report.cycle_errors += 1
+                log.exception("cycle failed")
+            cycles += 1
+            gc.collect(2 if cycles % _CYCLES_TO_FULL_COLLECTION == 0 else 1)
+            # Fixed rate; a cycle that took longer than the interval skips the ones it missed.
+            following = max(following + interval, time.monotonic())
+            if self._wait(following):
+                following = time.monotonic()
+
+    def _wait(self, until: float) -> bool:
+        """Wait for the next cycle, and look for news meanwhile; return whether they call for a cycle at once."""
+        connected = self.source.connected
+        while not self._stop.wait(max(0.0, min(_LOOK_INTERVAL, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return False
+            try:
+                if not connected and self.source.connected:
+                    return True  # the first pods that it names, or those that came while it was away
+                if self.source.has_news() or (connected and self.attribution.waits_for_names):
+                    self._publish_new()
+            except Exception as error:
+                log.error("news could not be taken: %s", error, exc_info=is_unexpected(error))
+        return False
+
+    def _publish_new(self) -> None:
+        """Have the series of new containers on the page, at 0 or with what was held for them."""
+        if self._look():
+            self._charge_known()
+            self.published.publish(self._renderer.render(self._store))
+
+    def cycle(self) -> None:
+        """Run one cycle to its published page."""
+        began = time.perf_counter()
+        self._store.look_for_room()
+        self._look()
+        self._start_due(self._groups())
+        results = self._gather(self.settings.deadline)
+        self.attribution.look_for(
+            {row.owner for result in results if result.whose.collector.uses_bpf for row in result.rows}
+        )
+        self._charge_known()
+        for result in results:
+            self._take(result)
+        for state in self.states:
+            if state.opened and not state.running:
+                try:
+                    state.collector.forget(self.attribution.is_gone, self.attribution.has_pod)
+                except Exception as error:
+                    state.failed(error)
+        self._report.write(self._store, time.perf_counter() - began)
+        page = self._renderer.render(self._store)
+        self.published.publish(page)
+        self.recent.note(page)
+        self._expire()
+        if self.headroom.low and not self._told_low:
+            log.error("%s", self._report.memory_problem())
+        self._told_low = self.headroom.low
+        self.last_cycle = time.monotonic()
+
+    def _look(self) -> bool:
+        """Find out what is there; return whether there are containers that were not there before."""
+        found = self.attribution.look()
+        self.headroom.cgroups = len(self.attribution.snapshot.present)
+        return found
+
+    def _discover(self) -> None:
+        """Have the counters of new containers at 0, as far as there is room."""
+        snapshot = self.attribution.snapshot
+        if snapshot is not self._discovered:
+            self._store.discover(dict.fromkeys(snapshot.reported.values()))
+            self._discovered = None if self.headroom.low else snapshot  # then there may be room the next time
+
+    def _groups(self) -> Sequence[Group]:
+        """The cgroups whose files are read: without memory for more series, those that have some."""
+        self._discover()
+        groups = self.attribution.snapshot.groups
+        if not self.headroom.low:
+            return groups
+        return [group for group in groups if self._store.has(group.identity)]
+
+    def _charge_known(self) -> None:
+        """Bring the store up to date with what is there: new containers at 0, rows whose owner is known by now."""
+        self._discover()
+        for state in self.states:
+            self._charge(state, state.ownerless.release(self.attribution.is_pending))
+        for table in info.TABLES:
+            self._store.begin_cycle(table)
+        for identity, row in info.rows(self.attribution.snapshot.workloads):
+            self._put(identity, row)
+
+    def _start_due(self, groups: Sequence[Group]) -> None:
+        now = time.monotonic()
+        for state in self.states:
+            if state.opened and not state.running and now >= state.due:
+                # No cycle comes to the dot: the one nearest to the time is it.
+                state.due = now + state.interval - self.settings.poll_interval / 2
+                state.started = now
+                state.running = True
+                # All again after a read that came to nothing, or where a series was dropped or folded rows have room.
+                took_all = self._store.took_all(state.collector.tables)
+                state.collector.complete, state.told = not (state.told and took_all), False
+                self._workers.add(state, lambda collector=state.collector: collector.collect(groups))  # type: ignore[misc]
+
+    def _gather(self, deadline: float) -> list[Result[State]]:
+        """Collect results until all started collectors answered or the deadline passed."""
+        results: list[Result[State]] = []
+        started = [state for state in self.states if state.running and not state.is_late]
+
+        def take(result: Result[State]) -> None:
+            result.whose.running = False
+            results.append(result)
+
+        self._workers.gather(deadline, lambda: any(state.running for state in started), take)
+        for state in started:
+            if state.running:
+                state.late(deadline)
+        return results
+
+    def _take(self, result: Result[State]) -> None:
+        """Take the rows of one read into the store."""
+        state = result.whose
+        state.duration = result.seconds
+        for table in state.collector.tables:
+            self._store.begin_cycle(table)
+        if result.error is not None:
+            state.failed(result.error)
+            return
+        state.problem = ""
+        state.read = state.started
+        state.told = self._charge(state, result.rows)
+
+    def _charge(self, state: State, rows: Iterable[Row]) -> bool:
+        """Charge rows to their owners; return whether all were taken."""
+        refused = self.attribution.charge(rows, self._put, state.ownerless)
+        if refused is not None:
+            state.failed(refused)
+        return refused is None
+
+    def _put(self, owner: Identity, row: Row) -> None:
+        self._store.put(row.table, owner, row.labels, row.values, (row.owner, row.source))
+
+    def _expire(self) -> None:
+        """Drop what is kept of cgroups that are gone; a page with their last values is out."""
+        if self.attribution.expire(read_by_all(self.states)):
+            self._store.retain(self.attribution.owners())
+            self._discovered = None  # there may be room now for who had none
+            self._store.forget_owners(self.attribution.is_gone)
+
+    def problems(self) -> list[str]:
+        """What does not work, a line each."""
+        return self._report.problems()
+
+    def missed_cycles(self) -> bool:
+        """Whether three cycles were missed."""
+        since = self.last_cycle or self._started
+        return bool(since) and time.monotonic() - since > max(3 * self.settings.poll_interval, 1.0)

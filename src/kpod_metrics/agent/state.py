@@ -1,0 +1,102 @@
+"""What the agent knows of one collector."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kpod_metrics.agent.attribution import Ownerless
+from kpod_metrics.collectors.base import Collector, Signal
+from kpod_metrics.errors import described, is_unexpected
+
+log = logging.getLogger(__name__)
+
+_OVERDUE = 60.0
+"""Seconds for which a read is waited for beyond its collector's interval before cgroups that are gone are dropped."""
+_LATE = "late: no answer within its"
+
+
+@dataclass
+class State:
+    """One collector: whether it works, when it reads, and what it counted of no owner."""
+
+    collector: Collector
+    interval: float
+    signals: list[Signal] = field(default_factory=list)
+    problem: str = ""
+    """Why it is off, failing or late; empty while it works."""
+    opened: bool = False
+    errors: int = 0
+    duration: float = 0.0
+    due: float = 0.0
+    started: float = 0.0
+    """When it was last asked, by the monotonic clock."""
+    read: float = 0.0
+    """When the last read began that came to its end."""
+    running: bool = False
+    told: bool = False
+    """Whether all that the last read told was taken."""
+    ownerless: Ownerless = field(default_factory=Ownerless)
+
+    @property
+    def name(self) -> str:
+        """The collector's name."""
+        return self.collector.name
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its read goes on beyond the deadline of a cycle."""
+        return self.running and self.problem.startswith(_LATE)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it works, with all of its signals."""
+        return self.opened and not (self.problem or any(signal.problem for signal in self.signals))
+
+    def open(self) -> None:
+        """Open the collector; what fails is a problem, and takes nothing else down."""
+        try:
+            self.signals = self.collector.open()
+        except Exception as error:
+            self.collector.close()
+            self.problem = described(error)
+            self.errors += 1
+            if is_unexpected(error):
+                log.error("collector %s: %s", self.name, self.problem, exc_info=True)
+            return
+        self.opened = True
+
+    def late(self, deadline: float) -> None:
+        """Count and log a read that did not end within the deadline, in seconds."""
+        self.errors += 1
+        self.problem = f"{_LATE} {deadline:g} s deadline"
+        log.error("collector %s is %s", self.name, self.problem)
+
+    def failed(self, error: Exception) -> None:
+        """Count and log a failure."""
+        self.errors += 1
+        self.problem = f"{type(error).__name__}: {error}"
+        shown = (type(error), error, error.__traceback__) if is_unexpected(error) else None
+        log.error("collector %s: %s", self.name, self.problem, exc_info=shown)
+
+    def problems(self) -> list[str]:
+        """What does not work, a line each."""
+        lines = (
+            [f"collector {self.name} is {'failing' if self.opened else 'off'}: {self.problem}"] if self.problem else []
+        )
+        return lines + [
+            f"{', '.join(metric.name for metric in signal.metrics)}: {signal.problem}"
+            for signal in self.signals
+            if signal.problem
+        ]
+
+
+def read_by_all(states: Sequence[State]) -> float:
+    """Return when the oldest of the kernel collectors' last reads began, by the monotonic clock.
+
+    What was counted before is in the store: what they count comes once an interval, or late. A read that has not ended
+    for `_OVERDUE` seconds is not waited for.
+    """
+    now = time.monotonic()
+    opened = [state for state in states if state.opened and state.collector.uses_bpf]
+    return min((max(state.read, now - state.interval - _OVERDUE) for state in opened), default=now)

@@ -1,0 +1,112 @@
+"""Threads that run the collectors' reads: one after another on one thread as long as they answer promptly.
+
+Ten threads that take turns at the interpreter's lock cost a cycle of 100 pods 42 ms of CPU time, one 25 ms. When a
+collector is slow, another thread takes on the rest: it holds up neither the others nor the end of the process.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from kpod_metrics.metrics import Row
+
+TIMEOUT = 0.05
+"""Seconds without a result after which one more thread takes on the reads that still wait."""
+
+_Whose = TypeVar("_Whose")
+_OWNER = attrgetter("owner")
+
+
+@dataclass
+class Result(Generic[_Whose]):
+    """One read that has ended."""
+
+    whose: _Whose
+    rows: list[Row]
+    seconds: float
+    error: Exception | None
+
+
+class Workers(Generic[_Whose]):
+    """Daemon threads. One thread adds reads and takes the results."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[tuple[_Whose, Callable[[], Iterable[Any]]]] = SimpleQueue()
+        self._results: deque[Result[_Whose]] = deque()
+        self._all_done: SimpleQueue[None] = SimpleQueue()
+        self._idle = 0
+        self._lock = threading.Lock()
+
+    def add(self, whose: _Whose, read: Callable[[], Iterable[Any]]) -> None:
+        """Have `read` called when a thread is free; its result is marked with `whose`."""
+        self._jobs.put((whose, read))
+
+    def gather(self, seconds: float, is_waited_for: Callable[[], bool], take: Callable[[Result[_Whose]], None]) -> None:
+        """Give each result to `take`, until nothing is waited for any more or the time is over."""
+        end = time.monotonic() + seconds
+        self._help()
+        woken = True
+        while True:
+            # Only what is there: a worker may add more meanwhile.
+            taken = [self._results.popleft() for _ in range(len(self._results))]
+            for result in taken:
+                take(result)
+            left = end - time.monotonic()
+            if left <= 0 or not is_waited_for():
+                return
+            if not woken and not taken:
+                self._help()
+            woken = self._wait(min(left, TIMEOUT))
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait until no read waits for a thread; return False after that many seconds.
+
+        A wake-up for each result would have the reader and this thread take turns at the interpreter's lock.
+        """
+        try:
+            self._all_done.get(timeout=seconds)
+        except Empty:
+            return False
+        return True
+
+    def _help(self) -> None:
+        """Start one more thread if reads wait and none is idle."""
+        with self._lock:
+            if self._jobs.empty() or self._idle:
+                return
+            self._idle += 1
+        threading.Thread(target=self._run, name="collect", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            whose, read = self._jobs.get()
+            with self._lock:
+                self._idle -= 1
+            began = time.perf_counter()
+            error: Exception | None = None
+            rows: list[Row] = []
+            try:
+                rows = _checked(read())
+            except Exception as caught:  # a collector's fault must take nothing else down
+                error = caught
+            with self._lock:
+                self._idle += 1
+            self._results.append(Result(whose, rows, time.perf_counter() - began, error))
+            if self._jobs.empty():
+                self._all_done.put(None)
+
+
+def _checked(found: Iterable[Any]) -> list[Row]:
+    """Return a collector's rows as a list; raises TypeError for anything that is not a row."""
+    rows = list(found)
+    # All at once: they are right but for a defect.
+    if not ({*map(type, rows)} <= {Row} and {*map(type, map(_OWNER, rows))} <= {int}):
+        for row in rows:
+            if not isinstance(row, Row) or not isinstance(row.owner, int):
+                raise TypeError(f"a collector gave {row!r} for a row")
+    return rows
