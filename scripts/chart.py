@@ -85,18 +85,18 @@ def config() -> Object:
     """Return the schema of the agent's configuration file."""
     properties: Object = {}
     for setting in catalogue(list(registered())):
-        *groups, name = setting.path or (setting.key,)
+        *groups, name = setting.path
         at = properties
         for group in groups:
             at = at.setdefault(group, {"type": "object", "additionalProperties": False, "properties": {}})["properties"]
-        accepted = setting.schema
+        accepted = dict(setting.kind.schema)
         if isinstance(accepted.get("type"), str):
             accepted["type"] = [accepted["type"], "null"]
         elif "type" in accepted:
             accepted["type"] = [*accepted["type"], "null"]
         else:
             accepted["enum"] = [*accepted["enum"], None]
-        at[name] = accepted | {"description": f"{setting.help}; {setting.accepted}"}
+        at[name] = accepted | {"description": f"{setting.help}; {setting.kind.accepted}"}
     for required in ("profile", "discovery"):  # the chart's own templates look at them
         properties[required]["enum"].remove(None)
     return {
@@ -129,7 +129,7 @@ def readme(values: Object, meanings: dict[str, str]) -> str:
         assert meaning, f"values.yaml: {name} has no meaning: a comment `# -- ...` above it"
         rows.append(f"| `{name}` | `{cell(json.dumps(value))}` | {cell(meaning)} |\n")
     settings = [
-        f"| `config.{'.'.join(setting.path) or setting.key}` | {cell(setting.help)} | {cell(setting.accepted)} |\n"
+        f"| `config.{setting.name}` | {cell(setting.help)} | {cell(setting.kind.accepted)} |\n"
         for setting in catalogue(list(registered()))
     ]
     return (

@@ -147,7 +147,7 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
             dest=setting.key,
             default=argparse.SUPPRESS,
             metavar=setting.key.split("_")[-1].upper(),
-            help=f"{setting.help}; {setting.accepted}".replace("%", "%%"),
+            help=f"{setting.help}; {setting.kind.accepted}".replace("%", "%%"),
         )
 
 

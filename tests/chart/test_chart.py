@@ -181,7 +181,7 @@ def example(setting: Setting) -> Any:
     """A value that is not the default."""
     if setting.key in EXAMPLES:
         return EXAMPLES[setting.key]
-    kind = setting.schema["type"]
+    kind = setting.kind.schema["type"]
     return {"array": ["one", "two"], "boolean": False}.get(kind if isinstance(kind, str) else "", "7s")
 
 
@@ -189,7 +189,7 @@ def test_every_setting_of_the_agent_is_a_value(chart: Chart, tmp_path: Path) -> 
     """All at once: given to helm, in the agent's configuration file as they were given, and known to the agent."""
     given: Object = {}
     for setting in SETTINGS:
-        *groups, last = setting.path or (setting.key,)
+        *groups, last = setting.path
         at = given
         for group in groups:
             at = at.setdefault(group, {})

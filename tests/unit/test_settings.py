@@ -250,9 +250,8 @@ def folder(tmp_path: Path) -> Callable[[Any], Any]:
 
 def of(settings: Settings, setting: Setting) -> Any:
     """The value of a setting."""
-    if setting.path:
-        return getattr(settings.collectors[setting.path[1]], setting.path[2])
-    return getattr(settings, setting.key)
+    *above, name = setting.path
+    return getattr(settings.collectors[above[1]] if above else settings, name)
 
 
 def write(path: Path, tree: object) -> str:
@@ -314,7 +313,7 @@ def test_wrong_value_is_one_line(key: str, value: Any, tmp_path: Path) -> None:
         name = key.replace("collectors_", "collectors.").replace("_enabled", ".enabled").replace("_int", ".int")
         name = name if key.startswith("collectors_") else key
         shown = "its value" if setting.secret else repr(value)  # a token must not get into a log
-        said = f"{name}: {shown} (from {origin}) is not accepted; accepted: {setting.accepted}"
+        said = f"{name}: {shown} (from {origin}) is not accepted; accepted: {setting.kind.accepted}"
         assert message.partition(" (nearest: ")[0] == said
         assert message.isprintable()
 
@@ -450,7 +449,7 @@ UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 @given(st.decimals(0, 4000, places=3), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " ", "  "]))
 def test_durations(count: Any, unit: str, space: str) -> None:
-    parse = SETTINGS["poll_interval"].parse
+    parse = SETTINGS["poll_interval"].kind.parse
     seconds = float(count) * UNITS[unit]
     if 0.01 <= seconds <= 3600:
         assert parse(f"{space}{count}{space}{unit}") == pytest.approx(seconds, rel=1e-12)
@@ -462,7 +461,7 @@ def test_durations(count: Any, unit: str, space: str) -> None:
 @given(st.text() | st.from_regex(r"[0-9.]+ ?[a-z]*") | st.integers() | st.floats() | st.booleans() | st.none())
 def test_duration_is_in_range_or_refused(value: object) -> None:
     try:
-        seconds = SETTINGS["poll_interval"].parse(value)
+        seconds = SETTINGS["poll_interval"].kind.parse(value)
     except ValueError:
         return
     assert 0.01 <= seconds <= 3600
@@ -472,7 +471,7 @@ def test_duration_is_in_range_or_refused(value: object) -> None:
 @given(value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=3))
 def test_any_value_is_parsed_or_refused_with_value_error(key: str, value: object) -> None:
     try:
-        SETTINGS[key].parse(value)
+        SETTINGS[key].kind.parse(value)
     except (ValueError, TypeError):
         return
     assert value is not None

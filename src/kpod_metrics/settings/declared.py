@@ -1,0 +1,258 @@
+"""Every setting is declared here; defaults, flags, variables, errors, the chart's schema and docs come from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from kpod_metrics.settings import kinds
+from kpod_metrics.settings.kinds import Kind
+
+ENVIRONMENT_PREFIX = "KPOD_"
+
+DEFAULT_SYSCALLS = (
+    *("read", "write", "openat", "fsync", "connect", "accept4", "sendto", "recvfrom", "epoll_wait", "futex"),
+)
+
+T = TypeVar("T")
+
+
+def setting(default: T, kind: Kind[T], what: str, otherwise: str = "", *, secret: bool = False) -> T:
+    """Declare a setting as a field of its group, whose docstring is the group's heading in the docs.
+
+    `what` is its meaning, and `otherwise` what the agent uses where an empty default stands for something else.
+    An error does not show the value of a `secret`.
+    """
+    metadata = {"kind": kind, "what": what, "otherwise": otherwise, "secret": secret}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Collection:
+    """What is collected, and how often."""
+
+    profile: str = setting(
+        "standard", kinds.choice("minimal", "standard", "comprehensive", "custom"), "how much is collected"
+    )
+    poll_interval: float = setting(30.0, kinds.durations("10ms", "1h", "30s"), "time between two cycles")
+    collector_deadline: float = setting(
+        0.0,
+        kinds.durations("0", "1h", "5s"),
+        "how long a cycle waits for a collector (0: half the poll interval, at most 5s)",
+    )
+    syscalls: tuple[str, ...] = setting(
+        DEFAULT_SYSCALLS, kinds.NAMES, "names of the tracked syscalls, in profile comprehensive"
+    )
+    classic_histograms: bool = setting(
+        True,
+        kinds.BOOLEAN,
+        "classic buckets beside the native ones, for a scraper that asks for protobuf (text always has them)",
+    )
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a cycle waits for a collector."""
+        return self.collector_deadline or min(self.poll_interval / 2, 5.0)
+
+
+@dataclass
+class CollectorSettings:
+    """Collectors."""
+
+    enabled: bool | None = setting(None, kinds.BOOLEAN, "switch of collector {}", "as the profile has it")
+    interval: float = setting(
+        0.0, kinds.durations("0", "24h", "60s"), "time between two reads of collector {} (0: every cycle)"
+    )
+
+
+@dataclass
+class Pods:
+    """Pods and their labels."""
+
+    discovery: str = setting(
+        "cgroup", kinds.choice("cgroup", "kubernetes", "kubelet"), "where the names of pods come from"
+    )
+    namespaces: tuple[str, ...] = setting((), kinds.NAMES, "namespaces whose pods are collected", "all")
+    exclude_namespaces: tuple[str, ...] = setting((), kinds.NAMES, "namespaces whose pods are left out")
+    pod_selector: str = setting("", kinds.SELECTOR, "labels of the pods that are collected", "all")
+    pod_labels: tuple[str, ...] = setting(
+        (),
+        kinds.POD_LABELS,
+        "labels of pods that become metric labels: app.kubernetes.io/name is label_app_kubernetes_io_name",
+    )
+    node_name: str = setting("", kinds.TEXT, "value of the node label", "the host's name")
+    cluster: str = setting("", kinds.TEXT, "value of the cluster label; none when empty")
+    grace_period: float = setting(
+        5.0, kinds.durations("0", "1h", "5s"), "how long a removed cgroup's events are still its own"
+    )
+
+
+@dataclass
+class Kubernetes:
+    """Kubernetes and kubelet."""
+
+    kubeconfig: str = setting(
+        "", kinds.FILE, "how to reach Kubernetes", "$KUBECONFIG, the pod's service account, or ~/.kube/config"
+    )
+    kubelet_address: tuple[str, int] = setting(
+        ("", kinds.KUBELET_PORT),
+        kinds.HOST,
+        "the node's kubelet, for discovery kubelet",
+        f"the node's name, port {kinds.KUBELET_PORT}",
+    )
+    kubelet_ca: str = setting("", kinds.FILE, "what the kubelet's certificate is verified by", "cluster's CA")
+    kubelet_certificate: str = setting(
+        "", kinds.FILE, "the kubelet's own certificate, where no CA signed it: that and no other is accepted"
+    )
+    kubelet_insecure: bool = setting(False, kinds.BOOLEAN, "accept any certificate of the kubelet")
+
+
+@dataclass
+class Http:
+    """HTTP endpoint."""
+
+    listen: tuple[str, int] = setting(("::", 9090), kinds.addresses("127.0.0.1:9090"), "address of the HTTP endpoint")
+    probe_listen: tuple[str, int] = setting(
+        ("", 0),
+        kinds.addresses("127.0.0.1:9091", optional=True),
+        "address of /healthz and /readyz alone, without TLS and passwords, for probes; none when empty",
+    )
+    web_config_file: str = setting(
+        "", kinds.FILE, "TLS, users and tokens of the HTTP endpoint, in exporter-toolkit's format (docs/security.md)"
+    )
+    web_max_connections: int = setting(128, kinds.integers(1, 10_000), "connections that the HTTP endpoint has at once")
+    web_max_requests: int = setting(40, kinds.integers(1, 10_000), "pages that are on their way at once")
+    web_request_timeout: float = setting(
+        10.0, kinds.durations("100ms", "10m", "10s"), "how long a TLS handshake may take, and a request to come whole"
+    )
+
+
+@dataclass
+class Host:
+    """Host and kernel."""
+
+    cgroup_root: str = setting(
+        "", kinds.CGROUP_ROOT, "mount of the whole cgroup v2 tree", "found in /proc/self/mountinfo"
+    )
+    proc_root: str = setting("/proc", kinds.DIRECTORY, "the host's /proc")
+    sys_root: str = setting("/sys", kinds.DIRECTORY, "the host's /sys")
+    kernel_features_off: tuple[str, ...] = setting(
+        (), kinds.FEATURES, "kernel features to do without, to try what other kernels do"
+    )
+    kernel_features_on: tuple[str, ...] = setting(
+        (),
+        kinds.FEATURES,
+        "kernel features to insist on: what uses one that is refused is off, and says the kernel's reason",
+    )
+
+
+@dataclass
+class Limits:
+    """Limits of series and memory."""
+
+    series_limit: int = setting(
+        100_000, kinds.integers(1, 10**7), "series of one metric, above which they are folded together"
+    )
+    series_limit_total: int = setting(
+        200_000,
+        kinds.integers(1, 10**7),
+        "series of all pods together (a histogram with its buckets), above which they are folded together",
+    )
+    memory_limit: int = setting(
+        0, kinds.BYTES, "memory near which no new series are admitted (0: the limit of the agent's own cgroup)"
+    )
+    bpf_map_entries: int = setting(
+        0,
+        kinds.integers(0, 10**6),
+        "capacity of each kernel map of metrics (0: 10240, or 256 a CPU where that is more)",
+    )
+
+
+@dataclass
+class Otlp:
+    """OTLP."""
+
+    otlp_endpoint: str = setting(
+        "", kinds.URL, "receiver that metrics are pushed to by OTLP over HTTP, beside being scraped; none when empty"
+    )
+    otlp_headers: tuple[tuple[str, str], ...] = setting(
+        (), kinds.HEADERS, "HTTP headers for the receiver, such as a token", secret=True
+    )
+    otlp_interval: float = setting(60.0, kinds.durations("100ms", "1h", "60s"), "time between two pushes")
+    otlp_timeout: float = setting(
+        10.0, kinds.durations("100ms", "10m", "10s"), "how long the receiver may take to connect, to read, to answer"
+    )
+    otlp_compression: str = setting("gzip", kinds.choice("gzip", "none"), "compression of what is pushed")
+    otlp_ca: str = setting("", kinds.FILE, "what the receiver's certificate is verified by", "system's CAs")
+    otlp_certificate: str = setting("", kinds.FILE, "certificate to show to the receiver")
+    otlp_key: str = setting("", kinds.FILE, "key of otlp_certificate", "in the same file")
+
+
+@dataclass
+class Log:
+    """Log."""
+
+    log_level: str = setting("info", kinds.choice("debug", "info", "warning", "error"), "least severity that is logged")
+    log_format: str = setting("text", kinds.choice("text", "json"), "form of log lines")
+
+
+@dataclass
+class Settings(Collection, Pods, Kubernetes, Http, Host, Limits, Otlp, Log):
+    """All settings, with their values."""
+
+    collectors: dict[str, CollectorSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as the outside sees it."""
+
+    path: tuple[str, ...]
+    """Its keys in YAML, the outermost first."""
+    group: type[Any]
+    """Where it is declared."""
+    default: Any
+    kind: Kind[Any]
+    what: str
+    otherwise: str
+    secret: bool
+
+    @property
+    def key(self) -> str:
+        """Its name among all settings."""
+        return "_".join(self.path)
+
+    @property
+    def name(self) -> str:
+        """Its spelling in errors and in the docs."""
+        return ".".join(self.path)
+
+    @property
+    def flag(self) -> str:
+        """Its spelling as a flag."""
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Its spelling as an environment variable."""
+        return ENVIRONMENT_PREFIX + self.key.upper()
+
+    @property
+    def help(self) -> str:
+        """Its meaning, with what an empty default stands for."""
+        return self.what + (f" (default: {self.otherwise})" if self.otherwise else "")
+
+
+def catalogue(collectors: Iterable[str]) -> list[Setting]:
+    """Every setting of an agent that has these collectors."""
+    groups: list[tuple[tuple[str, ...], type[Any]]] = [((), group) for group in Settings.__bases__]
+    groups += [(("collectors", name), CollectorSettings) for name in collectors]
+    return [
+        Setting(
+            (*above, declared.name),
+            group,
+            declared.default,
+            **declared.metadata | {"what": declared.metadata["what"].format(*above[1:])},
+        )
+        for above, group in groups
+        for declared in fields(group)
+    ]
