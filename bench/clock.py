@@ -1,7 +1,4 @@
-"""Times the calls that read files: wraps them in `os`, and then imports what uses them.
-
-`python -m bench.clock inside ...` runs `bench.probe` so: in a process of its own, for an agent runs slower with it.
-"""
+"""Times the calls that read files: wraps them in `os`, before what uses them is imported."""
 
 import os
 import time
@@ -80,15 +77,3 @@ class Entries:
 
     def close(self) -> None:
         """It is closed already."""
-
-
-def main() -> None:
-    clock = Clock()
-    clock.start()
-    from bench import probe  # noqa: PLC0415 - some defaults are bound when the agent is imported
-
-    probe.main(clock)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """The agent in a process of its own, run cycle by cycle and measured from within; prints JSON.
 
 `python -m bench.probe cycle` - CPU time of a cycle;
-`python -m bench.clock inside` - CPU time of a cycle inside the calls that read files;
+`python -m bench.inside inside` - CPU time of a cycle inside the calls that read files;
 `python -m bench.probe opens` - files and directories opened, by an audit hook, which cannot be removed;
 `python -m bench.probe render` - a page written by us and by prometheus_client, in turn;
 `python -m bench.probe serve PAGE [PORT]` - the families of a page served by prometheus_client.
@@ -13,9 +13,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from isal import isal_zlib
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from bench.clock import Clock
 from kpod_metrics import agent as agents
 from kpod_metrics import settings
 from kpod_metrics.collectors import registered
@@ -38,10 +36,13 @@ WARM_UP = 5
 PAUSE = 0.1
 """Seconds between two cycles, in which every pod does something."""
 
+Measure = Callable[[agents.Agent, int], dict[str, Any]]
+"""What is done with an agent, and for how many cycles; returns what was measured."""
 
-def main(clock: Clock | None = None) -> None:
+
+def main(measures: Mapping[str, Measure]) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("cycle", "inside", "opens", "render", "serve"))
+    parser.add_argument("what", choices=(*measures, "serve"))
     parser.add_argument("page", type=Path, nargs="?")
     parser.add_argument("port", type=int, nargs="?", default=0)
     parser.add_argument("--profile", default="standard")
@@ -51,16 +52,11 @@ def main(clock: Clock | None = None) -> None:
     if options.what == "serve":
         _serve(options.page, options.port)
         return
-    measure = {"cycle": _cycle, "opens": _opens, "render": _render}.get(options.what)
-    if measure is None:
-        if clock is None:
-            parser.error("inside is for python -m bench.clock")
-        measure = partial(_inside, clock)
     more = {} if options.series_limit_total is None else {"series_limit_total": options.series_limit_total}
     with _agent({"profile": options.profile} | more) as agent:
         for _ in range(WARM_UP):
-            _run(agent)
-        print(json.dumps(measure(agent, options.cycles)))
+            run_cycle(agent)
+        print(json.dumps(measures[options.what](agent, options.cycles)))
 
 
 @contextmanager
@@ -76,7 +72,7 @@ def _agent(chosen: dict[str, str]) -> Iterator[agents.Agent]:
         agent.close()
 
 
-def _run(agent: agents.Agent) -> None:
+def run_cycle(agent: agents.Agent) -> None:
     """One cycle as in life: somebody scraped since the last one, so that the page is written and zipped in it."""
     time.sleep(PAUSE)
     agent.cycle()
@@ -106,17 +102,6 @@ def _cycle(agent: agents.Agent, cycles: int) -> dict[str, Any]:
     }
 
 
-def _inside(clock: Clock, agent: agents.Agent, cycles: int) -> dict[str, Any]:
-    inside, calls = [], []
-    for _ in range(cycles):
-        clock.take()
-        _run(agent)
-        count, seconds = clock.take()
-        calls.append(count)
-        inside.append(seconds * 1e3)
-    return {"inside_ms": inside, "calls": calls}
-
-
 def _opens(agent: agents.Agent, cycles: int) -> dict[str, Any]:
     counted = {"open": 0, "os.scandir": 0, "os.listdir": 0}
 
@@ -128,7 +113,7 @@ def _opens(agent: agents.Agent, cycles: int) -> dict[str, Any]:
     opens = []
     for _ in range(cycles):
         before = sum(counted.values())
-        _run(agent)
+        run_cycle(agent)
         opens.append(sum(counted.values()) - before)
     return {"opens": opens}
 
@@ -184,7 +169,7 @@ def _render(agent: agents.Agent, rounds: int) -> dict[str, Any]:
     gc.collect()
     gc.disable()
     for _ in range(rounds):
-        _run(agent)
+        run_cycle(agent)
         start = time.thread_time()
         peer_page = prometheus_client.generate_latest(registry)
         peer.append((time.thread_time() - start) * 1e3)
@@ -208,4 +193,4 @@ def _serve(page: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main({"cycle": _cycle, "opens": _opens, "render": _render})

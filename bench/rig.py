@@ -558,8 +558,8 @@ class Pods:
 
 
 def probe(*arguments: str) -> dict[str, Any]:
-    """Run `bench.probe` in a process of its own and return what it measured."""
-    module = "bench.clock" if arguments[0] == "inside" else "bench.probe"
+    """Run `bench.probe`, or `bench.inside`, in a process of its own and return what it measured."""
+    module = "bench.inside" if arguments[0] == "inside" else "bench.probe"
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
