@@ -1,6 +1,6 @@
 """What runs in the virtual machine of the part "emulated": each tool's instructions an event, onto a disk.
 
-Its clock counts the instructions that are executed (tests/kernels/executed.py): a nanosecond is one instruction, of the
+Its clock counts the instructions that are executed (testkit/vm/machine.py): a nanosecond is one instruction, of the
 kernel's account of BPF programs as of the time that an event takes.
 """
 
@@ -13,9 +13,8 @@ from typing import Any
 
 from bench.rig import Shipped, SkippedError, Tool, Variant, attached, mount_tracefs, statistics
 from bench.tools import NOTHING, OURS, QUESTIONS, Question
-from tests.kernels.executed import EVENTS, Doing
-from tests.kernels.inside import write
-from tests.kernels.machine import STARTED
+from testkit.vm.events import EVENTS, Doing
+from testkit.vm.machine import STARTED, write_result
 
 ASKED = {
     "a message there and back": "message",
@@ -23,7 +22,7 @@ ASKED = {
     "another syscall": "other syscall",
     "a byte there and back by TCP": "TCP",
 }
-"""Events of tests/kernels/executed.py that every tool of a question sees, and short names for them."""
+"""Events of testkit/vm/events.py that every tool of a question sees, and short names for them."""
 
 QUICK = "quick"
 """The argument with which only those tools are started that have nothing to compile."""
@@ -93,7 +92,7 @@ def main() -> int:
             except SkippedError as reason:
                 refused[name if name != "bpftrace" else f"bpftrace, {question.collector}"] = str(reason)
     result: dict[str, Any] = {"counts": counts, "refused": refused}
-    write(result)
+    write_result(result)
     return 0
 
 

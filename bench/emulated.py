@@ -11,10 +11,11 @@ from bench.plot import bars
 from bench.report import Row, Sample, Section
 from bench.rig import Options, SkippedError, less, say
 from bench.tools import EACH, NOTHING, OURS, PACKAGES, QUESTIONS
-from tests.kernels import image, machine
-from tests.kernels.executed import EVENTS
-from tests.kernels.table import ARCHITECTURES, KERNELS, Kernel
+from testkit.vm import image, machine
+from testkit.vm.events import EVENTS
+from testkit.vm.kernels import ARCHITECTURES, Kernel
 
+KERNEL = Kernel("6.12", "trixie", r"linux-image-6\.12\.\d+\+deb13-cloud-amd64")
 BUDGET = 1500
 """Seconds for the virtual machine."""
 
@@ -40,12 +41,11 @@ socket. What the kernel does to have it called is in "everything".
 
 def run(options: Options) -> Section:
     """Measure."""
-    row = next(row for row in KERNELS if row.counted)
-    emulator = ARCHITECTURES[row.architecture].emulator[0]
+    emulator = ARCHITECTURES[KERNEL.architecture].emulator[0]
     if shutil.which(emulator) is None:
         raise SkippedError(f"{emulator} is not installed")
     try:
-        versions, booted = _prepared(row, options)
+        versions, booted = _prepared(options)
     except SystemExit as reason:
         # So ends a command what cannot be fetched; a signal has a number.
         if isinstance(reason.code, str):
@@ -60,14 +60,14 @@ def run(options: Options) -> Section:
     return section(outcome.result, TEXT.format(kernel=booted.booted.version, versions=told))
 
 
-def _prepared(row: Kernel, options: Options) -> tuple[dict[str, str], machine.Machine]:
+def _prepared(options: Options) -> tuple[dict[str, str], machine.Machine]:
     """Fetch and make what is booted; the tools' versions."""
-    booted = image.kernel(row)
-    versions = image.newest(row.suite, row.architecture, PACKAGES)
-    root = image.root(row.architecture, row.suite, versions, image.headers(booted))
-    tree = image.tree(row.architecture, False, options.scratch, QUICK if options.quick else "")
+    booted = image.kernel(KERNEL)
+    versions = image.newest(KERNEL.suite, KERNEL.architecture, PACKAGES)
+    root = image.root(KERNEL.architecture, KERNEL.suite, versions, image.headers(booted))
+    tree = image.tree(KERNEL.architecture, False, options.scratch, QUICK if options.quick else "")
     work = options.scratch / "machine"
-    return versions, machine.Machine(booted, root, tree, work, counts=True, main="bench.counted")
+    return versions, machine.Machine(booted, root, tree, work, "bench.counted", counts=True)
 
 
 def section(result: dict[str, Any], text: str) -> Section:

@@ -29,8 +29,8 @@ from kpod_metrics.collectors.base import BpfCollector, Environment
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.metrics import Row
 from kpod_metrics.settings import DEFAULT_SYSCALLS
-from tests.fakes.apiserver import ApiServer
-from tests.fakes.certificates import Certificates
+from testkit.apiserver import ApiServer
+from testkit.certificates import Certificates
 
 BENCH = Path(__file__).parent
 CLONE_NEWNS = 0x20000

@@ -10,9 +10,9 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
+from testkit.certificates import Certificates
 from tests import forced
 from tests.chart.helm import Chart
-from tests.fakes.certificates import Certificates
 
 IN_CI = os.environ.get("CI") == "true"
 REPOSITORY = Path(__file__).parent.parent

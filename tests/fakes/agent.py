@@ -12,7 +12,7 @@ from typing import Any
 
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.histogram import FIRST_INDEX, SCHEMA, SLOTS
-from tests.fakes.certificates import Certificates
+from testkit.certificates import Certificates
 from tests.unit.exposition.client_model import FAMILY
 
 Pod = tuple[str, str, str]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from testkit.apiserver import ApiServer
+from testkit.certificates import Certificates
 from tests.chart.helm import Chart
-from tests.fakes.apiserver import ApiServer
-from tests.fakes.certificates import Certificates
 from tests.image.cluster import TOP, Cluster
 from tests.image.pod import Node, Object, Pods
 from tests.image.tools import REPOSITORY, fetched

@@ -8,7 +8,7 @@ from pathlib import Path
 import bcrypt
 import yaml
 
-from tests.fakes.certificates import Certificates
+from testkit.certificates import Certificates
 from tests.image.cluster import Cluster
 from tests.image.conftest import POD
 from tests.image.pod import write_volume

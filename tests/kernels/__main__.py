@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from tests.kernels import image, machine, matrix
-from tests.kernels.machine import Outcome
-from tests.kernels.table import KERNELS, Kernel
+from testkit.vm import image, machine
+from testkit.vm.kernels import Kernel
+from testkit.vm.machine import Outcome
+from tests.kernels import matrix
+from tests.kernels.table import KERNELS
 
 PAGE = image.REPOSITORY / "docs" / "kernels.md"
 LOGS = image.REPOSITORY / "build" / "kernels"
@@ -39,7 +41,7 @@ def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> li
         def row(parts: tuple[image.Booted, Path, Path]) -> Outcome:
             booted, root, tree = parts
             name = booted.kernel.name
-            to_boot = machine.Machine(booted, root, tree, Path(scratch) / name)
+            to_boot = machine.Machine(booted, root, tree, Path(scratch) / name, "tests.kernels.inside")
             outcome = machine.boot(to_boot, LOGS / f"{name}.log", budget)
             tests = outcome.result.get("tests", {}).values()
             counts = {kind: sum(test["outcome"] == kind for test in tests) for kind in ("passed", "failed", "skipped")}

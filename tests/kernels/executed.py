@@ -1,63 +1,21 @@
 """What runs in a virtual machine whose clock is the count of executed instructions: what an event costs there.
 
-There (qemu's -icount, machine.py) an instruction is a nanosecond, so what the kernel's account
+There (qemu's -icount, testkit/vm/machine.py) an instruction is a nanosecond, so what the kernel's account
 (kernel.bpf_stats_enabled) has as a program's time is the instructions that it executed: helpers included, and the few
 of the account itself. No machine's speed changes it.
 """
 
 import mmap
-import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import BpfCollector, Environment
 from kpod_metrics.settings import DEFAULT_SYSCALLS
+from testkit.vm import events
+from testkit.vm.events import Event
 from tests.live.harness import COMPILED
-
-Doing = Callable[[int], None]
-
-
-def switch(times: int) -> None:
-    """Send a byte to another process and wait for it: it waits, too."""
-    there, back = os.pipe(), os.pipe()
-    child = os.fork()
-    if not child:
-        for _ in range(times):
-            os.write(back[1], os.read(there[0], 1))
-        os._exit(0)
-    for _ in range(times):
-        os.write(there[1], b"x")
-        os.read(back[0], 1)
-    os.waitpid(child, 0)
-    for end in (*there, *back):
-        os.close(end)
-
-
-def read(times: int) -> None:
-    """Read, which is tracked."""
-    with open("/dev/zero", "rb", buffering=0) as file:
-        for _ in range(times):
-            os.read(file.fileno(), 1)
-
-
-def getppid(times: int) -> None:
-    """Make a call that is not tracked."""
-    for _ in range(times):
-        os.getppid()
-
-
-def exchange(times: int) -> None:
-    """Send a byte there and back over one connection."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        accepted, _ = server.accept()
-        with accepted:
-            for _ in range(times):
-                client.sendall(b"x")
-                accepted.sendall(accepted.recv(1))
-                client.recv(1)
 
 
 def connect(times: int) -> None:
@@ -90,16 +48,11 @@ def make_cgroup(times: int) -> None:
         path.rmdir()
 
 
-EVENTS: dict[str, tuple[str, Doing, int]] = {
-    "a message there and back": ("cpu_sched", switch, 5_000),
-    "a tracked syscall": ("syscall", read, 20_000),
-    "another syscall": ("syscall", getppid, 20_000),
-    "a byte there and back by TCP": ("net_tcp", exchange, 5_000),
+EVENTS: dict[str, Event] = events.EVENTS | {
     "a TCP connection": ("net_tcp", connect, 500),
     "a major page fault": ("memory", fault, 1_000),
     "a new cgroup": ("cgroups", make_cgroup, 500),
 }
-"""By what is done: the programs that are loaded, who does it, how often."""
 
 
 def measured() -> dict[str, dict[str, int]]:

@@ -1,13 +1,10 @@
 """What runs in the virtual machine: what this kernel has, what the verifier says, the live tests; onto a disk."""
 
 import hashlib
-import io
-import json
 import os
 import platform
 import re
 import sys
-import tarfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +19,8 @@ from kpod_metrics.errors import KpodError
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.tasks import Tasks
 from kpod_metrics.settings import DEFAULT_SYSCALLS
+from testkit.vm.machine import COUNTS, STARTED, write_result
 from tests.kernels import executed
-from tests.kernels.machine import COUNTS, STARTED
 from tests.live.harness import COMPILED
 
 STATISTICS, INSTRUCTIONS = 4, 1
@@ -165,22 +162,10 @@ class Recorder:
             test["outcome"] = "passed"
 
 
-def write(result: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        text = json.dumps(result).encode()
-        entry = tarfile.TarInfo("result.json")
-        entry.size = len(text)
-        archive.addfile(entry, io.BytesIO(text))
-    with open(os.environ["RESULT_DISK"], "wb") as disk:
-        disk.write(buffer.getvalue())
-        os.fsync(disk.fileno())
-
-
 def main() -> int:
     print(STARTED, flush=True)
     if COUNTS in os.environ:
-        write({"executed": executed.measured()})
+        write_result({"executed": executed.measured()})
         return 0
     began = time.monotonic()
     objects = sorted(Path("src/kpod_metrics/bpf").glob("*.bpf.o"))
@@ -201,7 +186,7 @@ def main() -> int:
     result["status"] = int(pytest.main([*options, *(chosen or here)], [recorder]))
     result["tests"] = recorder.tests
     result["seconds"] = round(time.monotonic() - began, 1)
-    write(result)
+    write_result(result)
     return 0
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from kpod_metrics.collectors import registered
 from kpod_metrics.reference import declared
-from tests.kernels import image
-from tests.kernels.machine import Outcome
-from tests.kernels.table import Kernel
+from testkit.vm import image
+from testkit.vm.kernels import Kernel
+from testkit.vm.machine import Outcome
 
 LIMITS = Path(__file__).parent / "instructions.json"
 """How many instructions the verifier looked at when a program was accepted here: twice that fails."""

@@ -11,7 +11,7 @@ from kpod_metrics.pods import client
 from kpod_metrics.retry import Backoff
 from kpod_metrics.pods.reflector import KubernetesSource
 from kpod_metrics.settings import Settings
-from tests.fakes.apiserver import ApiServer
+from testkit.apiserver import ApiServer
 from tests.unit.pods.conftest import kubeconfig
 
 client.CONNECT = 1.0

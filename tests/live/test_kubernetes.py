@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.apiserver import ApiServer
-from tests.fakes.certificates import Certificates
+from testkit.apiserver import ApiServer
+from testkit.certificates import Certificates
 from tests.live.agents import COMMAND, Page, eventually, get, running_agent
 from tests.live.containers import Runtime
 from tests.live.harness import Cgroup, compile_workload

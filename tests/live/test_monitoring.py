@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from monitoring.alerts import ALERTS
-from tests.fakes.apiserver import ApiServer
+from testkit.apiserver import ApiServer
 from tests.fakes.otlp import Fault, Receiver
 from tests.live import test_monitoring_controllers as with_controllers
 from tests.live.agents import Page, eventually, free_port, get

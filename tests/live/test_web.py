@@ -19,7 +19,7 @@ import bcrypt
 import pytest
 import yaml
 
-from tests.fakes.certificates import Certificates
+from testkit.certificates import Certificates
 from tests.live.agents import COMMAND, Page, eventually, free_port, get, process
 from tests.live.prometheus import running_prometheus
 

@@ -13,7 +13,7 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.metrics import Profile
 from kpod_metrics.reference import as_markdown, declared, profile_series
 from kpod_metrics.settings import catalogue
-from tests.fakes.apiserver import ApiServer
+from testkit.apiserver import ApiServer
 from tests.forced import variables
 from tests.unit.imports import imported_by_an_agent
 from tests.unit.pods.conftest import kubeconfig

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.kernels import image, matrix
-from tests.kernels.image import Booted
-from tests.kernels.machine import Outcome
-from tests.kernels.table import ARCHITECTURES, KERNELS
+from testkit.vm import image
+from testkit.vm.image import Booted
+from testkit.vm.kernels import ARCHITECTURES
+from testkit.vm.machine import Outcome
+from tests.kernels import matrix
+from tests.kernels.table import KERNELS
 
 PEAK = "kpod_mem_cgroup_peak_bytes"
 SWITCHES = "kpod_cpu_context_switches_total"

@@ -23,7 +23,7 @@ from kpod_metrics.otlp.push import QUEUE_BYTES, Exporter
 from kpod_metrics.retry import Backoff
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
-from tests.fakes.certificates import Certificates
+from testkit.certificates import Certificates
 from tests.fakes.otlp import Fault, Receiver, partial, points_of
 from tests.unit.imports import imported_by_an_agent
 

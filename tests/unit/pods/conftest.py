@@ -15,7 +15,7 @@ from kpod_metrics.pods.model import Pod
 from kpod_metrics.pods.reflector import KubernetesSource
 from kpod_metrics.retry import Backoff
 from kpod_metrics.settings import Settings
-from tests.fakes.apiserver import ApiServer
+from testkit.apiserver import ApiServer
 
 NODE = "node-1"
 PATIENCE = 20.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kpod_metrics.pods.api import KNOWN_IDS, event_of, item_of, items_of, merge, pod_of, refusal_of
 from kpod_metrics.pods.model import Container, Pod
-from tests.fakes.apiserver import _as_kubelet, _run, pod_object
+from testkit.apiserver import _as_kubelet, _run, pod_object
 
 
 def translated(shape: dict[str, Any]) -> Pod:

@@ -12,8 +12,8 @@ from kpod_metrics import USER_AGENT
 from kpod_metrics.errors import KpodError, RefusedError, RequestError, SettingError
 from kpod_metrics.pods.client import find_config, to_kubelet, to_server
 from kpod_metrics.settings import Settings
-from tests.fakes.apiserver import ApiServer
-from tests.fakes.certificates import Certificates
+from testkit.apiserver import ApiServer
+from testkit.certificates import Certificates
 from tests.unit.imports import imported_by_an_agent
 from tests.unit.pods.conftest import kubeconfig
 

@@ -7,7 +7,7 @@ import pytest
 from kpod_metrics.errors import RefusedError, SettingError
 from kpod_metrics.pods.discovery import kubernetes_source
 from kpod_metrics.settings import Settings
-from tests.fakes.apiserver import ApiServer
+from testkit.apiserver import ApiServer
 from tests.unit.pods.conftest import NODE, Follower, kubeconfig
 
 

@@ -10,7 +10,7 @@ from kpod_metrics.pods import kubelet
 from kpod_metrics.pods.client import Client
 from kpod_metrics.pods.kubelet import KubeletSource
 from kpod_metrics.retry import Backoff
-from tests.fakes.apiserver import ApiServer
+from testkit.apiserver import ApiServer
 from tests.unit.pods.conftest import NODE, Follower, Waits, until
 
 Follow = Callable[..., Follower]

@@ -16,8 +16,8 @@ from kpod_metrics.errors import RequestError, SettingError
 from kpod_metrics.pods import plugin
 from kpod_metrics.pods.client import Client, find_config, to_server
 from kpod_metrics.settings import Settings
-from tests.fakes.apiserver import ApiServer
-from tests.fakes.certificates import Certificates
+from testkit.apiserver import ApiServer
+from testkit.certificates import Certificates
 from tests.unit.pods.conftest import kubeconfig, until
 
 V1, V1BETA1 = plugin.VERSIONS

@@ -16,7 +16,7 @@ from kpod_metrics.pods.client import Client, to_server
 from kpod_metrics.pods.reflector import KubernetesSource, is_older
 from kpod_metrics.retry import Backoff
 from kpod_metrics.settings import Settings
-from tests.fakes.apiserver import ApiServer
+from testkit.apiserver import ApiServer
 from tests.unit.pods.conftest import NODE, Follower, Waits, kubeconfig, until
 
 Follow = Callable[..., Follower]

@@ -14,8 +14,8 @@ import pytest
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.histogram import slot_of_exponent
 from kpod_metrics.top.columns import KEYS
+from testkit.certificates import Certificates
 from tests.fakes.agent import FakeAgent, basic, page
-from tests.fakes.certificates import Certificates
 from tests.forced import variables
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"

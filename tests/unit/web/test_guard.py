@@ -26,7 +26,7 @@ from kpod_metrics.server import bind
 from kpod_metrics.web.counts import Counts
 from kpod_metrics.web.endpoint import PLAIN, Answer, Endpoint, Limits
 from kpod_metrics.web.guard import Guard, Rate
-from tests.fakes.certificates import Certificates
+from testkit.certificates import Certificates
 from tests.served import served
 from tests.unit.imports import imported_by_an_agent
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.kernels import apt
-from tests.kernels.table import ARCHITECTURES, HOST, USERLAND, Kernel
+from testkit.vm import apt
+from testkit.vm.kernels import ARCHITECTURES, HOST, USERLAND, Kernel
 
 REPOSITORY = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kpod-metrics" / "kernels"
@@ -45,7 +45,7 @@ mount -t devtmpfs none /dev
 disk() { for at in /sys/block/nvme*; do [ "$(cat $at/nsid)" != $1 ] || echo "/dev/${at##*/}"; done; }
 for wait in 1 2 3 4 5 6 7 8 9; do [ -b "$(disk 5)" ] || sleep 0.5; done
 mount -t ext4 "$(disk 3)" /kpod
-. /kpod/tests/kernels/init.sh
+. /kpod/testkit/vm/init.sh
 """
 
 SIGNATURE = "6b706f64"
@@ -270,7 +270,7 @@ def tree(architecture: str, monitoring: bool, into: Path, arguments: str = "") -
     content = into / f"tree-{architecture}{'-monitoring' * monitoring}"
     ignore = shutil.ignore_patterns("__pycache__", ".*")
     # Of the scripts tests ask scripts/tools for programs: it has none there, and they look on PATH then.
-    for name in ("src", "tests", "bench", "bpf", "monitoring", "scripts"):
+    for name in ("src", "testkit", "tests", "bench", "bpf", "monitoring", "scripts"):
         shutil.copytree(REPOSITORY / name, content / name, ignore=ignore)
     for name in ("hatch_build.py", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, content / name)

@@ -2,7 +2,7 @@
 
 It lists and watches pods as a real one does (versions, bookmarks, pages, selectors, 410), with objects of the shape
 that a real one sends, so that kubectl works against it; `/pods` is the kubelet's. It stores no other resource and
-checks nothing of what it is told. By itself: `python -m tests.fakes.apiserver --pods 10`.
+checks nothing of what it is told. By itself: `python -m testkit.apiserver --pods 10`.
 """
 
 import argparse
@@ -751,7 +751,7 @@ def _as_kubelet(pod: Object) -> Object:
 
 def main() -> None:
     """Serve some pods that come and go, until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fakes.apiserver", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m testkit.apiserver", description=main.__doc__)
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--node", default=socket.gethostname(), help="node that the pods are on")
     parser.add_argument("--pods", type=int, default=3, help="how many there are")

@@ -11,9 +11,9 @@ from urllib.request import urlopen
 
 import pytest
 
+from testkit.apiserver import ApiServer, pod_object, selected
+from testkit.certificates import Certificates
 from tests.conftest import REPOSITORY
-from tests.fakes.apiserver import ApiServer, pod_object, selected
-from tests.fakes.certificates import Certificates
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def test_selectors(fields: str, labels: str, expected: bool) -> None:
 
 
 def test_by_itself() -> None:
-    with started(sys.executable, "-m", "tests.fakes.apiserver", "--port", "0", "--pods", "2") as process:
+    with started(sys.executable, "-m", "testkit.apiserver", "--port", "0", "--pods", "2") as process:
         assert process.stdout is not None
         url = process.stdout.readline().split(": ")[0]
         with urlopen(f"{url}/version", timeout=10) as answer:

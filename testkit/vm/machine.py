@@ -5,6 +5,7 @@ The result comes on a disk of its own, as an archive that the guest writes to it
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 import time
@@ -12,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.kernels.image import SIGNATURE, Booted
-from tests.kernels.table import ARCHITECTURES
+from testkit.vm.image import SIGNATURE, Booted
+from testkit.vm.kernels import ARCHITECTURES
 
 RESULT_MIB = 32
 SCRATCH_MIB = 256
@@ -35,10 +36,10 @@ class Machine:
     root: Path
     tree: Path
     work: Path
+    main: str
+    """The module that runs there."""
     counts: bool = False
     """With a clock that counts instructions, on one CPU: an instruction is a nanosecond, and nobody waits for one."""
-    main: str = "tests.kernels.inside"
-    """The module that runs there."""
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Outcome:
 
 
 def _disks(machine: Machine) -> list[str]:
-    """One controller with a disk each: init.sh and inside.py know them by number."""
+    """One controller with a disk each: init.sh knows them by number."""
     for name, size in (("result", RESULT_MIB), ("scratch", SCRATCH_MIB)):
         with (machine.work / name).open("wb") as file:
             file.truncate(size << 20)
@@ -128,3 +129,16 @@ def _read(image: Path) -> dict[str, Any]:
         assert member is not None
         result: dict[str, Any] = json.load(member)
         return result
+
+
+def write_result(result: dict[str, Any]) -> None:
+    """Write what `boot` brings back, from within the machine."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        text = json.dumps(result).encode()
+        entry = tarfile.TarInfo("result.json")
+        entry.size = len(text)
+        archive.addfile(entry, io.BytesIO(text))
+    with open(os.environ["RESULT_DISK"], "wb") as disk:
+        disk.write(buffer.getvalue())
+        os.fsync(disk.fileno())

@@ -1,0 +1,1 @@
+"""What tests and the bench share: a fake API server, certificates, virtual machines. It imports neither."""

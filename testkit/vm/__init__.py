@@ -1,0 +1,1 @@
+"""Virtual machines with kernels of Debian's, in an emulator."""
