@@ -1,5 +1,6 @@
 """What runs in the virtual machine: what this kernel has, what the verifier says, the live tests; onto a disk."""
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -39,6 +40,18 @@ WITH_PROMETHEUS = ("tests/live/test_monitoring_controllers.py",)
 """On a row that has it, beside the workloads."""
 
 
+def kept_log(program: libbpf.Program, level: int, size: int) -> "ctypes.Array[ctypes.c_char]":
+    """Have the verifier's log of a program written to the memory returned, which has to be held until it is loaded.
+
+    Before 6.4 a log that does not fit fails the load.
+    """
+    so, pointer = program._lib.so, ctypes.c_void_p(program._pointer)
+    log = ctypes.create_string_buffer(size)
+    so.bpf_program__set_log_level(pointer, ctypes.c_uint32(level))
+    so.bpf_program__set_log_buf(pointer, log, ctypes.c_size_t(size))
+    return log
+
+
 class Verified(libbpf.Object):
     """An object that keeps what the verifier says of each program."""
 
@@ -47,7 +60,7 @@ class Verified(libbpf.Object):
 
     def load(self) -> None:
         size = 1 << (16 if self.level == STATISTICS else 24)
-        kept = {name: program.keep_log(self.level, size) for name, program in self.programs.items()}
+        kept = {name: kept_log(program, self.level, size) for name, program in self.programs.items()}
         try:
             super().load()
         finally:

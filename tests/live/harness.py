@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kpod_metrics.cgroup.tree import Tree
 from kpod_metrics.collectors.base import Collector
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import HistogramDelta, Kind, Row
@@ -50,6 +51,11 @@ class Cgroup:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = path.stat().st_ino
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Its processes, as the agent reads them."""
+        return Tree(str(self.path)).walk()[0].pids
 
     def enter(self) -> None:
         """Move the calling process into it."""

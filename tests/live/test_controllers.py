@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics import agent as agents
-from kpod_metrics.cgroup.tree import find_root, read_pids
+from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_cgroup import TABLE as CPU
@@ -23,7 +23,6 @@ from kpod_metrics.collectors.disk import TABLE as DISK
 from kpod_metrics.collectors.disk import Disk
 from kpod_metrics.collectors.mem_cgroup import USAGE, MemCgroup
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
-from kpod_metrics.files import KeptFiles
 from kpod_metrics.metrics import Profile, Scope
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.reference import declared, profile_series
@@ -36,8 +35,7 @@ Process = subprocess.Popen[bytes]
 
 
 def group(cgroup: Cgroup) -> Group:
-    pids = read_pids(str(cgroup.path), KeptFiles()) or ()
-    return Group(cgroup.id, str(cgroup.path), pids, Identity("test", cgroup.path.name, ""))
+    return Group(cgroup.id, str(cgroup.path), cgroup.pids, Identity("test", cgroup.path.name, ""))
 
 
 @proves(*(metric.name for metric in CPU.metrics))

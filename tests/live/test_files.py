@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from kpod_metrics.cgroup.keyed import read_if_there
-from kpod_metrics.cgroup.tree import Tree, read_pids
+from kpod_metrics.cgroup.tree import Tree
 from kpod_metrics.collectors import filesystem
 from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
@@ -30,7 +30,6 @@ from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
 from kpod_metrics.exposition.samples import shown
 from kpod_metrics.features import TASK_ITERATOR
-from kpod_metrics.files import KeptFiles
 from kpod_metrics.kernel.openat2 import fstatvfs_below
 from kpod_metrics.kernel.tasks import KTHREADD, Tasks
 from kpod_metrics.pods.model import Group, Identity
@@ -56,7 +55,7 @@ def group(cgroup: Cgroup) -> Group:
     return Group(
         cgroup.id,
         str(cgroup.path),
-        read_pids(str(cgroup.path), KeptFiles()) or (),
+        cgroup.pids,
         Identity("test", cgroup.path.name, ""),
     )
 
@@ -159,7 +158,7 @@ def test_namespace_of_which_each_container_has_a_process(
     with opened(NetIface(environment)) as collector:
 
         def read(*cgroups: Cgroup) -> int:
-            groups = [Group(c.id, str(c.path), read_pids(str(c.path), KeptFiles()) or (), pod) for c in cgroups]
+            groups = [Group(c.id, str(c.path), c.pids, pod) for c in cgroups]
             values = [row.values[1] for row in collector.collect(groups)]
             assert all(isinstance(value, int) for value in values)
             return sum(value for value in values if isinstance(value, int))
@@ -202,7 +201,7 @@ def test_process_whose_main_thread_has_ended(
         (below / "cgroup.type").write_text("threaded")
         thread = answer(process, f"move {below}/cgroup.threads")
         owner = Cgroup(below)
-        assert read_pids(str(below), KeptFiles()) == (int(thread),)
+        assert owner.pids == (int(thread),)
     try:
         with opened(NetIface(environment)) as interfaces, opened(Filesystem(environment)) as systems:
             traffic, space = Totals(interfaces), Totals(systems)

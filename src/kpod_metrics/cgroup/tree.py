@@ -251,17 +251,8 @@ class Tree:
             return b""
 
 
-def read_pids(directory: str, files: KeptFiles) -> tuple[int, ...] | None:
-    """Return the processes of one cgroup, without those that it cannot name (pid 0); None where it is gone.
-
-    Raises OSError where it cannot be read.
-    cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): its threads are named by cgroup.threads.
-    """
-    text = _read_procs(directory, files)
-    return None if text is None else _pids(text)
-
-
 def _pids(text: bytes) -> tuple[int, ...]:
+    """Return the processes that have a number here: one of another pid namespace is listed as 0."""
     try:
         return tuple([pid for pid in map(int, text.split()) if pid > 0])
     except ValueError:  # no kernel writes it
@@ -269,7 +260,10 @@ def _pids(text: bytes) -> tuple[int, ...]:
 
 
 def _read_procs(directory: str, files: KeptFiles, name: str = "cgroup.procs") -> bytes | None:
-    """Return the list of processes, None where the cgroup is gone; raises any other OSError."""
+    """Return the list of processes, None where the cgroup is gone; raises any other OSError.
+
+    cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): its threads are named by cgroup.threads.
+    """
     try:
         return files.read(directory, name, records=True)
     except OSError as error:

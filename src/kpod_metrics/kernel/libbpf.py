@@ -87,8 +87,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__set_expected_attach_type": (_I, (_P, _I)),
     "bpf_program__set_attach_target": (_I, (_P, _I, _S)),
     "bpf_program__attach_trace": (_P, (_P,)),
-    "bpf_program__set_log_level": (_I, (_P, _U32)),
-    "bpf_program__set_log_buf": (_I, (_P, _P, _Z)),
     "bpf_program__attach": (_P, (_P,)),
     "bpf_program__attach_perf_event": (_P, (_P, _I)),
     "bpf_program__attach_iter": (_P, (_P, _P)),
@@ -396,7 +394,6 @@ class Program:
         self._lib, self._pointer = lib, pointer
         self.name: str = lib.so.bpf_program__name(pointer).decode()
         self.section: str = lib.so.bpf_program__section_name(pointer).decode()
-        self._log: ctypes.Array[ctypes.c_char] | None = None
         self._typed = False
 
     @property
@@ -421,17 +418,6 @@ class Program:
     def dont_load(self) -> None:
         """Leave this program out at load."""
         self._lib.so.bpf_program__set_autoload(self._pointer, False)
-
-    def keep_log(self, level: int, size: int) -> "ctypes.Array[ctypes.c_char]":
-        """Have the verifier's log of this program written to the memory returned: before load.
-
-        Bits of `level`: 1 each instruction that it looked at, 4 what that cost. Before 6.4 a log that does not fit
-        fails the load.
-        """
-        log = self._log = ctypes.create_string_buffer(size)
-        self._lib.so.bpf_program__set_log_level(self._pointer, level)
-        self._lib.so.bpf_program__set_log_buf(self._pointer, log, size)
-        return log
 
     @property
     def fd(self) -> int:

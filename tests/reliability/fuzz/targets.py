@@ -19,11 +19,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from kpod_metrics.cgroup import keyed, mounts, net_dev, pressure
-from kpod_metrics.cgroup.tree import find_root, read_pids
+from kpod_metrics.cgroup.tree import Tree, find_root
 from kpod_metrics.errors import KpodError, RefusedError, SettingError
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.samples import shown
-from kpod_metrics.files import KeptFiles
 from kpod_metrics.kernel import btf, rights
 from kpod_metrics.kernel.libbpf import Object
 from kpod_metrics.kernel.programs import OBJECTS
@@ -102,20 +101,11 @@ def check_mountinfo(data: bytes) -> None:
             assert_one_line(str(error))
 
 
-class _Content(KeptFiles):
-    def __init__(self, content: bytes) -> None:
-        super().__init__()
-        self.content = content
-
-    def read(self, folder: str, name: str, *, records: bool = False) -> bytes:
-        return self.content
-
-
 def check_processes(data: bytes) -> None:
     """`cgroup.procs`."""
-    pids = read_pids("", _Content(data))
-    assert pids is not None
-    assert all(pid > 0 for pid in pids)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
+        Path(root, "cgroup.procs").write_bytes(data)
+        assert all(pid > 0 for pid in Tree(root).walk()[0].pids)
 
 
 def check_status(data: bytes) -> None:
@@ -389,7 +379,7 @@ TARGETS = (
     ),
     Target("net/dev", check_net_dev, (_NET_DEV,), 20),
     Target("mountinfo", check_mountinfo, (_MOUNTINFO,), 6),
-    Target("cgroup.procs", check_processes, (b"1\n22\n333\n0\n", b""), 20),
+    Target("cgroup.procs", check_processes, (b"1\n22\n333\n0\n", b""), 6),
     Target("/proc/self/status", check_status, (b"Name:\tx\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n",), 6),
     Target(
         "cgroup paths",

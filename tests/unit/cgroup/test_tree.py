@@ -8,7 +8,6 @@ import pytest
 
 from kpod_metrics.cgroup import processes, tree
 from kpod_metrics.errors import RefusedError
-from kpod_metrics.files import KeptFiles
 from tests.nesting import nest, unnest
 
 
@@ -245,19 +244,19 @@ def test_tree_as_large_as_before_is_only_looked_at(tmp_path: Path, monkeypatch: 
 
 def test_processes(tmp_path: Path) -> None:
     procs = tmp_path / "cgroup.procs"
-    assert tree.read_pids(str(tmp_path), KeptFiles()) is None
+    assert tree.Tree(str(tmp_path)).walk()[0].pids == ()
     # 0 is a process of another pid namespace, that has no number here.
     procs.write_text("10\n0\n7\n")
-    assert tree.read_pids(str(tmp_path), KeptFiles()) == (10, 7)
+    assert tree.Tree(str(tmp_path)).walk()[0].pids == (10, 7)
     procs.write_text("".join(f"{pid}\n" for pid in range(1, 40_000)))
-    assert tree.read_pids(str(tmp_path), KeptFiles()) == tuple(range(1, 40_000))
+    assert tree.Tree(str(tmp_path)).walk()[0].pids == tuple(range(1, 40_000))
 
 
 def test_processes_of_a_threaded_cgroup_are_its_threads(tmp_path: Path) -> None:
     """Reading cgroup.procs there answers EOPNOTSUPP, as a folder in its place answers EISDIR."""
     (tmp_path / "cgroup.procs").mkdir()
     (tmp_path / "cgroup.threads").write_text("10\n11\n")
-    assert tree.read_pids(str(tmp_path), KeptFiles()) == (10, 11)
+    assert tree.Tree(str(tmp_path)).walk()[0].pids == (10, 11)
 
 
 def test_deep_tree_is_walked_down_to_a_bound(tmp_path: Path) -> None:
