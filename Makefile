@@ -81,7 +81,7 @@ format: build  ## put Python and C into the project's format
 	.venv/bin/clang-format -i $$(git ls-files "*.c" "*.h")
 
 generate: build  ## write the files that are made from the declarations
-	$(PY) -m kpod_metrics.reference --write docs/metrics.md
+	$(PY) -m kpod_metrics.reference --write docs
 	$(PY) -m monitoring --write
 	$(PY) scripts/chart.py --write
 	$(PY) scripts/lock.py > deploy/requirements.txt

@@ -1,10 +1,11 @@
-"""The declared metrics as a table, JSON, or the generated page `docs/metrics.md`."""
+"""What is declared, as text: metrics as a table, JSON and `docs/metrics.md`, settings as `docs/configuration.md`."""
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from kpod_metrics import health
@@ -12,7 +13,7 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.metrics import Kind, Metric, Profile, Scope, Table, series_per_container
 from kpod_metrics.pods import info
-from kpod_metrics.settings import DEFAULT_SYSCALLS
+from kpod_metrics.settings import DEFAULT_SYSCALLS, Setting, catalogue
 
 _ENVIRONMENT = Environment(syscalls=DEFAULT_SYSCALLS)
 
@@ -127,21 +128,75 @@ def _linked(advice: str) -> str:
     return re.sub(r"(?<![`\w])((?:kpod|process)_[a-z_]+)(?![`\w])", r"`\1`", advice)
 
 
+def settings_as_markdown(settings: Iterable[Setting]) -> str:
+    """`docs/configuration.md`."""
+    parts = [
+        "# Configuration\n\n"
+        "Generated from the declarations by `make generate`; `kpod-metrics run --help` lists the same settings.\n\n"
+        "Each setting has three names: a YAML key, a flag, and an environment variable. The agent reads the YAML file\n"
+        "that `--config FILE` or `KPOD_CONFIG` names. A flag wins over an environment variable, and an environment\n"
+        "variable wins over the file. In YAML, the keys of a collector nest:\n\n"
+        "```yaml\npoll_interval: 15s\nexclude_namespaces: [kube-system]\n"
+        "collectors:\n  filesystem: {interval: 5m}\n```\n\n"
+        "- A duration is a number with `ms`, `s`, `m` or `h`. Without a unit it is in seconds.\n"
+        "- A size is a number of bytes, or a number with `Ki`, `Mi`, `Gi` or `Ti`.\n"
+        "- A list is a YAML list, or text with commas: `--namespaces shop,web`.\n"
+        "- A switch is `true`, `on` or `1`, or `false`, `off` or `0`.\n\n"
+        "The agent exits with status 2 if a flag or a key in the file is unknown, or if a value is not accepted. If\n"
+        "an environment variable that begins with `KPOD_` is unknown, the agent logs a warning.\n\n"
+        "With the [chart](install.md), settings are values below `config`. The defaults here are those of `run` and\n"
+        "`check`. The chart, [top and demo](top.md) have a few other defaults.\n"
+    ]
+    for group, members in groupby(settings, lambda setting: setting.group):
+        parts.append(
+            f"\n## {str(group.__doc__).rstrip('.')}\n\n"
+            "| setting, flag, environment variable | default | accepted values | what it does |\n|---|---|---|---|\n"
+        )
+        parts += [
+            f"| `{setting.name}`<br>`{setting.flag}`<br>`{setting.variable}` | {_default(setting)} "
+            f"| {_cell(setting.kind.accepted)} | {_cell(setting.what)} |\n"
+            for setting in members
+        ]
+    return "".join(parts)
+
+
+def _default(setting: Setting) -> str:
+    if setting.otherwise:
+        return _cell(setting.otherwise)
+    text = setting.kind.text(setting.default)
+    return f"`{text}`" if text else "none"
+
+
+def _cell(text: str) -> str:
+    """In a table: pages of the documentation as links, and no emphasis by chance."""
+    return re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", text.replace("*", r"\*").replace("|", r"\|"))
+
+
 FORMATS: dict[str, Callable[[], str]] = {"table": as_table, "json": as_json, "markdown": as_markdown}
 
 
+PAGES: dict[str, Callable[[], str]] = {
+    "metrics.md": as_markdown,
+    "configuration.md": lambda: settings_as_markdown(catalogue(registered())),
+}
+"""The generated pages of the documentation."""
+
+
 def main() -> int:
-    """`python -m kpod_metrics.reference --write|--check FILE`: for the build."""
+    """`python -m kpod_metrics.reference --write|--check FOLDER`: for the build."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", type=Path)
     parser.add_argument("--check", type=Path)
     options = parser.parse_args()
-    if options.write:
-        options.write.write_text(as_markdown())
-    if options.check and (not options.check.exists() or options.check.read_text() != as_markdown()):
-        print(f"{options.check} is not what the declarations say: run `make generate`", file=sys.stderr)
-        return 1
-    return 0
+    status = 0
+    for name, page in PAGES.items():
+        if options.write:
+            (options.write / name).write_text(page())
+        file = options.check and options.check / name
+        if file and (not file.exists() or file.read_text() != page()):
+            print(f"{file} is not what the declarations say: run `make generate`", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":
