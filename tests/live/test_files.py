@@ -193,7 +193,7 @@ def test_process_whose_main_thread_has_ended(
     )
     process = piped(pod, children, "unshare", "-mn", "--propagation", "private", workload("headless"), prepare)
     assert answer(process) == "ready"
-    assert "\nState:\tZ" in Path(f"/proc/{process.pid}/status").read_text()
+    eventually(lambda: "\nState:\tZ" in Path(f"/proc/{process.pid}/status").read_text())
     owner = pod
     if threaded:
         below = pod.path / "threads"

@@ -600,7 +600,7 @@ def test_older_connections_count_from_now_on(
 def test_an_older_connect_counts_when_it_is_answered(cgroup: Callable[[str], Cgroup], network: Network) -> None:
     """Begun before we watch; its SYN was lost, and the next one is."""
     a, b, d = cgroup("a"), cgroup("b"), cgroup("d")
-    wire = network.lay_wire(d, syns=2)
+    wire = network.lay_wire(d, syns=3)
     peers = Peers(network, a, b, connections=1, traffic=(1003, 2007), rounds=1)
 
     def syns_again() -> int:
@@ -609,15 +609,15 @@ def test_an_older_connect_counts_when_it_is_answered(cgroup: Callable[[str], Cgr
         return next((int(fields[6], 16) for fields in map(str.split, lines) if fields[3] == "02"), -1)
 
     end = time.monotonic() + 10
-    while syns_again() != 1 and time.monotonic() < end:
+    while syns_again() != 2 and time.monotonic() < end:
         time.sleep(0.02)
     with opened(collector()) as net_tcp:
-        assert syns_again() == 1  # two seconds pass before the one that is answered
+        assert syns_again() == 2  # four seconds pass before the one that is answered
         totals = Totals(net_tcp)
         assert_counted(totals, {a: Counted(), b: Counted(), d: Counted()})
         peers.round_over()
         expected = peers.expected(1)
-        assert expected[a].retransmits == 2
+        assert expected[a].retransmits == 3
         assert_counted(totals, expected | {a: expected[a]._replace(retransmits=1), d: Counted()})
 
 
