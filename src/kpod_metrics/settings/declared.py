@@ -37,15 +37,11 @@ class Collection:
     collector_deadline: float = setting(
         0.0,
         kinds.durations("0", "1h", "5s"),
-        "how long a cycle waits for a collector (0: half the poll interval, at most 5s)",
+        "timeout of a collector in a cycle (0: half the poll interval, at most 5s)",
     )
-    syscalls: tuple[str, ...] = setting(
-        DEFAULT_SYSCALLS, kinds.NAMES, "names of the tracked syscalls, in profile comprehensive"
-    )
+    syscalls: tuple[str, ...] = setting(DEFAULT_SYSCALLS, kinds.NAMES, "syscalls that profile comprehensive tracks")
     classic_histograms: bool = setting(
-        True,
-        kinds.BOOLEAN,
-        "classic buckets beside the native ones, for a scraper that asks for protobuf (text always has them)",
+        True, kinds.BOOLEAN, "classic buckets beside native ones in protobuf (text always has them)"
     )
 
     @property
@@ -58,7 +54,7 @@ class Collection:
 class CollectorSettings:
     """Collectors."""
 
-    enabled: bool | None = setting(None, kinds.BOOLEAN, "switch of collector {}", "as the profile has it")
+    enabled: bool | None = setting(None, kinds.BOOLEAN, "turns collector {} on or off", "as the profile says")
     interval: float = setting(
         0.0, kinds.durations("0", "24h", "60s"), "time between two reads of collector {} (0: every cycle)"
     )
@@ -69,20 +65,20 @@ class Pods:
     """Pods and their labels."""
 
     discovery: str = setting(
-        "cgroup", kinds.choice("cgroup", "kubernetes", "kubelet"), "where the names of pods come from"
+        "cgroup", kinds.choice("cgroup", "kubernetes", "kubelet"), "where the agent gets the names of pods"
     )
     namespaces: tuple[str, ...] = setting((), kinds.NAMES, "namespaces whose pods are collected", "all")
-    exclude_namespaces: tuple[str, ...] = setting((), kinds.NAMES, "namespaces whose pods are left out")
+    exclude_namespaces: tuple[str, ...] = setting((), kinds.NAMES, "namespaces whose pods are not collected")
     pod_selector: str = setting("", kinds.SELECTOR, "labels of the pods that are collected", "all")
     pod_labels: tuple[str, ...] = setting(
         (),
         kinds.POD_LABELS,
-        "labels of pods that become metric labels: app.kubernetes.io/name is label_app_kubernetes_io_name",
+        "pod labels that become metric labels: app.kubernetes.io/name as label_app_kubernetes_io_name",
     )
     node_name: str = setting("", kinds.TEXT, "value of the node label", "the host's name")
-    cluster: str = setting("", kinds.TEXT, "value of the cluster label; none when empty")
+    cluster: str = setting("", kinds.TEXT, "value of the cluster label; no such label when empty")
     grace_period: float = setting(
-        5.0, kinds.durations("0", "1h", "5s"), "how long a removed cgroup's events are still its own"
+        5.0, kinds.durations("0", "1h", "5s"), "how long events of a removed cgroup are still charged to its pod"
     )
 
 
@@ -96,12 +92,14 @@ class Kubernetes:
     kubelet_address: tuple[str, int] = setting(
         ("", kinds.KUBELET_PORT),
         kinds.HOST,
-        "the node's kubelet, for discovery kubelet",
+        "address of the node's kubelet, for discovery kubelet",
         f"the node's name, port {kinds.KUBELET_PORT}",
     )
-    kubelet_ca: str = setting("", kinds.FILE, "what the kubelet's certificate is verified by", "cluster's CA")
+    kubelet_ca: str = setting(
+        "", kinds.FILE, "CA certificates that verify the kubelet's certificate", "the cluster's CA"
+    )
     kubelet_certificate: str = setting(
-        "", kinds.FILE, "the kubelet's own certificate, where no CA signed it: that and no other is accepted"
+        "", kinds.FILE, "the kubelet's certificate if no CA signed it; the agent then accepts no other"
     )
     kubelet_insecure: bool = setting(False, kinds.BOOLEAN, "accept any certificate of the kubelet")
 
@@ -114,15 +112,15 @@ class Http:
     probe_listen: tuple[str, int] = setting(
         ("", 0),
         kinds.addresses("127.0.0.1:9091", optional=True),
-        "address of /healthz and /readyz alone, without TLS and passwords, for probes; none when empty",
+        "second address, of /healthz and /readyz only, without TLS and passwords",
     )
     web_config_file: str = setting(
-        "", kinds.FILE, "TLS, users and tokens of the HTTP endpoint, in exporter-toolkit's format (docs/security.md)"
+        "", kinds.FILE, "TLS, users and tokens, in exporter-toolkit's format (docs/security.md)"
     )
-    web_max_connections: int = setting(128, kinds.integers(1, 10_000), "connections that the HTTP endpoint has at once")
-    web_max_requests: int = setting(40, kinds.integers(1, 10_000), "pages that are on their way at once")
+    web_max_connections: int = setting(128, kinds.integers(1, 10_000), "maximum number of open HTTP connections")
+    web_max_requests: int = setting(40, kinds.integers(1, 10_000), "maximum number of pages sent at the same time")
     web_request_timeout: float = setting(
-        10.0, kinds.durations("100ms", "10m", "10s"), "how long a TLS handshake may take, and a request to come whole"
+        10.0, kinds.durations("100ms", "10m", "10s"), "timeout of a TLS handshake, and of receiving a request"
     )
 
 
@@ -136,12 +134,10 @@ class Host:
     proc_root: str = setting("/proc", kinds.DIRECTORY, "the host's /proc")
     sys_root: str = setting("/sys", kinds.DIRECTORY, "the host's /sys")
     kernel_features_off: tuple[str, ...] = setting(
-        (), kinds.FEATURES, "kernel features to do without, to try what other kernels do"
+        (), kinds.FEATURES, "kernel features to disable, as on other kernels"
     )
     kernel_features_on: tuple[str, ...] = setting(
-        (),
-        kinds.FEATURES,
-        "kernel features to insist on: what uses one that is refused is off, and says the kernel's reason",
+        (), kinds.FEATURES, "kernel features to require: if the kernel refuses one, the metrics that use it are off"
     )
 
 
@@ -150,20 +146,20 @@ class Limits:
     """Limits of series and memory."""
 
     series_limit: int = setting(
-        100_000, kinds.integers(1, 10**7), "series of one metric, above which they are folded together"
+        100_000,
+        kinds.integers(1, 10**7),
+        "maximum series of one metric; further ones are added up in pod kpod-overflow",
     )
     series_limit_total: int = setting(
         200_000,
         kinds.integers(1, 10**7),
-        "series of all pods together (a histogram with its buckets), above which they are folded together",
+        "maximum series of all pods, with the buckets of histograms; further ones are added up in pod kpod-overflow",
     )
     memory_limit: int = setting(
-        0, kinds.BYTES, "memory near which no new series are admitted (0: the limit of the agent's own cgroup)"
+        0, kinds.BYTES, "memory limit near which the agent adds no new series (0: the limit of its cgroup)"
     )
     bpf_map_entries: int = setting(
-        0,
-        kinds.integers(0, 10**6),
-        "capacity of each kernel map of metrics (0: 10240, or 256 a CPU where that is more)",
+        0, kinds.integers(0, 10**6), "capacity of each kernel map of metrics (0: 10240, or 256 per CPU if that is more)"
     )
 
 
@@ -171,28 +167,26 @@ class Limits:
 class Otlp:
     """OTLP."""
 
-    otlp_endpoint: str = setting(
-        "", kinds.URL, "receiver that metrics are pushed to by OTLP over HTTP, beside being scraped; none when empty"
-    )
+    otlp_endpoint: str = setting("", kinds.URL, "receiver of pushes by OTLP over HTTP; no push when empty")
     otlp_headers: tuple[tuple[str, str], ...] = setting(
-        (), kinds.HEADERS, "HTTP headers for the receiver, such as a token", secret=True
+        (), kinds.HEADERS, "HTTP headers of a push, such as a token", secret=True
     )
     otlp_interval: float = setting(60.0, kinds.durations("100ms", "1h", "60s"), "time between two pushes")
-    otlp_timeout: float = setting(
-        10.0, kinds.durations("100ms", "10m", "10s"), "how long the receiver may take to connect, to read, to answer"
-    )
-    otlp_compression: str = setting("gzip", kinds.choice("gzip", "none"), "compression of what is pushed")
-    otlp_ca: str = setting("", kinds.FILE, "what the receiver's certificate is verified by", "system's CAs")
-    otlp_certificate: str = setting("", kinds.FILE, "certificate to show to the receiver")
-    otlp_key: str = setting("", kinds.FILE, "key of otlp_certificate", "in the same file")
+    otlp_timeout: float = setting(10.0, kinds.durations("100ms", "10m", "10s"), "timeout of each step of a push")
+    otlp_compression: str = setting("gzip", kinds.choice("gzip", "none"), "compression of pushes")
+    otlp_ca: str = setting("", kinds.FILE, "CA certificates that verify the receiver's certificate", "the system's CAs")
+    otlp_certificate: str = setting("", kinds.FILE, "client certificate for the receiver")
+    otlp_key: str = setting("", kinds.FILE, "key of otlp_certificate", "the same file")
 
 
 @dataclass
 class Log:
     """Log."""
 
-    log_level: str = setting("info", kinds.choice("debug", "info", "warning", "error"), "least severity that is logged")
-    log_format: str = setting("text", kinds.choice("text", "json"), "form of log lines")
+    log_level: str = setting(
+        "info", kinds.choice("debug", "info", "warning", "error"), "lowest severity that is logged"
+    )
+    log_format: str = setting("text", kinds.choice("text", "json"), "format of log lines")
 
 
 @dataclass
