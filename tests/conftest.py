@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from testkit.certificates import Certificates
 from tests import forced
-from tests.chart.helm import Chart
+from tests.helm import Chart
 
 IN_CI = os.environ.get("CI") == "true"
 REPOSITORY = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from kpod_metrics.cli import main
 from kpod_metrics.collectors import registered
 from kpod_metrics.settings import Setting, catalogue, load
 from monitoring.alerts import ALERTS
-from tests.chart.helm import CHART, REPOSITORY, SCENARIOS, Chart, Object, leaves
+from tests.helm import CHART, REPOSITORY, SCENARIOS, Chart, Object, leaves
 
 OLDER, NEWEST = ("1.19", "1.28"), "1.37"
 """Releases of Kubernetes."""

@@ -13,7 +13,7 @@ from typing import Any
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.histogram import FIRST_INDEX, SCHEMA, SLOTS
 from testkit.certificates import Certificates
-from tests.unit.exposition.client_model import FAMILY
+from tests.client_model import FAMILY
 
 Pod = tuple[str, str, str]
 Values = Mapping[str, float | Mapping[int, int] | Mapping[tuple[str, str], Any]]

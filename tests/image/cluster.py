@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from testkit.apiserver import ApiServer
-from tests.chart.helm import Chart, Rendered
+from tests.helm import Chart, Rendered
 from tests.image.pod import DEFAULT_CAPABILITIES, Node, Object, Pods
 from tests.live.agents import Page, eventually, get
 from tests.live.containers import Container, Runtime

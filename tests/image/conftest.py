@@ -10,7 +10,7 @@ import pytest
 
 from testkit.apiserver import ApiServer
 from testkit.certificates import Certificates
-from tests.chart.helm import Chart
+from tests.helm import Chart
 from tests.image.cluster import TOP, Cluster
 from tests.image.pod import Node, Object, Pods
 from tests.image.tools import REPOSITORY, fetched

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 from kpod_metrics import __version__
-from tests.chart.helm import Chart
+from tests.helm import Chart
 from tests.image.pod import Object
 from tests.image.tools import REPOSITORY
 

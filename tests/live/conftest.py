@@ -13,7 +13,7 @@ from kpod_metrics.errors import RefusedError
 from tests.live.containers import Runtime
 from tests.live.harness import ONLY_THERE, Cgroup, compile_workload, machine_state
 from tests.live.left import left_behind
-from tests.reliability.report import Outcome, add
+from tests.report import Outcome, add
 
 IN_CI = os.environ.get("CI") == "true"
 

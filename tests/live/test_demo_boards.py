@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from monitoring import ROOT
+from tests.boards import Panel, asked, panels
 from tests.live.agents import COMMAND, eventually, free_port, get, process
 from tests.live.prometheus import Prometheus, running_prometheus
 from tests.live.test_monitoring import NO_DATA
-from tests.monitoring.boards import Panel, asked, panels
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.helm import Chart
 from tests.conftest import REPOSITORY
 from tests.doc_commands import BESIDE, PAGES, SERVES, begins, in_sentences, of_page, why_not
+from tests.helm import Chart
 from tests.live.agents import eventually, free_port, get, running_agent
 
 RUN = {page: [command for command in of_page(page) if not why_not(command)] for page in PAGES}

@@ -21,13 +21,13 @@ import pytest
 
 from monitoring.alerts import ALERTS
 from testkit.apiserver import ApiServer
+from tests.boards import Panel, asked, panels
 from tests.fakes.otlp import Fault, Receiver
 from tests.live import test_monitoring_controllers as with_controllers
 from tests.live.agents import Page, eventually, free_port, get
 from tests.live.harness import ONLY_THERE, Cgroup, go, stop_point
 from tests.live.monitored import NODE, Agent, Raised, Workloads, shortened
 from tests.live.prometheus import Prometheus, running_prometheus
-from tests.monitoring.boards import Panel, asked, panels
 
 DROPPED = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"]
 """Without these rights an agent has no kernel programs."""

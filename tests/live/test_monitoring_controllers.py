@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from monitoring.alerts import MUCH_WAIT
+from tests.boards import Panel, asked, panels
 from tests.live.agents import eventually
 from tests.live.harness import go, stop_point, swapping_to
 from tests.live.monitored import Agent, Raised, Workloads, shortened
 from tests.live.prometheus import Prometheus, running_prometheus
-from tests.monitoring.boards import Panel, asked, panels
 
 MIB = 1 << 20
 PATIENCE = 150

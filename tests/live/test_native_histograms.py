@@ -28,12 +28,12 @@ from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
 from kpod_metrics.web.endpoint import Endpoint, Limits
+from tests.client_model import decode, labels_of
 from tests.fakes.otlp import Fault, Receiver, points_of
 from tests.live.agents import Page, eventually, running_agent
 from tests.live.harness import Cgroup
 from tests.live.prometheus import Prometheus, running_prometheus, starting_prometheus
 from tests.served import served
-from tests.unit.exposition.client_model import decode, labels_of
 from tests.unit.test_histogram import FACTOR, SHAPES, bucketed, exact
 
 pytestmark = pytest.mark.alone

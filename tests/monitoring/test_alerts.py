@@ -7,7 +7,7 @@ import pytest
 
 from monitoring import ROOT
 from monitoring.alerts import ALERTS
-from tests.monitoring.promtool import CASES, promtool_test, write
+from tests.promtool import CASES, promtool_test, write
 
 RULES = sorted((ROOT / "rules").glob("*.yaml"))
 

@@ -18,11 +18,11 @@ from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 from monitoring import ROOT, recording
 from monitoring.boards import METRICS
+from tests.boards import Panel, asked, boards, panels
 from tests.live.agents import eventually
 from tests.live.prometheus import Prometheus, running_prometheus
-from tests.monitoring.boards import Panel, asked, boards, panels
-from tests.monitoring.promtool import promtool_test, write
 from tests.monitoring.test_names import check
+from tests.promtool import promtool_test, write
 from tests.unit.exposition.fixture import label_sets, tables
 
 PANELS = list(panels())

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hatch_build import ROOT, compile_objects
 from tests.reliability.conftest import SEED
-from tests.reliability.report import Outcome, add
+from tests.report import Outcome, add
 
 PACKAGE = ROOT / "src" / "kpod_metrics"
 EXPOSITION = ["tests/unit/exposition/test_text.py", "tests/unit/exposition/test_protobuf.py"]

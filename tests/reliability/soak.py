@@ -25,7 +25,7 @@ from tests.live.agents import Page, eventually, get, running_agent
 from tests.live.harness import Cgroup, compile_workload, go, stop_point, switches
 from tests.reliability.agents import SWITCHES, Monotonic, cycles_later, no_defects, switches_of
 from tests.reliability.conftest import SEED
-from tests.reliability.report import Outcome, add
+from tests.report import Outcome, add
 
 INTERVAL = 0.2
 AT_ONCE = 12

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.reliability.conftest import SEED
 from tests.reliability.fuzz.drive import Guided, run, shares
 from tests.reliability.fuzz.targets import TARGETS
-from tests.reliability.report import Outcome, add
+from tests.report import Outcome, add
 
 ROUND = 100_000
 

@@ -38,10 +38,10 @@ from kpod_metrics.settings import load
 from kpod_metrics.store import Store
 from kpod_metrics.web.counts import Counts
 from kpod_metrics.web.guard import Guard
+from tests import client_model
 from tests.fakes.otlp import points_of
 from tests.reliability.fuzz.mutate import LONG
 from tests.reliability.fuzz.web import REQUESTS, check_requests
-from tests.unit.exposition import client_model
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.kernel import openat2
+from tests import client_model
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
-from tests.unit.exposition import client_model
 from tests.unit.kernel.mounts import mount_of
 
 OTHER = POD._replace(pod="cart-1")

@@ -13,7 +13,7 @@ from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.metrics import Label, Scope, Table, gauge
 from kpod_metrics.store import Store
-from tests.unit.exposition.client_model import decode
+from tests.client_model import decode
 
 TABLE = Table((gauge("kpod_test", "Test.", "test"),), (Label("at", per="test"),), Scope.AGENT)
 VARIANTS = [(kind, zipped) for kind in (TEXT, OPENMETRICS, PROTOBUF) for zipped in (False, True)]

@@ -11,7 +11,7 @@ from kpod_metrics.histogram import MIN_EXPONENT, SLOTS, Histogram, slot_of_expon
 from kpod_metrics.metrics import HistogramDelta, Table, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
-from tests.unit.exposition.client_model import TYPES, decode, labels_of, slots_of
+from tests.client_model import TYPES, decode, labels_of, slots_of
 from tests.unit.exposition.fixture import CONSTANT, EXTRA
 from tests.unit.exposition.fixture import labels_of as expected_labels
 

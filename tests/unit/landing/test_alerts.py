@@ -11,7 +11,7 @@ from kpod_metrics.landing import page, waits
 from kpod_metrics.metrics import HistogramDelta
 from kpod_metrics.pods.model import Identity
 from monitoring.alerts import OF_PODS, Alert
-from tests.monitoring.promtool import CASES
+from tests.promtool import CASES
 from tests.unit.landing.fixture import Node
 
 OF_HOURS = {"KpodMemoryGrowsToLimit", "KpodTcpRttRise"}

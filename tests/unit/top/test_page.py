@@ -10,10 +10,10 @@ from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.histogram import SLOTS, Histogram
 from kpod_metrics.top.page import Native, Sample, decode
 from kpod_metrics.top.rates import Pod, read
+from tests.client_model import decode as decode_with_protobuf
+from tests.client_model import labels_of
 from tests.fakes.agent import BEGAN, page
 from tests.unit.exposition import fixture
-from tests.unit.exposition.client_model import decode as decode_with_protobuf
-from tests.unit.exposition.client_model import labels_of
 
 
 @pytest.mark.parametrize("classic", [True, False])

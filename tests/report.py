@@ -1,6 +1,6 @@
 """The table of docs/reliability.md: what each fault did, as the tests that made it say.
 
-A run with REPORT=FILE adds a line of JSON for each fault to that file; `python -m tests.reliability.report FILE` makes
+A run with REPORT=FILE adds a line of JSON for each fault to that file; `python -m tests.report FILE` makes
 the page of it.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 
 SECTIONS = ("Faults", "Bad input", "Soak", "Mutation")
 

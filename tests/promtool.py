@@ -11,7 +11,7 @@ from kpod_metrics.reference import declared
 from monitoring import ROOT
 from monitoring.alerts import ALERTS
 
-CASES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())
+CASES: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "monitoring" / "cases.yaml").read_text())
 
 CONTAINER = {"namespace": "shop", "pod": "cart-0", "container": "app", "node": "n1"}
 AGENT = {"job": "kpod", "instance": "n1:9090"}

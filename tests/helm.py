@@ -9,7 +9,7 @@ import yaml
 
 Object = dict[str, Any]
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 CHART = REPOSITORY / "helm" / "kpod-metrics"
 SCENARIOS = sorted((CHART / "ci").glob("*-values.yaml"))
 
