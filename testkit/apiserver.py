@@ -2,7 +2,7 @@
 
 It lists and watches pods as a real one does (versions, bookmarks, pages, selectors, 410), with objects of the shape
 that a real one sends, so that kubectl works against it; `/pods` is the kubelet's. It stores no other resource and
-checks nothing of what it is told. By itself: `python -m testkit.apiserver --pods 10`.
+does not validate requests. By itself: `python -m testkit.apiserver --pods 10`.
 """
 
 import argparse
