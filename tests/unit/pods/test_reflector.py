@@ -193,7 +193,7 @@ def test_silence_of_a_quiet_cluster_is_no_failure(
     """The server sends no bookmark while its version does not move: watch again at the same version."""
     server._bookmark_interval = 0.01
     server.create_pod("a")
-    following = follow(silence=0.05)
+    following = follow(silence=0.3)
     following.sees("a")
     states: set[tuple[bool, str]] = set()
     while len(server.asked("watch")) <= 5:
@@ -211,7 +211,7 @@ def test_silence_of_a_quiet_cluster_is_no_failure(
 def test_silence_and_a_new_watch_that_fails(server: ApiServer, follow: Follow) -> None:
     """As of a peer that is gone: its connections are silent, and new ones are not made."""
     server.create_pod("a")
-    following = follow(silence=0.1)
+    following = follow(silence=0.5)
     following.sees("a")
     watching(server)
     server.hang_watches()
@@ -255,7 +255,7 @@ def test_hang_before_any_answer(server: ApiServer, follow: Follow) -> None:
     port = server.port
     server.stop()
     with socket.create_server(("127.0.0.1", port), reuse_port=True):
-        following = follow(silence=0.1)
+        following = follow(silence=0.5)
         until(lambda: "no answer (ReadTimeout)" in following.source.problem())
         assert not following.source.connected
     server.create_pod("a")
@@ -550,7 +550,7 @@ def test_store_that_was_set_back(server: ApiServer, follow: Follow) -> None:
     server.create_pod("a")
     server.create_pod("b")
     server.leap(1000)
-    following = follow(silence=0.1)
+    following = follow(silence=0.5)
     following.sees("a", "b")
     watching(server)
     server.leap(-500)
