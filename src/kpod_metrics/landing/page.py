@@ -42,7 +42,7 @@ _ICON = (
 _COLUMNS = (
     ("Tasks waiting for a CPU", "CPU wait"),
     ("Throttled", "throttled"),
-    ("Sent again, a second", "sent again a second"),
+    ("Retransmits, a second", "retransmits a second"),
     ("Major faults, a second", "major faults a second"),
     ("Tasks in syscalls", "in syscalls"),
     ("I/O", "I/O"),

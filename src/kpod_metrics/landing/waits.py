@@ -258,7 +258,7 @@ def _of_network(values: _Values) -> Iterator[Reason]:
         of_all = retransmits / sent if sent else 1.0
         yield Reason(
             min(retransmits / limits.RETRANSMITS, of_all / limits.RETRANSMITTED),
-            f"the network: {short(retransmits)} segments a second sent again",
+            f"the network: {short(retransmits)} retransmits a second",
             "KpodTcpRetransmits",
         )
     if failures := values.get(("kpod_net_tcp_connect_failures_total", "")):

@@ -71,13 +71,13 @@ MIB = 1 << 20
                 "net_tcp_bytes_sent_total": 8948.0 * 1000,
             },
             2.5,
-            "the network: 5 segments a second sent again",
+            "the network: 5 retransmits a second",
             "KpodTcpRetransmits",
         ),
         (
             {"net_tcp_retransmits_total": 20.0, "net_tcp_segments_sent_total": 0.0},
             2.0,
-            "the network: 2 segments a second sent again",
+            "the network: 2 retransmits a second",
             "KpodTcpRetransmits",
         ),
         (
