@@ -11,6 +11,7 @@ import pytest
 
 from hatch_build import compile_objects
 from kpod_metrics import agent as agents
+from kpod_metrics.agent import assembly
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.base import BpfCollector, Environment
 from kpod_metrics.collectors.net_tcp import NetTcp
@@ -123,8 +124,8 @@ def test_what_is_insisted_on_and_refused_is_told(refused_iterator: str, monkeypa
     finally:
         collector.close()
 
-    real = agents.environment_of
-    monkeypatch.setattr(agents, "environment_of", lambda *given: replace(real(*given), objects=refused_iterator))
+    real = assembly.environment_of
+    monkeypatch.setattr(assembly, "environment_of", lambda *given: replace(real(*given), objects=refused_iterator))
     settings, _ = load({"kernel_features_on": SOCKET_ITERATOR}, {}, None, list(registered()))
     agent = agents.build(settings)
     try:

@@ -154,7 +154,7 @@ def test_a_fault_that_nobody_foresaw_is_told_and_keeps_the_last_snapshot(
         "walk": (Tree, "walk"),
         "names": (StandaloneNaming, "snapshot"),
         "snapshot": (Resolver, "update"),
-        "cycle": (agents.Agent, "_report"),
+        "cycle": (agents.Agent, "_charge_known"),
     }[fault]
     real = getattr(kind, name)
 
