@@ -38,12 +38,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory, prometheus: Path) -> Iterator
     folder = tmp_path_factory.mktemp("demo")
     port = free_port()
     flags = ("--listen", f"127.0.0.1:{port}", "--profile", "comprehensive", "--poll-interval", "500ms")
-    with process([COMMAND, "demo", *flags], folder / "demo.log"):
+    with process([COMMAND, "demo", *flags], folder / "demo.log") as started:
         eventually(lambda: get(f"http://127.0.0.1:{port}/readyz").startswith("ready"), 60)
         rules = sorted((ROOT / "rules").glob("*.yaml"))
         with running_prometheus(prometheus, folder / "prometheus", f"127.0.0.1:{port}", rules=rules) as there:
             eventually(lambda: there.query("sum(rate(kpod_net_tcp_retransmits_total[30s])) > 0"), 60)
             yield there
+        started.terminate()  # killed, it leaves its cgroups to the next one
+        started.wait(20)
 
 
 @pytest.mark.parametrize("panel", list(panels()), ids=lambda panel: panel.id)
