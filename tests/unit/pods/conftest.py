@@ -18,7 +18,7 @@ from kpod_metrics.settings import Settings
 from testkit.apiserver import ApiServer
 
 NODE = "node-1"
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until a test gives up; no test needs a tenth of it."""
 
 
