@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics import health
+from kpod_metrics.features import PERF_EVENT
 from kpod_metrics.kernel.libbpf import library
+from tests.forced import needs
 from tests.live.agents import COMMAND, Page, eventually, free_port, get, process, running_agent
 from tests.live.harness import Cgroup, go, stop_point, switches
 
@@ -120,6 +122,7 @@ def test_prometheus_has_the_true_number_of_switches(
     assert f'{SWITCHES}{{namespace="cgroup",pod="{path}",container="",node="test-node"}} ' in scraped.page()
 
 
+@needs(PERF_EVENT)  # among the first events are faults
 def test_increase_sees_the_first_events(
     scraped: Scraped,
     cgroup: Callable[[str], Cgroup],
@@ -242,6 +245,7 @@ def held_ids(pid: int, kind: str) -> set[int]:
     return found
 
 
+@needs(PERF_EVENT)  # which is one of those that are attached
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_nothing_is_left_attached(number: signal.Signals, tmp_path: Path) -> None:
     log = tmp_path / "agent.log"

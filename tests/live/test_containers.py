@@ -16,8 +16,10 @@ from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
 from kpod_metrics.collectors.syscall import Syscall
+from kpod_metrics.features import PERF_EVENT
 from kpod_metrics.pods.paths import kubernetes_ids
 from kpod_metrics.settings import DEFAULT_SYSCALLS
+from tests.forced import needs
 from tests.live.agents import eventually
 from tests.live.containers import Container, Runtime, mounted_trees
 from tests.live.harness import Cgroup, Totals, opened, switches
@@ -154,6 +156,7 @@ def test_a_container_between_two_reads_has_its_name(runtime: Runtime, tmp_path: 
         events.close()
 
 
+@needs(PERF_EVENT)
 def test_faults_and_switches_of_each_container_are_its_own(runtime: Runtime, on_disk: Path) -> None:
     """Pages faulted from disk in two containers, against rusage; a hog's switches, against /proc."""
     with ExitStack() as stack:

@@ -17,6 +17,8 @@ import pytest
 from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.statvfs import MOST_STUCK
+from kpod_metrics.features import PERF_EVENT
+from tests.forced import needs
 from tests.live.agents import COMMAND, Page, eventually, free_port, get, process
 from tests.live.harness import WORKLOADS, Cgroup, go, opened, stop_point, switches
 from tests.reliability.agents import FAST, Monotonic, cycles_later, fast_agent, no_defects, scrape, switches_of
@@ -205,6 +207,7 @@ REQUESTS = (
 _ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
+@needs(PERF_EVENT)  # every collector is to be up
 @pytest.mark.timeout(600)
 def test_requests_that_are_none(tmp_path: Path, tell: Callable[..., None]) -> None:
     """Whatever comes is answered as HTTP or cut off; others are served meanwhile and afterwards."""

@@ -18,8 +18,9 @@ from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.memory import Memory
 from kpod_metrics.collectors.net_tcp import NetTcp
 from kpod_metrics.collectors.syscall import Syscall
-from kpod_metrics.features import TASK_TABLE
+from kpod_metrics.features import PERF_EVENT, TASK_TABLE
 from kpod_metrics.kernel.programs import STAND_INS
+from tests.forced import needs
 from tests.live.agents import Page, eventually
 from tests.live.harness import Cgroup, Totals, go, opened, stop_point, switches
 from tests.reliability.agents import SWITCHES, cycles_later, fast_agent, no_defects, scrape, switches_of
@@ -172,7 +173,7 @@ with open(sys.argv[1], "rb") as file:
 ROOM, OWNERS = 16, 30
 
 
-@pytest.mark.parametrize("kind", [CpuSched, NetTcp, Memory, Syscall])
+@pytest.mark.parametrize("kind", [CpuSched, NetTcp, pytest.param(Memory, marks=needs(PERF_EVENT)), Syscall])
 def test_every_map_at_capacity(
     kind: type[BpfCollector], cgroup: MakeCgroup, tell: Callable[..., None], on_disk: Path
 ) -> None:
