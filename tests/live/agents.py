@@ -70,6 +70,13 @@ def running_agent(log: Path, *settings: str) -> "Iterator[tuple[subprocess.Popen
         yield started, port
 
 
+def whole_cycle(page: "Callable[[], Page]") -> None:
+    """Wait until a cycle that began after this call has ended; one may be under way."""
+    for _ in range(2):
+        before = page().sum("kpod_last_cycle_timestamp_seconds")
+        eventually(lambda: page().sum("kpod_last_cycle_timestamp_seconds") > before)  # noqa: B023
+
+
 class Page:
     """The samples of a scraped page: of names and labels without escapes, which is all that these tests have."""
 

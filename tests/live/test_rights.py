@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.kernel import rights
-from tests.live.agents import Page, eventually
+from tests.live.agents import Page, eventually, whole_cycle
 from tests.live.harness import Cgroup, go, stop_point
 
 RUN = [sys.executable, "-m", "kpod_metrics", "run", "--listen", "127.0.0.1:0", "--poll-interval", "200ms"]
@@ -67,9 +67,7 @@ class Agent:
 
     def after_a_cycle(self, what: Callable[[], float]) -> float:
         """Ask when a cycle that began after this call has ended."""
-        for _ in range(2):  # one may be under way
-            before = self.page().sum("kpod_last_cycle_timestamp_seconds")
-            eventually(lambda: self.page().sum("kpod_last_cycle_timestamp_seconds") > before)  # noqa: B023
+        whole_cycle(self.page)
         return what()
 
     def rights(self) -> dict[str, set[str]]:

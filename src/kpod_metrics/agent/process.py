@@ -38,7 +38,7 @@ def tune_process() -> None:
     """Set up memory of this process for an agent; before it has threads.
 
     The C library has one pool for all threads, which take turns, and gives freed memory back from 1 MiB on, so that a
-    cycle's larger buffers are not mapped anew each time: mallopt(3). Measured at 100 pods: 40 MB resident; from 64 KiB
+    cycle's larger buffers are not mapped again each time: mallopt(3). Measured at 100 pods: 40 MB resident; from 64 KiB
     on it was 0.7 MB less, and 185 page faults a cycle, 1 ms of CPU time. The interpreter does not look for reference
     cycles among what was imported, nor each time that a cycle's rows have come: they have none.
     """

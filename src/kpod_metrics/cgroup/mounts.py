@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,8 +76,9 @@ class Host:
     def path(self, device: str, directory: str) -> str | None:
         """Return the host's path of a directory of a device; None where that is nowhere on the host."""
         for mount in self._mounts:
-            if mount.device == device and (directory + "/").startswith(mount.root.rstrip("/") + "/"):
-                return _joined(mount.point, directory[len(mount.root.rstrip("/")) :])
+            root = mount.root.rstrip("/")
+            if mount.device == device and (directory + "/").startswith(root + "/"):
+                return _joined(mount.point, directory[len(root) :])
         return None
 
 
@@ -130,7 +131,7 @@ _Below = dict[tuple[int | None, str], _Mount]
 """Mounts by the mount that they are mounted in (None: none that this process sees) and where."""
 
 
-def _tree(mountinfo: bytes) -> tuple[Sequence[_Mount], _Below]:
+def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
     ids: set[int] = set()
     mounts = []
     for line in mountinfo.split(b"\n")[:-1]:

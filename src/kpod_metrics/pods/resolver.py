@@ -83,7 +83,7 @@ class Resolver:
         return self._gone.forgotten + self._left.forgotten
 
     def owner(self, cgroup: int) -> Identity | str | None:
-        """Return whose a cgroup's events are, or why they are nobody's; None if no snapshot told anything of it."""
+        """Return the owner of a cgroup's events, or the reason why there is none; None for an unknown cgroup."""
         owner = self.snapshot.identities.get(cgroup)
         if owner is None and cgroup in self._gone:
             return self._gone[cgroup][0]
