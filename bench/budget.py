@@ -37,7 +37,7 @@ from kpod_metrics import settings
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.check import features
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import BpfCollector, Environment
+from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.features import FILE_ITERATOR, SOCKET_ITERATOR, TASK_ITERATOR
 from kpod_metrics.kernel import libbpf

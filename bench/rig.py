@@ -25,7 +25,7 @@ from kpod_metrics import settings
 from kpod_metrics.agent import select
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import BpfCollector, Environment
+from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.metrics import Row
 from kpod_metrics.settings import DEFAULT_SYSCALLS

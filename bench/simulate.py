@@ -15,7 +15,7 @@ from isal import isal_zlib
 
 from kpod_metrics import agent, settings
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import GZIP
 from kpod_metrics.exposition.protobuf import PROTOBUF

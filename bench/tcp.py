@@ -23,7 +23,7 @@ from bench.rig import (
     statistics,
 )
 from kpod_metrics.check import features
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.features import SOCKET_ITERATOR, with_dependent
 
 BY_ITERATOR, BY_HOOKS = "by iterator", "by hooks"

@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from kpod_metrics import check, settings
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.features import matching
 
 VARIABLE = "KPOD_KERNEL_FEATURES_OFF"

@@ -11,7 +11,7 @@ from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.errors import KpodError
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.features import FEATURES

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from kpod_metrics import __version__
 from kpod_metrics.cgroup.tree import SKIPPED as SKIPPED_REASONS
-from kpod_metrics.collectors.statvfs import SKIPPED as SKIPPED_MOUNTS
+from kpod_metrics.collectors.parts.statvfs import SKIPPED as SKIPPED_MOUNTS
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, gauge

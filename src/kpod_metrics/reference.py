@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kpod_metrics import health
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.metrics import Kind, Metric, Profile, Scope, Table, series_per_container
 from kpod_metrics.pods import info
 from kpod_metrics.settings import DEFAULT_SYSCALLS, Setting, catalogue

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import BpfCollector, Environment
+from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 from testkit.vm import events
 from testkit.vm.events import Event

@@ -15,7 +15,7 @@ import pytest
 
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import BpfCollector, Environment
+from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.errors import KpodError
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.tasks import Tasks

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.cgroup.tree import Tree
-from kpod_metrics.collectors.base import Collector
+from kpod_metrics.collectors.kit import Collector
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import HistogramDelta, Kind, Row
 from kpod_metrics.pods.model import Group

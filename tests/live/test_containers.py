@@ -12,8 +12,8 @@ import pytest
 
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import Tree
-from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import PERF_EVENT

@@ -15,12 +15,12 @@ import pytest
 from kpod_metrics import agent as agents
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_cgroup import TABLE as CPU
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.disk import TABLE as DISK
 from kpod_metrics.collectors.disk import Disk
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.mem_cgroup import USAGE, MemCgroup
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
 from kpod_metrics.metrics import Profile, Scope

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.features import TASK_ITERATOR
 from tests.forced import needs
 from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point, switches

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from hatch_build import compile_objects
-from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.metrics import Row
@@ -326,7 +326,7 @@ def test_a_hook_that_is_refused_is_told_in_a_metric_and_takes_nothing_down(monke
     """The collector is not up; its other metrics, and all others, are there."""
     from kpod_metrics import agent as agents
     from kpod_metrics.collectors import registered
-    from kpod_metrics.collectors.base import Signal
+    from kpod_metrics.collectors.kit import Signal
     from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
     from kpod_metrics.settings import load
 

@@ -13,7 +13,7 @@ from hatch_build import compile_objects
 from kpod_metrics import agent as agents
 from kpod_metrics.agent import assembly
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import BpfCollector, Environment
+from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.collectors.net_tcp import NetTcp
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import FEATURES, SOCKET_ITERATOR, TP_BTF, with_dependent

@@ -20,12 +20,12 @@ import pytest
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.tree import Tree
 from kpod_metrics.collectors import filesystem
-from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.filesystem import Filesystem
-from kpod_metrics.collectors.gpu_drm import Drm
+from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
+from kpod_metrics.collectors.parts.drm import Drm
 from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
 from kpod_metrics.exposition.samples import shown
@@ -245,7 +245,7 @@ def test_descriptors_of_a_process_whose_main_thread_has_ended(
         reads.append(path)
         return read_if_there(path)
 
-    monkeypatch.setattr("kpod_metrics.collectors.gpu_drm.read_if_there", read)
+    monkeypatch.setattr("kpod_metrics.collectors.parts.drm.read_if_there", read)
     drm = Drm(Environment())
     assert drm._has_nodes((process.pid,)) == Path("/dev/dri").is_dir()
     assert drm._of_process(process.pid) == []
@@ -618,7 +618,7 @@ def test_file_system_that_never_answers(cgroup: MakeCgroup, children: Children, 
 
 HANGING_AGENT = """
 import sys
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.pods.model import Group, Identity
 rows = Filesystem(Environment(), limit=0.2).collect([Group(1, "", (int(sys.argv[1]),), Identity("", "", ""))])

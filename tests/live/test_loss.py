@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.base import Collector, Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import BATCH, TASK_ITERATOR
 from kpod_metrics.kernel.libbpf import KernelError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.memory import MAJOR_FAULTS, OOM_KILLS, Memory
 from kpod_metrics.features import PERF_EVENT
 from kpod_metrics.pods.model import Group, Identity

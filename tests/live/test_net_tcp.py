@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from kpod_metrics import histogram
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.net_tcp import CONNECTIONS, TRAFFIC, NetTcp
 from kpod_metrics.features import FILE_ITERATOR, SOCKET_ITERATOR
 from tests.forced import lacking, needs

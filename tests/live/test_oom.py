@@ -11,7 +11,7 @@ import pytest
 from kpod_metrics import agent as agents
 from kpod_metrics.cgroup.keyed import flat
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.memory import GROUP_KILLS, OOM_KILLS, Memory
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.settings import load

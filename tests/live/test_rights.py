@@ -180,7 +180,7 @@ def test_a_cpu_that_comes_up_later() -> None:
     """With what is left an event is opened again, and its program attached, as after a CPU was away; or it is said."""
     code = """
         from kpod_metrics.agent import needs_bpf
-        from kpod_metrics.collectors.base import Environment
+        from kpod_metrics.collectors.kit import Environment
         from kpod_metrics.collectors.memory import Memory
         from kpod_metrics.kernel import rights
         collector = Memory(Environment())

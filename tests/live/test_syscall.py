@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import TASK_ITERATOR, TASK_TABLE
 from kpod_metrics.histogram import SLOTS, upper_bound

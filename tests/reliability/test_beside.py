@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
-from kpod_metrics.collectors.statvfs import MOST_STUCK
+from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.parts.statvfs import MOST_STUCK
 from kpod_metrics.features import PERF_EVENT
 from tests.forced import needs
 from tests.live.agents import COMMAND, Page, eventually, free_port, get, process

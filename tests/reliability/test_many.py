@@ -13,8 +13,8 @@ from threading import Semaphore, Thread
 
 import pytest
 
-from kpod_metrics.collectors.base import BpfCollector, Environment
 from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.collectors.memory import Memory
 from kpod_metrics.collectors.net_tcp import NetTcp
 from kpod_metrics.collectors.syscall import Syscall

@@ -49,7 +49,7 @@ def test_a_feature_cannot_be_both() -> None:
 def test_the_variable_is_for_agents_and_for_what_tests_open() -> None:
     code = """if True:
         from tests import forced
-        from kpod_metrics.collectors.base import Environment
+        from kpod_metrics.collectors.kit import Environment
         forced.force_off()
         print(sorted(Environment(forced_off=frozenset({"batch"})).forced_off), sorted(forced.variables().items()))
     """

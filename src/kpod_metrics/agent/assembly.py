@@ -8,7 +8,7 @@ from kpod_metrics.agent.cycle import Agent
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root
-from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.kernel import rights
 from kpod_metrics.metrics import Profile

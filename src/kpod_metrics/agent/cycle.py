@@ -21,7 +21,7 @@ from kpod_metrics.agent.process import give_up_rights, needed
 from kpod_metrics.agent.report import Report
 from kpod_metrics.agent.state import State, read_by_all
 from kpod_metrics.agent.workers import Result, Workers
-from kpod_metrics.collectors.base import Collector
+from kpod_metrics.collectors.kit import Collector
 from kpod_metrics.errors import RefusedError, described, is_unexpected
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kpod_metrics.agent.attribution import Ownerless
-from kpod_metrics.collectors.base import Collector, Signal
+from kpod_metrics.collectors.kit import Collector, Signal
 from kpod_metrics.errors import described, is_unexpected
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from kpod_metrics.cgroup.keyed import flat
-from kpod_metrics.collectors.base import Environment, Signal
-from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.kit import Environment, Signal
+from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.metrics import Row, Table, counter
 from kpod_metrics.pods.model import Group
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.metrics import HistogramDelta, Profile, Row, Table, counter, latency

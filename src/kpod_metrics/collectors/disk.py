@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup.keyed import by_device, is_absent
-from kpod_metrics.collectors.base import Environment
-from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter
 from kpod_metrics.pods.model import Group
 

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.mounts import FileSystem, Host, file_systems
-from kpod_metrics.collectors.base import Environment, Signal
-from kpod_metrics.collectors.per_process import ProcessCollector, namespace_of
-from kpod_metrics.collectors.statvfs import LIMIT, SKIPPED, Ask, Probe, Statvfs
+from kpod_metrics.collectors.kit import Environment, Signal
+from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespace_of
+from kpod_metrics.collectors.parts.statvfs import LIMIT, SKIPPED, Ask, Probe, Statvfs
 from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.kernel import openat2, rights
 from kpod_metrics.metrics import Label, Metric, Row, Table, gauge

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
-from kpod_metrics.collectors.base import Environment, Signal
-from kpod_metrics.collectors.gpu_drm import Drm
-from kpod_metrics.collectors.gpu_nvml import Nvml, Process
-from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.kit import Environment, Signal
+from kpod_metrics.collectors.parts.drm import Drm
+from kpod_metrics.collectors.parts.nvml import Nvml, Process
+from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.kernel import rights
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, gauge

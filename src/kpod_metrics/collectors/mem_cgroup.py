@@ -6,8 +6,8 @@ Without the controller one file is looked for and not found.
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup.keyed import flat, read_if_there, single
-from kpod_metrics.collectors.base import Environment
-from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.metrics import Row, Table, gauge
 from kpod_metrics.pods.model import Group
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from kpod_metrics.cgroup.keyed import is_absent
-from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, PERF_EVENT, TP_BTF
 from kpod_metrics.files import read_bytes

@@ -15,8 +15,8 @@ from functools import partial
 
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
-from kpod_metrics.collectors.base import Environment
-from kpod_metrics.collectors.per_process import ProcessCollector, namespace_of
+from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespace_of
 from kpod_metrics.kernel.tasks import KTHREADD, View
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, FILE_ITERATOR, SOCKET_ITERATOR, SOCKET_STORAGE, TP_BTF
 from kpod_metrics.kernel import libbpf

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup import pressure
-from kpod_metrics.collectors.base import Environment
-from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.metrics import Metric, Row, Table, counter
 from kpod_metrics.pods.model import Group
 

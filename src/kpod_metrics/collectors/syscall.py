@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.base import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF, UNPREEMPTED
 from kpod_metrics.kernel import libbpf, syscalls

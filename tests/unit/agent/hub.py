@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kpod_metrics.agent import Agent
 from kpod_metrics.cgroup.tree import Directory
-from kpod_metrics.collectors.base import Collector, Environment, Signal
+from kpod_metrics.collectors.kit import Collector, Environment, Signal
 from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.metrics import Row, Table, counter
 from kpod_metrics.pods.finder import Finder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.base import Collector, Environment
+from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import Value
 from kpod_metrics.pods.model import Group, Identity

@@ -8,8 +8,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from kpod_metrics.cgroup.processes import LOOKED_AT
-from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.kernel import openat2

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.cgroup.keyed import read_if_there
-from kpod_metrics.collectors.base import Environment
 from kpod_metrics.collectors.gpu import Gpu
-from kpod_metrics.collectors.gpu_drm import AGAIN, Drm
+from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.parts.drm import AGAIN, Drm
 from kpod_metrics.errors import UnavailableError
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
 from tests.unit.collectors.fdinfo import AMDGPU, AMDGPU_BEFORE_6_13, FILE, I915, PANFROST, XE, Gpus, change
@@ -278,7 +278,7 @@ class Listed:
             self.paths.append(path)
             return real(path)
 
-        monkeypatch.setattr("kpod_metrics.collectors.gpu_drm.os.listdir", listdir)
+        monkeypatch.setattr("kpod_metrics.collectors.parts.drm.os.listdir", listdir)
 
     def of(self, tree: Tree) -> list[str]:
         """Those below /proc since the last call."""
@@ -340,7 +340,7 @@ def test_real_descriptors(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path:
         reads.append(path)
         return read_if_there(path)
 
-    monkeypatch.setattr("kpod_metrics.collectors.gpu_drm.read_if_there", read)
+    monkeypatch.setattr("kpod_metrics.collectors.parts.drm.read_if_there", read)
     program = (
         "import sys; print(flush=True); input(); file = open(sys.argv[1]); print(file.fileno(), flush=True); input()"
     )
@@ -410,7 +410,7 @@ def test_driver_that_is_loaded_and_unloaded_meanwhile(tree: Tree, gpus: Gpus, cl
 
 OFF = """
 import os, sys
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.gpu import Gpu
 from kpod_metrics.pods.model import Group, Identity
 

@@ -8,7 +8,7 @@ import pynvml
 import pytest
 
 from kpod_metrics.collectors.gpu import Gpu
-from kpod_metrics.collectors.gpu_nvml import AGAIN
+from kpod_metrics.collectors.parts.nvml import AGAIN
 from kpod_metrics.errors import UnavailableError
 from tests.fakes.nvml import build
 from tests.unit.collectors.cycles import POD, Cycles, Tree

@@ -5,7 +5,7 @@ from zlib import crc32
 
 from kpod_metrics import health
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.histogram import SLOTS
 from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value
 from kpod_metrics.pods import info

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.syscall import METRICS, Syscall
 from kpod_metrics.errors import SettingError, UnavailableError
 from kpod_metrics.kernel import syscalls

@@ -7,7 +7,7 @@ import pytest
 
 from kpod_metrics.agent import Agent
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.exposition.recent import RATED
 from kpod_metrics.landing import waits
 from kpod_metrics.metrics import Kind, Scope

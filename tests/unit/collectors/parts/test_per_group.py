@@ -8,7 +8,7 @@ import pytest
 from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
 from kpod_metrics.collectors.disk import Disk
 from kpod_metrics.collectors.mem_cgroup import MemCgroup
-from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.pods.model import Group
 from tests.unit.collectors.cycles import Tree, refuse, write
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from kpod_metrics.cgroup.processes import HIDDEN, LOOKED_AT, distinct, others_are_hidden
-from kpod_metrics.collectors.base import Signal
-from kpod_metrics.collectors.per_group import FileCollector
+from kpod_metrics.collectors.kit import Signal
+from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import TASK_ITERATOR
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth

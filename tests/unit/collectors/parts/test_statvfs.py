@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.cgroup.mounts import FileSystem, Point
-from kpod_metrics.collectors.statvfs import MOST_STUCK, Probe, Statvfs
+from kpod_metrics.collectors.parts.statvfs import MOST_STUCK, Probe, Statvfs
 from kpod_metrics.kernel.openat2 import ReplacedError
 from tests.unit.kernel.mounts import mount_of
 

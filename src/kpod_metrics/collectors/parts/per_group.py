@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
-from kpod_metrics.collectors.base import Collector, Environment, Signal
+from kpod_metrics.collectors.kit import Collector, Environment, Signal
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.metrics import Metric
 from kpod_metrics.pods.model import Group

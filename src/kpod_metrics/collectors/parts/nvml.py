@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.errors import UnavailableError
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from kpod_metrics.cgroup import drm
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.processes import alive
-from kpod_metrics.collectors.base import Environment
+from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.kernel.openat2 import open_below
 from kpod_metrics.pods.model import Group
 
