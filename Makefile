@@ -56,7 +56,7 @@ test-slow: build  ## what takes minutes: the bench's parts, the demo on every pa
 	scripts/packages $(TEST_PACKAGES)
 	$(SUDO) scripts/test slow $(ARGS)
 
-test-long: build  ## break it in every way, for hours: SOAK, FUZZ (minutes), INPUTS, MUTANTS, SEED; writes docs/reliability.md
+test-long: build  ## break it in every way, for hours: SOAK, FUZZ (minutes), INPUTS, MUTANTS, SEED; writes docs/evidence-reliability.md
 	scripts/packages $(TEST_PACKAGES)
 	$(SUDO) scripts/test-long $(ARGS)
 
@@ -68,7 +68,7 @@ test-image: build  ## build the image and run it as the chart does, under runc: 
 	scripts/packages $(IMAGE_PACKAGES)
 	$(SUDO) scripts/test-image $(ARGS)
 
-test-kernels: build  ## the live tests on other kernels, in virtual machines: KERNEL=6.1 for one; writes docs/kernels.md
+test-kernels: build  ## the live tests on other kernels, in virtual machines: KERNEL=6.1 for one; writes docs/evidence-kernels.md
 	scripts/packages $(KERNEL_PACKAGES)
 	$(PY) -m tests.kernels $(ARGS)
 
@@ -86,7 +86,7 @@ generate: build  ## write the files that are made from the declarations
 	$(PY) scripts/chart.py --write
 	$(PY) scripts/lock.py > deploy/requirements.txt
 
-bench: build  ## measure speed and memory against the alternatives, into docs/performance.md
+bench: build  ## measure speed and memory against the alternatives, into docs/evidence-performance.md
 	scripts/packages $(BENCH_PACKAGES)
 	$(SUDO) $(PY) -m bench $(ARGS)
 

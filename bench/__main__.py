@@ -1,4 +1,4 @@
-"""`python -m bench [PART ...]`: measure, print, and write docs/performance.md."""
+"""`python -m bench [PART ...]`: measure, print, and write docs/evidence-performance.md."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ PARTS: dict[str, Callable[[rig.Options], Section]] = {
     "growth": growth.run,
     "fleet": fleet.run,
 }
-PAGE = rig.BENCH.parent / "docs" / "performance.md"
+PAGE = rig.BENCH.parent / "docs" / "evidence-performance.md"
 
 
 def main() -> int:

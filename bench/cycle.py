@@ -15,20 +15,21 @@ MORE_PODS, MORE_CPU_MS = 250, 60.0
 """So many pods at comprehensive, and the limit there."""
 
 TEXT = """\
-{pods} pods of one container (or as the row says), each a cgroup in the kubelet's layout with one process that sleeps
-and makes three small calls ten times a second; with mount and network namespaces of their own, unless the row says
-another. A cycle is walked, read, added up, rendered and zipped. CPU time is of all threads, 0.1 s between two cycles.
-"In file reads" is the threads' CPU time inside the calls that open, read, list and stat, which are wrapped (the
-wrapper's own time taken off) in another agent, for one with wrappers runs slower; the two run in turn, {rounds} times
-each. "Outside" is a cycle less the median of those in file reads of the same turn. Opens are what an audit hook counts.
+{pods} pods with one container each (other numbers are in the row), in cgroups laid out as by the kubelet. Each has one
+process that sleeps and makes three short system calls ten times a second, and its own mount and network namespaces
+(unless the row says otherwise). A cycle walks the cgroups, reads, adds up, renders and compresses. CPU time is of all
+threads, with 0.1 s between two cycles. "In file reads" is the CPU time inside the calls that open, read, list and stat
+files. It is measured in a second agent whose calls are wrapped, without the wrapper's own time; the two agents run
+alternately, {rounds} times each. "Outside" is the time of a cycle minus the median in file reads of the same round. An
+audit hook counts the opened files.
 """
 
 
 NOTE = """\
-The cgroup v2 tree of this machine is without {missing}: of the files that mem_cgroup and disk read
-({files}) none is there. Where they are, each container has {count} reads more
-in a cycle. At the time that a call for a file took here, {each:.1f} us, that is {more:.1f} ms with {pods} pods and
-{most:.1f} ms with {most_pods}, which is not in the figures above; memory.stat takes longer than most.
+The cgroup v2 tree of this machine does not have the controllers {missing}, so the files that mem_cgroup and disk read
+({files}) do not exist. Where they exist, a cycle reads {count} more files per
+container. One file call took {each:.1f} us here, so this would add {more:.1f} ms with {pods} pods and
+{most:.1f} ms with {most_pods}; memory.stat takes longer than most files.
 """
 FILES = {
     "memory": ("memory.current", "memory.peak", "memory.stat", "memory.max"),

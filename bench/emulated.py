@@ -20,22 +20,22 @@ BUDGET = 1500
 """Seconds for the virtual machine."""
 
 TEXT = """\
-Tools of others, as a user starts them, as in the part "tools", but under Debian's kernel {kernel} with its headers and
-kprobes ({versions}). It runs in
-an emulator with one CPU whose clock counts the instructions executed, one a nanosecond: no cache, no branch and no
-other load is in the figures, and they do not depend on this machine's speed. An instruction is no nanosecond elsewhere.
+The tools of the part "tools", under Debian's kernel {kernel} with its headers and
+kprobes ({versions}). The
+emulator has one CPU whose clock counts executed instructions, one per nanosecond. So the figures do not depend on
+caches, branch prediction, other load or the speed of this machine. On a real CPU an instruction does not take 1 ns.
 
-Events: a byte through a pipe to another process and back, both on the one CPU and neither preempted by the other's
-waking (SCHED_BATCH, unlike [Kernels](kernels.md#what-an-event-executes)); read, which ours tracks; getppid, which it
-does not; a byte there and back over loopback.
-"Programs" is the kernel's own account (kernel.bpf_stats_enabled) of all programs of a tool, with what they call. What
-leads to a program is not in it: a kprobe's trap, or the record that a classic tracepoint makes for perf. "Everything"
-is: all that the machine executes for an event, without the account, less what it executes with nothing attached.
+Events: a byte through a pipe to another process and back, both on one CPU, without wakeup preemption (SCHED_BATCH,
+unlike [Kernels](evidence-kernels.md#instructions-that-an-event-executes)); read, which kpod-metrics tracks; getppid,
+which it does not track; a byte over loopback and back.
+"Programs" is the kernel's own account (kernel.bpf_stats_enabled) of all programs of a tool and what they call. It does
+not include what starts a program: the trap of a kprobe, or the record that a classic tracepoint prepares for perf.
+"Everything" includes it: all instructions that the machine executes for an event, minus those with nothing attached.
 """
 
 NOTE = """\
-Where a ratio is above 1: bpftrace's program takes the cgroup of whoever runs when a segment comes, ours that of the
-socket. What the kernel does to have it called is in "everything".
+Where a ratio is above 1: bpftrace's program uses the cgroup of the task that runs when a segment arrives; kpod-metrics
+uses the cgroup of the socket. "Everything" includes what the kernel does to call the program.
 """
 
 

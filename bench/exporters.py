@@ -48,29 +48,31 @@ ACCEPT = {
 }
 
 TEXT = """\
-{pods} pods as in the part "cycle", ours at standard. {node} (Debian's prometheus-node-exporter) tells of the whole
-machine and not of pods; {cadvisor} (Debian 11's, with its interval set to ours) tells of each cgroup. Both have series
-of their own, other ones: the second table says how many, and some rows are for each of them. prometheus_client and the
-OpenTelemetry SDK (with its Prometheus exporter) serve the series of our page, made beforehand: they collect nothing.
-All run at once and are asked in turn, each request a connection of its own over loopback with gzip.
+{pods} pods as in the part "cycle"; kpod-metrics runs at profile standard. {node} (Debian's prometheus-node-exporter)
+measures the whole machine, not pods. {cadvisor} (Debian 11's, with the same interval) measures each cgroup. Their
+series differ from those of kpod-metrics: the second table has the numbers, and some rows are per series.
+prometheus_client and the OpenTelemetry SDK (with its Prometheus exporter) serve the series of one page of kpod-metrics:
+they collect nothing. All run at the same time and are scraped alternately, each request on its own connection over
+loopback, with gzip.
 
-A scrape's CPU time is the process' own: of {rounds} scrapes a second apart, and ours does a cycle for each; the CPU
-time that it takes when nobody asks is taken off. The steady state is that idle time, measured over {idle} s, plus a
-scrape every {interval:.0f} s: calculated, not waited for, but for the row with the limit: that is ours alone at its
-defaults, scraped every {interval:.0f} s for {waited:.0f} minutes. Memory is read at the end. Start is from exec to the
-first page; {cadvisor} looks for a cloud around it before that.
+CPU time of a scrape is the process' own, over {rounds} scrapes one second apart, minus the CPU time without scrapes;
+kpod-metrics runs one cycle per scrape. The steady state is calculated: the CPU time without scrapes, measured over
+{idle} s, plus one scrape every {interval:.0f} s. Only the row with the limit is measured: kpod-metrics alone, with its
+default settings, scraped every {interval:.0f} s for {waited:.0f} minutes. Memory is read at the end. Start is from exec
+to the first page; before that, {cadvisor} looks for a cloud provider.
 """
 
 
 NOTE = """\
-Where a ratio is above 1: {node} tells of no pod, a twelfth of the series, and is written in Go: there is no interpreter
-to start and to hold. The libraries hold the series of one page and collect nothing: no kernel programs, no files, no
-totals of what was read last. prometheus_client (with which the OpenTelemetry SDK serves its page, too) zips at level 9
-what ours zips at level 1: fewer bytes, for many times the CPU time. Resident memory beside cAdvisor's is even, within
-what two runs differ by: a third of ours is of files that other processes share.
+Where a ratio is above 1: {node} has no series of pods, a twelfth of the series in all, and is written in Go, so no
+interpreter has to start and to stay in memory. The libraries keep the series of one page and collect nothing: they have
+no kernel programs, no files and no totals. prometheus_client, which also serves the page of the OpenTelemetry SDK,
+compresses at gzip level 9 and kpod-metrics at level 1: fewer bytes for many times the CPU time. The difference in
+resident memory to cAdvisor is within that of two runs; a third of kpod-metrics' memory is of files that other processes
+share.
 
-A scrape is slower here than in the part "scrape", which has its limit: the others run beside, and each of ours finds
-a page that was made since the last one.
+A scrape takes longer here than in the part "scrape", which has the limit: the other exporters run at the same time, and
+each scrape of kpod-metrics finds a page that is new since the last one.
 """
 
 

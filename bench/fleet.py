@@ -29,34 +29,35 @@ FORMATS = {"classic": (), "native": ("--enable-feature=native-histograms",)}
 """How histograms are stored, and Prometheus' flags for it."""
 
 TEXT = """\
-Pages of {few} and then {many} nodes with {pods} pods each at standard, made by the agent's own store and renderer from
-pods that are made up (`bench/simulate.py`; every pod does something between two scrapes), scraped every {interval} s by
-a Prometheus {version} on this machine: once with classic histograms, once with native ones. Memory a series is what the
-process' resident memory grew by from the few nodes to the many, over the series that came with them, after {scrapes}
-scrapes of each: a head that is hours old has some hundred bytes more, for the samples since the last block. CPU time a
-sample is Prometheus' own over two intervals, without queries and rules.
+Pages of {few} and then {many} nodes with {pods} pods each, at profile standard, made by the agent's own store and
+renderer from simulated pods (`bench/simulate.py`; every pod changes between two scrapes). Prometheus {version} on this
+machine scrapes them every {interval} s, once with classic and once with native histograms. "Memory a series" is the
+growth of the process' resident memory from few to many nodes, divided by the growth in series, after {scrapes} scrapes
+each. A head block that is hours old needs some hundred bytes more per series for its samples. "CPU time a sample" is
+Prometheus' own over two intervals, without queries and rules.
 """
 
 NOTES = (
     """\
-What to provision for {nodes} nodes with {pods} pods and a scrape every {interval:.0f} s is in the second table: what
-was measured, multiplied. Memory is that of a young head: allow half as much again (a rule of thumb, not measured) for
-the samples of two hours, queries and churn (a pod that is replaced has its series twice until the head's next block).
-No Prometheus of that size was run. Bytes and time of a series are those of standard's mixture, and the article's series
-are taken to be of the same.""",
+The second table has what to provision for {nodes} nodes with {pods} pods and a scrape every {interval:.0f} s,
+calculated from these measurements. Memory is that of a young head block: allow half as much again (a rule of thumb, not
+measured) for the samples of two hours, for queries, and for churn (the series of a replaced pod stay until the head's
+next block). No Prometheus of that size was run. Bytes and CPU time per series are those of profile standard, also for
+the article's series.""",
     """\
-Where a ratio is above 1: a native series holds a whole histogram, which takes more memory and time than a number, of
-far fewer series; a page of them costs less.""",
+Where a ratio is above 1: a native series holds a whole histogram and so needs more memory and time than a number. But
+there are far fewer of them, and a page with them costs less.""",
     """\
-The recording rules in `monitoring/rules` do not lessen what is scraped: they add {share:.0%} of series ({recorded}
-here), and an evaluation of all of them took {classic:.2f} s with the classic histograms of {many} nodes, {native:.2f} s
-with the native ones. They cut what is kept for long or sent on: `write_relabel_configs` that keep
-`__name__=~"container.*:kpod_.*"` leave that part. At the source, `--profile minimal` cuts most, then native histograms.
+The recording rules in `monitoring/rules` do not reduce what is scraped: they add {share:.0%} of series ({recorded}
+here). One evaluation of all rules took {classic:.2f} s with the classic histograms of {many} nodes and {native:.2f} s
+with native ones. Use them to reduce what is stored for a long time or sent elsewhere: `write_relabel_configs` that keep
+`__name__=~"container.*:kpod_.*"` keep that part. To reduce what is scraped, `--profile minimal` has the largest effect,
+then native histograms.
 """,
     """\
-Requests to the API server: {least} to {most} an hour of each agent in steady state, which `pytest
-tests/unit/pods/test_reflector.py -k an_hour` counts at a server whose hours are short; {least_all} to {most_all} of
-{nodes}, {least_rate:.1f} to {most_rate:.1f} a second.""",
+Requests to the API server: {least} to {most} per agent and hour in steady state, which `pytest
+tests/unit/pods/test_reflector.py -k an_hour` counts at a server with shortened hours; {least_all} to {most_all} per
+hour for {nodes} agents, {least_rate:.1f} to {most_rate:.1f} per second.""",
 )
 
 

@@ -27,24 +27,24 @@ RATES = (1_000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000)
 ENTRIES = (10_240, 40_960, 163_840)
 
 TEXT = """\
-Pods as in the part "cycle", at standard: CPU time of a cycle, and memory and page of `kpod-metrics run` after some
-cycles, with room for all series (`series_limit_total` of 1,000,000). "A pod" is the slope of the line fitted to all
-sizes; from the last size but one to the last it is the same where growth is even, and more where it is not. That calls
-and opened files grow evenly is a test (`tests/live/test_budget.py`). What is more is memory that no longer fits the
-CPU's caches, ours and the kernel's, and, where descriptors run out (here {files} may be open), files that are opened
-each time. Besides, {sizes} pods wake up so often that they take the CPU from the agent in the middle of its
-work: the rows "stopped" are of the same pods held still. What is outside file reads is the difference of two runs, the
-coarser the larger they are. The row "at the default limit" (200,000 series of all pods) is not in the fit: the rest of
-the series are not on the page then, and counted.
+Pods as in the part "cycle", at profile standard: CPU time of a cycle, and memory and page of `kpod-metrics run` after
+some cycles, with room for all series (`series_limit_total` 1,000,000). "A pod" is the slope of the line fitted to all
+sizes. From the second largest size to the largest, it is the same if growth is even, and higher if it is not. A test
+shows that system calls and opened files grow evenly (`tests/live/test_budget.py`). The rest of the growth is memory
+that no longer fits into the CPU's caches, and, where descriptors run out (here {files} may be open), files that are
+opened in each cycle. In addition, {sizes} pods wake up so often that they interrupt the agent's work: the rows
+"stopped" are of the same pods while they are stopped. "Outside file reads" is the difference of two runs, and less
+accurate for larger numbers. The row "at the default limit" (200,000 series of all pods) is not part of the fit: the
+other series are not on the page, and are counted.
 
-Events: read(-1), tracked by the collector "syscall", by one process on one CPU at a rate asked for (the last rates are
-as fast as it can). The programs' time is the kernel's own account, both of them, and statistics cost as well. "Counted"
-is what the collector read of what was made.
+Events: one process on one CPU calls read(-1), which the collector "syscall" tracks, at a given rate (the last rates are
+as fast as it can). The time of the two programs is the kernel's own account, whose statistics have a cost too.
+"Counted" is the share of the calls that the collector read.
 
-CPUs: on paper, from the maps as they are on this machine. What is per CPU (buffers, counters of failed updates) is
-taken as often as there are CPUs, and metric maps have the room that the agent gives them there, as the kernel keeps
-free entries in reserve for each CPU. Beside memory, an agent has one perf event a CPU, and one call more at its start.
-How long CPUs wait for each other's counters is seen with two of them only (part "sched", messaging).
+CPUs: calculated from the maps of this machine. Per-CPU memory (buffers, counters of failed updates) is multiplied by
+the number of CPUs, and metric maps have the capacity that the agent would choose, because the kernel reserves free
+entries for each CPU. In addition an agent has one perf event per CPU, and makes one call per CPU when it starts. Only
+two CPUs show how long CPUs wait for each other's counters (part "sched", messaging).
 """
 
 

@@ -13,14 +13,14 @@ KUBERNETES_MB = {100: RESIDENT_MB, 250: None}
 """Limits at standard with so many pods that an API server names."""
 
 TEXT = """\
-`kpod-metrics run` with {pods} pods, as in the part before. Memory is read from smaps_rollup after {cycles} cycles at a
-poll interval of 200 ms with a scrape a second; "kubernetes" is with the names of pods from an API server (a test's own,
-by TLS with a CA of its own, with pods as a real one sends them). Start is from exec to the first page served, asked for
-every 5 ms. Maps are kpod_bpf_map_memory_bytes, kernel memory that is not in the process.
+`kpod-metrics run` with {pods} pods, as in the part "cycle". Memory is from smaps_rollup after {cycles} cycles, with a
+poll interval of 200 ms and one scrape per second. In the rows "kubernetes" the names of pods come from an API server (a
+test server, over TLS with its own CA, with pods as a real server sends them). Start is from exec to the first page,
+requested every 5 ms. Maps are kpod_bpf_map_memory_bytes: kernel memory outside of the process.
 """
 NOTE = """\
-Where the limit is missed: with Kubernetes the agent has the libraries that read a kubeconfig and speak TLS, HTTP and
-JSON to an API server, and each pod's names beside.
+Where the limit is missed: with Kubernetes the agent loads the libraries for a kubeconfig, TLS, HTTP and JSON, and keeps
+the names of all pods.
 """
 
 

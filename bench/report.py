@@ -9,17 +9,18 @@ from pathlib import Path
 from statistics import median
 
 HEAD = """\
-# Performance
+# Performance: the figures
 
-Written by `make bench` (as root; `make bench ARGS="NAME ..."` measures and rewrites single parts).
-Figures are medians, with the lowest and highest measurement in brackets. A ratio is ours to the peer's, measured in
-turn in the same run: below 1, ours costs less. "Noise" says that a difference did not stand out from 0. A limit is
-the project's own; the table says where it is missed.
+Written by `make bench`, as root. `make bench ARGS="NAME ..."` measures single parts and rewrites only them.
+A figure is the median; the lowest and highest measurement are in brackets. A ratio is the cost of kpod-metrics ("ours")
+divided by the cost of the peer, measured alternately in the same run: below 1, kpod-metrics costs less. "Noise" means
+that the difference is not clearly above 0. The limits are the project's own requirements.
 
-Costs that can be counted instead (system calls and opened files of a cycle, bytes and memory of a series, the
-verifier's instructions) do not depend on the machine's speed: `bench/budget.json` has those that were accepted, a test
-fails on more, and `python -m bench.budget --write` accepts anew. The instructions that an event executes are counted
-by an emulator: [Kernels](kernels.md#what-an-event-executes), and the part "emulated" for others' tools.
+Other costs do not depend on the speed of the machine, and are counted: system calls and opened files per cycle, bytes
+and memory per series, the verifier's instructions. `bench/budget.json` has the accepted counts, a test fails if a
+count is higher, and `python -m bench.budget --write` accepts new counts. An emulator counts the instructions that an
+event executes ([Kernels](evidence-kernels.md#instructions-that-an-event-executes)), and those of other tools (part
+"emulated").
 """
 
 PLOTS = "performance"

@@ -33,17 +33,16 @@ OURS, EMPTY = "ours", "empty, our hooks"
 
 TEXT = """\
 `perf bench sched pipe` on one CPU (an operation is a message there and back) and `perf bench sched messaging` on all
-(an operation is one message). BPF time is the kernel's own account (kernel.bpf_stats_enabled), a switch; wall time is
-of runs without it. Each is net of empty programs on the same hooks, measured in the same round, so the figures are
-what the programs do and not what the hooks cost. "In a round" is a ratio worked out for each round by itself, so that
-the machine's speed, which changes from minute to minute, is not in it. The peer is the article's design written out
-(`bench/bpf/article_sched.bpf.c`): as it has its hooks (classic tracepoints), and moved to tp_btf like ours. The last
-rows are of all that a profile attaches (comprehensive: the pipe's own reads and writes are tracked).
+CPUs (an operation is one message). BPF time is the kernel's own account (kernel.bpf_stats_enabled) per context switch.
+Wall time is measured in other runs, without it. "Net" is minus the time of empty programs on the same hooks in the same
+round: the cost of the programs without that of the hooks. "In a round" is a ratio computed for each round, so that it
+does not contain the changes in the machine's speed between rounds. The peer "article" is a design with a timestamp per
+wakeup in a hash map (`bench/bpf/article_sched.bpf.c`): once on classic tracepoints, and once on tp_btf as kpod-metrics.
+The last rows have all programs of a profile (comprehensive also tracks the reads and writes of the pipe itself).
 """
 NOTE = """\
-Where a limit is missed: in "messaging" hundreds of tasks take turns, and of each the program finds its state, its
-cgroup and its wait in memory that the caches have not got any more. The article's programs take about twice what they
-take in "pipe", too.
+Where a limit is missed: in "messaging" hundreds of tasks take turns, and the state, cgroup and wait of each are no
+longer in the CPU's caches when the program needs them. The article's programs also take twice as long as in "pipe".
 """
 
 

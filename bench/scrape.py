@@ -12,10 +12,10 @@ from bench.report import Row, Sample, Section
 from bench.rig import Options, Pods, RunningAgent, probe, say
 
 TEXT = """\
-The page of {pods} pods. The peer is prometheus_client {version} given the same families, made beforehand, by a custom
-collector, so that only its writing is compared; ours is rendering from the store and writing, CPU time, after a cycle
-in which every pod did something: what stands still is not written anew, and the peer knows no such thing. Over HTTP
-each request is a connection of its own, with gzip, over loopback; ours answers with the bytes made in the cycle.
+The page of {pods} pods. The peer is prometheus_client {version} with a custom collector that returns the same families,
+made beforehand, so that only writing is compared. For kpod-metrics it is the CPU time of rendering from the store and
+writing, after a cycle in which every pod changed: the agent writes only what changed, which the peer cannot. Over HTTP,
+each request has its own connection over loopback, with gzip. The agent answers with the bytes made in the cycle.
 """
 PEER = "prometheus_client"
 SERVED_MS, LIMITED_AT = 2.0, 100

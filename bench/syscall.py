@@ -23,15 +23,15 @@ HOOKS = ["raw_tp/sys_enter", "raw_tp/sys_exit"]
 
 TEXT = """\
 A loop on one CPU of read(-1), which is tracked, and of getppid, which is not. BPF time is the kernel's own account
-(kernel.bpf_stats_enabled), both programs together, a call; wall time is of runs without it. "Net" is less what empty
-programs on the same hooks take, measured in the same round. The peer is the article's design written out
-(`bench/bpf/article_syscall.bpf.c`).
+(kernel.bpf_stats_enabled) per call, of both programs together. Wall time is measured in other runs, without it. "Net"
+is minus the time of empty programs on the same hooks in the same round. The peer "article" is a design with the start
+time of each call in a hash map (`bench/bpf/article_syscall.bpf.c`).
 """
 
 NOTE = """\
-Where the limit is missed: over nothing attached a tracked call pays for two hooks too, in the article's design as in
-ours. What they take with empty programs ("empty, our hooks" less "nothing") is about half of what ours adds, and no
-program is quicker than an empty one; net of it the limit is met.
+Where the limit is missed: over nothing attached, a tracked call also pays for two hooks, in both designs. Empty
+programs on these hooks ("empty, our hooks" minus "nothing") cost about half of what kpod-metrics adds, and no program
+can be faster than an empty one. Net of empty programs the limit is met.
 """
 
 

@@ -31,19 +31,20 @@ NET_NS = 150
 """Limit of the program that runs for each segment by iterator, above an empty one."""
 
 TEXT = """\
-64 bytes there and back ("exchange"), and 64 KiB one way ("stream"), over loopback, both ends on one CPU. The article's
-design needs kprobes, which hardened kernels refuse; others' tools are in the part "tools". So wall time is compared
-with nothing attached, and a program's run (the kernel's own account, kernel.bpf_stats_enabled) with an empty one on the
-same hook.
+64 bytes there and back ("exchange"), and 64 KiB in one direction ("stream"), over loopback, both ends on one CPU. The
+article's design needs kprobes, which hardened kernels refuse; the part "tools" has other tools. So wall time is
+compared with nothing attached, and the time of a program (the kernel's own account, kernel.bpf_stats_enabled) with that
+of an empty one on the same hook.
 
-By iterator, a segment costs its round-trip time alone: bytes and retransmits are looked up once a cycle, of every
-socket ("a look", of {sockets} sockets: all quiet, or each with 64 bytes since the last one). By hooks, on a kernel that
-refuses the iterator ([Kernel features](install.md#kernel-features)), each segment, read and retransmit looks them up.
+"By iterator": per segment only the round-trip time is recorded; once per cycle an iterator reads bytes and retransmits
+of every socket ("a look", at {sockets} sockets: all quiet, or each with 64 bytes since the last one). "By hooks", on a
+kernel that refuses the iterator ([Kernel features](install.md#kernel-features)): each segment, read and retransmit
+reads them.
 """
 NOTE = """\
-Where the limit is missed: in "stream" 64 KiB are copied between two segments, and nothing is left in the caches of what
-the program needs: an empty one takes twice its time, too. Times are not sampled to get below: a count is then a guess,
-and an exchange, where segments are small and many, is within the limit with all of them.
+Where the limit is missed: in "stream" the kernel copies 64 KiB between two segments, so that the program's data is no
+longer in the caches; an empty program takes twice as long too. The agent does not sample to meet the limit: a count
+would then be an estimate. In an exchange, with many small segments, the limit is met.
 """
 CONNECTIONS = 400
 """How many are looked at, by both of their ends."""

@@ -88,28 +88,30 @@ QUESTIONS = {
         {
             "libbpf-tools tcprtt": (["tcprtt"], MACHINE),
             "bcc tcprtt": (["tcprtt-bpfcc"], MACHINE),
-            "bpftrace": (["bpftrace", "-e", TCPRTT], f"{EACH}, of whoever runs on the CPU"),
+            "bpftrace": (["bpftrace", "-e", TCPRTT], f"{EACH}, of the task on the CPU"),
         },
         {EBPF_EXPORTER: ("exporter_tcp", EACH)},
     ),
 }
 
 TEXT = """\
-Tools of others, as a user starts them, asked what ours answers ({versions}): run-queue latency
-(`perf bench sched pipe` on one CPU, an operation is a message there and back; `perf bench sched messaging` on all, an
-operation is one message), system calls (a loop of read(-1), which ours tracks, and of getppid, which it does not),
-round-trip times of TCP (64 bytes there and back over loopback; ours has bytes, retransmits and connections beside, from
-a look at the sockets once a cycle, which is in the part "tcp" and not here).
-Where a tool has a way to tell containers apart it is measured too. Of ebpf_exporter's own examples, `syscalls` alone is
-about one of these questions; beside it run configs of ours (`bench/bpf/exporter_*.bpf.c`), with the helpers of its
-examples: times by thread in a hash, a histogram's slots by cgroup in another. BPF time is the kernel's own account
-(kernel.bpf_stats_enabled) of all programs of a tool, an operation, the cost of the hooks included; wall time is of runs
-without it, over nothing attached. Resident is the tool's process once it waits (ours: part "exporters").
+Other tools, started as a user starts them, for the same questions ({versions}): run-queue latency
+(`perf bench sched pipe` on one CPU, an operation is a message there and back; `perf bench sched messaging` on all CPUs,
+an operation is one message), system calls (a loop of read(-1), which kpod-metrics tracks, and of getppid, which it does
+not track), and TCP round-trip times (64 bytes there and back over loopback). kpod-metrics also has bytes, retransmits
+and connections; it reads them once per cycle (part "tcp"), which is not in these figures.
+If a tool can distinguish containers, it is measured in that mode too. Of ebpf_exporter's own examples only `syscalls`
+answers one of these questions, so it also runs configurations written for this comparison
+(`bench/bpf/exporter_*.bpf.c`) with the helpers of its examples: start times by thread in one hash map, histogram
+buckets by cgroup in another. BPF time is the kernel's own account (kernel.bpf_stats_enabled) of all programs of a tool
+per operation, with the cost of the hooks. Wall time is measured without it, minus that with nothing attached. Resident
+is the memory of the tool's process after its start (for kpod-metrics: part "exporters").
 """
 
 
 NOTE = """\
-Where a ratio is above 1: ebpf_exporter's `syscalls` counts the machine's calls: it has no times, and no cgroups.
+Where a ratio is above 1: ebpf_exporter's `syscalls` counts the calls of the whole machine, without durations and
+cgroups.
 """
 
 

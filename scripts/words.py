@@ -14,7 +14,11 @@ BETWEEN = r"\s+(?:(?:#|//|[*>])\s+)?"
 """Between two words of a phrase: also the end of a line, in a comment or a quotation too."""
 PATHS = ("*.md", "docs/*.md", "helm/*/README.md")
 """Patterns of the files that are read by default."""
-GENERATED = {f"docs/{name}.md" for name in ("configuration", "kernels", "metrics", "performance", "reliability")}
+GENERATED = {
+    "docs/configuration.md",
+    "docs/metrics.md",
+    *(f"docs/{path.name}" for path in ROOT.glob("docs/evidence-*.md")),
+}
 """Pages whose sentences stand in code."""
 
 

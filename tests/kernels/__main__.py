@@ -21,7 +21,7 @@ from testkit.vm.machine import Outcome
 from tests.kernels import matrix
 from tests.kernels.table import KERNELS
 
-PAGE = image.REPOSITORY / "docs" / "kernels.md"
+PAGE = image.REPOSITORY / "docs" / "evidence-kernels.md"
 LOGS = image.REPOSITORY / "build" / "kernels"
 """Where each row leaves its console's log and its result."""
 

@@ -148,7 +148,7 @@ def bpf_statistics() -> Iterator[None]:
 
 @pytest.fixture
 def tell() -> Iterator[Callable[..., None]]:
-    """Say what a fault did, for the table of docs/reliability.md: only of a test that passes."""
+    """Say what a fault did, for the table of docs/evidence-reliability.md: only of a test that passes."""
     told: list[Outcome] = []
     yield lambda *said: told.append(Outcome(*map(str, said)))
     add(told)

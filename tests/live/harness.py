@@ -32,7 +32,7 @@ ONLY_THERE = "shown in `make test-kernels`"
 
 
 def proves(*metrics: str, within: str = "") -> pytest.MarkDecorator:
-    """Say of a test that it shows these metrics to be exact, or within a bound: docs/kernels.md is made from that."""
+    """Mark a test that shows these metrics to be exact, or within a bound, for docs/evidence-kernels.md."""
     return pytest.mark.proves(*metrics, within=within)
 
 

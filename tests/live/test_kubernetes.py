@@ -478,5 +478,5 @@ def test_a_thousand_pods_come_and_go(api: ApiServer, start: Start) -> None:
     assert after.sum("kpod_bpf_map_update_errors_total") == 0
     assert after.samples.keys() == before.samples.keys()
     assert after.sum("kpod_bpf_map_entries", map="syscall") == 250
-    # A pod takes 50 kB (docs/performance.md): all of them would be 50 MB; what is left is holes in the heap, 9 MB here
+    # All of them would be 50 MB, at 50 kB a pod (docs/evidence-performance.md). Holes in the heap are left: 9 MB here.
     assert after.sum("process_resident_memory_bytes") - memory < 15e6
