@@ -1,6 +1,6 @@
-"""Print the part of requirements-dev.txt that the agent runs with: its own dependencies and theirs, with their hashes.
+"""Print the part of requirements-dev.txt that the image needs: the agent's dependencies and theirs, with their hashes.
 
-Run in the development environment, whose packages say what they depend on.
+Run it in the development environment: the installed packages declare their dependencies.
 """
 
 import re
@@ -32,7 +32,7 @@ def needed(
 def main() -> None:
     """Print them."""
     blocks = re.split(r"\n(?=\S)", (ROOT / "requirements-dev.txt").read_text().strip())
-    names = needed("kpod-metrics", frozenset({"gpu"}))  # in the image: a file of 60 KB, which nothing else can bring
+    names = needed("kpod-metrics", frozenset({"gpu"}))  # 60 KB; a user cannot add it to an image without pip
     chosen = [block for block in blocks if canonicalize_name(block.split("==")[0]) in names]
     print("\n".join(chosen))
 
