@@ -185,7 +185,7 @@ class Programs(Variant):
         self._object = libbpf.Object(str(self._path))
         for program in self._object.programs.values():
             if program.section not in self._sections:
-                program.dont_load()
+                program.disable_autoload()
         self._object.load()
         for name, entries in self._fill.items():
             for key, value in entries:

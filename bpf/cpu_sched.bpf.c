@@ -10,7 +10,7 @@
  * prev is the task whose voluntary or involuntary switch the kernel counts.
  */
 #include "kpod.bpf.h"
-#include "compat.bpf.h"
+#include "state.bpf.h"
 
 struct cpu_key {
 	__u64 cgroup_id;
@@ -28,7 +28,7 @@ struct delay {
 	__u64 run_delay; /* when the task last left a CPU */
 };
 
-KPOD_TASK_STATE(task_delay, struct delay)
+KPOD_STATE(task, task_delay, struct delay)
 
 /*
  * State is made where a task is made and, for those that are older than the
@@ -37,7 +37,7 @@ KPOD_TASK_STATE(task_delay, struct delay)
  */
 static __always_inline void remember(struct task_struct *task, __u64 run_delay)
 {
-	struct delay *last = task_delay_make(task);
+	struct delay first = {.run_delay = run_delay}, *last = task_delay_of(task, &first);
 
 	if (last)
 		last->run_delay = run_delay;
@@ -51,7 +51,7 @@ int BPF_PROG(new_task, struct task_struct *task)
 }
 
 SEC("iter/task")
-int old_tasks(struct bpf_iter__task *ctx)
+int existing_tasks(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 

@@ -11,16 +11,20 @@
 #include "kernel_types.h"
 
 /*
- * Failed updates of a map are counted in a per-CPU array named after it; the
- * agent finds it by that name and exports kpod_bpf_map_update_errors_total.
+ * What a map or a program is to another one of the object, for the agent: it reads these
+ * tags in the object's BTF. libbpf takes them out for kernels before 5.16, which do not
+ * know them.
  */
+#define KPOD_IS(role, of) __attribute__((btf_decl_tag(role " of " #of)))
+
+/* Failed updates of a map: the agent exports kpod_bpf_map_update_errors_total. */
 #define KPOD_COUNT_FAILURES(map)                                            \
 	struct {                                                            \
 		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                    \
 		__uint(max_entries, 1);                                     \
 		__type(key, __u32);                                         \
 		__type(value, __u64);                                       \
-	} map##_failures SEC(".maps");                                      \
+	} map##_failures SEC(".maps") KPOD_IS("failures", map);             \
 	static __always_inline void map##_failed(void)                      \
 	{                                                                   \
 		__u32 zero = 0;                                             \

@@ -24,7 +24,7 @@
  * out a mini-socket (TIME_WAIT, NEW_SYN_RECV), which would have no cgroup.
  */
 #include "kpod.bpf.h"
-#include "compat.bpf.h"
+#include "state.bpf.h"
 
 struct net_tcp_key {
 	__u64 cgroup_id;
@@ -74,7 +74,7 @@ struct counted_socket {
 	__u32 retransmits_before;
 };
 
-KPOD_SOCKET_STATE(tcp_sockets, struct counted_socket)
+KPOD_STATE(socket, tcp_sockets, struct counted_socket)
 
 static __always_inline struct net_tcp_value *value_of(struct sock *sk)
 {
@@ -482,7 +482,7 @@ int BPF_PROG(tcp_end_unshared, struct sock *sk)
  * Not under the socket's lock: those whose totals change meanwhile are left to a hook.
  */
 SEC("iter/task_file")
-int tcp_older(struct bpf_iter__task_file *ctx)
+int existing_sockets(struct bpf_iter__task_file *ctx)
 {
 	struct counted now = {}, again = {};
 	struct counted_socket first = {};

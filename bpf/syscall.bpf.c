@@ -12,7 +12,7 @@
  * sees it, and what seccomp refused.
  */
 #include "kpod.bpf.h"
-#include "compat.bpf.h"
+#include "state.bpf.h"
 
 /* Packed: the kernel hashes three words in one round, four in two. */
 struct syscall_key {
@@ -52,7 +52,7 @@ struct begun {
 	__u32 unused;
 };
 
-KPOD_TASK_STATE(task_syscall, struct begun)
+KPOD_STATE(task, task_syscall, struct begun)
 
 static __always_inline __u32 tracked(__u16 pair, struct task_struct *task)
 {
@@ -75,7 +75,7 @@ static __always_inline int call_begins(unsigned long number)
 	index = tracked(pair, task);
 	if (!index)
 		return 0;
-	begun = task_syscall_make(task);
+	begun = task_syscall_of(task, &(struct begun){});
 	if (!begun)
 		return 0;
 	begun->syscall = index;
@@ -141,20 +141,23 @@ static __always_inline int call_ends(struct pt_regs *regs, long ret)
 
 /*
  * Since 7.2 ("bpf: Add sleepable support for raw tracepoint programs") a task may be
- * preempted inside a program here, and until it goes on no other task's calls run that
- * program on that CPU: the kernel takes it for recursion and skips it. So the agent
- * attaches all of these there, and the first one else: of each call every one that runs
- * sets the same beginning, and the first that runs at its end counts it. A call is lost
- * only where as many tasks of one CPU are inside, each in another one.
+ * preempted inside a program here. Until it goes on, no other task's calls run that
+ * program on that CPU: the kernel takes them for recursion and skips the program. So the
+ * agent attaches all copies there, and only the first one on other kernels. Every copy
+ * that runs at a call's entry sets the same beginning, and the first copy that runs at its
+ * end counts it. A call is lost only if as many tasks of one CPU are inside, each in
+ * another copy.
  */
 #define KPOD_SYSCALL_HOOKS(copy)                                                       \
 	SEC("raw_tp/sys_enter")                                                        \
+	KPOD_IS("copy", syscall_begins)                                                \
 	int BPF_PROG(syscall_begins##copy, struct pt_regs *regs, unsigned long number) \
 	{                                                                              \
 		return call_begins(number);                                            \
 	}                                                                              \
                                                                                        \
 	SEC("raw_tp/sys_exit")                                                         \
+	KPOD_IS("copy", syscall_ends)                                                  \
 	int BPF_PROG(syscall_ends##copy, struct pt_regs *regs, long ret)               \
 	{                                                                              \
 		return call_ends(regs, ret);                                           \

@@ -29,7 +29,7 @@ INTERVAL = 4
 
 def failed_states(collector: Collector) -> int:
     """Tasks for whose state there was no room in the hash."""
-    return next(map_.update_errors or 0 for map_ in collector.maps() if map_.name == "task_delay_by_task")
+    return next(map_.update_errors or 0 for map_ in collector.maps() if map_.name == "task_delay_by_address")
 
 
 def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgroup]) -> None:
@@ -84,7 +84,7 @@ def test_failed_updates_are_counted(cgroup: Callable[[str], Cgroup]) -> None:
                     return tasks, failures
 
         assert collector._loaded is not None
-        held = collector._loaded.object.maps["task_delay_by_task"]
+        held = collector._loaded.object.maps["task_delay_by_address"]
         with ExitStack() as staying:
             while True:
                 # Others of the machine have places too: the next round, if one of those ended in this one.

@@ -18,8 +18,7 @@ from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.collectors.memory import Memory
 from kpod_metrics.collectors.net_tcp import NetTcp
 from kpod_metrics.collectors.syscall import Syscall
-from kpod_metrics.features import PERF_EVENT, TASK_TABLE
-from kpod_metrics.kernel.programs import STAND_INS
+from kpod_metrics.features import PERF_EVENT, SOCKET_STORAGE, TASK_STORAGE, TASK_TABLE
 from tests.forced import needs
 from tests.live.agents import Page, eventually
 from tests.live.harness import Cgroup, Totals, go, opened, stop_point, switches
@@ -240,8 +239,8 @@ def crowd() -> Iterator[Callable[[], None]]:
 @pytest.mark.parametrize(
     ("kind", "state", "lost"),
     [
-        (CpuSched, "task_delay_by_task", "the waits of tasks without state, not their switches"),
-        (Syscall, "task_syscall_by_task", "the calls of tasks without state"),
+        (CpuSched, "task_delay_by_address", "the waits of tasks without state, not their switches"),
+        (Syscall, "task_syscall_by_address", "the calls of tasks without state"),
         (NetTcp, "tcp_sockets_by_address", "the traffic of sockets without state"),
     ],
     ids=["task_delay", "task_syscall", "tcp_sockets"],
@@ -251,7 +250,9 @@ def test_every_state_at_capacity(
 ) -> None:
     """More tasks and sockets than the hash has room for that stands in for their storage: each failure is counted."""
     owner = cgroup("late")
-    environment = Environment(map_entries=ROOM, syscalls=("read",), forced_off=frozenset(STAND_INS.values()))
+    environment = Environment(
+        map_entries=ROOM, syscalls=("read",), forced_off=frozenset((SOCKET_STORAGE, TASK_STORAGE))
+    )
 
     def failures() -> int:
         return next(map_.update_errors or 0 for map_ in collector.maps() if map_.name == state)

@@ -4,12 +4,12 @@ import os
 import struct
 
 from kpod_metrics.cgroup.tree import is_whole
-from kpod_metrics.kernel.programs import OBJECTS, Loads, Programs
+from kpod_metrics.kernel.programs import OBJECTS, OwnsBpfObject, Programs
 
 _HEAD = struct.Struct("=QQ")
 
 
-class CgroupEvents(Loads):
+class CgroupEvents(OwnsBpfObject):
     """Tells the id and path of every cgroup made since it was opened; for one thread at a time.
 
     It has no thread of its own: the kernel keeps the news. An empty `take` costs 0.1 ms, each cgroup in it 1.6 us.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF
 from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.programs import attach_all
 from kpod_metrics.metrics import HistogramDelta, Profile, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
@@ -51,23 +52,12 @@ class CpuSched(BpfCollector):
         """One table."""
         return (TABLE,)
 
-    def prepare(self, bpf: libbpf.Object) -> None:
-        """Without the iterator over tasks, leave its program out."""
-        if TASK_ITERATOR in self.without:
-            bpf.programs["old_tasks"].dont_load()
-
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """First what gives every task its storage, then the hook that needs it."""
         programs = bpf.programs
-        self.attach_task_state(bpf, links, "task_delay")
-        links.append(programs["new_task"].attach())
-        if programs["old_tasks"].loaded:
-            tasks = programs["old_tasks"].attach()
-            links.append(tasks)
-            tasks.run_iterator()
-        leaves = programs["task_leaves"]
-        links.append(leaves.attach())
-        if programs["old_tasks"].loaded:
+        new, existing, leaves = (programs[name] for name in ("new_task", "existing_tasks", "task_leaves"))
+        attach_all((*self.state_programs(bpf), new, existing, leaves), links)
+        if existing.loaded:
             return [Signal(TABLE.metrics, leaves.hook)]
         wait, switches = TABLE.metrics
         return [Signal((wait,), f"{leaves.hook}, of tasks begun since"), Signal((switches,), leaves.hook)]

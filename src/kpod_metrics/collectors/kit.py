@@ -8,10 +8,18 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from kpod_metrics.errors import UnavailableError
-from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_TABLE, TP_BTF, with_dependent, with_needed
+from kpod_metrics.features import (
+    BATCH,
+    SOCKET_STORAGE,
+    TASK_STORAGE,
+    TASK_TABLE,
+    TP_BTF,
+    with_dependent,
+    with_needed,
+)
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import CumulativeMap
-from kpod_metrics.kernel.programs import OBJECTS, STAND_INS, Loads, MapHealth, ProgramHealth, Programs
+from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, ProgramHealth, Programs
 from kpod_metrics.kernel.tasks import SharedTasks
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group, Identity
@@ -19,8 +27,8 @@ from kpod_metrics.pods.model import Group, Identity
 MIN_MAP_ENTRIES = 10_240
 MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
-_TABLE, _BEGUN = "_table", "_begun"
-"""How that table's name ends, and that of the program that gives places there (KPOD_TASK_STATE)."""
+_STORAGES = {libbpf.SK_STORAGE: SOCKET_STORAGE, libbpf.TASK_STORAGE: TASK_STORAGE}
+"""The features, by the type of map."""
 _PROGRAM = re.compile(r"prog '(\w+)'")
 """How libbpf names the program that was refused."""
 
@@ -138,7 +146,7 @@ class Collector(abc.ABC):
         return []
 
 
-class BpfCollector(Loads, Collector):
+class BpfCollector(OwnsBpfObject, Collector):
     """A collector with a kernel program: `NAME.bpf.o` holds its programs and the metric maps in `metric_maps`.
 
     A subclass says in `prepare` what to set before load and in `attach` which hooks to use; the rest is here.
@@ -195,12 +203,15 @@ class BpfCollector(Loads, Collector):
         self._choose_types(bpf)
         self._choose_storage(bpf)
         self.prepare(bpf)
+        for program in bpf.programs.values():
+            if program.section in self.without:
+                program.disable_autoload()
         if lacking := sorted(self._required() & self.without):
             raise UnavailableError(f"{', '.join(lacking)}: insisted on (kernel_features_on), but not used here")
         bpf.load()
         signals = self.attach(bpf, loaded.links)
         loaded.readers = {
-            name: CumulativeMap(bpf.maps[name], bpf.maps[f"{name}_failures"], batch=BATCH not in self.without)
+            name: CumulativeMap(bpf.maps[name], loaded.failures[name], batch=BATCH not in self.without)
             for name in self.metric_maps
         }
         if BATCH in self._required():
@@ -232,11 +243,7 @@ class BpfCollector(Loads, Collector):
         """
         if self._loaded is None:
             return []
-        storages = [
-            kind
-            for suffix, kind in STAND_INS.items()
-            if refused.errno == errno.EINVAL and any(name.endswith(suffix) for name in self._loaded.object.maps)
-        ]
+        storages = self._storages(self._loaded.object) if refused.errno == errno.EINVAL else ()
         given_up = self.without | self._required()
         wanted = (*self._refused_iterator(refused), *self.extras, *storages, TP_BTF)
         return [feature for feature in wanted if feature not in given_up]
@@ -247,7 +254,7 @@ class BpfCollector(Loads, Collector):
         named = [match[1] for line in refused.log if (match := _PROGRAM.search(line))]
         program = self._loaded.object.programs.get(named[-1]) if named else None
         section = program.section if program is not None else str(refused).partition(":")[0]
-        return [feature for feature in self.features if feature == section and section.startswith("iter/")]
+        return [section] if section.startswith("iter/") and section in self.features else []
 
     def _choose_types(self, bpf: libbpf.Object) -> None:
         """Attach to tracepoints whose arguments have types or, where that is refused, to raw ones: without storage."""
@@ -255,61 +262,69 @@ class BpfCollector(Loads, Collector):
         bpf.set_rodata("kpod_untyped", bytes([untyped]))
         if not untyped:
             for program in bpf.programs.values():
-                program.take_types()
+                program.load_as_tp_btf()
 
     def _choose_storage(self, bpf: libbpf.Object) -> None:
-        """Keep the state of tasks and sockets with them or, where the kernel cannot, in a hash by their address."""
-        for suffix, kind in STAND_INS.items():
-            for name in [name for name in bpf.maps if name.endswith(suffix)]:
-                bpf.set_rodata(f"kpod_no_{kind}", bytes([kind in self.without]))
-                if kind not in self.without:
-                    bpf.maps[name].dont_create()
-                else:
-                    bpf.maps[name.removesuffix(suffix)].dont_create()
-                    if self.environment.map_entries:
-                        bpf.maps[name].max_entries = self.environment.map_entries
-        for name in [name for name in bpf.maps if name.endswith(_TABLE)]:
-            state, with_storage = name.removesuffix(_TABLE), "task_storage" not in self.without
+        """Keep the state of tasks and sockets in their storage or, where the kernel has none, in a hash by address."""
+        for feature in self._storages(bpf):
+            bpf.set_rodata(f"kpod_no_{feature}", bytes([feature in self.without]))
+        for hash_ in [map_ for map_ in bpf.maps.values() if map_.role == "hash"]:
+            if self.environment.map_entries:
+                hash_.max_entries = self.environment.map_entries
+            if storage := bpf.maps.get(hash_.of):
+                unused = storage if _STORAGES[storage.type] in self.without else hash_
+                unused.disable_autocreate()
+        if TASK_STORAGE in self._storages(bpf):
             bpf.set_rodata("kpod_task_table", bytes([self._has_table()]))
             if not self._has_table():
-                bpf.maps[name].dont_create()
-                for program in ("begun", "older", *(["freed"] if with_storage else [])):
-                    bpf.programs[f"{state}_{program}"].dont_load()
-            elif TASK_ITERATOR in self.without:
-                bpf.programs[f"{state}_older"].dont_load()
+                for table in [map_ for map_ in bpf.maps.values() if map_.role == "table"]:
+                    table.disable_autocreate()
+                needless = {"table"} if TASK_STORAGE in self.without else {"table", "end"}
+                for program in [program for program in bpf.programs.values() if program.role in needless]:
+                    program.disable_autoload()
+
+    @staticmethod
+    def _storages(bpf: libbpf.Object) -> list[str]:
+        """The kinds of storage that the object can keep state in."""
+        return [_STORAGES[map_.type] for map_ in bpf.maps.values() if map_.type in _STORAGES]
 
     def _has_table(self) -> bool:
         """Whether the state of tasks is in a table, what finds no place there in their storage."""
         return TASK_TABLE not in self.without
 
     def _how(self, bpf: libbpf.Object) -> list[str]:
-        """What `check` says of the choices that were made."""
-        said = []
-        for suffix, kind in STAND_INS.items():
-            if any(name.endswith(suffix) for name in bpf.maps):
-                said.append("state in " + ("a hash by address" if kind in self.without else kind.replace("_", " ")))
-        if any(name.endswith(_TABLE) for name in bpf.maps) and self._has_table():
+        """The choices that were made, for `check`."""
+        said = [
+            f"state in {'a hash by address' if storage in self.without else storage.replace('_', ' ')}"
+            for storage in self._storages(bpf)
+        ]
+        if TASK_STORAGE in self._storages(bpf) and self._has_table():
             said = ["state in a table or task storage"]
         if BATCH in self.without:
             said.append("read key by key")
         return said
 
-    def attach_task_state(self, bpf: libbpf.Object, links: list[libbpf.Link], name: str) -> None:
-        """Have what keeps state `name` emptied of tasks that are gone, and give those that are there their places."""
-        freed, begun, older = (bpf.programs[f"{name}_{what}"] for what in ("freed", "begun", "older"))
-        links.extend(program.attach() for program in (freed, begun) if program.loaded)
-        if older.loaded:
-            link = older.attach()
-            links.append(link)
-            link.run_iterator()
+    @staticmethod
+    def state_programs(bpf: libbpf.Object) -> list[libbpf.Program]:
+        """The programs that keep the state of tasks, in the order in which they are to be attached.
+
+        First the one that takes gone tasks out, then those that give tasks a place: new ones, and existing ones.
+        """
+        found = [program for program in bpf.programs.values() if program.role in {"end", "table"}]
+        return sorted(found, key=lambda program: (program.is_iterator, program.role))
 
     def programs(self) -> list[ProgramHealth]:
-        """Statistics of every loaded program; where the one misses a task that gives it a place, nothing is lost."""
+        """Statistics of every loaded program; a task that finds no place in a table has its state elsewhere."""
         found = super().programs()
         for program in found:
-            if program.name.endswith(_BEGUN):
+            if self._of_object(program.name).role == "table":
                 program.missed = 0
         return found
+
+    def _of_object(self, name: str) -> libbpf.Program:
+        """A program of the object; after `open`."""
+        assert self._loaded is not None
+        return self._loaded.object.programs[name]
 
     def reader(self, name: str) -> CumulativeMap:
         """Return the reader of a metric map; after `open`."""

@@ -11,6 +11,7 @@ from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, PERF_EVENT, TP_BTF
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import libbpf, perf, rights
+from kpod_metrics.kernel.programs import attach_all
 from kpod_metrics.metrics import Metric, Profile, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
 
@@ -71,7 +72,7 @@ class Memory(BpfCollector):
     def prepare(self, bpf: libbpf.Object) -> None:
         """Without the metric or the event, leave its program out."""
         if MAJOR_FAULTS not in self.wanted or PERF_EVENT in self.without:
-            bpf.programs["major_fault"].dont_load()
+            bpf.programs["major_fault"].disable_autoload()
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Attach to what tells of victims, and to a perf event on each CPU that is up."""
@@ -80,7 +81,7 @@ class Memory(BpfCollector):
             hooks = [bpf.programs[name] for name in ("victim_chosen", "process_exits")]
             # Of the one that this kernel does not need nothing is left but its end.
             hooks = [hook for hook in hooks if hook.instructions() > _EMPTY] or hooks
-            links.extend(hook.attach() for hook in hooks)
+            attach_all(hooks, links)
             signals.append(Signal(exits, " or ".join(hook.hook for hook in hooks)))
         if MAJOR_FAULTS in self.wanted:
             self._program = bpf.programs["major_fault"]

@@ -6,7 +6,7 @@ from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, FILE_ITERATOR, SOCKET_ITERATOR, SOCKET_STORAGE, TP_BTF
 from kpod_metrics.kernel import libbpf
-from kpod_metrics.kernel.programs import kernel_knows
+from kpod_metrics.kernel.programs import attach_all, kernel_knows
 from kpod_metrics.metrics import LATENCY_EXPONENTS, HistogramDelta, Label, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
@@ -129,9 +129,7 @@ class NetTcp(BpfCollector):
         by_iterator = ("tcp_totals", "tcp_state", "tcp_end")
         by_hooks = ("tcp_state_unshared", "tcp_end_unshared", "tcp_retransmit", "tcp_read")
         for name in by_hooks if self._iterates() else by_iterator:
-            bpf.programs[name].dont_load()
-        if FILE_ITERATOR in self.without:
-            bpf.programs["tcp_older"].dont_load()
+            bpf.programs[name].disable_autoload()
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
@@ -143,18 +141,14 @@ class NetTcp(BpfCollector):
             state, end = programs["tcp_state_unshared"], programs["tcp_end_unshared"]
             looks = [programs["tcp_retransmit"], programs["tcp_read"]]
         segment = programs["tcp_segment"]
-        links.append(state.attach())
-        if programs["tcp_older"].loaded:
-            older = programs["tcp_older"].attach()
-            links.append(older)
-            older.run_iterator()
+        attach_all((state, programs["existing_sockets"]), links)
         if self._iterates():
             self._totals = looks[0].attach_iterator_over(bpf.maps["tcp_sockets"])
             links.append(self._totals)
             self._look(self._totals)  # a kernel that refuses is one without it
         else:
-            links.extend(look.attach() for look in looks)
-        links.extend(hook.attach() for hook in (end, segment))
+            attach_all(looks, links)
+        attach_all((end, segment), links)
         *totals, failures, rtt = TRAFFIC.metrics
         return [
             Signal(tuple(totals), ", ".join(hook.hook for hook in (state, end, *looks, segment))),

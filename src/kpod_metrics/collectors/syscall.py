@@ -8,7 +8,7 @@ from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF, UNPREEMPTED
 from kpod_metrics.kernel import libbpf, syscalls
-from kpod_metrics.kernel.programs import ProgramHealth, kernel_knows
+from kpod_metrics.kernel.programs import ProgramHealth, attach_all, kernel_knows
 from kpod_metrics.metrics import HistogramDelta, Label, Metric, Profile, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
@@ -50,6 +50,10 @@ _PREEMPTED = "trace_call_bpf_faultable"
 """A function that came with programs that are preempted at syscalls: bpf/syscall.bpf.c says the rest."""
 
 
+_HOOKS = ("syscall_ends", "syscall_begins")
+"""The first copy of the program at each end of a syscall."""
+
+
 class Syscall(BpfCollector):
     """Tracked syscalls of each cgroup."""
 
@@ -89,30 +93,30 @@ class Syscall(BpfCollector):
                 raise UnavailableError(f"{UNPREEMPTED}: this kernel has {_PREEMPTED} (7.2)")
             self.without.add(UNPREEMPTED)
         if UNPREEMPTED not in self.without:
-            for program in self._hooks(bpf, "begins")[1:] + self._hooks(bpf, "ends")[1:]:
-                program.dont_load()
+            for hook in _HOOKS:
+                for program in self._copies(bpf, hook)[1:]:
+                    program.disable_autoload()
 
     @staticmethod
-    def _hooks(bpf: libbpf.Object, end: str) -> list[libbpf.Program]:
+    def _copies(bpf: libbpf.Object, hook: str) -> list[libbpf.Program]:
         """The programs at one end of a syscall, all alike."""
-        return [program for name, program in bpf.programs.items() if name.startswith(f"syscall_{end}")]
+        return [program for program in bpf.programs.values() if (program.role, program.of) == ("copy", hook)]
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """First the ends: a call is counted when both of its ends were seen."""
-        self.attach_task_state(bpf, links, "task_syscall")
-        ends, begins = ([program for program in self._hooks(bpf, end) if program.loaded] for end in ("ends", "begins"))
-        links.extend(program.attach() for program in (*ends, *begins))
+        ends, begins = ([program for program in self._copies(bpf, hook) if program.loaded] for hook in _HOOKS)
+        attach_all((*self.state_programs(bpf), *ends, *begins), links)
         times = f", {len(ends)} times each" if len(ends) > 1 else ""
         return [Signal(METRICS, f"{begins[0].hook}, {ends[0].hook}{times}")]
 
     def programs(self) -> list[ProgramHealth]:
-        """Statistics; of programs that stand in for each other, only what the last one missed is lost."""
+        """Statistics; of several copies of one program, only what the last one missed is lost."""
         found = super().programs()
-        last = {program.name[:-2]: program.name for program in found if program.name[-2] == "_"}
-        for program in found:
-            kind = program.name[:-2] if program.name[-2] == "_" else program.name
-            if last.get(kind, program.name) != program.name:
-                program.missed = 0
+        last = {(program := self._of_object(health.name)).of: program.name for health in found}
+        for health in found:
+            program = self._of_object(health.name)
+            if program.role == "copy" and last[program.of] != program.name:
+                health.missed = 0
         return found
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:

@@ -115,6 +115,8 @@ class Types:
             extra = struct.unpack_from(f"<{words}I", body, at)
             at += 4 * words
             self._types.append((kind, self._name(name), size, flag, extra))
+        self.tags = {self._types[target][1]: tag for kind, tag, target, _, _ in self._types if kind == _DECL_TAG}
+        """The tag (btf_decl_tag) of each map and program that has one, by its name."""
 
     def _name(self, offset: int) -> str:
         end = self._names.find(b"\0", offset)

@@ -21,10 +21,10 @@ from kpod_metrics.errors import UnavailableError
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import btf
 
-_GROWING = frozenset({1, 24, 29})
-"""HASH (ours are not preallocated), SK_STORAGE and TASK_STORAGE of enum bpf_map_type."""
 _RAW = "raw_tp/"
 # include/uapi/linux/bpf.h
+_HASH, SK_STORAGE, TASK_STORAGE = 1, 24, 29
+_GROWING = frozenset({_HASH, SK_STORAGE, TASK_STORAGE})  # our hashes are not preallocated
 _PROG_TYPE_TRACING = 26
 _TRACE_RAW_TP = 23
 
@@ -49,7 +49,7 @@ _ITERATOR_ROOM = 1 << 15
 
 _RUN_STATISTICS = slice(192, 216)
 """Place of run_time_ns, run_cnt and recursion_misses in struct bpf_prog_info (include/uapi/linux/bpf.h)."""
-_KEPT_LENGTH = slice(20, 24)
+_XLATED_LENGTH = slice(20, 24)
 """Place of xlated_prog_len in it, bytes."""
 _INSTRUCTION = 8
 """Bytes: struct bpf_insn."""
@@ -196,13 +196,21 @@ def is_refused() -> bool:
     return result != 0 and ctypes.get_errno() in {errno.EPERM, errno.ENOSYS}
 
 
-class Map:
+class _Tagged:
+    """A map or a program, and what KPOD_IS (bpf/kpod.bpf.h) declares that it is to another one."""
+
+    def __init__(self, name: str, types: btf.Types) -> None:
+        self.name = name
+        self.role, _, self.of = types.tags.get(name, "").partition(" of ")
+
+
+class Map(_Tagged):
     """A map of an object; the descriptor is there once the object is loaded."""
 
     def __init__(self, lib: _Library, pointer: int, types: btf.Types) -> None:
-        self._lib, self._pointer, self._types = lib, pointer, types
         so = lib.so
-        self.name: str = so.bpf_map__name(pointer).decode()
+        super().__init__(so.bpf_map__name(pointer).decode(), types)
+        self._lib, self._pointer, self._types = lib, pointer, types
         self.type: int = so.bpf_map__type(pointer)
         self.key_size: int = so.bpf_map__key_size(pointer)
         self.value_size: int = so.bpf_map__value_size(pointer)
@@ -220,8 +228,8 @@ class Map:
     def max_entries(self, entries: int) -> None:
         self._check(self._lib.so.bpf_map__set_max_entries(self._pointer, entries), f"map {self.name}: size {entries}")
 
-    def dont_create(self) -> None:
-        """Leave this map out at load; programs that use it must be dead code or left out too."""
+    def disable_autocreate(self) -> None:
+        """Do not create this map at load; programs that use it must be dead code, or not be loaded either."""
         self._check(self._lib.so.bpf_map__set_autocreate(self._pointer, False), f"map {self.name}")
 
     @property
@@ -387,22 +395,27 @@ class Map:
             raise self._lib.error(what, result)
 
 
-class Program:
+class Program(_Tagged):
     """A program of an object."""
 
-    def __init__(self, lib: _Library, pointer: int) -> None:
+    def __init__(self, lib: _Library, pointer: int, types: btf.Types) -> None:
+        super().__init__(lib.so.bpf_program__name(pointer).decode(), types)
         self._lib, self._pointer = lib, pointer
-        self.name: str = lib.so.bpf_program__name(pointer).decode()
         self.section: str = lib.so.bpf_program__section_name(pointer).decode()
         self._typed = False
 
     @property
     def hook(self) -> str:
-        """What it is attached to, as `check` says it."""
+        """What it is attached to, as `check` reports it."""
         return self.section.replace(_RAW, "tp_btf/", 1) if self._typed else self.section
 
-    def take_types(self) -> None:
-        """Load a raw tracepoint's program as tp_btf, whose arguments have types; others stay what they are.
+    @property
+    def is_iterator(self) -> bool:
+        """Whether it runs on request, for each object of a kind."""
+        return self.section.startswith("iter/")
+
+    def load_as_tp_btf(self) -> None:
+        """Give a raw tracepoint's program typed arguments; programs of other sections do not change.
 
         Raises KernelError where the kernel's BTF does not have the tracepoint.
         """
@@ -415,8 +428,8 @@ class Program:
         if result:
             raise self._lib.error(self.hook, result)
 
-    def dont_load(self) -> None:
-        """Leave this program out at load."""
+    def disable_autoload(self) -> None:
+        """Do not load this program with the object."""
         self._lib.so.bpf_program__set_autoload(self._pointer, False)
 
     @property
@@ -462,8 +475,8 @@ class Program:
         return time, runs, missed
 
     def instructions(self) -> int:
-        """How many the kernel has kept of it, once loaded: it drops what cannot be reached; 0 to who may not know."""
-        (length,) = struct.unpack("=I", self._info()[_KEPT_LENGTH])
+        """Instructions left after dead-code elimination, once loaded; 0 if not permitted to read."""
+        (length,) = struct.unpack("=I", self._info()[_XLATED_LENGTH])
         return int(length) // _INSTRUCTION
 
     def _info(self) -> bytes:
@@ -552,7 +565,7 @@ class Object:
             self.types = btf.Types(self._raw_btf())
             self.maps = {item.name: item for item in map(self._map, self._each(lib.so.bpf_object__next_map))}
             self.programs = {
-                item.name: item for item in (Program(lib, at) for at in self._each(lib.so.bpf_object__next_program))
+                item.name: item for item in map(self._program, self._each(lib.so.bpf_object__next_program))
             }
         except (btf.BtfError, UnicodeDecodeError) as error:
             self.close()
@@ -563,6 +576,9 @@ class Object:
 
     def _map(self, pointer: int) -> Map:
         return Map(self._lib, pointer, self.types)
+
+    def _program(self, pointer: int) -> Program:
+        return Program(self._lib, pointer, self.types)
 
     def _each(self, following: Any) -> Iterator[int]:
         at = None

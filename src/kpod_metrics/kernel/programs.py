@@ -1,7 +1,7 @@
-"""The programs of one object in this kernel: loaded, attached, their health told, and all of it given back."""
+"""The programs of one object in this kernel: load, attach, report their health, unload."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kpod_metrics.errors import UnavailableError
@@ -11,8 +11,6 @@ from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
 OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 """Where the build hook puts the compiled objects."""
 
-STAND_INS = {"_by_task": "task_storage", "_by_address": "socket_storage"}
-"""How the hash is named that stands in for each kind of storage (KPOD_TASK_STATE and KPOD_SOCKET_STATE)."""
 _PIECE = 1 << 16
 """Bytes of the kernel's BTF, some megabytes, that are looked through at a time."""
 
@@ -73,6 +71,8 @@ class Programs:
         self.links: list[libbpf.Link] = []
         self.readers: Mapping[str, CumulativeMap] = {}
         """Readers of its metric maps, by the map's name."""
+        self.failures = {map_.of: map_ for map_ in self.object.maps.values() if map_.role == "failures"}
+        """Per-CPU counters of failed updates, by the name of the map or state."""
 
     def map_health(self) -> list[MapHealth]:
         """State of the metric maps, and of every other map, with its failures where the programs count them."""
@@ -80,8 +80,7 @@ class Programs:
         for map_ in self.object.maps.values():
             if not map_.created:
                 continue
-            state = next((map_.name.removesuffix(end) for end in STAND_INS if map_.name.endswith(end)), map_.name)
-            counter = self.object.maps.get(f"{state}_failures")
+            counter = self.failures.get(map_.of if map_.role == "hash" else map_.name)
             if reader := self.readers.get(map_.name):
                 found.append(
                     MapHealth(
@@ -114,8 +113,18 @@ class Programs:
         self.object.close()
 
 
-class Loads:
-    """Part of what loads an object for itself, into `_loaded`: the state of its maps and programs, and their end."""
+def attach_all(programs: Iterable[libbpf.Program], links: list[libbpf.Link]) -> None:
+    """Attach those of the programs that are loaded, in this order; an iterator also runs once."""
+    for program in programs:
+        if program.loaded:
+            link = program.attach()
+            links.append(link)
+            if program.is_iterator:
+                link.run_iterator()
+
+
+class OwnsBpfObject:
+    """Mixin for the owner of a BPF object, which is in `_loaded`."""
 
     _loaded: Programs | None = None
 

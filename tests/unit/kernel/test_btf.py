@@ -49,6 +49,8 @@ struct bits v_bits; struct with_union v_union; struct with_pointer v_pointer; st
 struct with_float v_float; struct one v_one;
 const volatile u32 knob __attribute__((section(".rodata"))) = 5;
 const volatile u64 other __attribute__((section(".rodata"))) = 6;
+u32 tagged __attribute__((btf_decl_tag("copy of other")));
+__attribute__((btf_decl_tag("end of tagged"))) int function(void) { return tagged; }
 """
 
 STRUCT = 4
@@ -184,6 +186,10 @@ def test_variables(types: Types) -> None:
             types.variable(section, name)
 
 
+def test_tags_of_variables_and_functions(types: Types) -> None:
+    assert types.tags == {"tagged": "copy of other", "function": "end of tagged"}
+
+
 @pytest.mark.parametrize("content", [b"", b"\x9f", bytes(24), b"\x7fELF" + bytes(60)])
 def test_no_btf_is_refused(content: bytes) -> None:
     with pytest.raises(BtfError):
@@ -257,3 +263,18 @@ def test_objects_of_the_agent_have_layouts() -> None:
                 if "." not in map_.name and map_.key_size:  # a data section and a ring have no key
                     assert map_.key_layout.size == map_.key_size
                     assert map_.value_layout.size == map_.value_size
+
+
+def test_tags_of_the_agents_objects_name_what_is_there() -> None:
+    """A `failures`, `hash` or `table` of a map or state; an `end` of a state; a `copy` of a program."""
+    from kpod_metrics.kernel.libbpf import Object
+    from kpod_metrics.kernel.programs import OBJECTS
+
+    roles: dict[str, int] = {}
+    for path in sorted(Path(OBJECTS).glob("*.bpf.o")):
+        with Object(str(path)) as opened:
+            for item in (*opened.maps.values(), *opened.programs.values()):
+                if item.role:
+                    roles[item.role] = roles.get(item.role, 0) + 1
+                    assert item.of in (opened.programs if item.role == "copy" else opened.maps), item.name
+    assert roles == {"failures": 10, "hash": 3, "table": 6, "end": 2, "copy": 8}
