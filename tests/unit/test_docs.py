@@ -22,6 +22,7 @@ from tests import doc_commands
 from tests.conftest import REPOSITORY
 
 PAGES = doc_commands.PAGES
+TEXTS = sorted({*PAGES, *REPOSITORY.glob("*.md")})
 KEYS = {setting.key: setting for setting in settings.catalogue(registered())}
 NOT_SETTINGS = {
     "rule_files",
@@ -116,7 +117,7 @@ def test_commands_are_accepted(page: str, command: str) -> None:
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
     """A block without a language is for a shell, which can read it; it is run by tests/live/test_docs.py."""
     for block in doc_commands.blocks():
-        assert block.language in {"", "yaml", "promql"}, block
+        assert block.language in {"", "yaml", "promql", "text"}, block
         for command in doc_commands.commands(block) if not block.language else ():
             said = subprocess.run(["bash", "-n"], input=command, capture_output=True, text=True, check=False)
             assert said.returncode == 0, f"{block.page.name}:{block.line}: {said.stderr}"
@@ -159,13 +160,30 @@ def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:
                 yield from flags_of(command)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda path: path.name)
 def test_files_of_the_tree_are_there(page: Path) -> None:
     """Pages of `docs/` name files outside of it as code: a link would lead to nothing where the pages are served."""
-    for path in re.findall(
-        r"`((?:bench|bpf|deploy|docs|helm|monitoring|scripts|src|tests)/[\w./-]+)`", page.read_text()
-    ):
-        assert (REPOSITORY / path).exists(), path
+    named = r"[`(]((?:bench|bpf|deploy|docs|helm|monitoring|scripts|src|tests)/[\w./-]+)[`)]"
+    for path in re.findall(named, page.read_text()):
+        assert (REPOSITORY / path).exists() or "NAME" in path, path
+
+
+def test_contributors_are_told_commands_that_are_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", (REPOSITORY / "CONTRIBUTING.md").read_text()))
+    assert named - {"accept"} <= targets
+    assert {"build", "check", "test", "lock"} <= named
+
+
+def test_the_architecture_has_the_layers_that_are_checked() -> None:
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    checked = next(one["layers"] for one in contracts if one["layers"][0] == "kpod_metrics.cli")
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    drawn = page.partition("package, `src/kpod_metrics`:\n\n```text\n")[2].partition("```")[0].splitlines()
+    assert [set(re.findall(r"\w+", re.split(r" {2,}", line)[0])) for line in drawn] == [
+        set(re.findall(r"kpod_metrics\.(\w+)", layer)) for layer in checked
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
