@@ -24,7 +24,7 @@ IMAGE_PACKAGES := buildah debootstrap git iproute2
 # To boot the kernels of the other architecture too.
 KERNEL_PACKAGES := $(EMULATOR_PACKAGES) qemu-system-arm
 
-.PHONY: help build run test test-slow test-long image test-image test-kernels check lock audit docs format generate bench clean
+.PHONY: help build run test test-slow test-long image test-image test-kernels check lock audit docs format generate accept bench clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -84,10 +84,15 @@ format: build  ## format Python and C
 	.venv/bin/clang-format -i $$(git ls-files "*.c" "*.h")
 
 generate: build  ## write the files that are generated from declarations
-	$(PY) -m kpod_metrics.reference --write docs
+	$(PY) -m kpod_metrics.reference --write .
 	$(PY) -m monitoring --write
 	$(PY) scripts/chart.py --write
 	$(PY) scripts/image_requirements.py > deploy/requirements.txt
+
+accept: generate  ## write all expected figures and examples that this machine can measure
+	UPDATE_GOLDEN=1 $(PY) -m pytest -q tests/unit/exposition/test_text.py -k golden
+	$(SUDO) $(PY) -m bench.budget --write > /dev/null || echo "bench/budget.json is as it was: see above"
+	@$(PY) -m tests.kernels --missing
 
 bench: build  ## measure speed and memory, also of other tools
 	scripts/packages $(BENCH_PACKAGES)

@@ -1,7 +1,7 @@
 """Dashboards, made from the declarations: a panel's description is its metrics' HELP, its unit is that of their names.
 
-A row of a board names collectors. It begins with panels that say more than one metric does, and goes on with one for
-each metric of theirs that is not shown by then: a metric that is declared is on a board.
+A row of the pod's board is a question that collectors answer. It begins with panels that say more than one metric does,
+and goes on with one for each metric of theirs that no panel shows by then: a metric that is declared is on a board.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +16,8 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from kpod_metrics import limits
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.kit import Question
 from kpod_metrics.metrics import Kind, Metric, Scope, Table
 from kpod_metrics.reference import declared
 from monitoring import promql
@@ -303,6 +305,11 @@ class Row:
     collectors: tuple[str, ...] = ()
 
 
+def asked(question: Question, *panels: Panel) -> Row:
+    """The row of a question, with all metrics of the collectors that answer it."""
+    return Row(question.value, panels, tuple(name for name, kind in registered().items() if kind.question is question))
+
+
 @dataclass(frozen=True)
 class Board:
     """A dashboard."""
@@ -508,85 +515,67 @@ BOARDS = (
                 ),
                 ("pods",),
             ),
-            Row(
-                "Is it waiting for a CPU?",
-                (
-                    heat(_OF_POD, "Waits for a CPU, throttled time included", _RUNQUEUE),
-                    quantiles(_OF_POD, "Waits for a CPU, throttled time included", _RUNQUEUE),
-                    lines(
-                        _OF_POD,
-                        "Time with every or some task waiting for a CPU",
-                        "kpod_pressure_cpu_waiting_seconds_total",
-                        "kpod_pressure_cpu_stalled_seconds_total",
-                    ),
+            asked(
+                Question.CPU,
+                heat(_OF_POD, "Waits for a CPU, throttled time included", _RUNQUEUE),
+                quantiles(_OF_POD, "Waits for a CPU, throttled time included", _RUNQUEUE),
+                lines(
+                    _OF_POD,
+                    "Time with every or some task waiting for a CPU",
+                    "kpod_pressure_cpu_waiting_seconds_total",
+                    "kpod_pressure_cpu_stalled_seconds_total",
                 ),
-                ("cpu_sched", "cpu_cgroup"),
             ),
-            Row(
-                "Is it short of memory?",
-                (
-                    lines(
-                        _OF_POD,
-                        "Memory and its limit",
-                        "kpod_mem_cgroup_usage_bytes",
-                        "kpod_mem_cgroup_cache_bytes",
-                        "kpod_mem_cgroup_peak_bytes",
-                        "kpod_mem_cgroup_limit_bytes",
-                    ),
-                    lines(
-                        _OF_POD,
-                        "Time with every or some task waiting for memory",
-                        "kpod_pressure_memory_waiting_seconds_total",
-                        "kpod_pressure_memory_stalled_seconds_total",
-                    ),
-                    events(_OF_POD, "OOM kills", "kpod_mem_oom_kills_total"),
-                    events(_OF_POD, "OOM kills of whole containers", "kpod_mem_oom_group_kills_total"),
+            asked(
+                Question.MEMORY,
+                lines(
+                    _OF_POD,
+                    "Memory and its limit",
+                    "kpod_mem_cgroup_usage_bytes",
+                    "kpod_mem_cgroup_cache_bytes",
+                    "kpod_mem_cgroup_peak_bytes",
+                    "kpod_mem_cgroup_limit_bytes",
                 ),
-                ("mem_cgroup", "memory"),
+                lines(
+                    _OF_POD,
+                    "Time with every or some task waiting for memory",
+                    "kpod_pressure_memory_waiting_seconds_total",
+                    "kpod_pressure_memory_stalled_seconds_total",
+                ),
+                events(_OF_POD, "OOM kills", "kpod_mem_oom_kills_total"),
+                events(_OF_POD, "OOM kills of whole containers", "kpod_mem_oom_group_kills_total"),
             ),
-            Row(
-                "Is it waiting for a disk?",
-                (
-                    lines(
-                        _OF_POD,
-                        "Time with every or some task waiting for I/O",
-                        "kpod_pressure_io_waiting_seconds_total",
-                        "kpod_pressure_io_stalled_seconds_total",
-                    ),
-                    lines(_OF_POD, "Disk bytes", "kpod_disk_read_bytes_total", "kpod_disk_written_bytes_total"),
-                    lines(_OF_POD, "Disk operations", "kpod_disk_reads_total", "kpod_disk_writes_total"),
-                    left(_OF_POD, "Space left"),
+            asked(
+                Question.DISK,
+                lines(
+                    _OF_POD,
+                    "Time with every or some task waiting for I/O",
+                    "kpod_pressure_io_waiting_seconds_total",
+                    "kpod_pressure_io_stalled_seconds_total",
                 ),
-                ("disk", "filesystem", "pressure"),
+                lines(_OF_POD, "Disk bytes", "kpod_disk_read_bytes_total", "kpod_disk_written_bytes_total"),
+                lines(_OF_POD, "Disk operations", "kpod_disk_reads_total", "kpod_disk_writes_total"),
+                left(_OF_POD, "Space left"),
             ),
-            Row(
-                "Is it the network?",
-                (
-                    heat(_OF_POD, "TCP round trips", _RTT),
-                    quantiles(_OF_POD, "TCP round trips", _RTT),
-                    lines(_OF_POD, "TCP bytes", "kpod_net_tcp_bytes_sent_total", "kpod_net_tcp_bytes_received_total"),
-                    share(_OF_POD, "TCP segments sent again, of all", _AGAIN, [_SEGMENTS]),
-                    events(_OF_POD, "Failed connects", "kpod_net_tcp_connect_failures_total"),
-                    *_interfaces(_OF_POD),
-                ),
-                ("net_tcp",),
+            asked(
+                Question.NETWORK,
+                heat(_OF_POD, "TCP round trips", _RTT),
+                quantiles(_OF_POD, "TCP round trips", _RTT),
+                lines(_OF_POD, "TCP bytes", "kpod_net_tcp_bytes_sent_total", "kpod_net_tcp_bytes_received_total"),
+                share(_OF_POD, "TCP segments sent again, of all", _AGAIN, [_SEGMENTS]),
+                events(_OF_POD, "Failed connects", "kpod_net_tcp_connect_failures_total"),
+                *_interfaces(_OF_POD),
             ),
-            Row(
-                "Is it the GPU?",
-                (
-                    lines(_OF_POD, "GPU, its busiest kind of engine", "kpod_gpu_utilization_ratio"),
-                    lines(_OF_POD, "Memory of the GPU", "kpod_gpu_memory_used_bytes"),
-                ),
-                ("gpu",),
+            asked(
+                Question.GPU,
+                lines(_OF_POD, "GPU, its busiest kind of engine", "kpod_gpu_utilization_ratio"),
+                lines(_OF_POD, "Memory of the GPU", "kpod_gpu_memory_used_bytes"),
             ),
-            Row(
-                "Is it in syscalls?",
-                (
-                    heat(_OF_POD, "Calls by how long they took", _TOOK),
-                    quantiles(_OF_POD, "Calls, p99", _TOOK, of=(0.99,)),
-                    share(_OF_POD, "Failing calls, of all", _FAILED, [_CALLS]),
-                ),
-                ("syscall",),
+            asked(
+                Question.SYSCALLS,
+                heat(_OF_POD, "Calls by how long they took", _TOOK),
+                quantiles(_OF_POD, "Calls, p99", _TOOK, of=(0.99,)),
+                share(_OF_POD, "Failing calls, of all", _FAILED, [_CALLS]),
             ),
         ),
         ("cluster", "node", "namespace", "pod"),

@@ -51,8 +51,8 @@ class Scope(enum.Enum):
 class Label:
     """A label of a metric's own, with the bound of its values: cardinality is part of a declaration.
 
-    `values` are all there can be (they are exported at 0 before the first event); without them `per` says in a word
-    what makes one more ("block device").
+    `values` are all there can be (they are exported at 0 before the first event). `per` says in a word what makes one
+    more ("block device"), where a machine or a setting decides how many there are.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What is declared, as text: metrics as a table, JSON and `docs/metrics.md`, settings as `docs/configuration.md`."""
+"""What is declared (metrics, settings, collectors), as a table, as JSON, and in pages of the documentation."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kpod_metrics import health
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.kit import Collector, Environment, Question
 from kpod_metrics.metrics import Kind, Metric, Profile, Scope, Table, series_per_container
 from kpod_metrics.pods import info
 from kpod_metrics.settings import DEFAULT_SYSCALLS, Setting, catalogue
@@ -18,6 +18,8 @@ from kpod_metrics.settings import DEFAULT_SYSCALLS, Setting, catalogue
 _ENVIRONMENT = Environment(syscalls=DEFAULT_SYSCALLS)
 
 
+_OF_SANDBOX = "cpu_sched"
+"""The collector whose events a pod's sandbox has, too."""
 _DESCRIPTIONS = {"agent": "the agent itself", "pods": "what Kubernetes tells of each pod"}
 
 
@@ -71,11 +73,74 @@ def as_table() -> str:
     )
 
 
+def _one_more() -> str:
+    """What one more device, interface and so on costs, in words."""
+    costs: dict[str, int] = {}
+    for kind in registered().values():
+        for table in kind.declare(_ENVIRONMENT):
+            series = sum(metric.series() for metric in table.metrics)
+            for label in table.labels:
+                if label.per:
+                    children = table.children() // (len(label.values) or 1)
+                    costs[label.per] = costs.get(label.per, 0) + series * children
+    (first, cost), *others = costs.items()
+    said = [f"A further {first} adds {cost}", *(f"a {per} {cost}" for per, cost in others)]
+    return ", ".join(said)
+
+
+def _profiles(kind: type[Collector]) -> list[Profile]:
+    """The lowest profiles of a collector's metrics."""
+    return sorted({metric.profile for table in kind.declare(_ENVIRONMENT) for metric in table.metrics})
+
+
+def _by_profile() -> list[tuple[Profile, str, type[Collector]]]:
+    """Every collector, with the lowest profile that has it; those of a question beside each other."""
+    questions = list(Question)
+    found = [(_profiles(kind)[0], name, kind) for name, kind in registered().items()]
+    return sorted(found, key=lambda one: (one[0], questions.index(one[2].question), one[1]))
+
+
+def collectors_as_markdown() -> str:
+    """The table of collectors."""
+    parts = ["| collector | signals | source | lowest profile |\n|---|---|---|---|\n"]
+    for profile, name, kind in _by_profile():
+        of_more = [f"; all from {more.name.lower()}" for more in _profiles(kind)[1:]][-1:]
+        page = f" ([docs/{kind.page}](docs/{kind.page}))" if kind.page else ""
+        parts.append(
+            f"| `{name}` | {kind.description}{page} | {'BPF' if kind.uses_bpf else 'files'} "
+            f"| {profile.name.lower()}{''.join(of_more)} |\n"
+        )
+    return "".join(parts)
+
+
+_FOR = {
+    Profile.MINIMAL: "every node, at the lowest cost",
+    Profile.STANDARD: "the default",
+    Profile.COMPREHENSIVE: "investigations; every syscall becomes slower",
+}
+
+
+def profiles_as_markdown() -> str:
+    """The table of profiles."""
+    parts = ["| profile | adds | for |\n|---|---|---|\n"]
+    for profile in Profile:
+        added = "; ".join(kind.description for lowest, _, kind in _by_profile() if lowest is profile)
+        parts.append(f"| `{profile.name.lower()}` | {added} | {_FOR[profile]} |\n")
+    parts.append("| `custom` | only the collectors you enable, with all of their metrics | your own selection |\n")
+    return "".join(parts)
+
+
 def profile_series(profile: Profile, *, native: bool, optional: bool = False) -> int:
     """Series of a pod of one container with one device, interface and mount."""
     pairs = [(table, metric) for _, table, metric in declared() if table.scope is not Scope.AGENT]
     wanted = frozenset(metric for _, metric in pairs if metric.profile <= profile)
     return series_per_container(dict.fromkeys(table for table, _ in pairs), wanted, native=native, optional=optional)
+
+
+def _series(name: str, *, native: bool) -> int:
+    tables = registered()[name].declare(_ENVIRONMENT)
+    every = frozenset(metric for table in tables for metric in table.metrics)
+    return series_per_container(tables, every, native=native)
 
 
 def as_markdown() -> str:
@@ -89,10 +154,11 @@ def as_markdown() -> str:
         "Below each name are its type, the lowest profile that has it, and its own labels; below its meaning is where\n"
         "the number comes from. Links lead to what to look at when an alert of it fires.\n\n"
         "## Series per pod\n\n"
-        "For a pod of one container with one block device, network interface and mount, and ten tracked syscalls. A\n"
-        "further device adds 4, an interface 8, a mount 3, a GPU 2, a syscall 12. A classic histogram counts its\n"
-        "buckets, sum and count; a native one is a single series. On Kubernetes a pod's sandbox, which has no\n"
-        "container's name, has series once it has done something: as a rule those of `cpu_sched`, 18 classic or 2.\n\n"
+        "For a pod of one container with one block device, network interface and mount, and ten tracked syscalls.\n"
+        f"{_one_more()}.\n"
+        "A classic histogram counts its buckets, sum and count; a native one is a single series. On Kubernetes a\n"
+        "pod's sandbox, which has no container's name, has series once it has done something: as a rule those of\n"
+        f"`{_OF_SANDBOX}`, {_series(_OF_SANDBOX, native=False)} classic or {_series(_OF_SANDBOX, native=True)}.\n\n"
         "| profile | classic histograms | histograms as one series | with what not every container has |\n"
         "|---|---:|---:|---:|\n"
     ]
@@ -176,25 +242,46 @@ FORMATS: dict[str, Callable[[], str]] = {"table": as_table, "json": as_json, "ma
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "metrics.md": as_markdown,
-    "configuration.md": lambda: settings_as_markdown(catalogue(registered())),
+    "docs/metrics.md": as_markdown,
+    "docs/configuration.md": lambda: settings_as_markdown(catalogue(registered())),
 }
 """The generated pages of the documentation."""
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"collectors": collectors_as_markdown},
+    "docs/concepts.md": {"profiles": profiles_as_markdown},
+}
+"""The generated parts of pages that are written by hand, each between `<!-- NAME: ... -->` and `<!-- end -->`."""
+
+
+def with_parts(page: str, parts: dict[str, Callable[[], str]]) -> str:
+    """Put the generated parts into a page; raises ValueError for one that has no place there."""
+    for name, made in parts.items():
+        before, mark, rest = page.partition(f"<!-- {name}: written by `make generate` -->\n")
+        _, end, after = rest.partition("<!-- end -->\n")
+        if not end:
+            raise ValueError(f"no place for {name!r}")
+        page = f"{before}{mark}\n{made()}\n{end}{after}"
+    return page
+
+
+def files(root: Path) -> dict[Path, str]:
+    """Every file that is made from the declarations, whole or in part."""
+    made = {root / name: page() for name, page in PAGES.items()}
+    return made | {root / name: with_parts((root / name).read_text(), parts) for name, parts in PARTS.items()}
 
 
 def main() -> int:
-    """`python -m kpod_metrics.reference --write|--check FOLDER`: for the build."""
+    """`python -m kpod_metrics.reference --write|--check FOLDER`, of the repository: for the build."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", type=Path)
     parser.add_argument("--check", type=Path)
     options = parser.parse_args()
     status = 0
-    for name, page in PAGES.items():
+    for path, text in files(options.write or options.check).items():
         if options.write:
-            (options.write / name).write_text(page())
-        file = options.check and options.check / name
-        if file and (not file.exists() or file.read_text() != page()):
-            print(f"{file} is not what the declarations say: run `make generate`", file=sys.stderr)
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            print(f"{path} is not what the declarations say: run `make generate`", file=sys.stderr)
             status = 1
     return status
 

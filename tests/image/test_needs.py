@@ -5,15 +5,21 @@ from typing import Any
 
 import pytest
 
+from kpod_metrics.collectors import registered
+from kpod_metrics.metrics import Profile
+from kpod_metrics.reference import declared
 from tests.image.cluster import Cluster
 from tests.image.pod import Object
 from tests.image.test_counts import HOGS
 
 UP = "kpod_collector_up"
-BPF = {"minimal": {"cpu_sched", "memory"}}
-BPF["standard"] = BPF["minimal"] | {"net_tcp"}
-BPF["comprehensive"] = BPF["standard"] | {"syscall"}
-PROFILES = ["minimal", "standard", "comprehensive"]
+PROGRAMS = {name for name, kind in registered().items() if kind.uses_bpf}
+PROFILES = [profile.name.lower() for profile in Profile]
+BPF = {
+    profile: {name for name, _, metric in declared() if name in PROGRAMS and metric.profile <= Profile[profile.upper()]}
+    for profile in PROFILES
+}
+"""Collectors with BPF programs, by profile."""
 HIDDEN = "the processes of other containers are not seen from here: it takes the host's PID namespace"
 
 

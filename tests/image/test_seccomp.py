@@ -5,6 +5,7 @@ import pytest
 from tests.image import seccomp
 from tests.image.cluster import Cluster
 from tests.image.test_counts import HOGS, switched
+from tests.image.test_needs import BPF
 
 FAULTS = "kpod_mem_major_page_faults_total"
 LETS_BPF = ["containerd-1.6", "containerd-1.7", "docker-26.1"]
@@ -48,9 +49,9 @@ def test_runtime_default_of_old_is_not(name: str, cluster: Cluster) -> None:
     with cluster.agent(cluster.render()) as agent:
         page = agent.next_page()
         down = {dict(labels)["collector"] for labels, up in page.find("kpod_collector_up").items() if not up}
-        assert down == {"cpu_sched", "memory", "net_tcp"}
+        assert down == BPF["standard"]
         lines = [line for line in agent.ready().splitlines() if line.startswith("collector ")]
-        assert len(lines) == 3
+        assert len(lines) == len(down)
         assert all("EPERM" in line and "seccomp" in line for line in lines), lines
 
 

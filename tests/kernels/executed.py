@@ -5,42 +5,19 @@ There (qemu's -icount, testkit/vm/machine.py) an instruction is a nanosecond, so
 of the account itself. No machine's speed changes it.
 """
 
-import mmap
-import socket
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.settings import DEFAULT_SYSCALLS
-from testkit.vm import events
-from testkit.vm.events import Event
-from tests.live.harness import COMPILED
+from tests.live.harness import file_on_disk
+from tests.live.workloads import Event, events_of
 
 
-def connect(times: int) -> None:
-    """Open a connection, close it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        for _ in range(times):
-            with socket.create_connection(server.getsockname()):
-                server.accept()[0].close()
-
-
-def fault(times: int) -> None:
-    """Look at pages that only the disk has."""
-    Path("/proc/sys/vm/drop_caches").write_text("1")
-    seen = 0
-    for path in sorted(Path(COMPILED).iterdir()):
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
-            pages.madvise(mmap.MADV_RANDOM)
-            for at in range(0, len(pages), mmap.PAGESIZE):
-                pages[at]
-                seen += 1
-                if seen == times:
-                    return
-
-
-def make_cgroup(times: int) -> None:
+def make_cgroup(times: int, file: Path) -> None:
     """Make a cgroup and remove it."""
     path = Path("/sys/fs/cgroup/executed")
     for _ in range(times):
@@ -48,11 +25,16 @@ def make_cgroup(times: int) -> None:
         path.rmdir()
 
 
-EVENTS: dict[str, Event] = events.EVENTS | {
-    "a TCP connection": ("net_tcp", connect, 500),
-    "a major page fault": ("memory", fault, 1_000),
-    "a new cgroup": ("cgroups", make_cgroup, 500),
-}
+Loads = Callable[[], BpfCollector | CgroupEvents]
+
+
+def events() -> Iterator[tuple[str, Event, Loads]]:
+    """What happens, how it is made to happen, and what loads the programs that count it."""
+    for name, kind in registered().items():
+        if issubclass(kind, BpfCollector):
+            load = partial(kind, Environment(syscalls=DEFAULT_SYSCALLS))
+            yield from ((what, event, load) for what, event in events_of(name).items())
+    yield "a new cgroup", Event(make_cgroup, 500), CgroupEvents
 
 
 def measured() -> dict[str, dict[str, int]]:
@@ -60,27 +42,27 @@ def measured() -> dict[str, dict[str, int]]:
     knob = Path("/proc/sys/kernel/bpf_stats_enabled")
     knob.write_text("1")
     found = {}
-    for event, (name, do, times) in EVENTS.items():
-        loaded: BpfCollector | CgroupEvents
-        if name == "cgroups":
-            loaded = CgroupEvents()
-        else:
-            kind = registered()[name]
-            assert issubclass(kind, BpfCollector)
-            loaded = kind(Environment(syscalls=DEFAULT_SYSCALLS))
+    for what, event, load in events():
+        loaded = load()
         try:
             loaded.open()
-            do(times // 10)  # the first events make what the others find
-            before = {program.name: program for program in loaded.programs()}
-            do(times)
-            ran = [(after, before[after.name]) for after in loaded.programs()]
-            found[event] = {
-                after.name: round((after.run_seconds - was.run_seconds) * 1e9 / (after.runs - was.runs))
-                for after, was in ran
-                if after.runs - was.runs >= times
-            }
+            found[what] = _counted(loaded, event)
         finally:
             loaded.close()
-        print(f"{event}: {found[event]}", flush=True)
+        print(f"{what}: {found[what]}", flush=True)
     knob.write_text("0")
     return found
+
+
+def _counted(loaded: BpfCollector | CgroupEvents, event: Event) -> dict[str, int]:
+    """Instructions of a run, by program."""
+    with file_on_disk() as file:
+        event.do(event.times // 10, file)  # the first events make what the others find
+        before = {program.name: program for program in loaded.programs()}
+        event.do(event.times, file)
+    ran = [(after, before[after.name]) for after in loaded.programs()]
+    return {
+        after.name: round((after.run_seconds - was.run_seconds) * 1e9 / (after.runs - was.runs))
+        for after, was in ran
+        if after.runs - was.runs >= event.times
+    }

@@ -27,13 +27,14 @@ from tests.live.harness import COMPILED
 STATISTICS, INSTRUCTIONS = 4, 1
 """Bits of the verifier's log level."""
 
-HERE = tuple(
-    f"tests/live/test_{name}.py"
-    for name in (
-        *("cgroup_events", "controllers", "cpu_sched", "degrades", "demo", "files", "layouts"),
-        *("loss", "memory", "net_tcp", "oom", "rights", "syscall"),
-    )
+OF_COLLECTORS = tuple(
+    f"tests/live/test_{name}.py" for name, kind in registered().items() if issubclass(kind, BpfCollector)
 )
+OF_SEVERAL = tuple(
+    f"tests/live/test_{what}.py"
+    for what in ("cgroup_events", "controllers", "degrades", "demo", "files", "layouts", "loss", "oom", "rights")
+)
+HERE = tuple(dict.fromkeys((*OF_COLLECTORS, *OF_SEVERAL)))
 """To what a kernel matters; the others need a compiler, a container runtime, Prometheus or a Kubernetes client."""
 
 WITH_PROMETHEUS = ("tests/live/test_monitoring_controllers.py",)

@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from kpod_metrics.collectors import registered
+from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.reference import declared
 from testkit.vm import image
 from testkit.vm.kernels import Kernel
 from testkit.vm.machine import Outcome
+from tests.kernels.executed import events
 
 LIMITS = Path(__file__).parent / "instructions.json"
 """How many instructions the verifier looked at when a program was accepted here: twice that fails."""
 EXECUTED = Path(__file__).parent / "executed.json"
 """How many instructions a program executed for an event when it was accepted here: a tenth more fails."""
+
+PAGE = image.REPOSITORY / "docs" / "evidence-kernels.md"
 
 MAY_BE_ABSENT = {
     "kpod_mem_cgroup_peak_bytes": "memory.peak is there since 5.19",
@@ -61,16 +66,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield ""
 
 
-NOT_OF_KERNELS = {"gpu"}
-"""Collectors that no row can show: no machine here has a GPU."""
-
-
 def _collectors() -> dict[str, list[str]]:
-    """The metrics of each collector."""
-    found: dict[str, list[str]] = {}
+    """The metrics of each collector, but of those that take a device: no virtual machine has one."""
+    found: dict[str, list[str]] = {name: [] for name, kind in registered().items() if not kind.device}
     for collector, _, metric in declared():
-        if collector in registered().keys() - NOT_OF_KERNELS:  # others are the agent's own, or what Kubernetes says
-            found.setdefault(collector, []).append(metric.name)
+        if collector in found:  # others are the agent's own, or what Kubernetes says
+            found[collector].append(metric.name)
     return found
 
 
@@ -197,15 +198,18 @@ def problems(outcome: Outcome) -> list[str]:
     return found
 
 
-def over_limit(outcomes: Sequence[Outcome], *, accept: bool) -> list[str]:
-    """Which programs cost more than their limits allow; with `accept` what is new is accepted, else that fails too."""
+def over_limit(outcomes: Sequence[Outcome], *, leave: Path | None = None) -> list[str]:
+    """Which programs cost more than their limits allow.
+
+    What is new is accepted. With a folder to `leave` the files in it fails too, and the accepted ones stay.
+    """
     return [
-        *_over(LIMITS, _instructions(outcomes), 2, "the verifier looked at {} instructions", accept),
-        *_over(EXECUTED, _executed(outcomes), 1.1, "{} instructions were executed", accept),
+        *_over(LIMITS, _instructions(outcomes), 2, "the verifier looked at {} instructions", leave),
+        *_over(EXECUTED, _executed(outcomes), 1.1, "{} instructions were executed", leave),
     ]
 
 
-def _over(file: Path, measured: dict[str, dict[str, int]], room: float, said: str, accept: bool) -> list[str]:
+def _over(file: Path, measured: dict[str, dict[str, int]], room: float, said: str, leave: Path | None) -> list[str]:
     """Which of one kind are at `room` times what was accepted, or beyond."""
     limits: dict[str, dict[str, int]] = json.loads(file.read_text()) if file.exists() else {}
     found = []
@@ -213,20 +217,40 @@ def _over(file: Path, measured: dict[str, dict[str, int]], room: float, said: st
         for row, count in counts.items():
             accepted = limits.get(what, {}).get(row)
             if accepted is None:
-                if not accept:
+                if leave:
                     found.append(f"{row}: {what}: {said.format(count)}, and {file.name} has no figure for it")
                 limits.setdefault(what, {})[row] = count
             elif count >= room * accepted:
                 found.append(f"{row}: {what}: {said.format(count)}, {accepted} were accepted")
-    if accept:
-        rows = {row for counts in measured.values() for row in counts}
-        kept = {
-            what: {row: count for row, count in counts.items() if row not in rows or row in measured.get(what, {})}
-            for what, counts in limits.items()
-        }
-        text = json.dumps({what: counts for what, counts in kept.items() if counts}, indent=2, sort_keys=True)
-        file.write_text(text + "\n")
+    rows = {row for counts in measured.values() for row in counts}
+    kept = {
+        what: {row: count for row, count in counts.items() if row not in rows or row in measured.get(what, {})}
+        for what, counts in limits.items()
+    }
+    text = json.dumps({what: counts for what, counts in kept.items() if counts}, indent=2, sort_keys=True)
+    (leave / file.name if leave else file).write_text(text + "\n")
     return found
+
+
+def missing() -> list[str]:
+    """What only the virtual machines can tell of these programs, and has not been told yet, a line each."""
+    limits, executed = json.loads(LIMITS.read_text()), json.loads(EXECUTED.read_text())
+    page = PAGE.read_text()
+    programs, others = [], []
+    for name, checksum in image.objects().items():
+        collector = name.removesuffix(".bpf.o")
+        loaded = libbpf.Object(f"{OBJECTS}/{name}")
+        programs += [f"{collector}/{program}" for program in loaded.programs if f"{collector}/{program}" not in limits]
+        loaded.close()
+        if checksum[:12] not in page:
+            others.append(name)
+    counted = {what.split(": ")[0] for what in executed}
+    found = {
+        f"{LIMITS.name} has no figure of": programs,
+        f"{EXECUTED.name} has no figure of": [what for what, _, _ in events() if what not in counted],
+        f"{PAGE.name} was made with other objects than": others,
+    }
+    return [f"{said} {', '.join(what)}" for said, what in found.items() if what]
 
 
 def chosen(rows: Sequence[Kernel], name: str) -> list[Kernel]:

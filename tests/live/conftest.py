@@ -11,7 +11,7 @@ import pytest
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.errors import RefusedError
 from tests.live.containers import Runtime
-from tests.live.harness import ONLY_THERE, Cgroup, compile_workload, machine_state
+from tests.live.harness import ONLY_THERE, Cgroup, compile_workload, file_on_disk, machine_state
 from tests.live.left import left_behind
 from tests.report import Outcome, add
 
@@ -169,10 +169,5 @@ def children() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 @pytest.fixture
 def on_disk() -> Iterator[Path]:
-    """A file in a file system that has a disk below it, so that its pages can be dropped from the cache."""
-    path = Path(f"/var/tmp/kpod-test-{os.getpid()}")
-    path.write_bytes(os.urandom(1 << 20) * 4)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    yield path
-    path.unlink()
+    with file_on_disk() as path:
+        yield path

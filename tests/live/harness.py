@@ -133,6 +133,19 @@ class Totals:
         return self.histograms.get((cgroup.id, name, labels), Histogram())
 
 
+@contextmanager
+def file_on_disk() -> Iterator[Path]:
+    """A file in a file system that has a disk below it, so that its pages can be dropped from the cache."""
+    path = Path(f"/var/tmp/kpod-test-{os.getpid()}")
+    path.write_bytes(os.urandom(1 << 20) * 4)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
 def stop_point(process: "subprocess.Popen[bytes]") -> None:
     """Wait until a workload has stopped itself (raise(SIGSTOP)): a phase is over, and it makes no event until `go`."""
     _, status = os.waitpid(process.pid, os.WUNTRACED)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hatch_build import ROOT, compile_objects
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.kit import BpfCollector
 from tests.reliability.conftest import SEED
 from tests.report import Outcome, add
 
@@ -37,13 +39,13 @@ PYTHON = {
     "exposition/page.py": EXPOSITION,
     "kernel/maps.py": ["tests/unit/kernel/test_maps.py"],
 }
-BPF = {
-    "cpu_sched.bpf.c": ["tests/live/test_cpu_sched.py", "tests/live/test_loss.py"],
-    "memory.bpf.c": ["tests/live/test_memory.py"],
-    "net_tcp.bpf.c": ["tests/live/test_net_tcp.py"],
-    "syscall.bpf.c": ["tests/live/test_syscall.py"],
-    "cgroups.bpf.c": ["tests/live/test_cgroup_events.py"],
+_LOSS = "tests/live/test_loss.py"
+BPF = {"cgroups.bpf.c": ["tests/live/test_cgroup_events.py"]} | {
+    f"{name}.bpf.c": [f"tests/live/test_{name}.py", *([_LOSS] if name == "cpu_sched" else [])]
+    for name, kind in registered().items()
+    if issubclass(kind, BpfCollector)
 }
+"""The program of each collector, with the live test that has its name."""
 
 
 EXPLAINED = {

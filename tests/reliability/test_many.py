@@ -13,15 +13,16 @@ from threading import Semaphore, Thread
 
 import pytest
 
+from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.kit import BpfCollector, Environment
-from kpod_metrics.collectors.memory import Memory
 from kpod_metrics.collectors.net_tcp import NetTcp
 from kpod_metrics.collectors.syscall import Syscall
-from kpod_metrics.features import PERF_EVENT, SOCKET_STORAGE, TASK_STORAGE, TASK_TABLE
+from kpod_metrics.features import SOCKET_STORAGE, TASK_STORAGE, TASK_TABLE
 from tests.forced import needs
 from tests.live.agents import Page, eventually
 from tests.live.harness import Cgroup, Totals, go, opened, stop_point, switches
+from tests.live.workloads import events_of
 from tests.reliability.agents import SWITCHES, cycles_later, fast_agent, no_defects, scrape, switches_of
 
 MakeCgroup = Callable[[str], Cgroup]
@@ -156,23 +157,23 @@ def test_many_threads(
     )
 
 
-EVENTS = """
-import mmap, os, socket, sys
-with socket.create_server(("127.0.0.1", 0)) as server:
-    with socket.create_connection(server.getsockname()) as one, server.accept()[0] as other:
-        one.sendall(b"x" * 1000)
-        other.recv(1000, socket.MSG_WAITALL)
-with open(sys.argv[1], "rb") as file:
-    for _ in range(100):
-        os.read(file.fileno(), 1)
-    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert sum(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)[:: mmap.PAGESIZE]) >= 0
-"""
-"""Events of each kind, with a file on a disk: switches, 1,000 bytes by TCP, 100 reads, major faults."""
+def make_events(owner: Cgroup, collector: str, on_disk: Path) -> None:
+    """Have a process in a cgroup make 100 of each of a collector's events."""
+    owner.run(sys.executable, "-m", "tests.live.workloads", collector, "100", str(on_disk))
+
+
+def counting() -> Iterator[object]:
+    """The collectors with a BPF program whose events can be made on every machine."""
+    for name, kind in registered().items():
+        if issubclass(kind, BpfCollector) and (events := events_of(name)):
+            needed = {feature for event in events.values() for feature in event.needs}
+            yield pytest.param(kind, marks=needs(*sorted(needed)), id=name)
+
+
 ROOM, OWNERS = 16, 30
 
 
-@pytest.mark.parametrize("kind", [CpuSched, NetTcp, pytest.param(Memory, marks=needs(PERF_EVENT)), Syscall])
+@pytest.mark.parametrize("kind", list(counting()))
 def test_every_map_at_capacity(
     kind: type[BpfCollector], cgroup: MakeCgroup, tell: Callable[..., None], on_disk: Path
 ) -> None:
@@ -182,7 +183,7 @@ def test_every_map_at_capacity(
         totals = Totals(collector)
         before: dict[tuple[int, str, tuple[str, ...]], float] = {}
         for number in range(OWNERS):
-            cgroup(f"o{number}").run(sys.executable, "-ISc", EVENTS, str(on_disk))
+            make_events(cgroup(f"o{number}"), kind.name, on_disk)
             if number >= OWNERS // 2:
                 totals.read()
                 assert all(totals.numbers[key] >= value for key, value in before.items())
@@ -263,7 +264,7 @@ def test_every_state_at_capacity(
         stir()
         stir()
         before = failures()
-        owner.run(sys.executable, "-ISc", EVENTS, str(on_disk))
+        make_events(owner, kind.name, on_disk)
         totals.read()
         failed = failures() - before
         assert before

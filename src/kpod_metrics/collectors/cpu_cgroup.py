@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from kpod_metrics.cgroup.keyed import flat
-from kpod_metrics.collectors.kit import Environment, Signal
+from kpod_metrics.collectors.kit import Environment, Question, Signal
 from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.metrics import Row, Table, counter
 from kpod_metrics.pods.model import Group
@@ -55,6 +55,7 @@ class CpuCgroup(FileCollector):
 
     name = "cpu_cgroup"
     description = "CPU time, throttling"
+    question = Question.CPU
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.programs import attach_all
@@ -43,7 +43,7 @@ class CpuSched(BpfCollector):
 
     name = "cpu_sched"
     description = "run-queue latency, context switches"
-    metric_maps = ("cpu_sched",)
+    question = Question.CPU
     features = (TP_BTF, TASK_STORAGE, TASK_TABLE, TASK_ITERATOR, BATCH)
     extras = (TASK_TABLE,)
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup.keyed import by_device, is_absent
-from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter
 from kpod_metrics.pods.model import Group
@@ -43,6 +43,7 @@ class Disk(FileCollector):
 
     name = "disk"
     description = "bytes and operations on block devices"
+    question = Question.DISK
     controller = "io"
 
     @classmethod

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.mounts import FileSystem, Host, file_systems
-from kpod_metrics.collectors.kit import Environment, Signal
+from kpod_metrics.collectors.kit import Environment, Question, Signal
 from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespace_of
 from kpod_metrics.collectors.parts.statvfs import LIMIT, SKIPPED, Ask, Probe, Statvfs
 from kpod_metrics.errors import RefusedError, UnavailableError
@@ -85,6 +85,7 @@ class Filesystem(ProcessCollector):
 
     name = "filesystem"
     description = "space of mounted file systems"
+    question = Question.DISK
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
-from kpod_metrics.collectors.kit import Environment, Signal
+from kpod_metrics.collectors.kit import Environment, Question, Signal
 from kpod_metrics.collectors.parts.drm import Drm
 from kpod_metrics.collectors.parts.nvml import Nvml, Process
 from kpod_metrics.collectors.parts.per_group import FileCollector
@@ -53,6 +53,9 @@ class Gpu(FileCollector):
 
     name = "gpu"
     description = "utilization and memory of GPUs"
+    question = Question.GPU
+    page = "gpu.md"
+    device = "a GPU"
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)

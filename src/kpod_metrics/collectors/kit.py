@@ -1,6 +1,7 @@
 """What a collector is: it declares tables of metrics, and yields rows of them once a cycle."""
 
 import abc
+import enum
 import errno
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,13 +75,30 @@ class Signal:
     """What this machine does not have, which is no failure."""
 
 
+class Question(enum.Enum):
+    """What one asks of a slow pod: each has a row on the pod's dashboard, with the metrics of its collectors."""
+
+    CPU = "Is it waiting for a CPU?"
+    MEMORY = "Is it short of memory?"
+    DISK = "Is it waiting for a disk?"
+    NETWORK = "Is it the network?"
+    GPU = "Is it the GPU?"
+    SYSCALLS = "Is it in syscalls?"
+
+
 class Collector(abc.ABC):
     """Base of all collectors. `open`, `collect` and `close` are called one at a time, not always by one thread."""
 
     registry: ClassVar[dict[str, type["Collector"]]] = {}
     name: ClassVar[str]
     description: ClassVar[str]
-    """A few words for `check` and the docs."""
+    """What it measures, in a few words: for `check` and the tables of the docs."""
+    question: ClassVar[Question]
+    """What its metrics answer: their row on the pod's dashboard."""
+    page: ClassVar[str] = ""
+    """The page of the docs about it, where it has one."""
+    device: ClassVar[str] = ""
+    """A device that few machines have, without which it collects nothing."""
     uses_bpf: ClassVar[bool] = False
     features: ClassVar[tuple[str, ...]] = ()
     """The kernel features that it uses where they are there."""
@@ -95,6 +113,8 @@ class Collector(abc.ABC):
         if "name" in cls.__dict__:
             if cls.name in Collector.registry:
                 raise TypeError(f"two collectors are named {cls.name}")
+            if missing := {"description", "question"} - {known for base in cls.__mro__ for known in vars(base)}:
+                raise TypeError(f"collector {cls.name} declares no {' and no '.join(sorted(missing))}")
             Collector.registry[cls.name] = cls
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
@@ -147,15 +167,21 @@ class Collector(abc.ABC):
 
 
 class BpfCollector(OwnsBpfObject, Collector):
-    """A collector with a kernel program: `NAME.bpf.o` holds its programs and the metric maps in `metric_maps`.
+    """A collector with a kernel program: `NAME.bpf.o` holds its programs and its metric maps.
 
     A subclass says in `prepare` what to set before load and in `attach` which hooks to use; the rest is here.
     """
 
     uses_bpf = True
     metric_maps: ClassVar[tuple[str, ...]]
+    """The maps of running totals; if nothing is declared, the one that is named after the collector."""
     extras: ClassVar[tuple[str, ...]] = ()
     """Those of its features that have programs of their own: the first to be given up."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "metric_maps" not in cls.__dict__:
+            cls.metric_maps = (cls.name,)
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)

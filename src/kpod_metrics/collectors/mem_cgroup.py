@@ -6,7 +6,7 @@ Without the controller one file is looked for and not found.
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup.keyed import flat, read_if_there, single
-from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.metrics import Row, Table, gauge
 from kpod_metrics.pods.model import Group
@@ -58,6 +58,7 @@ class MemCgroup(FileCollector):
 
     name = "mem_cgroup"
     description = "memory charged, page cache, swap"
+    question = Question.MEMORY
     controller = "memory"
 
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from kpod_metrics.cgroup.keyed import is_absent
-from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, PERF_EVENT, TP_BTF
 from kpod_metrics.files import read_bytes
@@ -53,7 +53,7 @@ class Memory(BpfCollector):
 
     name = "memory"
     description = "OOM kills, major page faults"
-    metric_maps = ("memory",)
+    question = Question.MEMORY
     features = (TP_BTF, BATCH, PERF_EVENT)
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
-from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespace_of
 from kpod_metrics.kernel.tasks import KTHREADD, View
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
@@ -78,6 +78,7 @@ class NetIface(ProcessCollector):
 
     name = "net_iface"
     description = "traffic of network interfaces"
+    question = Question.NETWORK
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, FILE_ITERATOR, SOCKET_ITERATOR, SOCKET_STORAGE, TP_BTF
 from kpod_metrics.kernel import libbpf
@@ -97,7 +97,7 @@ class NetTcp(BpfCollector):
 
     name = "net_tcp"
     description = "TCP bytes, segments, retransmits, connections, round-trip time"
-    metric_maps = ("net_tcp",)
+    question = Question.NETWORK
     features = (TP_BTF, SOCKET_STORAGE, SOCKET_ITERATOR, FILE_ITERATOR, BATCH)
     extras = (SOCKET_ITERATOR,)
     _totals: libbpf.Link | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.cgroup import pressure
-from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.metrics import Metric, Row, Table, counter
 from kpod_metrics.pods.model import Group
@@ -44,6 +44,7 @@ class Pressure(FileCollector):
 
     name = "pressure"
     description = "time lost waiting for CPU, memory, I/O"
+    question = Question.DISK
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:

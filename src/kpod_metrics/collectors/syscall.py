@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 
-from kpod_metrics.collectors.kit import BpfCollector, Environment, Signal
+from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF, UNPREEMPTED
 from kpod_metrics.kernel import libbpf, syscalls
@@ -59,7 +59,7 @@ class Syscall(BpfCollector):
 
     name = "syscall"
     description = "syscalls: count, errors, latency"
-    metric_maps = ("syscall",)
+    question = Question.SYSCALLS
     features = (TP_BTF, TASK_STORAGE, TASK_TABLE, TASK_ITERATOR, BATCH, UNPREEMPTED)
     extras = (TASK_TABLE,)
 
@@ -67,7 +67,7 @@ class Syscall(BpfCollector):
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """One table, with the tracked names that this machine has; none where no name is set."""
         names = syscalls.track(environment.syscalls, os.uname().machine).names
-        return (Table(METRICS, (Label("syscall", names),)),) if environment.syscalls else ()
+        return (Table(METRICS, (Label("syscall", names, per="tracked syscall"),)),) if environment.syscalls else ()
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)

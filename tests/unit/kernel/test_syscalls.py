@@ -193,7 +193,7 @@ def test_names_twice_are_one() -> None:
 
 def test_collector_declares_the_tracked_names() -> None:
     (table,) = Syscall.declare(Environment(syscalls=DEFAULT_SYSCALLS))
-    assert table.labels == (Label("syscall", DEFAULT_SYSCALLS),)
+    assert table.labels == (Label("syscall", DEFAULT_SYSCALLS, "tracked syscall"),)
     assert table.scope is Scope.CONTAINER
     assert {metric.profile for metric in METRICS} == {Profile.COMPREHENSIVE}
     assert series_per_container([table], frozenset(METRICS)) == 10 * (1 + 1 + 7 + 3)

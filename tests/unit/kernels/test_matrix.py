@@ -11,7 +11,7 @@ from testkit.vm import image
 from testkit.vm.image import Booted
 from testkit.vm.kernels import ARCHITECTURES
 from testkit.vm.machine import Outcome
-from tests.kernels import matrix
+from tests.kernels import executed, matrix
 from tests.kernels.table import KERNELS
 
 PEAK = "kpod_mem_cgroup_peak_bytes"
@@ -95,37 +95,60 @@ def test_a_doubled_cost_fails_and_a_new_program_is_accepted_once(
 ) -> None:
     monkeypatch.setattr(matrix, "LIMITS", tmp_path / "limits.json")
     monkeypatch.setattr(matrix, "EXECUTED", tmp_path / "executed.json")
+    left = tmp_path / "left"
+    left.mkdir()
 
     def cost(count: int) -> Outcome:
         return outcome(result(verifier={"cpu_sched": {"instructions": {"task_leaves": count}}}))
 
-    assert "has no figure" in matrix.over_limit([cost(500)], accept=False)[0]
-    assert matrix.over_limit([cost(500)], accept=True) == []
-    assert matrix.over_limit([cost(999)], accept=False) == []
-    assert matrix.over_limit([cost(999)], accept=True) == []
+    assert "has no figure" in matrix.over_limit([cost(500)], leave=left)[0]
+    assert json.loads((left / "limits.json").read_text()) == {"cpu_sched/task_leaves": {"6.1": 500}}
+    assert not (tmp_path / "limits.json").exists()
+    assert matrix.over_limit([cost(500)]) == []
+    assert matrix.over_limit([cost(999)], leave=left) == []
+    assert matrix.over_limit([cost(999)]) == []
     assert json.loads((tmp_path / "limits.json").read_text()) == {"cpu_sched/task_leaves": {"6.1": 500}}
-    assert "looked at 1000 instructions, 500 were accepted" in matrix.over_limit([cost(1000)], accept=False)[0]
+    assert "looked at 1000 instructions, 500 were accepted" in matrix.over_limit([cost(1000)], leave=left)[0]
     gone = outcome(result(verifier={"cpu_sched": {"instructions": {"another": 1}}}))
-    matrix.over_limit([gone], accept=True)
+    matrix.over_limit([gone])
     assert json.loads((tmp_path / "limits.json").read_text()) == {"cpu_sched/another": {"6.1": 1}}
 
 
 def test_a_tenth_more_executed_for_an_event_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matrix, "LIMITS", tmp_path / "limits.json")
     monkeypatch.setattr(matrix, "EXECUTED", tmp_path / "executed.json")
+    left = tmp_path / "left"
+    left.mkdir()
 
     def executes(count: int) -> Outcome:
         return outcome(result(verifier={}, executed={"a syscall": {"syscall_ends": count}}))
 
-    assert matrix.over_limit([executes(500)], accept=False) == [
+    assert matrix.over_limit([executes(500)], leave=left) == [
         "6.1: a syscall: syscall_ends: 500 instructions were executed, and executed.json has no figure for it"
     ]
-    assert matrix.over_limit([executes(500)], accept=True) == []
-    assert matrix.over_limit([executes(549)], accept=False) == []
-    assert matrix.over_limit([executes(551)], accept=False) == [
+    assert matrix.over_limit([executes(500)]) == []
+    assert matrix.over_limit([executes(549)], leave=left) == []
+    assert matrix.over_limit([executes(551)], leave=left) == [
         "6.1: a syscall: syscall_ends: 551 instructions were executed, 500 were accepted"
     ]
     assert "| a syscall | syscall_ends | 500 |" in matrix.page([executes(500)])
+
+
+def test_what_only_virtual_machines_tell_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"LIMITS": tmp_path / "limits.json", "EXECUTED": tmp_path / "executed.json", "PAGE": tmp_path / "page.md"}
+    for name, path in files.items():
+        monkeypatch.setattr(matrix, name, path)
+        path.write_text("{}")
+    monkeypatch.setattr(image, "objects", lambda: {"tasks.bpf.o": "0123456789abcdef"})
+    limits, counts, page = matrix.missing()
+    assert limits.startswith("limits.json has no figure of tasks/")
+    assert counts.startswith("executed.json has no figure of a message there and back, ")
+    assert page == "page.md was made with other objects than tasks.bpf.o"
+    [*_, programs] = limits.split(" of ")
+    files["LIMITS"].write_text(json.dumps({program: {} for program in programs.split(", ")}))
+    files["EXECUTED"].write_text(json.dumps({f"{what}: program": {} for what, _, _ in executed.events()}))
+    files["PAGE"].write_text("0123456789ab")
+    assert matrix.missing() == []
 
 
 def test_a_page_differs_in_substance_only() -> None:
