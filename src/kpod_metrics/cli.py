@@ -16,7 +16,7 @@ from kpod_metrics import __version__, settings
 from kpod_metrics.errors import KpodError, RefusedError, SettingError
 from kpod_metrics.exposition.samples import printable, shown
 
-LEAST_FILES = 64
+MIN_FILES = 64
 """Descriptors: 50 are programs, maps and attachments."""
 
 
@@ -247,8 +247,8 @@ def _run(options: argparse.Namespace) -> int:
     loaded = _load(options)
     # The soft limit is 1024 for the sake of select(), which nothing here uses.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if hard != resource.RLIM_INFINITY and hard < LEAST_FILES:
-        raise RefusedError(f"RLIMIT_NOFILE is {hard}: at least {LEAST_FILES} descriptors are needed")
+    if hard != resource.RLIM_INFINITY and hard < MIN_FILES:
+        raise RefusedError(f"RLIMIT_NOFILE is {hard}: at least {MIN_FILES} descriptors are needed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     agent = agents.build(loaded)
     listener = server.bind(loaded.listen)

@@ -11,7 +11,7 @@ from kpod_metrics.agent import Agent
 from kpod_metrics.landing import page
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
 from kpod_metrics.web.endpoint import Endpoint, Limits
@@ -70,7 +70,7 @@ def busy_node() -> Node:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the agent's own server has that node's page."""
     settings = Settings(node_name="ip-10-0-31-7.eu-central-1.compute.internal")
-    agent = Agent(settings, Finder(str(tmp_path_factory.mktemp("cgroup")), StandaloneNaming()), [])
+    agent = Agent(settings, Finder(str(tmp_path_factory.mktemp("cgroup")), StandaloneNamer()), [])
     agent.recent = busy_node().recent
     agent.source.error = "filesystem: late: no answer within its 5 s deadline"
     with bind(("127.0.0.1", 0)) as listener:

@@ -16,7 +16,7 @@ from kpod_metrics.cgroup.tree import Tree
 from kpod_metrics.collectors import registered
 from kpod_metrics.headroom import own_cgroup
 from kpod_metrics.pods.resolver import Resolver
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.settings import load
 from tests.live.agents import Page, eventually, get, running_agent, whole_cycle
 from tests.live.harness import Cgroup, go, stop_point
@@ -155,7 +155,7 @@ def test_a_fault_that_nobody_foresaw_is_told_and_keeps_the_last_snapshot(
     broken = {"now": False}
     kind, name = {
         "walk": (Tree, "walk"),
-        "names": (StandaloneNaming, "snapshot"),
+        "names": (StandaloneNamer, "snapshot"),
         "snapshot": (Resolver, "update"),
         "cycle": (agents.Agent, "_charge_known"),
     }[fault]

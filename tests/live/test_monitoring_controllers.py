@@ -17,7 +17,7 @@ from tests.live.monitored import Agent, Raised, Workloads, shortened
 from tests.live.prometheus import Prometheus, running_prometheus
 
 MIB = 1 << 20
-PATIENCE = 150
+TIMEOUT = 150
 """Seconds: an alert of pressure takes a minute of it, and an emulated machine has much else to do."""
 
 OF_PODS = {
@@ -141,13 +141,13 @@ def scene(
         )
         workloads = stack.enter_context(Limited(cgroup_root, folder, controllers))
         ratio = f'container:kpod_mem_cgroup_unreclaimable:limit_ratio{{pod="{workloads.pod("grows")}"}}'
-        eventually(lambda: server.has(f"count_over_time({ratio}[1m]) >= 2"), PATIENCE)
+        eventually(lambda: server.has(f"count_over_time({ratio}[1m]) >= 2"), TIMEOUT)
         workloads.start()
         yield Scene(server, workloads)
 
 
 def test_throttled_pod_on_an_idle_node_raises_that_alone(scene: Scene) -> None:
-    assert eventually(lambda: scene.of_pod("throttled"), PATIENCE) == {"KpodCpuThrottled"}
+    assert eventually(lambda: scene.of_pod("throttled"), TIMEOUT) == {"KpodCpuThrottled"}
     # Its limit's wait alone would be enough for the other alert.
     assert scene.workloads.pod("throttled") in {labels["pod"] for labels, _ in scene.prometheus.query(MUCH_WAIT)}
     assert not [name for name in OF_PODS if "KpodRunQueueSaturated" in scene.of_pod(name)]
@@ -155,13 +155,13 @@ def test_throttled_pod_on_an_idle_node_raises_that_alone(scene: Scene) -> None:
 
 def test_neighbours_that_contend_raise_that_alone(scene: Scene) -> None:
     scene.workloads.contend()
-    eventually(lambda: all(map(scene.of_pod, CONTENDING)), PATIENCE)
+    eventually(lambda: all(map(scene.of_pod, CONTENDING)), TIMEOUT)
     assert [scene.of_pod(name) for name in CONTENDING] == [{"KpodRunQueueSaturated"}] * len(CONTENDING)
 
 
 @pytest.mark.parametrize("name", [name for name, alert in OF_PODS.items() if alert])
 def test_workload_raises_its_alert_alone(name: str, scene: Scene) -> None:
-    assert eventually(lambda: scene.of_pod(name), PATIENCE) == {OF_PODS[name]}
+    assert eventually(lambda: scene.of_pod(name), TIMEOUT) == {OF_PODS[name]}
 
 
 @pytest.mark.parametrize("name", [name for name, alert in OF_PODS.items() if not alert])
@@ -172,7 +172,7 @@ def test_others_raise_none(name: str, scene: Scene) -> None:
 @pytest.mark.parametrize("panel", [panel for panel in panels() if panel.id in PANELS], ids=lambda panel: panel.id)
 def test_panel_has_data(panel: Panel, scene: Scene) -> None:
     assert eventually(
-        lambda: any(scene.prometheus.has(asked(expression, "30s")) for expression in panel.expressions), PATIENCE
+        lambda: any(scene.prometheus.has(asked(expression, "30s")) for expression in panel.expressions), TIMEOUT
     )
 
 
@@ -180,4 +180,4 @@ def test_workloads_end_and_so_do_their_alerts(scene: Scene) -> None:
     """But that of kills, which is there for ten minutes."""
     scene.workloads.end()
     left = {name: {alert} for name, alert in OF_PODS.items() if alert == "KpodOomKill"}
-    eventually(lambda: {name: found for name in OF_PODS if (found := scene.of_pod(name))} == left, PATIENCE)
+    eventually(lambda: {name: found for name in OF_PODS if (found := scene.of_pod(name))} == left, TIMEOUT)

@@ -22,7 +22,7 @@ from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.metrics import HistogramDelta, Metric, Table, latency
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.reference import declared
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
@@ -110,7 +110,7 @@ def target(known: dict[str, list[int]], tmp_path_factory: pytest.TempPathFactory
     store.put(TABLE, Identity("n", "idle", "c"), (), (HistogramDelta((), 0),), (-1, 0))
     extremes = [1, 2, 500, 10**12, 10**13]
     store.put(TABLE, Identity("n", "extremes", "c"), (), (HistogramDelta(bucketed(extremes), sum(extremes)),), (-2, 0))
-    agent = Agent(Settings(), Finder(str(tmp_path_factory.mktemp("cgroup")), StandaloneNaming()), [])
+    agent = Agent(Settings(), Finder(str(tmp_path_factory.mktemp("cgroup")), StandaloneNamer()), [])
     agent.published.publish(Renderer({"node": "x"}).render(store))
     with bind(("127.0.0.1", 0)) as listener, served(Endpoint(listener, Application(agent), agent.http, Limits())):
         yield f"127.0.0.1:{listener.getsockname()[1]}"

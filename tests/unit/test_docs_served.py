@@ -13,7 +13,7 @@ from kpod_metrics import docs
 from kpod_metrics.agent import Agent
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.pods.finder import Finder
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
 from kpod_metrics.web.endpoint import Endpoint, Limits
@@ -66,7 +66,7 @@ class Parsed(HTMLParser):
 @pytest.fixture
 def connection(tmp_path: Path) -> Iterator[HTTPConnection]:
     """A client of an agent's endpoint, after a cycle in which a pod waited."""
-    agent = Agent(Settings(poll_interval=1.0), Finder(str(tmp_path), StandaloneNaming()), [])
+    agent = Agent(Settings(poll_interval=1.0), Finder(str(tmp_path), StandaloneNamer()), [])
     agent.published.publish(Renderer(CONSTANT).render(filled()))
     agent.recent = grown({"cpu_runqueue_latency_seconds": 20.0, "mem_major_page_faults_total": 9000.0}).recent
     listener = bind(("127.0.0.1", 0))

@@ -24,7 +24,7 @@ from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.landing import page
 from kpod_metrics.pods.finder import Finder
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.server import Application, accepts_gzip, bind, negotiate, serve
 from kpod_metrics.settings import Settings
 from tests.unit.exposition.fixture import CONSTANT, filled
@@ -126,7 +126,7 @@ class Answer(NamedTuple):
 @pytest.fixture
 def agent(tmp_path: Path) -> Agent:
     """An agent without collectors, before its first cycle."""
-    return Agent(Settings(poll_interval=1.0), Finder(str(tmp_path), StandaloneNaming()), [])
+    return Agent(Settings(poll_interval=1.0), Finder(str(tmp_path), StandaloneNamer()), [])
 
 
 @pytest.fixture

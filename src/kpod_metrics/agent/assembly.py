@@ -12,10 +12,10 @@ from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.kernel import rights
 from kpod_metrics.metrics import Profile
-from kpod_metrics.pods.cluster import ClusterNaming, Filter
+from kpod_metrics.pods.cluster import ClusterNamer, Filter
 from kpod_metrics.pods.discovery import kubernetes_source
-from kpod_metrics.pods.finder import Finder, Naming
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.finder import Finder, Namer
+from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.settings import Settings
 
@@ -80,17 +80,17 @@ def build(settings: Settings) -> Agent:
             f"uid {os.geteuid()} may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"
         )
     events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root, root=root)
-    return Agent(settings, Finder(root, naming_of(settings), kept_files(), events), chosen)
+    return Agent(settings, Finder(root, namer_of(settings), kept_files(), events), chosen)
 
 
-def naming_of(settings: Settings) -> Naming:
+def namer_of(settings: Settings) -> Namer:
     """Return what names cgroups; raises SettingError or RefusedError, where it cannot be known how to reach it."""
     if settings.discovery == "cgroup":
-        return StandaloneNaming()
+        return StandaloneNamer()
     wanted = Filter(
         frozenset(settings.namespaces),
         frozenset(settings.exclude_namespaces),
         parse_selector(settings.pod_selector),
         settings.pod_labels,
     )
-    return ClusterNaming(kubernetes_source(settings), wanted, settings.grace_period)
+    return ClusterNamer(kubernetes_source(settings), wanted, settings.grace_period)

@@ -8,7 +8,7 @@ of that form is left out.
 import os
 from dataclasses import dataclass, field
 
-from kpod_metrics.cgroup.keyed import number
+from kpod_metrics.cgroup.keyed import decimal
 
 _UNITS = {b"": 1, b"KiB": 1 << 10, b"MiB": 1 << 20}
 _OF_DEVICE = ("vram", "local")
@@ -41,7 +41,7 @@ class Region:
 
 
 @dataclass(slots=True)
-class Client:
+class DrmClient:
     """One client of one GPU."""
 
     id: int
@@ -69,15 +69,15 @@ class Client:
         return sum(used for used, _ in told.values()) - shared, shared
 
 
-def client(data: bytes) -> Client | None:
+def client(data: bytes) -> DrmClient | None:
     """Return the client of a descriptor's fdinfo; None if the descriptor is none of a DRM driver that counts."""
     if b"drm-client-id:" not in data:
         return None
-    found: Client | None = None
+    found: DrmClient | None = None
     pairs = [(key, value.strip()) for key, _, value in (line.partition(b":") for line in data.splitlines())]
     for key, value in pairs:
-        if key == b"drm-client-id" and (id_ := number(value)) is not None:
-            found = Client(id_)
+        if key == b"drm-client-id" and (id_ := decimal(value)) is not None:
+            found = DrmClient(id_)
     if found is None:
         return None
     for key, value in pairs:
@@ -86,22 +86,22 @@ def client(data: bytes) -> Client | None:
     return found
 
 
-def _take(into: Client, key: str, value: bytes) -> None:
+def _take(into: DrmClient, key: str, value: bytes) -> None:
     """Take one pair. The longer of two prefixes comes first."""
     if key == "drm-driver":
         into.driver = os.fsdecode(value)
     elif key == "drm-pdev":
         into.device = os.fsdecode(value)
     elif name := _after(key, "drm-engine-capacity-"):
-        into.engines.setdefault(name, Engine()).capacity = number(value) or 1
+        into.engines.setdefault(name, Engine()).capacity = decimal(value) or 1
     elif name := _after(key, "drm-engine-"):
         nanoseconds, _, unit = value.partition(b" ")
         if unit == b"ns":
-            into.engines.setdefault(name, Engine()).busy_ns = number(nanoseconds)
+            into.engines.setdefault(name, Engine()).busy_ns = decimal(nanoseconds)
     elif name := _after(key, "drm-total-cycles-"):
-        into.engines.setdefault(name, Engine()).total_cycles = number(value)
+        into.engines.setdefault(name, Engine()).total_cycles = decimal(value)
     elif name := _after(key, "drm-cycles-"):
-        into.engines.setdefault(name, Engine()).cycles = number(value)
+        into.engines.setdefault(name, Engine()).cycles = decimal(value)
     elif name := _after(key, "drm-resident-"):
         into.regions.setdefault(name, Region()).resident = _bytes(value)
     elif name := _after(key, "drm-memory-"):
@@ -116,5 +116,5 @@ def _after(key: str, prefix: str) -> str:
 
 def _bytes(value: bytes) -> int | None:
     amount, _, unit = value.partition(b" ")
-    size = number(amount)
+    size = decimal(amount)
     return None if size is None or unit not in _UNITS else size * _UNITS[unit]

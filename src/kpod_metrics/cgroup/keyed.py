@@ -38,14 +38,14 @@ def read_if_there(path: str) -> bytes:
         raise
 
 
-def number(text: bytes) -> int | None:
+def decimal(text: bytes) -> int | None:
     """Return a number that is written in digits alone."""
     return int(text) if text.isdigit() and len(text) <= _DIGITS else None
 
 
 def single(data: bytes) -> int | None:
     """Return the number that is all of a file (memory.current)."""
-    return number(data[:-1]) if data.endswith(b"\n") else None
+    return decimal(data[:-1]) if data.endswith(b"\n") else None
 
 
 def flat(data: bytes, *keys: bytes) -> list[int | None]:
@@ -80,7 +80,7 @@ def by_device(data: bytes, *keys: bytes) -> dict[str, list[int]]:
         if is_pair:
             pairs[key] = value
             continue
-        values = [number(pairs.get(wanted, b"")) for wanted in keys]
+        values = [decimal(pairs.get(wanted, b"")) for wanted in keys]
         numbers = [value for value in values if value is not None]
         if len(numbers) == len(keys) and _DEVICE.fullmatch(name):
             device = name.decode("ascii")

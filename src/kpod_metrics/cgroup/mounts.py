@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kpod_metrics.cgroup.keyed import number
+from kpod_metrics.cgroup.keyed import decimal
 from kpod_metrics.cgroup.tree import unescape_mount
 
 _NO_DATA = frozenset(
@@ -139,7 +139,7 @@ def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
         fields, super_fields = head.split(b" "), tail.split(b" ")
         if not separator or len(fields) < 6 or len(super_fields) < 3:
             continue
-        id_, parent_id = number(fields[0]), number(fields[1])
+        id_, parent_id = decimal(fields[0]), decimal(fields[1])
         if id_ is None or parent_id is None or id_ in ids:
             continue
         ids.add(id_)

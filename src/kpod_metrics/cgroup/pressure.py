@@ -1,6 +1,6 @@
 """Pressure stall information: `cpu.pressure`, `memory.pressure`, `io.pressure` (Documentation/accounting/psi.rst)."""
 
-from kpod_metrics.cgroup.keyed import number
+from kpod_metrics.cgroup.keyed import decimal
 
 
 def totals(data: bytes) -> tuple[int | None, int | None]:
@@ -15,4 +15,4 @@ def _total(data: bytes, line: int) -> int | None:
     """Return the total at the end of the line that begins there (-1: there is none)."""
     end = data.find(b"\n", line)
     at = data.rfind(b" total=", line, end) if line >= 0 <= end else -1
-    return number(data[at + 7 : end]) if at >= 0 else None
+    return decimal(data[at + 7 : end]) if at >= 0 else None

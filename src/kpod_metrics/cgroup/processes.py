@@ -9,7 +9,7 @@ from kpod_metrics.cgroup.keyed import is_absent
 from kpod_metrics.cgroup.tree import paths
 from kpod_metrics.files import read_bytes
 
-LOOKED_AT = 32
+MAX_PROBED = 32
 """Processes of a cgroup whose namespaces are looked at."""
 
 _Shared = TypeVar("_Shared")
@@ -28,7 +28,7 @@ def distinct(pids: Sequence[int], of: Callable[[int], _Shared], proc: str) -> di
     """
     found: dict[_Shared, int] = {}
     refused: OSError | None = None
-    for pid in pids[:LOOKED_AT]:
+    for pid in pids[:MAX_PROBED]:
         for thread in _threads(proc, pid):
             try:
                 found.setdefault(of(thread), thread)
@@ -47,7 +47,7 @@ def _threads(proc: str, pid: int) -> Iterator[int]:
     yield pid
     try:
         with os.scandir(f"{proc}/{pid}/task") as entries:
-            first = [int(entry.name) for entry in islice(entries, LOOKED_AT)]
+            first = [int(entry.name) for entry in islice(entries, MAX_PROBED)]
     except OSError:
         return
     yield from sorted(thread for thread in first if thread != pid)

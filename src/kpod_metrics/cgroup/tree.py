@@ -7,17 +7,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kpod_metrics.cgroup.keyed import flat, is_absent, number
+from kpod_metrics.cgroup.keyed import decimal, flat, is_absent
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.files import KeptFiles, read_bytes
 
 log = logging.getLogger(__name__)
 
-MOST_DEEP = 64
+MAX_DEPTH = 64
 """Levels below the root. A container in a container in a container of a user's has about 25."""
-LONGEST = 4000
+MAX_PATH_BYTES = 4000
 """Bytes of a directory's path: the kernel takes 4,095, and the names of the files in it need some."""
-MOST_CGROUPS = 10_000
+MAX_CGROUPS = 10_000
 """Of the whole tree. The owner of a delegated cgroup may make any number, and each costs the agent 5 KB."""
 SKIPPED = ("depth", "path", "number", "unreadable")
 """Why a walk leaves out a cgroup and all that is below it."""
@@ -127,7 +127,7 @@ class Tree:
         inode = os.stat(self._root).st_ino
         found = [self._directory("", self._root, inode) or Directory(inode, "", ())]
         for directory in found:  # which grows meanwhile
-            found += self._below(directory, listed, MOST_CGROUPS - len(found))
+            found += self._below(directory, listed, MAX_CGROUPS - len(found))
         now, self._now = self._now, {}
         self._files.sweep({where for _, _, where in now.values()})
         self._known = {directory.path: now[directory.path] for directory in found if directory.path in now}
@@ -207,11 +207,11 @@ class Tree:
     def _directories(self, where: str, path: str, names: list[tuple[str, int]], room: int) -> list[Directory | None]:
         """Return the directories of these names, None in the place of one that is gone."""
         above = f"{path}/" if path else ""
-        if above.count("/") >= MOST_DEEP:
+        if above.count("/") >= MAX_DEPTH:
             self._left_out[path, "depth"] = len(names)
             return []
-        if len(where) > LONGEST // 8:  # no letter has more than four bytes, no name more than 255
-            fitting = [(name, inode) for name, inode in names if len(os.fsencode(f"{where}/{name}")) <= LONGEST]
+        if len(where) > MAX_PATH_BYTES // 8:  # no letter has more than four bytes, no name more than 255
+            fitting = [(name, inode) for name, inode in names if len(os.fsencode(f"{where}/{name}")) <= MAX_PATH_BYTES]
             if len(fitting) < len(names):
                 self._left_out[path, "path"] = len(names) - len(fitting)
             names = fitting
@@ -256,7 +256,7 @@ def _pids(text: bytes) -> tuple[int, ...]:
     try:
         return tuple([pid for pid in map(int, text.split()) if pid > 0])
     except ValueError:  # no kernel writes it
-        return tuple([pid for pid in map(number, text.split()) if pid])
+        return tuple([pid for pid in map(decimal, text.split()) if pid])
 
 
 def _read_procs(directory: str, files: KeptFiles, name: str = "cgroup.procs") -> bytes | None:
@@ -284,4 +284,4 @@ def paths(root: str) -> Iterator[str]:
                 below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
             continue
-        found += below[: MOST_CGROUPS - len(found)]
+        found += below[: MAX_CGROUPS - len(found)]

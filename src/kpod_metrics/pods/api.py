@@ -9,7 +9,7 @@ import msgspec
 
 from kpod_metrics.pods.model import Container, Pod
 
-KNOWN_IDS = 16
+MAX_CONTAINER_IDS = 16
 """Ids that are remembered of one container; a crash loop makes a new one every few minutes."""
 
 
@@ -73,7 +73,7 @@ class Terminated(_Object):
     exit_code: int = 0
 
 
-class State(_Object):
+class ContainerState(_Object):
     """What a container is."""
 
     terminated: Terminated | None = None
@@ -85,8 +85,8 @@ class ContainerStatus(_Object):
     name: str = ""
     container_id: str = msgspec.field(name="containerID", default="")
     restart_count: int = 0
-    state: State | None = None
-    last_state: State | None = None
+    state: ContainerState | None = None
+    last_state: ContainerState | None = None
 
 
 class Status(_Object):
@@ -192,7 +192,7 @@ def _container(name: str, status: ContainerStatus | None, phase: str, policy: st
 def _newest(ids: list[str]) -> tuple[str, ...]:
     """Return each id once, at its last place, and no more than are remembered."""
     unique = dict.fromkeys(one for one in reversed(ids) if one)
-    return tuple(reversed(list(unique)[:KNOWN_IDS]))
+    return tuple(reversed(list(unique)[:MAX_CONTAINER_IDS]))
 
 
 def _owner(item: Item, labels: dict[str, str], annotations: Annotations) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 The two sides come apart in time: a container runs before its status names it, and a pod's cgroups may be gone before
 its deletion is heard of, or outlive it. So a pod that was deleted is still known for a while, and what a cgroup of an
-unknown pod did is held back (`PENDING`) until somebody names it, or nobody did for `PATIENCE`.
+unknown pod did is held back (`PENDING`) until somebody names it, or nobody did for `NAME_TIMEOUT`.
 """
 
 import logging
@@ -30,7 +30,7 @@ from kpod_metrics.selector import Selector
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 30.0
+NAME_TIMEOUT = 30.0
 """Seconds that a connected source has to name a cgroup. The kubelet writes a started container into its pod's status
 within about a second; no status ever names a sandbox (pause), which is the pod's own after this time."""
 
@@ -38,7 +38,7 @@ CAPACITY = 10_000
 """Deleted pods that are remembered, and cgroups that wait for a name: the oldest make room."""
 
 
-_LONGEST_VALUE = 63
+_MAX_LABEL_VALUE = 63
 """Characters of a label's value: what the API server accepts, held to with whatever else answers in its place."""
 
 
@@ -74,7 +74,7 @@ class _Known:
 
     def __init__(self, pod: Pod, labels: Sequence[str]) -> None:
         self.pod = pod
-        extra = tuple([pod.labels.get(label, "")[:_LONGEST_VALUE] for label in labels])
+        extra = tuple([pod.labels.get(label, "")[:_MAX_LABEL_VALUE] for label in labels])
         self.identity = Identity(pod.namespace, pod.name, "", extra)
         self.containers = {id_: self.of(container) for container in pod.containers for id_ in container.ids}
 
@@ -82,7 +82,7 @@ class _Known:
         return self.identity._replace(container=container.name)
 
 
-class ClusterNaming:
+class ClusterNamer:
     """Names cgroups by a source of pods."""
 
     def __init__(self, source: PodSource, wanted: Filter, grace: float, clock: Callable[[], float] = time.monotonic):
@@ -134,14 +134,14 @@ class ClusterNaming:
         self._source.close()
 
     def snapshot(
-        self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
+        self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
         """Name every cgroup that is some pod's; where nothing has changed, the snapshot is the one before."""
         now = self._clock()
         self._follow_connection(now)
         changed = self._take_pods(now)
         before, snapshot = self._before
-        if not (changed or passed or self._waiting or self._recent) and directories == before:
+        if not (changed or vanished or self._waiting or self._recent) and directories == before:
             return snapshot
         identities: dict[int, Identity] = {}
         reported: dict[int, Identity] = {}
@@ -168,7 +168,7 @@ class ClusterNaming:
                 # The walk goes from the top: what is nested in a container comes after it.
                 tops.setdefault(ids, (directory, [], owner))[1].extend(directory.pids)
         self._ids = seen
-        for id_, path in self._departed(waiting, passed, reasons, identities):
+        for id_, path in self._departed(waiting, vanished, reasons, identities):
             ids = kubernetes_ids(path)
             owner = HOST if ids is None else self._owner(id_, path, ids, waiting, now)
             if isinstance(owner, Identity):
@@ -244,7 +244,7 @@ class ClusterNaming:
                 wait = _Wait(path, now)
                 self._source.hurry()
             # What the source could not tell while it was away it may tell once it is back.
-            if self._connected_since is None or now - max(wait.since, self._connected_since) < PATIENCE:
+            if self._connected_since is None or now - max(wait.since, self._connected_since) < NAME_TIMEOUT:
                 self._waiting[id_] = wait
                 return PENDING
             self._settled.add(id_)
@@ -253,7 +253,7 @@ class ClusterNaming:
     @staticmethod
     def _departed(
         waiting: Mapping[int, _Wait],
-        passed: Mapping[int, str],
+        vanished: Mapping[int, str],
         reasons: Mapping[int, str],
         known: Mapping[int, Identity],
     ) -> Iterable[tuple[int, str]]:
@@ -261,7 +261,7 @@ class ClusterNaming:
         for id_, wait in waiting.items():
             if id_ not in reasons and id_ not in known:
                 yield id_, wait.path
-        for id_, path in passed.items():
+        for id_, path in vanished.items():
             if id_ not in waiting:
                 yield id_, path
 
@@ -271,7 +271,7 @@ class ClusterNaming:
         for uid, (pod, _) in list(self._recent.items()):
             if uid in alive or pod.cgroup_uid in alive:
                 self._recent[uid] = (pod, now)
-            elif now - self._recent[uid][1] > max(self._grace, PATIENCE):
+            elif now - self._recent[uid][1] > max(self._grace, NAME_TIMEOUT):
                 del self._recent[uid]
         if len(self._recent) != before:
             self._reindex()

@@ -15,7 +15,7 @@ CAPACITY = 10_000
 log = logging.getLogger(__name__)
 
 
-class Naming(Protocol):
+class Namer(Protocol):
     """Gives cgroups their owners."""
 
     @property
@@ -35,9 +35,9 @@ class Naming(Protocol):
         """What had to make room in its tables, by kind."""
 
     def snapshot(
-        self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
+        self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
-        """Name what is there (`directories`, parents first) and what has come and gone since (`passed`: id to path).
+        """Name what is there (`directories`, parents first) and what has come and gone since (`vanished`: id to path).
 
         `active` are ids with events: they hold processes, or did.
         """
@@ -55,9 +55,9 @@ class Naming(Protocol):
 class Finder:
     """Walks the tree, and follows the kernel's word of cgroups that are made between two walks."""
 
-    def __init__(self, root: str, naming: Naming, kept_files: int = 0, events: CgroupEvents | None = None) -> None:
+    def __init__(self, root: str, namer: Namer, kept_files: int = 0, events: CgroupEvents | None = None) -> None:
         """`kept_files` descriptors may be kept open; `events` tells of new cgroups where the kernel can."""
-        self.root, self._naming = root, naming
+        self.root, self._namer = root, namer
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
@@ -80,7 +80,7 @@ class Finder:
     @property
     def forgotten(self) -> Mapping[str, int]:
         """What had to make room in tables, by kind."""
-        return {**self._naming.forgotten, "outside": self._forgotten}
+        return {**self._namer.forgotten, "outside": self._forgotten}
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -90,17 +90,17 @@ class Finder:
     @property
     def name(self) -> str:
         """The source of names."""
-        return self._naming.name
+        return self._namer.name
 
     @property
     def connected(self) -> bool:
         """Whether both the tree and the source of names answer."""
-        return not self.error and self._naming.connected
+        return not self.error and self._namer.connected
 
     @property
     def relists(self) -> int:
         """Times that all was listed anew after a fault."""
-        return self._relists + self._naming.relists
+        return self._relists + self._namer.relists
 
     def open(self) -> None:
         """Listen to the kernel."""
@@ -114,7 +114,7 @@ class Finder:
 
     def start(self) -> None:
         """Start the source of names, which may have a thread."""
-        self._naming.start()
+        self._namer.start()
 
     def has_news(self) -> bool:
         """Whether cgroups were made since the last refresh, as far as the kernel tells."""
@@ -151,12 +151,12 @@ class Finder:
             self._newest = max(directory.id for directory in directories)
         if self._part:
             self._remember([*self._made, *(directory.id for directory in directories)], len(directories))
-        passed = self._made
-        if passed:
-            passed = dict(passed)
+        vanished = self._made
+        if vanished:
+            vanished = dict(vanished)
             for directory in directories:
-                passed.pop(directory.id, None)
-        found = self._naming.snapshot(self.root, directories, passed, active)
+                vanished.pop(directory.id, None)
+        found = self._namer.snapshot(self.root, directories, vanished, active)
         self._made = {}
         return found
 
@@ -183,11 +183,11 @@ class Finder:
 
     def problem(self) -> str:
         """What does not work, one line; empty while it works."""
-        return self.error or self._naming.problem()
+        return self.error or self._namer.problem()
 
     def close(self) -> None:
         """Close the kept files, and end what it listens to."""
         self._tree.close()
         if self.events is not None:
             self.events.close()
-        self._naming.close()
+        self._namer.close()

@@ -14,7 +14,7 @@ INTERVAL = 15.0
 """Seconds between two polls, on average; each is up to a fifth more or less."""
 SOON = 1.0
 """Seconds at least between two polls, where a new cgroup calls for one."""
-PATIENCE = 10.0
+POLL_TIMEOUT = 10.0
 """Seconds without a byte after which a poll is given up."""
 
 
@@ -69,7 +69,7 @@ class KubeletSource(Source):
 
     def _step(self, client: Server) -> float:
         self._hurried.clear()
-        items = decoded(api.items_of, client.get(PATH, {}, PATIENCE)).items or []
+        items = decoded(api.items_of, client.get(PATH, {}, POLL_TIMEOUT)).items or []
         now = {item.metadata.uid: item for item in items}
         self._replace([*(item for uid, item in self._seen.items() if uid not in now), *items])
         self._seen = now

@@ -28,11 +28,11 @@ GROUP = "client.authentication.k8s.io"
 VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
 MODES = ("", "Never", "IfAvailable")
 """Of interactiveMode: there is no terminal."""
-PATIENCE = 30.0
+PLUGIN_TIMEOUT = 30.0
 """Seconds that a plugin may take."""
-MOST_BYTES = 1 << 20
+MAX_OUTPUT_BYTES = 1 << 20
 """Of what it prints."""
-EARLY = 30.0
+RENEW_BEFORE = 30.0
 """Seconds before its end at which a credential is replaced."""
 _SHOWN = 300
 """Characters of a plugin's words in a message."""
@@ -154,9 +154,9 @@ class PluginAuth(httpx2.Auth):
                 if self._aborted:
                     raise ConfigError(f"{name} was ended")
                 output, errors = _printed(name, process)
-                process.wait(PATIENCE)
+                process.wait(PLUGIN_TIMEOUT)
             except subprocess.TimeoutExpired:
-                raise ConfigError(f"{name} did not end within {PATIENCE:g} s") from None
+                raise ConfigError(f"{name} did not end within {PLUGIN_TIMEOUT:g} s") from None
             finally:
                 self._process = None
                 _kill(process)
@@ -172,7 +172,7 @@ def _printed(name: str, process: "subprocess.Popen[bytes]") -> tuple[bytes, byte
     """Return what a process prints until both its outputs are closed; of the errors, the end."""
     assert process.stdout is not None
     assert process.stderr is not None
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + PLUGIN_TIMEOUT
     output, errors = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
         for stream, kept in ((process.stdout, output), (process.stderr, errors)):
@@ -180,14 +180,14 @@ def _printed(name: str, process: "subprocess.Popen[bytes]") -> tuple[bytes, byte
         while selector.get_map():
             ready = selector.select(max(0.0, end - time.monotonic()))
             if not ready:
-                raise subprocess.TimeoutExpired(process.args, PATIENCE)
+                raise subprocess.TimeoutExpired(process.args, PLUGIN_TIMEOUT)
             for key, _ in ready:
                 data = os.read(key.fd, 65536)
                 if not data:
                     selector.unregister(key.fileobj)
                 key.data.extend(data)
-            if len(output) > MOST_BYTES:
-                raise ConfigError(f"{name} printed more than {MOST_BYTES} bytes")
+            if len(output) > MAX_OUTPUT_BYTES:
+                raise ConfigError(f"{name} printed more than {MAX_OUTPUT_BYTES} bytes")
             del errors[:-65536]
     return bytes(output), bytes(errors)
 
@@ -218,7 +218,7 @@ def _read(name: str, printed: bytes, version: str) -> _Status:
 
 def _ends_soon(status: _Status) -> bool:
     end = status.expiration_timestamp
-    return end is not None and end.timestamp() - time.time() < EARLY
+    return end is not None and end.timestamp() - time.time() < RENEW_BEFORE
 
 
 def _authorized(request: httpx2.Request, status: _Status) -> httpx2.Request:

@@ -38,9 +38,9 @@ SILENCE = WATCH[1] + 10.0
 """Seconds without a byte after which a new watch begins: longer than any watch lasts where the server works."""
 STEADY = 60.0
 """Seconds that a watch must last to count as working: a server that ends each at once is not asked at full speed."""
-PATIENCE = 30.0
+LIST_TIMEOUT = 30.0
 """Seconds without a byte after which a list is given up."""
-BURIED = 10_000
+MAX_TOMBSTONES = 10_000
 """UIDs of deleted pods that are remembered, so that a late event does not bring one back."""
 
 # Failures of a watch that say nothing of its version.
@@ -84,7 +84,7 @@ class KubernetesSource(Source):
         """Whether nothing came from the server since a failure: its store may have been set back."""
         self._last_list = float("-inf")
         self._versions: dict[str, str] = {}
-        self._buried: OrderedDict[str, None] = OrderedDict()
+        self._tombstones: OrderedDict[str, None] = OrderedDict()
 
     def _step(self, client: Server) -> float:
         if self._must_list:
@@ -122,7 +122,7 @@ class KubernetesSource(Source):
             items, version = self._pages(client, {})
         self._replace(items)
         self._versions = {item.metadata.uid: item.metadata.resource_version for item in items}
-        self._buried.clear()
+        self._tombstones.clear()
         self._version = version
         self._must_list = self._doubtful = False
         self._last_list = time.monotonic()
@@ -132,7 +132,7 @@ class KubernetesSource(Source):
         items: list[api.Item] = []
         more = first
         while True:
-            page = decoded(api.items_of, client.get(PATH, {**self._selector, **more}, min(PATIENCE, self._silence)))
+            page = decoded(api.items_of, client.get(PATH, {**self._selector, **more}, min(LIST_TIMEOUT, self._silence)))
             items += page.items or ()
             if not page.metadata.more:
                 return items, page.metadata.resource_version
@@ -172,11 +172,11 @@ class KubernetesSource(Source):
         if event.type == "DELETED":
             self._remove(uid)
             self._versions.pop(uid, None)
-            self._buried[uid] = None
-            if len(self._buried) > BURIED:
-                self._buried.popitem(last=False)
+            self._tombstones[uid] = None
+            if len(self._tombstones) > MAX_TOMBSTONES:
+                self._tombstones.popitem(last=False)
         elif event.type in ("ADDED", "MODIFIED"):
-            if uid in self._buried or is_older(version, self._versions.get(uid, "")):
+            if uid in self._tombstones or is_older(version, self._versions.get(uid, "")):
                 return
             self._put(item)
             self._versions[uid] = version

@@ -22,7 +22,7 @@ FORBIDDEN = 3
 """403s in a row that are a missing right, which a person has to give: from then on the waits are long. An API server
 that starts answers 403 until it has read its roles."""
 
-KEPT_DELETIONS = 10_000
+MAX_DELETIONS = 10_000
 """Deleted pods that wait for the next poll; 1,000 a minute come in a storm."""
 
 
@@ -222,7 +222,7 @@ class Source:
             if pod is None:
                 return
             self._view = None
-            if len(self._deleted) >= KEPT_DELETIONS:
+            if len(self._deleted) >= MAX_DELETIONS:
                 self._deleted.popleft()
                 self.deletions_lost += 1
             self._deleted.append(pod)

@@ -8,7 +8,7 @@ from kpod_metrics.pods.model import Group, Identity, Snapshot
 from kpod_metrics.pods.paths import identity_of_path
 
 
-class StandaloneNaming:
+class StandaloneNamer:
     """A cgroup that has held processes once is reported until it is removed.
 
     So is one that is made while we watch and has none below it, before its first process: its counters are there at 0.
@@ -27,11 +27,11 @@ class StandaloneNaming:
         self._before: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
 
     def snapshot(
-        self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
+        self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
         """Name every cgroup by its path; where nothing has changed, the snapshot is the one before."""
         before, snapshot = self._before
-        if not passed and active <= self._held and directories == before:
+        if not vanished and active <= self._held and directories == before:
             return snapshot
         present = frozenset([directory.id for directory in directories])
         self._held &= present
@@ -45,7 +45,7 @@ class StandaloneNaming:
         # Their files count a subtree that is reported by itself.
         with_reported_below = self._ancestors([d.path for d in held])
         identities = {d.id: names[d.path] for d in directories}
-        identities.update((id_, identity_of_path(path)) for id_, path in passed.items())
+        identities.update((id_, identity_of_path(path)) for id_, path in vanished.items())
         snapshot = Snapshot(
             identities=identities,
             reported={d.id: names[d.path] for d in held},
@@ -58,8 +58,8 @@ class StandaloneNaming:
             ),
             present=present,
         )
-        # What has passed is in one snapshot only.
-        self._before = ((), snapshot) if passed else (directories, snapshot)
+        # What has vanished is in one snapshot only.
+        self._before = ((), snapshot) if vanished else (directories, snapshot)
         return snapshot
 
     def problem(self) -> str:

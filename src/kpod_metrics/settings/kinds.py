@@ -58,7 +58,7 @@ def choice(*choices: str) -> Kind[str]:
     return Kind(", ".join(choices), parse, {"enum": list(choices)})
 
 
-def _number(expression: "re.Pattern[str]", value: Any, types: Any = str | int) -> "re.Match[str]":
+def _matched(expression: "re.Pattern[str]", value: Any, types: Any = str | int) -> "re.Match[str]":
     match = expression.fullmatch(str(value).strip())
     if not match or isinstance(value, bool) or not isinstance(value, types):
         raise ValueError
@@ -71,7 +71,7 @@ _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 def duration(text: Any, low: float = 0.1, high: float = 3600) -> float:
     """Return the seconds of a duration like 500ms; raises ValueError for another text, or for one out of range."""
-    match = _number(_DURATION, text, str | int | float)
+    match = _matched(_DURATION, text, str | int | float)
     seconds = float(match[1]) * _SECONDS[match[2]]
     if not low <= seconds <= high:
         raise ValueError
@@ -98,7 +98,7 @@ def integers(low: int, high: int) -> Kind[int]:
     """Integers from `low` to `high`."""
 
     def parse(value: Any) -> int:
-        number = int(_number(_INTEGER, value)[0])
+        number = int(_matched(_INTEGER, value)[0])
         if not low <= number <= high:
             raise ValueError
         return number
@@ -111,7 +111,7 @@ _UNITS = {None: 0, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}
 
 
 def _bytes(value: Any) -> int:
-    match = _number(_BYTES, value)
+    match = _matched(_BYTES, value)
     number = int(match[1]) << _UNITS[match[2]]
     if number and not 64 << 20 <= number <= 1 << 40:
         raise ValueError

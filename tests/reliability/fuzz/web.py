@@ -22,7 +22,7 @@ from typing import NamedTuple, cast
 from kpod_metrics.agent import Agent
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.pods.finder import Finder
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.server import PAGES, Application
 from kpod_metrics.settings import Settings
 from kpod_metrics.web.counts import Counts
@@ -67,7 +67,7 @@ class _Served:
 
     def __init__(self) -> None:
         settings = Settings(poll_interval=86_400.0, node_name="n1")  # no cycle comes due, and none is missed
-        agent = Agent(settings, Finder("", StandaloneNaming()), [])
+        agent = Agent(settings, Finder("", StandaloneNamer()), [])
         page = Renderer(CONSTANT).render(filled())
         agent.published.publish(page)
         agent.recent.note(page)

@@ -1,8 +1,8 @@
-from kpod_metrics.cgroup.drm import Client, Engine, Region, client
+from kpod_metrics.cgroup.drm import DrmClient, Engine, Region, client
 from tests.unit.collectors.fdinfo import AMDGPU, AMDGPU_BEFORE_6_13, FILE, I915, PANFROST, XE
 
 
-def parsed(text: str) -> Client:
+def parsed(text: str) -> DrmClient:
     found = client(text.encode())
     assert found is not None
     return found

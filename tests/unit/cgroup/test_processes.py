@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.cgroup.processes import LOOKED_AT, alive, distinct, others_are_hidden
+from kpod_metrics.cgroup.processes import MAX_PROBED, alive, distinct, others_are_hidden
 
 NO_PROC = "/nothing is here"
 
@@ -15,7 +15,7 @@ def test_first_process_of_each() -> None:
 def test_only_the_first_few_are_looked_at() -> None:
     looked_at: list[int] = []
     distinct(range(10_000), looked_at.append, NO_PROC)
-    assert looked_at == list(range(LOOKED_AT))
+    assert looked_at == list(range(MAX_PROBED))
 
 
 def _fails(failures: dict[int, int]) -> dict[str, int]:

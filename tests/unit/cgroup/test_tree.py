@@ -264,15 +264,15 @@ def test_deep_tree_is_walked_down_to_a_bound(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").touch()
     nest(str(tmp_path), ["d"] * 1_100)
     make(tmp_path / "victim", "7\n")
-    looked_at = [tmp_path / "/".join(["d"] * depth) / "cgroup.procs" for depth in range(1, tree.MOST_DEEP + 2)]
+    looked_at = [tmp_path / "/".join(["d"] * depth) / "cgroup.procs" for depth in range(1, tree.MAX_DEPTH + 2)]
     for procs in looked_at:  # so that they are taken for cgroups
         procs.touch()
     walker = tree.Tree(str(tmp_path))
     try:
         found = {directory.path: directory.pids for directory in walker.walk()}
         assert found["victim"] == (7,)
-        assert len(found) == 2 + tree.MOST_DEEP
-        assert max(map(len, found)) == 2 * tree.MOST_DEEP - 1
+        assert len(found) == 2 + tree.MAX_DEPTH
+        assert max(map(len, found)) == 2 * tree.MAX_DEPTH - 1
         assert walker.skipped == {"depth": 1, "path": 0, "number": 0, "unreadable": 0}
         make(tmp_path / "new", "8\n")
         assert {directory.path for directory in walker.walk()} == {*found, "new"}
@@ -291,7 +291,7 @@ def test_path_that_is_too_long_for_the_kernel_ends_there(tmp_path: Path) -> None
     make(tmp_path / "victim", "7\n")
     name = "ä" * 127
     at, fitting = tmp_path, 0
-    while len(os.fsencode(at / name)) <= tree.LONGEST:
+    while len(os.fsencode(at / name)) <= tree.MAX_PATH_BYTES:
         at, fitting = at / name, fitting + 1
         make(at)
     nest(str(at), ["x" * 255] * 20)
@@ -308,7 +308,7 @@ def test_path_that_is_too_long_for_the_kernel_ends_there(tmp_path: Path) -> None
 def test_deeper_levels_are_left_out_first_where_there_are_too_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree, "MOST_CGROUPS", 6)
+    monkeypatch.setattr(tree, "MAX_CGROUPS", 6)
     (tmp_path / "cgroup.procs").touch()
     for path in ("a", "a/1", "a/1/x", "a/1/y", "a/1/z", "b", "b/1"):
         make(tmp_path / path)

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from kpod_metrics.cgroup.processes import LOOKED_AT
+from kpod_metrics.cgroup.processes import MAX_PROBED
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.errors import UnavailableError
@@ -134,7 +134,7 @@ def test_pod_with_the_hosts_root_has_no_file_systems_of_other_pods(tree: Tree, o
 
 
 def test_processes_that_are_not_looked_at_are_counted(tree: Tree, opened: Opened) -> None:
-    pids = list(range(10, 10 + LOOKED_AT + 3))
+    pids = list(range(10, 10 + MAX_PROBED + 3))
     for pid in pids:
         process(tree, pid, ROOT)
     collector = opened(tree.environment, Disks({"/": size(1, 0, 0)}))

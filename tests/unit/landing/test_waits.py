@@ -13,7 +13,7 @@ from kpod_metrics.landing import waits
 from kpod_metrics.metrics import Kind, Scope
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.reference import declared
 from kpod_metrics.settings import CollectorSettings, Settings
 from kpod_metrics.store import OVERFLOW
@@ -329,7 +329,7 @@ def test_window(tmp_path: Path, intervals: dict[str, float], expected: float) ->
     kinds = registered()
     settings = Settings(collectors={name: CollectorSettings(interval=intervals.get(name, 0.0)) for name in kinds})
     collectors = [kinds[name](Environment()) for name in ("pressure", "memory", "filesystem")]
-    agent = Agent(settings, Finder(str(tmp_path), StandaloneNaming()), collectors)
+    agent = Agent(settings, Finder(str(tmp_path), StandaloneNamer()), collectors)
     assert agent.recent.window == expected
 
 

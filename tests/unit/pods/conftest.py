@@ -18,13 +18,13 @@ from kpod_metrics.settings import Settings
 from testkit.apiserver import ApiServer
 
 NODE = "node-1"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds until a test gives up; no test needs a tenth of it."""
 
 
 def until(true: Callable[[], object], what: str = "") -> None:
     """Wait until something is true."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not true():
         assert time.monotonic() < end, f"in vain: {what or true}"
         time.sleep(0.003)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.pods.api import KNOWN_IDS, event_of, item_of, items_of, merge, pod_of, refusal_of
+from kpod_metrics.pods.api import MAX_CONTAINER_IDS, event_of, item_of, items_of, merge, pod_of, refusal_of
 from kpod_metrics.pods.model import Container, Pod
 from testkit.apiserver import _as_kubelet, _run, pod_object
 
@@ -113,12 +113,12 @@ def test_id_without_the_runtime(runtime: str) -> None:
 
 def test_ids_stay_known_and_are_bounded() -> None:
     shape, pod = pod_object("p"), None
-    for number in range(KNOWN_IDS + 5):
+    for number in range(MAX_CONTAINER_IDS + 5):
         _run(shape, "app", f"a{number}")
         pod = merge(pod, translated(shape))
         assert pod.containers[0].restarts == number
     assert pod is not None
-    assert pod.containers[0].ids == tuple(f"a{number}" for number in range(5, KNOWN_IDS + 5))
+    assert pod.containers[0].ids == tuple(f"a{number}" for number in range(5, MAX_CONTAINER_IDS + 5))
     again = merge(pod, translated(shape))
     assert again == pod
 
@@ -131,7 +131,7 @@ def test_newest_id_is_last_and_none_is_there_twice(reports: list[list[str]]) -> 
     assert pod is not None
     known = pod.containers[0].ids
     assert known[-1] == list(dict.fromkeys(reports[-1]))[-1]
-    assert len(known) == len(set(known)) <= KNOWN_IDS
+    assert len(known) == len(set(known)) <= MAX_CONTAINER_IDS
 
 
 def test_error_event_is_no_pod() -> None:

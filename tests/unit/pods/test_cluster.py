@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kpod_metrics.cgroup.tree import Directory
-from kpod_metrics.pods.cluster import PATIENCE, ClusterNaming, Filter
+from kpod_metrics.pods.cluster import NAME_TIMEOUT, ClusterNamer, Filter
 from kpod_metrics.pods.model import (
     FILTERED,
     HOST,
@@ -66,12 +66,12 @@ class Source:
 
 
 class World:
-    """A tree, a source, and the naming that brings them together."""
+    """A tree, a source, and the namer that brings them together."""
 
     def __init__(self, wanted: Filter) -> None:
         self.now = 1000.0
         self.source = Source()
-        self.naming = ClusterNaming(self.source, wanted, GRACE, lambda: self.now)
+        self.namer = ClusterNamer(self.source, wanted, GRACE, lambda: self.now)
         self.tree: dict[str, tuple[int, ...]] = {}
         self._numbers: dict[str, int] = {}
 
@@ -79,10 +79,10 @@ class World:
         """The id of a cgroup: the same as long as it is there."""
         return self._numbers.setdefault(path, len(self._numbers) + 1)
 
-    def look(self, passed: Iterable[str] = ()) -> Snapshot:
-        """What is there now, and `passed`, that has come and gone."""
+    def look(self, vanished: Iterable[str] = ()) -> Snapshot:
+        """What is there now, and `vanished`, that has come and gone."""
         directories = [Directory(self.id(path), path, pids) for path, pids in sorted(self.tree.items())]
-        return self.naming.snapshot("/cg", directories, {self.id(path): path for path in passed}, frozenset())
+        return self.namer.snapshot("/cg", directories, {self.id(path): path for path in vanished}, frozenset())
 
     def owner(self, path: str, snapshot: Snapshot | None = None) -> Identity | str | None:
         """Whose a cgroup is, or why it is nobody's."""
@@ -156,14 +156,14 @@ def test_nothing_new_is_the_same_snapshot(world: World) -> None:
     world.source.set(pod())
     world.tree = {slice_of(): (), scope(IDS[0]): (1,), scope(IDS[1]): (2,)}
     assert world.look() is not world.look()  # the sandbox waits
-    world.now += PATIENCE
+    world.now += NAME_TIMEOUT
     snapshot = world.look()
     assert world.look() is snapshot
     world.tree[scope(IDS[0])] = (1, 7)
     assert world.look().groups[0].pids == (1, 7)
     world.source.set(pod(labels={"a": "b"}))
-    assert world.look() is not world.look(passed=["other"])
-    later = world.look()  # without what had passed
+    assert world.look() is not world.look(vanished=["other"])
+    later = world.look()  # without what had vanished
     assert world.look() is later
     world.source.set()
     assert world.look() is not later
@@ -188,7 +188,7 @@ def test_container_before_its_status_names_it(world: World) -> None:
     world.source.set(pod(UID, "web-1", Container("app")))
     world.tree = {slice_of(): (), scope(IDS[0]): (1,)}
     assert world.owner(scope(IDS[0])) == PENDING
-    world.now += PATIENCE / 2
+    world.now += NAME_TIMEOUT / 2
     assert world.owner(scope(IDS[0])) == PENDING
     world.source.set(pod())
     assert world.owner(scope(IDS[0])) == identity()
@@ -199,7 +199,7 @@ def test_sandbox_is_the_pods_own(world: World) -> None:
     world.source.set(pod())
     world.tree = {slice_of(): (), scope(IDS[0]): (1,), scope(IDS[1]): (2,)}
     assert world.owner(scope(IDS[1])) == PENDING
-    world.now += PATIENCE
+    world.now += NAME_TIMEOUT
     for connected in (True, False, True):  # what is settled stays so, whatever becomes of the source
         world.source.connected = connected
         snapshot = world.look()
@@ -228,7 +228,7 @@ def test_new_cgroup_without_a_name_hurries_the_source_once(world: World) -> None
 def test_pod_that_nobody_ever_names(world: World) -> None:
     world.tree = {scope(IDS[0]): (1,)}
     assert world.owner(scope(IDS[0])) == PENDING
-    world.now += PATIENCE
+    world.now += NAME_TIMEOUT
     for _ in range(3):
         assert world.owner(scope(IDS[0])) == UNRESOLVED
     world.source.set(pod())
@@ -241,10 +241,10 @@ def test_source_that_is_away_is_waited_for(world: World) -> None:
     world.tree = {scope(IDS[0]): (1,)}
     for _ in range(3):
         assert world.owner(scope(IDS[0])) == PENDING
-        world.now += 10 * PATIENCE
+        world.now += 10 * NAME_TIMEOUT
     world.source.connected = True
     assert world.owner(scope(IDS[0])) == PENDING
-    world.now += PATIENCE - 1
+    world.now += NAME_TIMEOUT - 1
     assert world.owner(scope(IDS[0])) == PENDING
     world.now += 1
     assert world.owner(scope(IDS[0])) == UNRESOLVED
@@ -252,7 +252,7 @@ def test_source_that_is_away_is_waited_for(world: World) -> None:
 
 def test_what_came_and_went_between_two_looks(world: World) -> None:
     world.source.set(pod())
-    snapshot = world.look(passed=[scope(IDS[0]), "system.slice/cron.service"])
+    snapshot = world.look(vanished=[scope(IDS[0]), "system.slice/cron.service"])
     assert world.owner(scope(IDS[0]), snapshot) == identity()
     assert world.owner("system.slice/cron.service", snapshot) == HOST
     assert snapshot.reported == {}
@@ -261,21 +261,21 @@ def test_what_came_and_went_between_two_looks(world: World) -> None:
 
 def test_what_came_and_went_before_its_name(world: World) -> None:
     """Its pod is heard of later, perhaps as one that was deleted already."""
-    assert world.owner(scope(IDS[0]), world.look(passed=[scope(IDS[0])])) == PENDING
+    assert world.owner(scope(IDS[0]), world.look(vanished=[scope(IDS[0])])) == PENDING
     assert world.owner(scope(IDS[0])) == PENDING
     world.source.set(pod())
     world.source.set()
     assert world.owner(scope(IDS[0])) == identity()
     assert world.owner(scope(IDS[0])) is None
-    assert not world.naming._waiting
+    assert not world.namer._waiting
 
 
 def test_what_came_and_went_and_nobody_named(world: World) -> None:
-    world.look(passed=[scope(IDS[0])])
-    world.now += PATIENCE
+    world.look(vanished=[scope(IDS[0])])
+    world.now += NAME_TIMEOUT
     assert world.owner(scope(IDS[0])) == UNRESOLVED
     assert world.owner(scope(IDS[0])) is None
-    assert not world.naming._waiting
+    assert not world.namer._waiting
 
 
 def test_deleted_pod_is_known_as_long_as_it_has_cgroups(world: World) -> None:
@@ -285,12 +285,12 @@ def test_deleted_pod_is_known_as_long_as_it_has_cgroups(world: World) -> None:
     world.source.set()
     for _ in range(3):
         assert world.owner(scope(IDS[0])) == identity()
-        world.now += 10 * PATIENCE
+        world.now += 10 * NAME_TIMEOUT
     world.tree = {}
     world.look()
-    world.now += PATIENCE + 1
+    world.now += NAME_TIMEOUT + 1
     world.look()
-    assert not world.naming._recent
+    assert not world.namer._recent
     world.tree = {scope(IDS[0]): (1,)}
     assert world.owner(scope(IDS[0])) == PENDING
 
@@ -298,14 +298,14 @@ def test_deleted_pod_is_known_as_long_as_it_has_cgroups(world: World) -> None:
 def test_waiting_and_deleted_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kpod_metrics.pods.cluster.CAPACITY", 3)
     uids = [f"{number:08x}-0d3c-4b7e-9a51-0c1d2e3f4a5b" for number in range(5)]
-    snapshot = world.look(passed=[scope(IDS[0], uid) for uid in uids])
+    snapshot = world.look(vanished=[scope(IDS[0], uid) for uid in uids])
     assert [world.owner(scope(IDS[0], uid), snapshot) for uid in uids] == [PENDING] * 3 + [UNRESOLVED] * 2
-    assert len(world.naming._waiting) == 3
+    assert len(world.namer._waiting) == 3
     world.source.set(*(pod(uid, f"p{at}") for at, uid in enumerate(uids)))
     world.look()
     world.source.set()
     world.look()
-    assert list(world.naming._recent) == uids[2:]
+    assert list(world.namer._recent) == uids[2:]
 
 
 def test_series_stay_with_what_will_be_started_again(world: World) -> None:
@@ -354,12 +354,12 @@ def test_chosen_labels_are_part_of_who_it_is() -> None:
 
 
 def test_the_source_is_passed_on(world: World) -> None:
-    naming = world.naming
-    naming.start()
-    assert (naming.name, naming.connected, naming.relists, naming.problem()) == ("kubernetes", True, 0, "")
+    namer = world.namer
+    namer.start()
+    assert (namer.name, namer.connected, namer.relists, namer.problem()) == ("kubernetes", True, 0, "")
     world.source.connected, world.source.relists = False, 3
-    assert (naming.connected, naming.relists, naming.problem()) == (False, 3, "down")
-    naming.close()
+    assert (namer.connected, namer.relists, namer.problem()) == (False, 3, "down")
+    namer.close()
     assert world.source.started
     assert world.source.closed
 
@@ -403,16 +403,16 @@ def test_of_two_pods_of_a_name_the_one_that_runs_is_the_workload(world: World, f
 
 def test_what_makes_room_is_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kpod_metrics.pods.cluster.CAPACITY", 2)
-    assert world.naming.forgotten == {"deletion": 0, "pod": 0, "waiting": 0}
+    assert world.namer.forgotten == {"deletion": 0, "pod": 0, "waiting": 0}
     uids = [f"{digit}f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b" for digit in range(5)]
     world.tree = {scope(IDS[0], uid): (1,) for uid in uids}
     for _ in range(2):  # each is counted once
         snapshot = world.look()
         assert sorted(str(world.owner(path, snapshot)) for path in world.tree) == [PENDING] * 2 + [UNRESOLVED] * 3
-        assert world.naming.forgotten == {"deletion": 0, "pod": 0, "waiting": 3}
+        assert world.namer.forgotten == {"deletion": 0, "pod": 0, "waiting": 3}
     world.source.set(*(pod(uid, f"web-{uid}") for uid in uids))
     world.look()
     world.source.set()
     world.source.deletions_lost = 7
     world.look()
-    assert world.naming.forgotten == {"deletion": 7, "pod": 3, "waiting": 3}
+    assert world.namer.forgotten == {"deletion": 7, "pod": 3, "waiting": 3}

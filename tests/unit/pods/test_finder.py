@@ -11,7 +11,7 @@ from kpod_metrics.cgroup.tree import Directory
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Snapshot
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 
 
 class News:
@@ -34,19 +34,19 @@ class News:
         self.closed += 1
 
 
-class Naming(StandaloneNaming):
-    passed: Mapping[int, str]
+class Namer(StandaloneNamer):
+    vanished: Mapping[int, str]
 
     def snapshot(
-        self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
+        self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
-        self.passed = dict(passed)
-        return super().snapshot(root, directories, passed, active)
+        self.vanished = dict(vanished)
+        return super().snapshot(root, directories, vanished, active)
 
 
 def test_news_that_the_walk_does_not_find_have_passed(tmp_path: Path) -> None:
-    news, naming = News(), Naming()
-    finder = Finder(str(tmp_path), naming, events=cast(CgroupEvents, news))
+    news, namer = News(), Namer()
+    finder = Finder(str(tmp_path), namer, events=cast(CgroupEvents, news))
     finder.open()
     (tmp_path / "cgroup.procs").touch()
     (tmp_path / "there").mkdir()
@@ -57,11 +57,11 @@ def test_news_that_the_walk_does_not_find_have_passed(tmp_path: Path) -> None:
     assert finder.has_news()
     assert finder.has_news()  # until somebody looks
     snapshot = finder.refresh()
-    assert naming.passed == {10**15: "gone"}
+    assert namer.vanished == {10**15: "gone"}
     assert snapshot.identities[10**15].pod == "gone"
     assert not finder.has_news()
     finder.refresh()
-    assert naming.passed == {}
+    assert namer.vanished == {}
     finder.close()
     assert news.closed == 1
 
@@ -69,7 +69,7 @@ def test_news_that_the_walk_does_not_find_have_passed(tmp_path: Path) -> None:
 def test_without_the_hook_the_walk_goes_on(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").touch()
     news = News(refused=True)
-    finder = Finder(str(tmp_path), Naming(), events=cast(CgroupEvents, news))
+    finder = Finder(str(tmp_path), Namer(), events=cast(CgroupEvents, news))
     finder.open()
     assert news.closed == 1
     assert len(finder.refresh().identities) == 1
@@ -82,7 +82,7 @@ def test_below_a_part_of_the_hierarchy_what_was_never_seen_is_outside(
     """Not what was there once, nor what the kernel told of; without its word, no one that may be younger."""
     monkeypatch.setattr("kpod_metrics.pods.finder.CAPACITY", 2)
     news = News(refused=not hears)
-    finder = Finder(str(tmp_path), Naming(), events=cast(CgroupEvents, news))
+    finder = Finder(str(tmp_path), Namer(), events=cast(CgroupEvents, news))
     finder.open()
     ids = {}
     for name in ("", "stays", "goes"):
@@ -97,7 +97,7 @@ def test_below_a_part_of_the_hierarchy_what_was_never_seen_is_outside(
     (tmp_path / "goes/cgroup.procs").unlink()
     (tmp_path / "goes").rmdir()
     if hears:
-        news.told = [(young, "passed")]
+        news.told = [(young, "vanished")]
         assert finder.has_news()
         assert not finder.is_outside(young)
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_below_a_part_of_the_hierarchy_what_was_never_seen_is_outside(
 def test_of_the_whole_hierarchy_nothing_is_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kpod_metrics.pods.finder.is_whole", lambda root: True)
     (tmp_path / "cgroup.procs").touch()
-    finder = Finder(str(tmp_path), Naming(), events=cast(CgroupEvents, News()))
+    finder = Finder(str(tmp_path), Namer(), events=cast(CgroupEvents, News()))
     finder.open()
     finder.refresh()
     assert not finder.is_outside(1)

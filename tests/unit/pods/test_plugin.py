@@ -215,7 +215,7 @@ def test_missing_command_with_its_hint(script: Plugin, made: Made) -> None:
 def test_plugin_that_hangs_is_ended_with_what_it_started(
     script: Plugin, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugin, "PATIENCE", 0.3)
+    monkeypatch.setattr(plugin, "PLUGIN_TIMEOUT", 0.3)
     script.script("sleep 1000 &", f"echo $! > {script.folder}/child", "wait")
     with pytest.raises(RequestError, match=r"did not end within 0\.3 s"):
         made().get(PODS, {}, 5.0)

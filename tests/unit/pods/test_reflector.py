@@ -91,7 +91,7 @@ def test_short_life_between_two_polls_is_told(server: ApiServer, follow: Follow)
 def test_deletions_that_nobody_asks_for_are_bounded_and_counted(
     server: ApiServer, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "KEPT_DELETIONS", 3)
+    monkeypatch.setattr(source, "MAX_DELETIONS", 3)
     for number in range(5):
         server.create_pod(f"p{number}")
     following = follow()

@@ -7,7 +7,7 @@ import pytest
 
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.pods.standalone import StandaloneNaming
+from kpod_metrics.pods.standalone import StandaloneNamer
 
 UID = "3f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b"
 ID = "0123456789abcdef" * 4
@@ -17,7 +17,7 @@ Make = Callable[..., int]
 
 
 def finder(root: Path) -> Finder:
-    return Finder(str(root), StandaloneNaming())
+    return Finder(str(root), StandaloneNamer())
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_nested_cgroups_of_a_container_are_the_container(make: Make, tmp_path: P
 
 
 def test_cgroup_that_held_processes_is_reported_until_it_is_removed(make: Make, tmp_path: Path) -> None:
-    naming = StandaloneNaming()
-    source = Finder(str(tmp_path), naming)
+    namer = StandaloneNamer()
+    source = Finder(str(tmp_path), namer)
     used = make("a", 1)
     assert set(source.refresh().reported) == {used}
     make("a")
@@ -106,7 +106,7 @@ def test_cgroup_that_held_processes_is_reported_until_it_is_removed(make: Make, 
     snapshot = source.refresh()
     assert snapshot.reported == {}
     assert used not in snapshot.present
-    assert not naming._held  # it would grow for ever
+    assert not namer._held  # it would grow for ever
 
 
 def test_cgroup_with_events_held_processes(make: Make, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class _Seen(NamedTuple):
     """One client at one read."""
 
     at_ns: int
-    client: drm.Client
+    client: drm.DrmClient
 
 
 @dataclass

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from kpod_metrics.cgroup.processes import HIDDEN, LOOKED_AT, distinct, others_are_hidden
+from kpod_metrics.cgroup.processes import HIDDEN, MAX_PROBED, distinct, others_are_hidden
 from kpod_metrics.collectors.kit import Signal
 from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.errors import UnavailableError
@@ -41,9 +41,9 @@ class ProcessCollector(FileCollector):
     def namespaces(self, pids: Sequence[int], of: Callable[[int], int]) -> dict[int, int]:
         """Return the namespaces that `of` gives for a cgroup's processes, each with a thread that is in it.
 
-        Processes beyond the first LOOKED_AT are counted in `not_looked_at`.
+        Processes beyond the first MAX_PROBED are counted in `not_looked_at`.
         """
-        self.not_looked_at += max(0, len(pids) - LOOKED_AT)
+        self.not_looked_at += max(0, len(pids) - MAX_PROBED)
         return distinct(pids, of, self.environment.proc_root)
 
     def maps(self) -> list[MapHealth]:
