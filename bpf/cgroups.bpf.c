@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* New cgroups with their paths: one that is gone before the agent looks has a name all the same. */
+/* New cgroups with their paths: the agent can name a cgroup that is gone before it walks the tree.
+ */
 #include "kpod.bpf.h"
 
 #define PATH_SIZE 1024 /* TRACE_CGROUP_PATH_LEN of kernel/cgroup/cgroup-internal.h */
 
-#define MOST_DEEP 128
+#define MAX_DEPTH 128
 
-/* The cgroup that is the root of what the agent sees; 0: all of the hierarchy. */
+/* The cgroup that is the root of what the agent sees; 0: the whole hierarchy. */
 const volatile __u64 root_id = 0;
 
 struct new_cgroup {
@@ -15,14 +16,14 @@ struct new_cgroup {
 	char path[PATH_SIZE];
 };
 
-/* Records are as long as their paths. The agent may set another size before it loads the object. */
+/* A record is as long as its path. The agent may set another size before it loads the object. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 512 * 1024);
 } new_cgroups SEC(".maps");
 KPOD_COUNT_FAILURES(new_cgroups)
 
-/* Where a record is put together: it is too long for the stack, and its length is known last. */
+/* A record is built here: it is too long for the stack, and its length is known only at the end. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -31,14 +32,14 @@ struct {
 } new_cgroup_record SEC(".maps");
 
 /*
- * How many levels a cgroup is below root_id. A node that is a container sees a part of
- * the hierarchy, and nothing tells it the path of that part.
+ * How many levels a cgroup is below root_id. A node that runs in a container sees only a
+ * part of the hierarchy, and cannot find out the path of that part.
  */
 static __always_inline __u64 levels_below_root(struct cgroup *cgroup)
 {
 	struct cgroup_subsys_state *css = BPF_CORE_READ(cgroup, self.parent);
 
-	for (int depth = 1; depth <= MOST_DEEP && css; depth++) {
+	for (int depth = 1; depth <= MAX_DEPTH && css; depth++) {
 		if (BPF_CORE_READ(css, cgroup, kn, id) == root_id)
 			return depth;
 		css = BPF_CORE_READ(css, parent);
@@ -47,13 +48,13 @@ static __always_inline __u64 levels_below_root(struct cgroup *cgroup)
 }
 
 /*
- * Runs before the directory can be seen or entered (kernfs_activate comes after it in
- * cgroup_mkdir), so before any event of the cgroup. The path is from the root of the
- * hierarchy, whatever cgroup namespace the caller is in. v1 hierarchies come by here
- * too; the v2 one is number 0.
+ * Runs before a process can see or enter the directory (cgroup_mkdir calls
+ * kernfs_activate later), so before any event of the cgroup. The path begins at the root
+ * of the hierarchy, in every cgroup namespace. v1 hierarchies use this tracepoint too; the
+ * v2 hierarchy is number 0.
  */
 SEC("tp_btf/cgroup_mkdir")
-int BPF_PROG(cgroup_made, struct cgroup *cgroup, const char *path)
+int BPF_PROG(cgroup_created, struct cgroup *cgroup, const char *path)
 {
 	struct new_cgroup *record;
 	__u32 zero = 0;
@@ -68,7 +69,7 @@ int BPF_PROG(cgroup_made, struct cgroup *cgroup, const char *path)
 	record->levels = root_id ? levels_below_root(cgroup) : 0;
 	length = bpf_probe_read_kernel_str(record->path, PATH_SIZE, path);
 	if (length < 0 || length > PATH_SIZE ||
-	    /* Nobody waits for a record: the agent looks once a cycle. */
+	    /* No wakeup: the agent polls the ring. */
 	    bpf_ringbuf_output(&new_cgroups, record, offsetof(struct new_cgroup, path) + length,
 			       BPF_RB_NO_WAKEUP))
 		new_cgroups_failed();

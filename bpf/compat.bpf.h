@@ -18,26 +18,26 @@
 #define IPPROTO_TCP 6
 
 /*
- * Programs are compiled as raw tracepoints. The agent loads them with the types of the
- * tracepoint's arguments (tp_btf, since 5.5), through which they may look themselves,
- * and faster; where that is refused it sets kpod_untyped and loads them as they are:
- * then an argument is a number to the verifier, only a helper may look behind it, and
+ * Programs are compiled as raw tracepoints. The agent loads them as tp_btf (since 5.5):
+ * their arguments have types, and programs read through them directly, which is faster.
+ * If the kernel refuses that, the agent sets kpod_untyped and loads them as they are: then
+ * an argument is a scalar to the verifier, only a helper may read what it points to, and
  * there is no storage. READ(p, a, b) is p->a->b either way.
  */
 const volatile bool kpod_untyped = false;
 
 #define READ(p, a...) (kpod_untyped ? BPF_CORE_READ(p, a) : ___arrow(p, a))
 
-/* A task's cgroup in the v2 hierarchy: what bpf_get_current_cgroup_id() gives for current. */
+/* A task's cgroup in the v2 hierarchy: bpf_get_current_cgroup_id() returns it for current. */
 static __always_inline __u64 task_cgroup_id(struct task_struct *task)
 {
 	return READ(task, cgroups, dfl_cgrp, kn, id);
 }
 
 /*
- * Architectures keep a syscall's number in registers of their own, and mark a
- * 32-bit call their own way. x86-64: TS_COMPAT in thread_info.status, set for the
- * length of the call (arch/x86/include/asm/thread_info.h). arm64: TIF_32BIT in
+ * Each architecture has its own register for a syscall's number, and its own mark for a
+ * 32-bit call. x86-64: TS_COMPAT in thread_info.status, set for the duration of the
+ * call (arch/x86/include/asm/thread_info.h). arm64: TIF_32BIT in
  * thread_info.flags, of the whole process (arch/arm64/include/asm/thread_info.h).
  */
 #define TS_COMPAT 0x0002
@@ -54,9 +54,9 @@ static __always_inline __u32 syscall_number(struct pt_regs *regs)
 }
 
 /*
- * bpf_get_current_task_btf() is there since 5.11 (3ca1032ab7ab, "bpf: Implement
- * get_current_task_btf and RET_PTR_TO_BTF_ID"). Before, current is a number to the
- * verifier: only a helper may look into it.
+ * bpf_get_current_task_btf() exists since 5.11 (3ca1032ab7ab, "bpf: Implement
+ * get_current_task_btf and RET_PTR_TO_BTF_ID"). Before, current is a scalar to the
+ * verifier: only a helper may read it.
  */
 static __always_inline bool current_is_pointer(void)
 {
@@ -70,7 +70,7 @@ static __always_inline struct task_struct *current_task(void)
 	return (struct task_struct *)bpf_get_current_task();
 }
 
-/* What bpf_get_current_cgroup_id() gives; 20 ns faster where current is a pointer. */
+/* As bpf_get_current_cgroup_id(), but 20 ns faster where current is a pointer. */
 static __always_inline __u64 current_cgroup_id(struct task_struct *current)
 {
 	if (current_is_pointer())
@@ -78,7 +78,7 @@ static __always_inline __u64 current_cgroup_id(struct task_struct *current)
 	return bpf_get_current_cgroup_id();
 }
 
-/* Whether current, as current_task() gave it, is in a 32-bit call. */
+/* Whether current, as current_task() returned it, is in a 32-bit call. */
 static __always_inline bool in_compat_syscall(struct task_struct *current)
 {
 	struct thread_info *info = &current->thread_info;
@@ -97,9 +97,9 @@ static __always_inline bool in_compat_syscall(struct task_struct *current)
 
 /*
  * A socket's cgroup in the v2 hierarchy. Until 5.15 (8520e224f547, "bpf, cgroups: Fix
- * cgroup v2 fallback on v1/v2 mixed mode") its place held either that, or the marks
- * of net_cls and net_prio with bit 0 set; bit 1 (5.8) marks the root. Those are
- * charged to the root, whose id is 1.
+ * cgroup v2 fallback on v1/v2 mixed mode") the field held either the cgroup, or the
+ * marks of net_cls and net_prio with bit 0 set; bit 1 (5.8) marks the root. Such sockets
+ * are charged to the root, whose id is 1.
  */
 static __always_inline __u64 socket_cgroup_id(struct sock *sk)
 {
@@ -115,10 +115,10 @@ static __always_inline __u64 socket_cgroup_id(struct sock *sk)
 }
 
 /*
- * oom/mark_victim tells of the victim itself since 6.8 or so (72ba14deb40a, "mm: Update
- * mark_victim tracepoints fields"), before by its pid only. There the victim's exit has
- * to do: until 6.16 sched_process_exit comes after exit_mm(), which waits for the one
- * who kills; since, it comes first, and may miss the mark.
+ * oom/mark_victim passes the victim's task since about 6.8 (72ba14deb40a, "mm: Update
+ * mark_victim tracepoints fields"), and only its PID before. On older kernels the victim's
+ * exit is used instead. Until 6.16 sched_process_exit runs after exit_mm(), which waits
+ * for the killer; since then it runs first, and may miss the mark.
  */
 static __always_inline bool mark_victim_has_task(void)
 {
@@ -126,9 +126,9 @@ static __always_inline bool mark_victim_has_task(void)
 }
 
 /*
- * The socket that an open file is, NULL if it is none. bpf_sock_from_file() is there
- * since 5.11 (4f19cab76136, "bpf: Add a bpf_sock_from_file helper"); before, a socket
- * is told by its file system, and is a number to the verifier.
+ * The socket of an open file, NULL if the file is no socket. bpf_sock_from_file() exists
+ * since 5.11 (4f19cab76136, "bpf: Add a bpf_sock_from_file helper"). Before, a socket is
+ * identified by sockfs' magic, and is an untyped scalar to the verifier.
  */
 #define SOCKFS_MAGIC 0x534F434B
 
@@ -146,7 +146,7 @@ static __always_inline struct sock *socket_of_file(struct file *file)
 	return BPF_CORE_READ(socket, sk);
 }
 
-/* What bpf_skc_to_tcp_sock() asks of a socket, where that helper takes no number. */
+/* The test of bpf_skc_to_tcp_sock(), for kernels where that helper takes no scalar. */
 static __always_inline bool is_tcp(struct sock *sk)
 {
 	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
@@ -156,7 +156,7 @@ static __always_inline bool is_tcp(struct sock *sk)
 	       BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
 }
 
-/* The TCP socket that a full socket is, NULL if it is another one. */
+/* A full socket as a TCP socket, NULL if it is of another protocol. */
 static __always_inline struct tcp_sock *tcp_of(struct sock *sk)
 {
 	if (!kpod_untyped)

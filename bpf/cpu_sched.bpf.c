@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Context switches and the wait for a CPU, charged to the task that leaves it.
+ * Context switches and run-queue latency, charged to the task that leaves the CPU.
  *
- * The kernel adds up each task's wait itself, in sched_info.run_delay (what
- * /proc/PID/schedstat shows): across migrations, preemptions and throttling.
- * When a task leaves a CPU, what run_delay grew by since it last left one is
- * the wait before the stint that ends now. So one program needs no timestamp
- * of its own, no wakeup hook, and agrees with schedstat to the nanosecond; and
- * prev is the task whose voluntary or involuntary switch the kernel counts.
+ * The kernel itself adds up the time that each task waits in the run queue, across
+ * migrations, preemptions and throttling: sched_info.run_delay, as in
+ * /proc/PID/schedstat. When a task leaves a CPU, the growth of run_delay since it last
+ * left one is its wait before the stint that ends now. So this needs one program, no
+ * timestamp and no wakeup hook, and agrees with schedstat to the nanosecond. The kernel
+ * counts the voluntary or involuntary switch for the same task, prev.
  */
 #include "kpod.bpf.h"
 #include "state.bpf.h"
@@ -17,8 +17,8 @@ struct cpu_key {
 };
 
 struct cpu_value {
-	__u64 born_ns;
-	__u64 untimed; /* switches of tasks whose earlier wait is not known */
+	__u64 created_ns;
+	__u64 untimed; /* switches of tasks without state: their waits are unknown */
 	struct histogram wait;
 };
 
@@ -31,9 +31,9 @@ struct delay {
 KPOD_STATE(task, task_delay, struct delay)
 
 /*
- * State is made where a task is made and, for those that are older than the
- * agent, by an iterator, never in sched_switch: that runs with the run queue
- * locked, and an allocation there may wake kswapd, which needs that lock.
+ * State is created when a task is created and, for tasks that exist when the agent starts,
+ * by an iterator; never in sched_switch. That runs with the run queue locked, and an
+ * allocation there may wake kswapd, which needs the same lock.
  */
 static __always_inline void remember(struct task_struct *task, __u64 run_delay)
 {

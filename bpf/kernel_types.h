@@ -58,7 +58,7 @@ struct signal_struct {
 	struct mm_struct *oom_mm;
 };
 
-/* The record of a tracepoint, for what its fields tell of the kernel. */
+/* The record of a tracepoint: its fields show which kernel this is. */
 struct trace_event_raw_mark_victim {
 	__u32 uid;
 };
@@ -109,7 +109,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 };
 
-/* Where each architecture keeps what compat.bpf.h asks of a syscall. */
+/* Where each architecture keeps the number of a syscall and the mark of a 32-bit one. */
 struct pt_regs___x86 {
 	unsigned long orig_ax;
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What all programs share: maps, counted updates, histogram slots, cgroup ids. */
+/* What all programs share: tags, maps, counted updates, histograms. */
 #ifndef KPOD_BPF_H
 #define KPOD_BPF_H
 
@@ -34,11 +34,12 @@
 	}
 
 /*
- * A metric map: least recently used hash of cumulative values. Every value
- * begins with born_ns: an entry's identity is (key, born_ns), so the agent can
- * tell an entry that was evicted and born again from one that just grew.
- * A value with born_ns 0 is being born: readers leave it for the next read.
- * max_entries is a default, the agent sets it before it loads the object.
+ * A metric map: an LRU hash of cumulative values, by cgroup. Every value begins with
+ * created_ns, the time at which its entry was created: if it differs from the last read,
+ * the kernel evicted the entry in between and created another one. created_ns is 0 while
+ * an entry is being created: readers skip it until the next read. NAME_of(&key) returns
+ * the value, and creates it if there is none: NULL if the map has no room, which is
+ * counted. The agent sets max_entries before it loads the object.
  */
 #define KPOD_METRIC_MAP(name, key_type, value_type)                               \
 	struct {                                                                  \
@@ -49,7 +50,7 @@
 	} name SEC(".maps");                                                      \
 	KPOD_COUNT_FAILURES(name)                                                 \
 	static const value_type name##_zero;                                      \
-	static __noinline value_type *name##_born(key_type *key)                  \
+	static __noinline value_type *name##_create(key_type *key)                \
 	{                                                                         \
 		value_type *value;                                                \
 		long err;                                                         \
@@ -61,31 +62,31 @@
 		if (!value)                                                       \
 			name##_failed();                                          \
 		else if (!err)                                                    \
-			value->born_ns = bpf_ktime_get_ns();                      \
+			value->created_ns = bpf_ktime_get_ns();                   \
 		return value;                                                     \
 	}                                                                         \
 	static __always_inline value_type *name##_of(key_type *key)               \
 	{                                                                         \
 		value_type *value = bpf_map_lookup_elem(&name, key);              \
                                                                                   \
-		return value ? value : name##_born(key);                          \
+		return value ? value : name##_create(key);                        \
 	}
 
 /*
- * Histograms are exponential with four slots an octave (Prometheus schema 2),
- * in units of seconds: the upper bound of slot i is 2^(i / 4 - 20) s, inclusive,
- * exact to the nanosecond. Slot 0 holds all up to 2^-20 s (0.95 us), the last
- * one all above 2^6 s. Slots are 32 bits wide: a reader takes differences
- * modulo 2^32. The count of observations is the sum of the slots.
+ * Histograms are exponential, with four buckets per octave (Prometheus schema 2), in
+ * units of seconds: the upper bound of bucket i is 2^(i / 4 - 20) s, inclusive, exact to
+ * the nanosecond. Bucket 0 holds everything up to 2^-20 s (0.95 us), the last bucket
+ * everything above 2^6 s. A bucket has 32 bits: a reader takes differences modulo 2^32.
+ * The count of observations is the sum of the buckets.
  */
-#define KPOD_SLOTS_PER_OCTAVE 4
+#define KPOD_BUCKETS_PER_OCTAVE 4
 #define KPOD_MIN_OCTAVE 10 /* 2^10 units of 2^-30 s = 2^-20 s */
 #define KPOD_MAX_OCTAVE 36 /* 2^36 units of 2^-30 s = 2^6 s */
-#define KPOD_SLOTS ((KPOD_MAX_OCTAVE - KPOD_MIN_OCTAVE) * KPOD_SLOTS_PER_OCTAVE + 2)
+#define KPOD_BUCKETS ((KPOD_MAX_OCTAVE - KPOD_MIN_OCTAVE) * KPOD_BUCKETS_PER_OCTAVE + 2)
 
 struct histogram {
 	__u64 sum_ns;
-	__u32 slots[KPOD_SLOTS];
+	__u32 slots[KPOD_BUCKETS];
 };
 
 /* floor(2^(quarter / 4) * 10^9 * 2^20): a bound's mantissa, in 2^-20 ns. */
@@ -132,38 +133,38 @@ static __always_inline __u32 log2_floor(__u64 v)
 }
 
 /*
- * ns * 1.0737 rounded down gives the octave in units of 2^-30 s and, by its top
- * two mantissa bits, a quarter: linear quarters (1, 1.25, 1.5, 1.75) lie at or
- * above the geometric ones (2^(q/4)), so the guess is right or one too low, and
- * one comparison with its exact bound settles it.
+ * ns * 1.0737 rounded down gives the octave in units of 2^-30 s and, by its top two
+ * mantissa bits, a quarter. Linear quarters (1, 1.25, 1.5, 1.75) are at or above the
+ * geometric ones (2^(q/4)), so this bucket is right or one too low, and a comparison with
+ * its exact bound decides.
  */
-static __always_inline __u32 histogram_slot(__u64 ns)
+static __always_inline __u32 histogram_bucket(__u64 ns)
 {
 	__u64 units;
-	__u32 octave, quarter, slot;
+	__u32 octave, quarter, bucket;
 
 	if (ns <= 953) /* floor(2^-20 s) */
 		return 0;
 	if (ns > 64000000000ULL)
-		return KPOD_SLOTS - 1;
+		return KPOD_BUCKETS - 1;
 	units = ns * 144115188ULL >> 27; /* floor(2^57 / 10^9) */
 	octave = log2_floor(units);
 	if (octave < KPOD_MIN_OCTAVE) /* 954 ns: 1023 units by rounding */
 		return 1;
 	quarter = (units >> (octave - 2)) & 3;
-	slot = (octave - KPOD_MIN_OCTAVE) * KPOD_SLOTS_PER_OCTAVE + quarter + 1;
+	bucket = (octave - KPOD_MIN_OCTAVE) * KPOD_BUCKETS_PER_OCTAVE + quarter + 1;
 	if (ns > bound_mantissa(quarter) >> (50 - octave))
-		slot++;
-	return slot;
+		bucket++;
+	return bucket;
 }
 
 static __always_inline void histogram_observe(struct histogram *histogram, __u64 ns)
 {
-	__u32 slot = histogram_slot(ns);
+	__u32 bucket = histogram_bucket(ns);
 
-	if (slot >= KPOD_SLOTS) /* never: for the verifier */
+	if (bucket >= KPOD_BUCKETS) /* never true: for the verifier */
 		return;
-	__sync_fetch_and_add(&histogram->slots[slot], 1);
+	__sync_fetch_and_add(&histogram->slots[bucket], 1);
 	__sync_fetch_and_add(&histogram->sum_ns, ns);
 }
 

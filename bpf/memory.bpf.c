@@ -10,11 +10,11 @@ struct memory_key {
 };
 
 struct memory_value {
-	__u64 born_ns;
+	__u64 created_ns;
 	__u64 oom_kills;
 	__u64 major_faults;
 	__u64 group_kills;
-	__u64 group_killed_ns; /* when the first exit of the last one was seen */
+	__u64 group_killed_ns; /* when the first exit of the last group kill was seen */
 };
 
 KPOD_METRIC_MAP(memory, struct memory_key, struct memory_value)
@@ -26,9 +26,9 @@ struct victim {
 };
 
 /*
- * What was counted already, so that it is not again: NAME_first() says whether a key is
- * new, and enters it. The least recent give way. What cannot be entered might be there
- * already: it is not counted, but its failure is.
+ * What was counted already: NAME_first() adds a key, and returns whether it was new. The
+ * map is an LRU. A key that cannot be added might be there already: the event is not
+ * counted, but the failure is.
  */
 #define KPOD_SEEN_MAP(name, key_type)                                          \
 	struct {                                                               \
@@ -48,7 +48,7 @@ struct victim {
 		return !err;                                                   \
 	}
 
-/* Each of a victim's threads exits, and may be seen here. */
+/* Each thread of a victim exits, and may run the program. */
 KPOD_SEEN_MAP(oom_victims, struct victim)
 
 /* Kills of whole groups, by what group_killed_ns was before. */
@@ -60,9 +60,9 @@ struct group_kill {
 KPOD_SEEN_MAP(oom_groups, struct group_kill)
 
 /*
- * The cgroup that is killed as a whole (memory.oom.group), as mem_cgroup_get_oom_group()
- * finds it: the highest one from the victim's up; the kernel stops at the cgroup whose
- * limit was hit, which nobody has kept. 0 is none.
+ * The cgroup that is killed as a whole (memory.oom.group): the highest one at or above the
+ * victim's, as mem_cgroup_get_oom_group() finds it. The kernel stops at the cgroup whose
+ * limit was hit, which no field shows here. 0 is none.
  */
 static __always_inline __u64 oom_group_id(struct task_struct *task)
 {
@@ -83,9 +83,9 @@ static __always_inline __u64 oom_group_id(struct task_struct *task)
 }
 
 /*
- * Every process of the group was there when the kill began: one that was started after
- * the first exit of the last kill belongs to another one. Many of them exit at once, and
- * the first to enter what they all saw has it.
+ * Every process of the group existed when the kill began: a process that started after the
+ * first exit of the last kill belongs to another kill. Many exit at the same time: all of
+ * them read the same group_killed_ns, and the first to add it to oom_groups counts the kill.
  */
 static __always_inline void count_group_kill(struct task_struct *task)
 {
@@ -124,7 +124,7 @@ static __always_inline void count_victim(struct task_struct *task)
 	count_group_kill(task);
 }
 
-/* Runs in whoever's allocation found no memory: that is nobody's fault. */
+/* Runs in the allocating task: charge the victim, never current. */
 SEC("raw_tp/mark_victim")
 int BPF_PROG(victim_chosen, struct task_struct *victim)
 {
@@ -133,7 +133,7 @@ int BPF_PROG(victim_chosen, struct task_struct *victim)
 	return 0;
 }
 
-/* Else the victim's exit tells of it: signal->oom_mm keeps the mark. */
+/* On other kernels the victim's exit shows it: signal->oom_mm keeps the mark. */
 SEC("raw_tp/sched_process_exit")
 int BPF_PROG(process_exits, struct task_struct *task)
 {

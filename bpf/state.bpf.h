@@ -108,7 +108,7 @@ struct request;
 
 /*
  * A task's storage is three cache lines and a call away. So where programs see every
- * task from its beginning, each has a place in a table, also by its address, if that is
+ * task from its creation, each has a place in a table, also by its address, if that is
  * free: one line, and no call. A state stays in the table or in the storage as long as
  * its task is there. Taking a place needs BPF_CMPXCHG (since 5.12; arm64: 5.18), which a
  * kernel without it refuses even in code that it cannot reach: so separate programs do

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Tracked syscalls of each cgroup: how many ended, with an error or not, and how
- * long each took.
+ * Tracked syscalls of each cgroup: how many ended, how many of them with an error, and
+ * how long each took.
  *
- * Every syscall of the machine runs both programs, so what is not tracked must
- * cost next to nothing: one look into a table, by number, at each end. The clock
- * of a tracked one is kept with its task, since it may sleep and wake elsewhere.
+ * Every syscall of the machine runs both programs, so an untracked one must cost next to
+ * nothing: one lookup in a table, by number, at each end. The start time of a tracked
+ * syscall is in its task's state, since the task may sleep and wake on another CPU.
  *
- * Not counted, for the kernel tells of one end only: what never comes back (exit,
- * sigreturn), what began before the programs were attached, a fork as the child
- * sees it, and what seccomp refused.
+ * Not counted, because the kernel shows one end only: syscalls that never return (exit,
+ * sigreturn), syscalls that began before the programs were attached, a fork as the child
+ * sees it, and syscalls that seccomp refused.
  */
 #include "kpod.bpf.h"
 #include "state.bpf.h"
@@ -17,11 +17,11 @@
 /* Packed: the kernel hashes three words in one round, four in two. */
 struct syscall_key {
 	__u64 cgroup_id;
-	__u32 syscall; /* place in the list of tracked names, from 0 */
+	__u32 syscall; /* index in the list of tracked names, from 0 */
 } __attribute__((packed, aligned(4)));
 
 struct syscall_value {
-	__u64 born_ns;
+	__u64 created_ns;
 	__u64 errors;
 	struct histogram latency;
 };
@@ -29,10 +29,9 @@ struct syscall_value {
 KPOD_METRIC_MAP(syscall, struct syscall_key, struct syscall_value)
 
 /*
- * By number: the tracked syscall, its place in the list plus 1; 0 is none. The
- * low byte is for native calls, the high one for those of 32-bit processes,
- * whose numbers mean other syscalls. The agent fills both tables before load.
- * They differ in execve: see ANY_BEGUN.
+ * By number: the index of the tracked syscall plus 1; 0 is untracked. The low byte is for
+ * native calls, the high byte for calls of 32-bit processes, whose numbers mean other
+ * syscalls. The agent fills both tables before load. They differ in execve: see ANY_BEGUN.
  */
 #define SYSCALL_NUMBERS 512
 const volatile __u16 begins[SYSCALL_NUMBERS];
@@ -40,8 +39,8 @@ const volatile __u16 ends[SYSCALL_NUMBERS];
 
 /*
  * On x86 an execveat that succeeds ends with the number of execve, in the new
- * image's mode (arch/x86/kernel/process_64.c, set_personality_64bit): under that
- * number whatever was begun has ended.
+ * image's mode (arch/x86/kernel/process_64.c, set_personality_64bit): under that number
+ * any syscall may end.
  */
 #define ANY_BEGUN 255
 
@@ -84,10 +83,10 @@ static __always_inline int call_begins(unsigned long number)
 }
 
 /*
- * A call that a signal interrupts ends with one of the kernel's own codes, which no
- * process sees (include/linux/errno.h): -ERESTARTSYS, NOINTR, NOHAND or
- * RESTARTBLOCK. It is made again, or shows EINTR if a handler ran: the kernel
- * decides later. It is no error here, and counts again if it is made again.
+ * A call that a signal interrupts ends with an internal code of the kernel, which no
+ * process sees (include/linux/errno.h): -ERESTARTSYS, NOINTR, NOHAND or RESTARTBLOCK. The
+ * kernel decides later whether it restarts the call or returns EINTR, because a handler
+ * ran. Such an end is no error here, and a restarted call counts again.
  */
 static __always_inline bool is_error(long ret)
 {

@@ -1,45 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The namespaces of every process at once: a look at each in /proc costs forty times as much. */
+/* The namespaces of all processes in one pass: reading them in /proc costs forty times as much. */
 #include "kpod.bpf.h"
 
-/* The first kernel thread is in the machine's own namespaces. */
+/* The first kernel thread: it is in the machine's own namespaces. */
 #define KTHREADD 2
 
-struct task_view {
+struct task_namespaces {
 	__u32 pid;             /* in the initial PID namespace */
 	__u32 mount_namespace; /* numbers, as in /proc/PID/ns */
 	__u32 network_namespace;
 	__u32 unused;
-	__u64 mount_changes; /* differs from that of another time if a mount came or went between */
-	__u64 root_mount;    /* addresses: together they tell one root directory from another */
+	__u64 mount_changes; /* changes when a mount is added or removed */
+	__u64 root_mount;    /* addresses: together they identify a root directory */
 	__u64 root_directory;
 };
 
-/* Where a record is put together; a map, so that the layout is in the object's BTF. */
+/* A record is built here: in a map, so that the object's BTF has its layout. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct task_view);
-} task_view_record SEC(".maps");
+	__type(value, struct task_namespaces);
+} task_namespaces_record SEC(".maps");
 
 /*
- * A process that ends loses its namespaces: then all reads give 0, and the agent leaves it
- * out. mnt_namespace.event is what poll() of mountinfo goes by (fs/namespace.c,
+ * A process that ends loses its namespaces: then all reads return 0, and the agent skips
+ * it. poll() of mountinfo compares the same mnt_namespace.event (fs/namespace.c,
  * touch_mnt_namespace()).
  */
 SEC("iter/task")
-int look_at_task(struct bpf_iter__task *ctx)
+int read_task(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct task_view *view;
+	struct task_namespaces *view;
 	__u32 zero = 0;
 
 	if (!task || BPF_CORE_READ(task, pid) != BPF_CORE_READ(task, tgid))
 		return 0; /* the end, or a further thread */
 	if (!BPF_CORE_READ(task, mm) && BPF_CORE_READ(task, pid) != KTHREADD)
 		return 0; /* another kernel thread */
-	view = bpf_map_lookup_elem(&task_view_record, &zero);
+	view = bpf_map_lookup_elem(&task_namespaces_record, &zero);
 	if (!view)
 		return 0;
 	view->pid = BPF_CORE_READ(task, pid);

@@ -179,7 +179,7 @@ MAPS = _agent(
     counter(
         "kpod_bpf_map_evictions_total",
         "Entries that the kernel evicted to make room: what they counted after the last read is lost.",
-        "born_ns of the map's values",
+        "created_ns of the map's values",
         profile=Profile.MINIMAL,
         advice="Grows: counters are too low. Raise `bpf_map_entries` (KpodMapEvictions).",
     ),

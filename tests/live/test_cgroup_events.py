@@ -165,7 +165,7 @@ def own_ids(kind: str) -> set[int]:
 def test_nothing_is_left_attached() -> None:
     """Closed twice, and nothing is told any more."""
     with watching() as events:
-        assert [program.name for program in events.programs()] == ["cgroup_made"]
+        assert [program.name for program in events.programs()] == ["cgroup_created"]
         held = {kind: own_ids(kind) for kind in ("prog", "map", "link")}
         assert all(held.values())
     events.close()

@@ -549,11 +549,11 @@ def test_one_look_at_all_processes_serves_each_collector_once(cgroup: MakeCgroup
             time.sleep(0.2)
             assert interfaces.views() is not old, "an old look serves nobody"
             # Its state is told once, by whoever is left.
-            assert names(systems) == (["task_view_record"], ["look_at_task"])
+            assert names(systems) == (["task_namespaces_record"], ["read_task"])
             assert names(interfaces) == nobody
             systems.close()
             assert names(systems) == nobody
-            assert names(interfaces) == (["task_view_record"], ["look_at_task"])
+            assert names(interfaces) == (["task_namespaces_record"], ["read_task"])
             assert interfaces.views()
         assert names(interfaces) == nobody
         systems.open()

@@ -45,7 +45,7 @@ def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgro
             owner = cgroup(f"many{number}")
             owner.run("sleep", "0.001")
             totals.read()
-            # The same identities, taken from the reader's own snapshot of the map: (key, born_ns).
+            # The same identities, taken from the reader's own snapshot of the map: (key, created_ns).
             alive = {(key, value[:8]) for key, value in reader._seen.items()}
             born |= alive
             if totals.number(owner, SWITCHES):

@@ -87,10 +87,10 @@ def test_classic_buckets_are_slot_bounds() -> None:
 
 @pytest.fixture(scope="module")
 def slot_in_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], int]:
-    """`histogram_slot` of bpf/kpod.bpf.h, compiled for this machine."""
+    """`histogram_bucket` of bpf/kpod.bpf.h, compiled for this machine."""
     folder = tmp_path_factory.mktemp("slot")
     source, library = folder / "slot.c", folder / "slot.so"
-    source.write_text('#include "kpod.bpf.h"\n__u32 slot_of(__u64 ns) { return histogram_slot(ns); }\n')
+    source.write_text('#include "kpod.bpf.h"\n__u32 slot_of(__u64 ns) { return histogram_bucket(ns); }\n')
     headers = [f"-I{path.parent}" for path in Path("/usr/include").glob("*/asm")]
     # -w: attributes of the bpf target mean nothing here; what is tested has none.
     command = ["clang", "-O2", "-w", "-shared", "-fPIC", f"-I{BPF}", *headers, "-o", str(library), str(source)]

@@ -51,7 +51,7 @@ class CgroupEvents(OwnsBpfObject):
         bpf.load()
         record = bpf.maps["new_cgroup_record"]  # of the record's type, which a ring does not name; the path is last
         self._path_at = record.value_size - record.value_layout.fields["path"].count
-        loaded.links.append(bpf.programs["cgroup_made"].attach())
+        loaded.links.append(bpf.programs["cgroup_created"].attach())
 
     def take(self) -> list[tuple[int, str]]:
         """Return the ids and paths of the v2 cgroups made since the last call, in their order; waits for nothing.

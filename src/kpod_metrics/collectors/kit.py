@@ -31,11 +31,11 @@ MAP_ENTRIES_PER_CPU = 256
 _STORAGES = {libbpf.SK_STORAGE: SOCKET_STORAGE, libbpf.TASK_STORAGE: TASK_STORAGE}
 """The features, by the type of map."""
 _PROGRAM = re.compile(r"prog '(\w+)'")
-"""How libbpf names the program that was refused."""
+"""How libbpf names the program that the kernel refused."""
 
 
 def map_entries(cpus: int) -> int:
-    """Room that a metric map has where it is not set."""
+    """Capacity of a metric map, if it is not set."""
     return max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * cpus)
 
 
@@ -53,9 +53,9 @@ class Environment:
     """Descriptors that one reader of cgroup files may keep open."""
     syscalls: tuple[str, ...] = ()
     forced_off: frozenset[str] = frozenset()
-    """Kernel features (of `features.FEATURES`) to do without though they are there, to try what other kernels do."""
+    """Kernel features (of `features.FEATURES`) that are not used, to behave as on other kernels."""
     forced_on: frozenset[str] = frozenset()
-    """Kernel features that nothing stands in for: what would use one that is refused is off."""
+    """Kernel features without a fallback: if the kernel refuses one, the metrics that use it are off."""
     tasks: SharedTasks = field(init=False, compare=False)
     """The namespaces of all processes, for collectors that ask for them."""
 
@@ -65,7 +65,7 @@ class Environment:
 
 @dataclass
 class Signal:
-    """How one signal is had on this machine, for `check`: the hook that was chosen, or why there is none."""
+    """How a signal is obtained on this machine, for `check`: the hook that was chosen, or why there is none."""
 
     metrics: tuple[Metric, ...]
     hook: str
@@ -101,7 +101,7 @@ class Collector(abc.ABC):
     """A device that few machines have, without which it collects nothing."""
     uses_bpf: ClassVar[bool] = False
     features: ClassVar[tuple[str, ...]] = ()
-    """The kernel features that it uses where they are there."""
+    """The kernel features that it uses if the kernel has them."""
     complete = False
     """Whether the next `collect` is to return the counters that stand still too."""
     unread = 0
@@ -130,7 +130,7 @@ class Collector(abc.ABC):
         """Return its tables; they may depend on settings (the tracked syscalls)."""
 
     def open(self) -> list[Signal]:
-        """Get ready, and say how each signal is had; raises UnavailableError where nothing can be collected."""
+        """Get ready, and return how each signal is obtained; raises UnavailableError if it can collect nothing."""
         return [Signal(tuple(m for t in self.tables for m in t.metrics if m in self.wanted), "file")]
 
     @abc.abstractmethod
@@ -147,10 +147,10 @@ class Collector(abc.ABC):
         """
 
     def close(self) -> None:  # noqa: B027
-        """Give everything back; called also after `open` failed."""
+        """Free everything; also called after `open` failed."""
 
     def rights(self) -> frozenset[int]:
-        """Capabilities that it needs once it is open; the agent gives up all others (BPF is looked after there)."""
+        """Capabilities that it needs after `open`; the agent drops all others (and keeps those for BPF itself)."""
         return frozenset()
 
     def skipped(self) -> Mapping[str, int]:
@@ -167,16 +167,16 @@ class Collector(abc.ABC):
 
 
 class BpfCollector(OwnsBpfObject, Collector):
-    """A collector with a kernel program: `NAME.bpf.o` holds its programs and its metric maps.
+    """A collector with kernel programs: `NAME.bpf.o` has its programs and its metric maps.
 
-    A subclass says in `prepare` what to set before load and in `attach` which hooks to use; the rest is here.
+    A subclass sets things before load in `prepare`, and chooses the hooks in `attach`; the rest is here.
     """
 
     uses_bpf = True
     metric_maps: ClassVar[tuple[str, ...]]
     """The maps of running totals; if nothing is declared, the one that is named after the collector."""
     extras: ClassVar[tuple[str, ...]] = ()
-    """Those of its features that have programs of their own: the first to be given up."""
+    """Its features that have programs of their own: they are given up first."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -186,20 +186,20 @@ class BpfCollector(OwnsBpfObject, Collector):
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
         self.without: set[str] = set()
-        """Kernel features that are missing here or forced off; known after `open`."""
+        """Kernel features that are missing or forced off; known after `open`."""
 
     def prepare(self, bpf: libbpf.Object) -> None:
-        """Set read-only data, leave programs and maps out: before load."""
+        """Before load: set read-only data, disable programs and maps."""
 
     @abc.abstractmethod
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
-        """Attach the programs, in an order in which none misses what another needs; keep every link in `links`."""
+        """Attach the programs, in an order in which none misses what another needs; keep each link in `links`."""
 
     def open(self) -> list[Signal]:
-        """Load and attach; what the kernel turns out to lack is done without.
+        """Load and attach; without the features that the kernel refuses.
 
-        Only a load tells whether a program may use a kind of storage: task storage's type is there two releases before
-        tracing programs have it.
+        Only a load shows whether a program may use a kind of storage: the type of task storage exists two releases
+        before tracing programs may use it.
         """
         self.without = set(with_dependent(self.environment.forced_off))
         first: libbpf.KernelError | None = None
@@ -210,12 +210,12 @@ class BpfCollector(OwnsBpfObject, Collector):
                 first = first or refused
                 untried = self._untried(refused)
                 if not untried:
-                    # The last one is about what is insisted on: all else has been given up.
+                    # The last refusal is about a required feature: all others have been given up.
                     raise (refused if self._required() else first) from None
                 self.close()
                 self.without |= with_dependent(untried[:1])
             except (LookupError, ValueError, StopIteration) as error:
-                # A map, variable or field that is not there, or is another: a file that was spoiled, or left behind.
+                # A map, variable or field is missing or different: the file is damaged, or of another version.
                 what = f"{self.name}.bpf.o is not the object that belongs to this agent"
                 raise UnavailableError(f"{what}: {type(error).__name__}: {error}") from error
 
@@ -250,11 +250,11 @@ class BpfCollector(OwnsBpfObject, Collector):
         return signals
 
     def _required(self) -> frozenset[str]:
-        """Those of its features that nothing may stand in for."""
+        """Its features without a fallback (`forced_on`)."""
         return with_needed(self.environment.forced_on) & frozenset(self.features)
 
     def _read_whole(self) -> None:
-        """Raise UnavailableError where a metric map cannot be read with one call."""
+        """Raise UnavailableError if a metric map cannot be read with one call."""
         assert self._loaded is not None
         for reader in self._loaded.readers.values():
             try:
@@ -263,9 +263,9 @@ class BpfCollector(OwnsBpfObject, Collector):
                 raise UnavailableError(str(refused)) from None
 
     def _untried(self, refused: libbpf.KernelError) -> list[str]:
-        """What to do without next: the iterator that was refused, what is extra, a kind of storage, arguments' types.
+        """The features to give up next: the iterator that was refused, the extras, a kind of storage, typed arguments.
 
-        EINVAL is the answer where a kind of storage is missing.
+        The kernel returns EINVAL if a kind of storage is missing.
         """
         if self._loaded is None:
             return []
@@ -275,7 +275,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         return [feature for feature in wanted if feature not in given_up]
 
     def _refused_iterator(self, refused: libbpf.KernelError) -> list[str]:
-        """The feature whose program the kernel refused to load, to attach or to run, if that is an iterator."""
+        """The feature of the iterator program that the kernel refused to load, attach or run, if it is one."""
         assert self._loaded is not None
         named = [match[1] for line in refused.log if (match := _PROGRAM.search(line))]
         program = self._loaded.object.programs.get(named[-1]) if named else None
@@ -283,7 +283,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         return [section] if section.startswith("iter/") and section in self.features else []
 
     def _choose_types(self, bpf: libbpf.Object) -> None:
-        """Attach to tracepoints whose arguments have types or, where that is refused, to raw ones: without storage."""
+        """Use tp_btf, whose arguments have types or, if the kernel refuses that, raw tracepoints: without storage."""
         untyped = TP_BTF in self.without
         bpf.set_rodata("kpod_untyped", bytes([untyped]))
         if not untyped:
@@ -291,7 +291,7 @@ class BpfCollector(OwnsBpfObject, Collector):
                 program.load_as_tp_btf()
 
     def _choose_storage(self, bpf: libbpf.Object) -> None:
-        """Keep the state of tasks and sockets in their storage or, where the kernel has none, in a hash by address."""
+        """Keep the state of tasks and sockets in their storage or, if the kernel has none, in a hash by address."""
         for feature in self._storages(bpf):
             bpf.set_rodata(f"kpod_no_{feature}", bytes([feature in self.without]))
         for hash_ in [map_ for map_ in bpf.maps.values() if map_.role == "hash"]:
@@ -315,7 +315,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         return [_STORAGES[map_.type] for map_ in bpf.maps.values() if map_.type in _STORAGES]
 
     def _has_table(self) -> bool:
-        """Whether the state of tasks is in a table, what finds no place there in their storage."""
+        """Whether the state of tasks is in a table, or in their storage if there is no place."""
         return TASK_TABLE not in self.without
 
     def _how(self, bpf: libbpf.Object) -> list[str]:
@@ -353,7 +353,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         return self._loaded.object.programs[name]
 
     def reader(self, name: str) -> CumulativeMap:
-        """Return the reader of a metric map; after `open`."""
+        """The reader of a metric map; after `open`."""
         assert self._loaded is not None
         return self._loaded.readers[name]
 

@@ -17,7 +17,7 @@ from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
 from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespace_of
-from kpod_metrics.kernel.tasks import KTHREADD, View
+from kpod_metrics.kernel.tasks import KTHREADD, TaskNamespaces
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
 
@@ -132,7 +132,7 @@ class NetIface(ProcessCollector):
         known = self._read.get(namespace)
         return known if known is not None and known[0] == content else (content, interfaces(content))
 
-    def _number(self, views: Mapping[int, View], thread: int) -> int:
+    def _number(self, views: Mapping[int, TaskNamespaces], thread: int) -> int:
         """Return a thread's namespace. Only main threads are in `views`, while they have not ended."""
         view = views.get(thread)
         return namespace_of(self.environment.proc_root, "net", thread) if view is None else view.network_namespace

@@ -21,10 +21,10 @@ _FORMATS = {(1, False): "B", (2, False): "H", (4, False): "I", (8, False): "Q"} 
 
 
 class BtfError(ValueError):
-    """The bytes are no BTF, or describe what a layout cannot hold (a bitfield, a union, a hole in a key)."""
+    """The bytes are not BTF, or a layout cannot hold what they describe (a bitfield, a union, a hole in a key)."""
 
     def __init__(self, text: str) -> None:
-        # Names are in it, and whatever is in their place in bytes that are no BTF.
+        # It contains names, or arbitrary bytes if the input is not BTF.
         super().__init__("".join(letter if letter.isprintable() else "?" for letter in text))
 
 
@@ -41,7 +41,7 @@ class Field:
 
 
 class Layout:
-    """How to unpack a structure: `unpack` gives a flat tuple, `fields` says what is where."""
+    """How to unpack a structure: `unpack` returns a flat tuple, `fields` has the place of each field."""
 
     def __init__(self, size: int, parts: list[tuple[str, int, str, int]], *, unnamed_holes: bool) -> None:
         """`parts`: name, byte offset, struct format, count; in the order of the offsets."""
@@ -50,7 +50,7 @@ class Layout:
         formats, at = ["<"], 0
         for name, offset, code, count in parts:
             if offset < at or name in self.fields:
-                raise BtfError(f"{name} overlaps what is before it, or is there twice")
+                raise BtfError(f"{name} overlaps what is before it, or is declared twice")
             if offset > at:
                 if not unnamed_holes:
                     raise BtfError(f"a hole of {offset - at} bytes before {name}: name it, a key is compared whole")
@@ -99,7 +99,7 @@ class Types:
             at += 12
             kind, members, flag = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
             if not _INT <= kind <= _ENUM64:
-                raise BtfError(f"types of kind {kind} are not known, nor how long they are")
+                raise BtfError(f"types of kind {kind} are unknown, and so is their length")
             words = {
                 _INT: 1,
                 _ARRAY: 3,

@@ -1,7 +1,7 @@
 """libbpf by ctypes: open an object, set it up, load it, attach its programs, read its maps.
 
 Only what the agent calls is declared (libbpf 1.0 API: errors are returned as -errno, pointers are NULL with errno
-set). Every error carries the kernel's own words: libbpf's messages, which hold the end of the verifier's log.
+set). Every error has libbpf's own messages, with the end of the verifier's log.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ _PROG_TYPE_TRACING = 26
 _TRACE_RAW_TP = 23
 
 _LOG_LINES = 6
-"""How many of libbpf's last lines an error carries; the verifier says at its end what it refused."""
+"""How many of libbpf's last lines an error has; the verifier writes the reason at the end of its log."""
 
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -45,7 +45,7 @@ _SAMPLE = ctypes.CFUNCTYPE(_I, _P, _P, _Z)
 """ring_buffer_sample_fn: what libbpf calls with each record of a ring."""
 
 _ITERATOR_ROOM = 1 << 15
-"""Bytes: as much as the kernel hands over in one read (kernel/bpf/bpf_iter.c, eight pages)."""
+"""Bytes that the kernel returns in one read at most (kernel/bpf/bpf_iter.c, eight pages)."""
 
 _RUN_STATISTICS = slice(192, 216)
 """Place of run_time_ns, run_cnt and recursion_misses in struct bpf_prog_info (include/uapi/linux/bpf.h)."""
@@ -112,7 +112,7 @@ class _IteratorOptions(ctypes.Structure):
 
 
 class KernelError(UnavailableError):
-    """The kernel, or libbpf, refused; `errno` is its number and `log` libbpf's last lines."""
+    """The kernel or libbpf refused a call; `log` has libbpf's last lines."""
 
     def __init__(self, what: str, errno: int, log: list[str]) -> None:
         name = errno_names.errorcode.get(errno) or _LIBBPF_ERRORS.get(errno, str(errno))
@@ -124,7 +124,7 @@ class KernelError(UnavailableError):
 
 
 class _Library:
-    """The loaded library, and what it printed on the calling thread since `forget`."""
+    """The loaded library, and the lines that it printed on the calling thread."""
 
     def __init__(self) -> None:
         try:
@@ -144,7 +144,7 @@ class _Library:
         if level > 1:
             return 0
         buffer = ctypes.create_string_buffer(1 << 16)
-        # A va_list is handed on as the pointer that it is in the calling conventions of x86-64 and arm64.
+        # In the calling conventions of x86-64 and arm64 a va_list is a pointer.
         self._libc.vsnprintf(buffer, ctypes.c_size_t(len(buffer)), template, ctypes.c_void_p(arguments))
         self.printed.extend(buffer.value.decode("utf-8", "replace").splitlines())
         return 0
@@ -157,7 +157,7 @@ class _Library:
         return lines
 
     def error(self, what: str, result: int = 0) -> KernelError:
-        """Return the error of the call that just failed; `result` is its -errno, or 0 where errno says it."""
+        """Return the error of the call that just failed; `result` is its -errno, or 0 if it set errno."""
         lines = [line for line in self.printed if not _NOISE.search(line)]
         self.printed.clear()
         return KernelError(what, -result or ctypes.get_errno(), lines[-_LOG_LINES:])
@@ -170,7 +170,7 @@ _library_lock = threading.Lock()
 
 
 def library() -> _Library:
-    """Load libbpf once; raises UnavailableError with what to install."""
+    """Load libbpf once; raises UnavailableError with the package to install."""
     global _library  # noqa: PLW0603 - one shared library a process, like ctypes' own
     with _library_lock:
         if _library is None:
@@ -188,9 +188,9 @@ def possible_cpus() -> int:
 
 
 def is_refused() -> bool:
-    """Whether bpf() as such is refused, whatever the capabilities: by seccomp, which answers EPERM or ENOSYS.
+    """Whether bpf() itself is refused, with any capabilities: seccomp returns EPERM or ENOSYS.
 
-    The kernel itself answers a look-up in a map that there is not with EBADF.
+    For a lookup in a map that does not exist the kernel returns EBADF.
     """
     result: int = library().so.bpf_map_lookup_elem(-1, b"", b"")
     return result != 0 and ctypes.get_errno() in {errno.EPERM, errno.ENOSYS}
@@ -205,7 +205,7 @@ class _Tagged:
 
 
 class Map(_Tagged):
-    """A map of an object; the descriptor is there once the object is loaded."""
+    """A map of an object; it has a descriptor after the object is loaded."""
 
     def __init__(self, lib: _Library, pointer: int, types: btf.Types) -> None:
         so = lib.so
@@ -216,7 +216,7 @@ class Map(_Tagged):
         self.value_size: int = so.bpf_map__value_size(pointer)
         self._memory: int | None = None
         self._positions: mmap.mmap | None = None
-        """Of a ring: its first two pages, once somebody looked."""
+        """Of a ring: its first two pages, after the first read."""
 
     @property
     def max_entries(self) -> int:
@@ -256,16 +256,16 @@ class Map(_Tagged):
         return bool(self._lib.so.bpf_map__fd(self._pointer) >= 0)
 
     def memory_bytes(self) -> int | None:
-        """Kernel memory of the map, as its fdinfo says (exact since 6.4, an estimate from its sizes before), if it may.
+        """Kernel memory of the map, from its fdinfo (exact since 6.4, before that an estimate from its sizes).
 
-        Only maps that allocate as they are filled are asked more than once.
+        Read once, except for maps that allocate while they fill. None if this process may not read it.
         """
         if self._memory is None or self.type in _GROWING:
             self._memory = _fdinfo(self.fd).get(b"memlock")
         return self._memory
 
     def initial_value(self) -> "ctypes.Array[ctypes.c_char]":
-        """The memory that becomes the map's value at load (.rodata), to be written before."""
+        """The memory that becomes the map's value at load (.rodata): write to it before."""
         size = ctypes.c_size_t()
         address = self._lib.so.bpf_map__initial_value(self._pointer, ctypes.byref(size))
         if not address:
@@ -273,7 +273,7 @@ class Map(_Tagged):
         return (ctypes.c_char * size.value).from_address(address)
 
     def lookup(self, key: bytes, size: int | None = None) -> bytes | None:
-        """Return the value of a key, `size` bytes of it (per-CPU values are longer), None where there is none."""
+        """Return the value of a key, `size` bytes of it (per-CPU values are longer), None if there is none."""
         buffer = ctypes.create_string_buffer(size or self.value_size)
         result = self._lib.so.bpf_map_lookup_elem(self.fd, key, buffer)
         if result == -errno_names.ENOENT:
@@ -292,7 +292,7 @@ class Map(_Tagged):
         self._check(self._lib.so.bpf_map_update_elem(self.fd, key, value, 0), f"map {self.name}: update")
 
     def delete(self, key: bytes) -> bool:
-        """Delete a key; false where it was not there."""
+        """Delete a key; false if it was not there."""
         result = self._lib.so.bpf_map_delete_elem(self.fd, key)
         if result == -errno_names.ENOENT:
             return False
@@ -312,9 +312,9 @@ class Map(_Tagged):
     def lookup_batch(self, room: int) -> tuple[int, memoryview, memoryview]:
         """Read all entries with one call, without disturbing them: their number, keys, values.
 
-        `room` is how many entries to make room for at first. Facts of the kernel's side: the last call answers
-        ENOENT with a valid count; ENOSPC says that one hash bucket did not fit, and the same place is tried again
-        with twice the room. Raises KernelError, with EINVAL or ENOTSUPP where the map has no batch operations.
+        `room` is the number of entries to allocate at first. The kernel's last call returns ENOENT with a valid count.
+        ENOSPC means that one hash bucket did not fit: the call is repeated from there with twice the room. Raises
+        KernelError, with EINVAL or ENOTSUPP if the map has no batch operations.
         """
         so, fd = self._lib.so, self.fd
         keys = bytearray()
@@ -348,10 +348,10 @@ class Map(_Tagged):
             first = False
 
     def take_records(self) -> list[bytes]:
-        """Take all records out of a ring buffer (BPF_MAP_TYPE_RINGBUF, Linux 5.8), the oldest first; waits for none.
+        """Take all records out of a ring buffer (BPF_MAP_TYPE_RINGBUF, Linux 5.8), the oldest first; does not wait.
 
-        The ring is mapped for the length of the call only: libbpf maps its data twice, and each mapping counts as
-        resident memory, 1 MB for a ring of 512 KiB, which costs more than the call. An empty one is not mapped at all.
+        The ring is mapped only during the call: libbpf maps its data twice, and each mapping counts as resident memory,
+        1 MB for a ring of 512 KiB, which costs more than the call. An empty ring is not mapped.
         """
         records: list[bytes] = []
         if not self._has_records():
@@ -372,9 +372,9 @@ class Map(_Tagged):
         return records
 
     def _has_records(self) -> bool:
-        """Whether a ring has something, by its two positions: a page each before the data (kernel/bpf/ringbuf.c).
+        """Whether a ring has records, by its two positions: a page each before the data (kernel/bpf/ringbuf.c).
 
-        They stay mapped: it is asked every second, and to map them anew took a third of what an idle agent does.
+        They stay mapped: this runs every second, and mapping them each time took a third of an idle agent's CPU time.
         """
         pages = self._positions
         if pages is None:
@@ -385,7 +385,7 @@ class Map(_Tagged):
         return pages[:8] != pages[mmap.PAGESIZE : mmap.PAGESIZE + 8]
 
     def unmap(self) -> None:
-        """Give back what was mapped of a ring, without which the kernel would keep it."""
+        """Unmap a ring: while a page is mapped the kernel keeps it."""
         if self._positions is not None:
             self._positions.close()
             self._positions = None
@@ -434,7 +434,7 @@ class Program(_Tagged):
 
     @property
     def fd(self) -> int:
-        """Descriptor of the loaded program; raises KernelError where it was not loaded."""
+        """Descriptor of the loaded program; raises KernelError if it was not loaded."""
         descriptor: int = self._lib.so.bpf_program__fd(self._pointer)
         if descriptor < 0:
             raise self._lib.error(f"program {self.name}: not loaded", descriptor)
@@ -466,10 +466,10 @@ class Program(_Tagged):
         return Link(self._lib, pointer, what)
 
     def statistics(self) -> tuple[int, int, int | None]:
-        """Nanoseconds, runs, and runs that were missed, since load.
+        """Nanoseconds, runs, and skipped runs since load.
 
-        The first two stay 0 while kernel.bpf_stats_enabled is off. The kernel misses a run where the program is running
-        on that CPU already (recursion_misses, since 5.12; 0 before).
+        The first two stay 0 while kernel.bpf_stats_enabled is off. The kernel skips a run if the program runs on that
+        CPU already (recursion_misses, since 5.12; 0 before).
         """
         time, runs, missed = struct.unpack("=QQQ", self._info()[_RUN_STATISTICS])
         return time, runs, missed
@@ -484,15 +484,15 @@ class Program(_Tagged):
         size = ctypes.c_uint32(len(info))
         result = self._lib.so.bpf_obj_get_info_by_fd(self.fd, info, ctypes.byref(size))
         if result:
-            raise self._lib.error(f"{self.name}: what the kernel knows of it", result)
+            raise self._lib.error(f"{self.name}: program information", result)
         return info.raw
 
 
 def _fdinfo(fd: int) -> dict[bytes, int]:
-    """Return the numbers that the kernel tells of a map's or program's descriptor; none where it does not.
+    """Return the numbers in the fdinfo of a map's descriptor; none if this process may not read it.
 
-    On 5.10 the folder is root's alone where the process cannot be traced, after a change of user or by an executable's
-    own capabilities; newer kernels let a process look at itself.
+    On 5.10 only root may read the folder of a process that cannot be traced, after a change of user or by an
+    executable's own capabilities; newer kernels let a process read its own.
     """
     try:
         lines = read_bytes(f"/proc/self/fdinfo/{fd}").splitlines()
@@ -510,9 +510,9 @@ class Link:
         self._pointer: int | None = pointer
 
     def run_iterator(self, at_a_time: int = _ITERATOR_ROOM) -> bytes:
-        """Run an iterator program to its end (the link is to one); return what it wrote.
+        """Run an iterator program to its end (the link is to one); return the bytes that it wrote.
 
-        The kernel stops where it has `at_a_time` bytes, and goes on with the next read. Raises KernelError.
+        The kernel pauses after `at_a_time` bytes, and continues with the next read. Raises KernelError.
         """
         assert self._pointer is not None
         fd = self._lib.so.bpf_iter_create(self._lib.so.bpf_link__fd(self._pointer))
@@ -524,7 +524,7 @@ class Link:
                 try:
                     more = os.read(fd, at_a_time)
                 except BlockingIOError:
-                    continue  # a million of which none wrote anything (kernel/bpf/bpf_iter.c): it goes on from there
+                    continue  # a million objects without output (kernel/bpf/bpf_iter.c): it continues from there
                 if not more:
                     return b"".join(written)
                 written.append(more)
@@ -541,12 +541,12 @@ class Link:
 
 
 class Object:
-    """A compiled object: opened by the constructor, loaded by `load`, gone with `close`."""
+    """A compiled object: the constructor opens it, `load` loads it, `close` frees it."""
 
     def __init__(self, path: str) -> None:
-        """Open the object file; raises UnavailableError where it cannot be read or used, KernelError where it is none.
+        """Open the object file; raises UnavailableError if it is damaged, KernelError if libbpf refuses it.
 
-        The build adds the checksum (hatch_build.py): libbpf 1.1 was seen to crash on one of 20,000 damaged objects.
+        The build adds the checksum (hatch_build.py): libbpf 1.1 crashed on one of 20,000 damaged objects.
         """
         try:
             content = read_bytes(path)
@@ -593,7 +593,7 @@ class Object:
         return ctypes.string_at(address, size.value)
 
     def set_rodata(self, variable: str, value: bytes) -> None:
-        """Set a `const volatile` variable before load; raises KeyError for one that is not there."""
+        """Set a `const volatile` variable before load; raises KeyError if there is none of that name."""
         offset, size = self.types.variable(".rodata", variable)
         if len(value) != size:
             raise ValueError(f"{variable} has {size} bytes, not {len(value)}")
@@ -601,7 +601,7 @@ class Object:
         ctypes.memmove(ctypes.addressof(self.maps[name].initial_value()) + offset, value, size)
 
     def load(self) -> None:
-        """Have the kernel verify the programs and make the maps; raises KernelError with the verifier's last words."""
+        """Verify the programs and create the maps; raises KernelError with the end of the verifier's log."""
         self._lib.printed.clear()
         result = self._lib.so.bpf_object__load(self._pointer)
         if result:

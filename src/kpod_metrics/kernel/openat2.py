@@ -26,7 +26,7 @@ _FLAGS = os.O_PATH | os.O_CLOEXEC
 
 
 class ReplacedError(OSError):
-    """At a mount point there is no mount, or another one."""
+    """A mount point has no mount any more, or another one."""
 
 
 class _How(ctypes.Structure):
@@ -36,7 +36,7 @@ class _How(ctypes.Structure):
 
 
 class _Statx(ctypes.Structure):
-    """Struct statx of include/uapi/linux/stat.h, as far as it is read."""
+    """The fields of struct statx of include/uapi/linux/stat.h that are read."""
 
     _fields_ = (
         ("mask", ctypes.c_uint32),
@@ -61,7 +61,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def open_below(root: int, path: str) -> int:
-    """Open a path with the directory `root` as the root, for its place only; raises OSError: ELOOP for a link."""
+    """Open a path with the directory `root` as the root, with O_PATH; raises OSError: ELOOP for a link."""
     name = os.fsencode(path)
     if b"\0" in name:
         raise OSError(errno.EINVAL, "a path cannot have a null byte")
@@ -72,10 +72,10 @@ def open_below(root: int, path: str) -> int:
 
 
 def fstatvfs_below(root: str, point: str, mount: int) -> os.statvfs_result:
-    """Return what statvfs() tells of the mount with the number `mount`, which is at `point` below a process' root.
+    """Return statvfs() of the mount with the number `mount`, which is at `point` below a process' root.
 
-    Raises ProcessLookupError where the process is gone, NotADirectoryError for a single file that is mounted,
-    ReplacedError where that mount is not there, any other OSError.
+    Raises ProcessLookupError if the process is gone, NotADirectoryError if a single file is mounted, ReplacedError if
+    that mount is not there, any other OSError.
     """
     try:
         top = os.open(root, _FLAGS)
@@ -99,7 +99,7 @@ def fstatvfs_below(root: str, point: str, mount: int) -> os.statvfs_result:
 
 
 def require() -> None:
-    """Raise UnavailableError where the kernel, or a seccomp profile, refuses what a safe lookup takes."""
+    """Raise UnavailableError if the kernel or a seccomp profile refuses a call that a safe lookup needs."""
     what = "openat2"
     try:
         top = os.open("/", _FLAGS)
@@ -112,23 +112,23 @@ def require() -> None:
     except OSError as error:
         code = errno.errorcode.get(error.errno or 0, "?")
         raise UnavailableError(
-            f"{code}: {what}() is refused, by a seccomp profile or an old kernel: without it a pod could lead a look "
-            "at its mounts elsewhere"
+            f"{code}: {what}() is refused, by a seccomp profile or an old kernel: without it a pod could redirect "
+            "the agent to other files"
         ) from None
 
 
 def _look(fd: int) -> tuple[int, int]:
     """Return a file's mode, and the number that its mount has in mountinfo.
 
-    The number is the kernel's own, whatever the file system says; it is also in /proc/self/fdinfo, at eight times the
-    cost (14 us). Two mounts never have one at the same time, in any namespace. It is given again once a mount is gone,
-    so a process' table of mounts is to be read before.
+    The kernel assigns the number, not the file system. /proc/self/fdinfo has it too, at eight times the cost (14 us).
+    No two mounts have the same number at the same time, in any namespace. The kernel reuses it after a mount is gone:
+    read a process' table of mounts before.
     """
     found = _Statx()
     if _libc().statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_TYPE | _STATX_MNT_ID, ctypes.byref(found)):
         raise _error()
     if not found.mask & _STATX_MNT_ID:
-        raise OSError(errno.ENOSYS, "statx() tells no mount id (Linux 5.8)")
+        raise OSError(errno.ENOSYS, "statx() returns no mount id (Linux 5.8)")
     return found.mode, found.mount
 
 

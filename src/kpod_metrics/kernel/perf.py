@@ -1,4 +1,4 @@
-"""Software perf events, the hook for page faults: one event on each CPU, each with the program attached."""
+"""Software perf events, the hook for page faults: one event per CPU, with the program attached to each."""
 
 import ctypes
 import os
@@ -35,8 +35,8 @@ class _Attributes(ctypes.Structure):
 def open_software_event(config: int, cpu: int) -> int:
     """Open a system-wide software event with period 1 on one CPU and return its descriptor.
 
-    Raises KernelError: ENODEV where the CPU is offline, EACCES or EPERM where perf_event_paranoid or a seccomp
-    profile refuses.
+    Raises KernelError: ENODEV if the CPU is offline, EACCES or EPERM if perf_event_paranoid or a seccomp profile
+    refuses.
     """
     attributes = _Attributes(type=_TYPE_SOFTWARE, size=ctypes.sizeof(_Attributes), config=config, sample_period=1)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -47,7 +47,7 @@ def open_software_event(config: int, cpu: int) -> int:
 
 
 def online_cpus(sys_root: str = "/sys") -> set[int]:
-    """CPUs that are up now, from /sys/devices/system/cpu/online ("0-3,5")."""
+    """CPUs that are online, from /sys/devices/system/cpu/online ("0-3,5")."""
     with open(os.path.join(sys_root, "devices/system/cpu/online"), encoding="ascii") as file:
         text = file.read().strip()
     cpus: set[int] = set()

@@ -12,13 +12,13 @@ OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 """Where the build hook puts the compiled objects."""
 
 _PIECE = 1 << 16
-"""Bytes of the kernel's BTF, some megabytes, that are looked through at a time."""
+"""Bytes of the kernel's BTF, which has some megabytes, that are searched at a time."""
 
 
 def kernel_knows(name: str, sys_root: str = "/sys") -> bool:
-    """Whether a name is in the kernel's BTF: of a type, a member or a function, for changes that nothing else tells of.
+    """Whether the kernel's BTF has a type, a member or a function of this name: for changes that nothing else shows.
 
-    Raises OSError where there is none.
+    Raises OSError if the kernel has no BTF.
     """
     wanted, tail = b"\0" + name.encode() + b"\0", b""
     with open(os.path.join(sys_root, "kernel/btf/vmlinux"), "rb", buffering=0) as btf:
@@ -35,7 +35,7 @@ class MapHealth:
 
     name: str
     memory_bytes: int | None
-    """None where the kernel does not tell."""
+    """None if this process may not read it."""
     update_errors: int | None = None
     entries: int | None = None
     capacity: int | None = None
@@ -50,14 +50,14 @@ class ProgramHealth:
     run_seconds: float
     runs: int
     missed: int | None
-    """None where the kernel does not tell."""
+    """None if the kernel does not count it."""
 
 
 class Programs:
-    """An object that is opened; the caller sets it up, loads it, and keeps each attachment in `links`."""
+    """An open object; the caller sets it up, loads it, and keeps each attachment in `links`."""
 
     def __init__(self, name: str, objects: str = OBJECTS, sys_root: str = "/sys", proc_root: str = "/proc") -> None:
-        """Open `NAME.bpf.o`; raises UnavailableError where this machine cannot load programs, and says why."""
+        """Open `NAME.bpf.o`; raises UnavailableError with the reason if this machine cannot load programs."""
         btf = os.path.join(sys_root, "kernel/btf/vmlinux")
         if not os.path.exists(btf):
             raise UnavailableError(f"{btf} is missing: CO-RE needs a kernel with CONFIG_DEBUG_INFO_BTF")
@@ -75,7 +75,7 @@ class Programs:
         """Per-CPU counters of failed updates, by the name of the map or state."""
 
     def map_health(self) -> list[MapHealth]:
-        """State of the metric maps, and of every other map, with its failures where the programs count them."""
+        """State of every map, with its failed updates if the programs count them."""
         found = []
         for map_ in self.object.maps.values():
             if not map_.created:
@@ -129,7 +129,7 @@ class OwnsBpfObject:
     _loaded: Programs | None = None
 
     def maps(self) -> list[MapHealth]:
-        """State of its maps, and failures where the programs count them; none while nothing is loaded."""
+        """State of its maps, with failed updates if the programs count them; empty while nothing is loaded."""
         return [] if self._loaded is None else self._loaded.map_health()
 
     def programs(self) -> list[ProgramHealth]:

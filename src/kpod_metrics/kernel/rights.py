@@ -1,4 +1,4 @@
-"""What this process may do: the capabilities that loading and attaching programs need, and how it gives them up."""
+"""The capabilities of this process: those that loading and attaching programs needs, and how to drop the others."""
 
 import ctypes
 import os
@@ -29,7 +29,7 @@ _NAMES = {CAP_SYS_PTRACE: "CAP_SYS_PTRACE", CAP_PERFMON: "CAP_PERFMON", CAP_BPF:
 def effective(proc_root: str = "/proc", task: str = "self") -> int:
     """Return the effective capabilities of a task, this process, as a bit mask.
 
-    Raises RefusedError where /proc is none.
+    Raises RefusedError if `proc_root` is no /proc.
     """
     path = os.path.join(proc_root, task, "status")
     try:
@@ -43,22 +43,22 @@ def effective(proc_root: str = "/proc", task: str = "self") -> int:
 
 
 def lacking(capabilities: int, *wanted: int) -> str:
-    """The names of those that are not among these capabilities, as in a sentence; empty where none lacks."""
+    """The names of the wanted ones that are missing, as in a sentence; empty if there are none."""
     return " and ".join(_NAMES[one] for one in wanted if not capabilities & 1 << one)
 
 
 def lacking_for_bpf(capabilities: int) -> str:
-    """What lacks for tracing programs to be loaded: CAP_BPF and CAP_PERFMON (5.8), unless CAP_SYS_ADMIN is there."""
+    """The capabilities that are missing to load tracing programs: CAP_BPF and CAP_PERFMON (5.8), or CAP_SYS_ADMIN."""
     return "" if capabilities & 1 << CAP_SYS_ADMIN else lacking(capabilities, CAP_BPF, CAP_PERFMON)
 
 
 def may_use_bpf(capabilities: int) -> bool:
-    """Whether tracing programs may be loaded."""
+    """Whether these capabilities allow loading tracing programs."""
     return not lacking_for_bpf(capabilities)
 
 
 def _capset(capabilities: int) -> None:
-    """Make these the capabilities of the calling thread, and none inheritable; raises OSError."""
+    """Set the capabilities of the calling thread, none of them inheritable; raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
@@ -68,7 +68,7 @@ def _capset(capabilities: int) -> None:
 
 
 def without(capabilities: Iterable[int], ask: Callable[[], bool]) -> bool:
-    """Return what `ask` answers on a thread that does not have these capabilities, if it may be without them."""
+    """Return what `ask` returns on a thread without these capabilities; false if they cannot be dropped."""
     answers: list[bool] = []
 
     def run() -> None:
@@ -90,12 +90,12 @@ def mask(*capabilities: int) -> int:
 
 
 def give_up_all_but(kept: int) -> None:
-    """Give up, for good, all capabilities that are not among these, and what could bring them back.
+    """Drop all capabilities except these, for ever.
 
-    Capabilities are a thread's own: call it before there are others, which have then no more than this one. No program
-    that is executed later gains any (no_new_privs; not even by being root's: fs/exec.c, security/commoncap.c). The
-    memory of the process, in which there may be tokens, is no other process' of the same user, nor in a core dump.
-    Raises OSError, also where another thread is found to have kept something: it says which.
+    Each thread has its own capabilities: call this before other threads start, which then have no more than this one.
+    No program that is executed later gains any (no_new_privs), not even one of root (fs/exec.c, security/commoncap.c).
+    Other processes of the same user cannot read the memory of this one, which may hold tokens, and there is no core
+    dump. Raises OSError; also if another thread still has capabilities: the error names it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0)):

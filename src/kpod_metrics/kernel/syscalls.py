@@ -1,6 +1,6 @@
-"""Names and numbers of syscalls, and the tables by number that `bpf/syscall.bpf.c` looks into.
+"""Names and numbers of syscalls, and the tables by number for `bpf/syscall.bpf.c`.
 
-The numbers are those of the kernel's headers for programs (asm/unistd*.h): they are an interface, and never change.
+The numbers are those of the kernel's user-space headers (asm/unistd*.h): they are an interface, and never change.
 """
 
 import difflib
@@ -13,20 +13,19 @@ from kpod_metrics.errors import SettingError
 from kpod_metrics.kernel import _syscall_numbers
 
 TABLE_SIZE = 512
-"""Numbers that the kernel program's tables have; Linux 7.3 gives out 472 at most. x32's begin above 2**30."""
+"""Entries of the kernel program's tables; the highest number of Linux 7.3 is 472. x32's begin above 2**30."""
 
 MAX_TRACKED = 254
 """A table's entry is a byte: 0 is none, 255 is ANY_BEGUN."""
 
 ANY_BEGUN = 255
-"""Entry of a number under which a syscall may end that began under another."""
+"""Entry of a number under which any syscall may end."""
 
 WAITING = (
     "read|readv|recv.*|accept4?|connect|epoll_p?wait2?|poll|ppoll|select|pselect6|futex|nanosleep|clock_nanosleep"
     "|wait4|waitid|pause|rt_sig.*|io_getevents|io_uring_enter"
 )
-"""Regular expression of those that wait for others, or fail to say "not now": long and failing calls of these mean
-nothing by themselves."""
+"""Regular expression of syscalls that wait for others or fail with "not now": long and failing calls are normal."""
 
 
 @cache
@@ -53,12 +52,12 @@ ARM64 = _parse(_syscall_numbers.ARM64)
 ARM = _parse(_syscall_numbers.ARM)
 
 _ON = {"x86_64": (X86_64, I386), "aarch64": (ARM64, ARM)}
-"""Native numbers and those of 32-bit processes, by uname's word for the machine."""
+"""Native numbers and those of 32-bit processes, by machine as in uname."""
 
 _INSTEAD = {"epoll_wait": "epoll_pwait", "poll": "ppoll", "select": "pselect6"}
-"""Waits that newer architectures have in one form only, with a signal mask: what a C library calls there instead.
+"""Waits that newer architectures have only with a signal mask: a C library calls that form there.
 
-Of open, stat and the like a C library makes openat and newfstatat, which are names that can be tracked themselves.
+For open, stat and similar calls a C library uses openat and newfstatat, which can be tracked by their own names.
 """
 
 _NEVER_RETURN = frozenset({"exit", "exit_group", "rt_sigreturn"})
@@ -77,16 +76,16 @@ _IRREGULAR = {
 
 
 def supported(machine: str) -> bool:
-    """Whether the numbers of this machine (uname's word) are known."""
+    """Whether the numbers of this machine (as in uname) are known."""
     return machine in _ON
 
 
 def meaning(name: str) -> str:
     """Return the 64-bit name of a syscall in a 32-bit table.
 
-    A 32-bit program of a newer C library calls the forms with 64-bit times, offsets or ids (futex_time64, stat64,
-    getuid32): these are the same syscall. What i386 programs of older ones do through socketcall or ipc is not: its
-    number does not say what is meant, and it is never counted as connect or recvfrom.
+    A 32-bit program with a newer C library calls the forms with 64-bit times, offsets or ids (futex_time64, stat64,
+    getuid32): these are the same syscall. An i386 program with an older one uses socketcall or ipc: their numbers do
+    not show which syscall it is, so they never count as connect or recvfrom.
     """
     if name in X86_64 or name in ARM64:
         return name
@@ -96,10 +95,10 @@ def meaning(name: str) -> str:
 
 
 class Tracked(NamedTuple):
-    """What to track on a machine: names, in the order of the indices, and the kernel program's two tables.
+    """The syscalls to track on a machine: names, in the order of the indices, and the kernel program's two tables.
 
     An entry is a little-endian 16-bit number: the low byte is for native calls, the high byte for 32-bit ones; each is
-    an index into `names` plus 1, or 0. `remarks` say what is not tracked, and why.
+    an index into `names` plus 1, or 0. `remarks` name the syscalls that are not tracked, and the reason.
     """
 
     names: tuple[str, ...]
@@ -124,7 +123,7 @@ def check(names: Sequence[str]) -> None:
 
 
 def track(names: Iterable[str], machine: str) -> Tracked:
-    """Return what to track of these names on this machine; raises SettingError as `check` does."""
+    """Return which of these names to track on this machine; raises SettingError as `check` does."""
     wanted = tuple(dict.fromkeys(names))
     check(wanted)
     if not supported(machine):
@@ -151,7 +150,7 @@ def track(names: Iterable[str], machine: str) -> Tracked:
 
 
 def _ends(begins: bytearray, indices: Mapping[str, int], native: Mapping[str, int], compat: Mapping[str, int]) -> bytes:
-    """The table for the ends: on x86 a successful execveat ends with the number of execve."""
+    """The table of the ends: on x86 a successful execveat ends with the number of execve."""
     ends = begins.copy()
     if native is X86_64 and "execveat" in indices:
         ends[2 * native["execve"]] = ends[2 * compat["execve"] + 1] = ANY_BEGUN

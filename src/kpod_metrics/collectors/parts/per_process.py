@@ -11,7 +11,7 @@ from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import TASK_ITERATOR
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
-from kpod_metrics.kernel.tasks import View
+from kpod_metrics.kernel.tasks import TaskNamespaces
 
 
 class ProcessCollector(FileCollector):
@@ -33,7 +33,7 @@ class ProcessCollector(FileCollector):
             signal.hook += f"; namespaces by {'iter/task' if self.environment.tasks.is_open(self) else '/proc'}"
         return signals
 
-    def views(self) -> Mapping[int, View] | None:
+    def views(self) -> Mapping[int, TaskNamespaces] | None:
         """Return what every process sees, by PID; None where the kernel cannot tell of all at once."""
         tasks = self.environment.tasks
         return tasks.look(self) if tasks.is_open(self) else None
