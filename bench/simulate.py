@@ -20,8 +20,8 @@ from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import GZIP
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import TEXT
-from kpod_metrics.histogram import SLOTS
-from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Profile, Scope, Table, Value
+from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.metrics import Kind, Metric, Profile, Row, Scope, Table, Value
 from kpod_metrics.pods.info import INFO, TABLES
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
@@ -64,19 +64,16 @@ class Node:
         for number, pod in enumerate(self._pods):
             workload = ("Deployment", pod.pod.split("-")[0], "Burstable")
             for table in TABLES:
-                put(table, pod, workload if table is INFO else (), (1 if table is INFO else 0,), (number, 0))
+                put(Row(table, number, workload if table is INFO else (), (1 if table is INFO else 0,)), pod)
             for table in self._tables:
                 for labels in combinations(table):
-                    put(table, pod, labels, self._values(table, number, labels), (number, 0))
+                    put(Row(table, number, labels, self._values(table, number, labels)), pod)
 
     def _values(self, table: Table, number: int, labels: tuple[str, ...]) -> list[Value]:
         values = [self._value(metric) for metric in table.metrics]
-        if table.totals:
-            before = self._totals.get((table, number, labels), [0] * len(values))
-            for at, (metric, was) in enumerate(zip(table.metrics, before, strict=True)):
-                value = values[at]
-                if metric.kind is not Kind.GAUGE and isinstance(value, int | float) and isinstance(was, int | float):
-                    values[at] = value + was
+        if not table.of_gauges:
+            before = self._totals.get((table, number, labels), [None] * len(values))
+            values = [*map(_sum, before, values)]
             self._totals[table, number, labels] = values
         return values
 
@@ -88,10 +85,16 @@ class Node:
             slots = [0] * 6
             for _ in range(OBSERVATIONS):
                 slots[min(5, int(abs(self._random.gauss(2, 1.5))))] += 1
-            return HistogramDelta(slots, self._random.randrange(10**5, 10**7), first)
+            return Histogram(slots, self._random.randrange(10**5, 10**7), first)
         if metric.name.endswith("_seconds_total"):
             return round(self._random.expovariate(1), 6)
         return self._random.randrange(2**28) if "bytes" in metric.name else self._random.randrange(1000)
+
+
+def _sum(total: Value, more: Value) -> Value:
+    if total is None or more is None:
+        return more
+    return total.plus(more) if isinstance(total, Histogram) else total + more  # type: ignore[arg-type,operator]
 
 
 def squeezed(page: bytes) -> bytes:

@@ -8,7 +8,7 @@ slot `i` holds observations in `(2**((i-1)/4 - 20), 2**(i/4 - 20)]` seconds, slo
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from operator import add, itemgetter
+from operator import add, index, itemgetter
 
 SCHEMA = 2
 SLOTS_PER_OCTAVE = 1 << SCHEMA
@@ -19,6 +19,10 @@ MAX_EXPONENT = 6
 FIRST_INDEX = MIN_EXPONENT * SLOTS_PER_OCTAVE
 """Index in schema 2 of the bucket that ends where slot 0 does: slot `i` is the bucket of index `i + FIRST_INDEX`."""
 SLOTS = (MAX_EXPONENT - MIN_EXPONENT) * SLOTS_PER_OCTAVE + 2
+
+
+def _grown32(now: int, before: int) -> int:
+    return now - before & 0xFFFFFFFF
 
 
 class Histogram:
@@ -35,27 +39,27 @@ class Histogram:
             raise ValueError(f"slots {first} to {first + len(counts)} of {SLOTS}")
         self.counts, self.first, self.sum_ns = counts, first, sum_ns
 
-    def plus(self, counts: Sequence[int], sum_ns: int, first: int = 0) -> "Histogram":
-        """Return this total and what was observed since: `counts` of the slots from `first` on.
+    def plus(self, other: "Histogram") -> "Histogram":
+        """Return the observations of both."""
+        if not other.counts or not self.counts:
+            kept = other if other.counts else self
+            return Histogram([*map(index, kept.counts)], self.sum_ns + other.sum_ns, kept.first)
+        return self._with(add, other, self.sum_ns + other.sum_ns)
 
-        Raises ValueError for counts of slots that are not there.
-        """
-        mine, at = self.counts, first - self.first
-        end = at + len(counts)
-        if at >= 0 and end <= len(mine):
-            total = list(mine)
-            total[at:end] = map(add, mine[at:end], counts)
-            return Histogram(total, self.sum_ns + sum_ns, self.first)
-        if first < 0 or first + len(counts) > SLOTS:
-            raise ValueError(f"slots {first} to {first + len(counts)} of {SLOTS}")
-        if not counts:
-            return Histogram(mine, self.sum_ns + sum_ns, self.first)
-        if not mine:
-            return Histogram([0] * len(counts), self.sum_ns, first).plus(counts, sum_ns, first)
-        low = min(first, self.first)
+    def since(self, before: "Histogram") -> "Histogram":
+        """Return what was observed since an earlier total of the same 32-bit counts, which may have wrapped."""
+        return self._with(_grown32, before, self.sum_ns - before.sum_ns)
+
+    def _with(self, operation: Callable[[int, int], int], other: "Histogram", sum_ns: int) -> "Histogram":
+        """Return what an operation makes of both counts of each slot."""
+        low = min(self.first, other.first)
+        end = max(self.first + len(self.counts), other.first + len(other.counts))
+        at = other.first - low
         # A list taken less than once is empty.
-        wider = [0] * (self.first - low) + [*mine] + [0] * (end - len(mine))
-        return Histogram(wider, self.sum_ns, low).plus(counts, sum_ns, first)
+        counts = [0] * (self.first - low) + [*self.counts] + [0] * (end - self.first - len(self.counts))
+        of_both = slice(at, at + len(other.counts))
+        counts[of_both] = map(operation, counts[of_both], other.counts)
+        return Histogram(counts, sum_ns, low)
 
     @property
     def slots(self) -> Sequence[int]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from kpod_metrics import histogram
+from kpod_metrics.histogram import Histogram
 
 PREFIX = "kpod_"
 
@@ -80,6 +81,8 @@ class Metric:
     advice: str = ""
     """What to do about it, or with it; alerts are spelt as they are."""
     exponents: tuple[int, ...] = ()
+    wraps: bool = False
+    """Whether its running total is a sum of 32-bit numbers: it grows modulo 2**32 between two reads."""
 
     def series(self, *, native: bool = False) -> int:
         """Time series of one child: a classic histogram has its buckets, +Inf, sum and count."""
@@ -92,22 +95,23 @@ class Metric:
 class Table:
     """Metrics that share their labels and are filled by the same rows.
 
-    `totals`: rows carry the kernel's running totals, and the store takes the differences; else rows carry differences.
-    Of a pod's metrics the gauges have tables of their own, and so have the running totals, which are counters.
+    `preexisting`: the kernel counts from the creation of the cgroup, with or without the agent (the cgroup's files).
+    Such counters are exported from their first read on, all others at 0 from the discovery of a container on.
+    The gauges of pods have tables of their own.
     """
 
     metrics: tuple[Metric, ...]
     labels: tuple[Label, ...] = ()
     scope: Scope = Scope.CONTAINER
-    totals: bool = False
+    preexisting: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for metrics that cannot share a table."""
         kinds = {metric.kind for metric in self.metrics}
         if self.scope is not Scope.AGENT and Kind.GAUGE in kinds and len(kinds) > 1:
             raise ValueError(f"{self.metrics[0].name}: a pod's gauges have a table of their own")
-        if self.totals and kinds != {Kind.COUNTER}:
-            raise ValueError(f"{self.metrics[0].name}: running totals are counters")
+        if self.scope is not Scope.CONTAINER and any(metric.events for metric in self.metrics):
+            raise ValueError(f"{self.metrics[0].name}: events are counted by container")
 
     @cached_property
     def of_gauges(self) -> bool:
@@ -122,7 +126,7 @@ class Table:
     @cached_property
     def whole(self) -> list[type]:
         """The types of a row of whole numbers and histograms."""
-        return [HistogramDelta if metric.kind is Kind.HISTOGRAM else int for metric in self.metrics]
+        return [Histogram if metric.kind is Kind.HISTOGRAM else int for metric in self.metrics]
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:
@@ -137,30 +141,23 @@ class Table:
         return product
 
 
-class Row(NamedTuple):
-    """What a collector saw: values in the order of the table's metrics.
+Value = int | float | Histogram | None
 
-    `owner` is the cgroup id that the row is charged to. `source` tells running totals with the same labels apart when
-    they come from more than one place (a network namespace); it need not be hashable across runs. A value is a
-    number, a `HistogramDelta`, or None where the kernel has none.
+
+class Row(NamedTuple):
+    """What a collector read of one cgroup: values in the order of the table's metrics.
+
+    A counter or histogram is its running total, a gauge its present value, and None is what the kernel does not have.
+    `owner` is the cgroup id that the row is charged to. `epoch` tells one life of a counter from the next: a counter
+    begins at 0 in each. It is 0 where the cgroup id says that already. In a table of pods, which several cgroups may
+    share, it names the counter itself (a network namespace).
     """
 
     table: Table
     owner: int
     labels: tuple[str, ...]
-    values: Sequence["Value"]
-    source: int = 0
-
-
-class HistogramDelta(NamedTuple):
-    """Observations since the last read: counts of the slots from `first` on, their sum in nanoseconds."""
-
-    counts: Sequence[int]
-    sum_ns: int
-    first: int = 0
-
-
-Value = int | float | HistogramDelta | None
+    values: Sequence[Value]
+    epoch: int = 0
 
 
 LATENCY_EXPONENTS = tuple(range(histogram.MIN_EXPONENT, histogram.MAX_EXPONENT + 1, 2))
@@ -172,18 +169,6 @@ def label_of(key: str) -> str:
     return "label_" + re.sub(r"[^a-zA-Z0-9_]", "_", key)
 
 
-def sum_of(one: Value, other: Value) -> Value:
-    """Add two differences of the same metric."""
-    if one is None or other is None:
-        return one if other is None else other
-    if isinstance(one, HistogramDelta) and isinstance(other, HistogramDelta):
-        total = histogram.Histogram(*one).plus(*other)
-        return HistogramDelta(total.counts, total.sum_ns, total.first)
-    assert not isinstance(one, HistogramDelta)
-    assert not isinstance(other, HistogramDelta)
-    return one + other
-
-
 def counter(
     name: str,
     help: str,  # noqa: A002 - Prometheus calls it that
@@ -193,9 +178,10 @@ def counter(
     events: bool = False,
     optional: str = "",
     advice: str = "",
+    wraps: bool = False,
 ) -> Metric:
     """Declare a counter; its name ends in _total."""
-    return Metric(name, help, Kind.COUNTER, source, profile, events, optional, advice)
+    return Metric(name, help, Kind.COUNTER, source, profile, events, optional, advice, wraps=wraps)
 
 
 def gauge(

@@ -1,8 +1,8 @@
-"""The only mutable metric state: a total for each series, that never goes down.
+"""The only mutable metric state: a total for each series, which never goes down.
 
-Rows come in by cgroup owner; the store attaches the pod's labels (through the identity it is given), adds differences
-up, and takes differences of running totals. Two things bound it: series end with their pod, and what is over the
-cardinality limit is added up in one overflow series and counted.
+Collectors return running totals. This is the one place that takes differences: it keeps the last row of each counter,
+and adds what the counter grew by to the series of its owner. Two things bound it: series end with their pod, and what
+is over the cardinality limit is added up in one overflow series and counted.
 """
 
 import time
@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from kpod_metrics.histogram import EMPTY, Histogram
-from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value, sum_of
+from kpod_metrics.metrics import Kind, Metric, Row, Scope, Table, Value
 from kpod_metrics.pods.model import Identity
 
 OVERFLOW = Identity("kpod-overflow", "kpod-overflow", "")
@@ -76,9 +76,10 @@ class Store:
         self._weights = {
             table: sum(metric.series() for metric in table.metrics if metric in wanted) for table in self._tables
         }
-        self._totals: dict[Table, dict[tuple[int, int, tuple[str, ...]], Sequence[Value]]] = {
-            table: {} for table in self._tables if table.totals
+        self._read: dict[Table, dict[tuple[Any, ...], Row]] = {
+            table: {} for table in self._tables if not table.of_gauges and table.scope is not Scope.AGENT
         }
+        """The last row of each counter."""
         self._cycles = {table: 0 for table in self._tables if table.of_gauges}
         """How many cycles each table of gauges has seen."""
         self._begun: set[Table] = set()
@@ -89,32 +90,11 @@ class Store:
         """Updates folded into an overflow series, by metric."""
         self._beyond = dict.fromkeys(self._tables, 0)
         """How many overflow series each table has: they take no other's place."""
-        self._folded: set[Table] = set()
-        """Tables of which a row was folded since there was room last."""
-        self._incomplete: set[Table] = set()
-        """Tables of which a series was dropped, or a row was folded and there is room, since `took_all` was asked."""
 
     def look_for_room(self) -> bool:
         """Find out whether new series are admitted; return whether none are."""
-        was_full, self._full = self._full, self._is_full(self._total)
-        if was_full and not self._full:
-            self._make_room()
+        self._full = self._is_full(self._total)
         return self._full
-
-    def _make_room(self) -> None:
-        """Have the rows told once more that were folded: before there is room they would only be folded again."""
-        self._incomplete |= self._folded
-        self._folded.clear()
-
-    def took_all(self, tables: Iterable[Table]) -> bool:
-        """Whether the store holds all that it was given of these tables since this was asked last.
-
-        False where a series was dropped, or where rows were folded and there is room for them by now: then the rows of
-        these tables have to be put again.
-        """
-        incomplete = self._incomplete.intersection(tables)
-        self._incomplete -= incomplete
-        return not incomplete
 
     def has(self, identity: Identity) -> bool:
         """Whether a container has series."""
@@ -141,12 +121,12 @@ class Store:
     def discover(self, identities: Iterable[Identity]) -> None:
         """Have every counter of these containers, and of their pods, at 0, so that increase() sees the first event.
 
-        Only tables filled by kernel events: those filled from files appear, with their running totals, when first read.
+        Counters that the kernel had before the agent appear with their totals, when they are first read.
         """
         tables = [
             (table, children, list(product(*(label.values for label in table.labels))))
             for table, children in self._tables.items()
-            if not (table.totals or table.scope is Scope.AGENT or any(not label.values for label in table.labels))
+            if not (table.preexisting or table.scope is Scope.AGENT or any(not label.values for label in table.labels))
             and not table.of_gauges
         ]
         # One after another: who has a series at all is to have all.
@@ -161,52 +141,53 @@ class Store:
                                 series.values[at] = 0
                                 self._changed[table][at] = True  # what is over the limit may be there already
 
-    def put(
-        self,
-        table: Table,
-        identity: Identity,
-        labels: tuple[str, ...],
-        values: Sequence[Value],
-        origin: tuple[int, int],
-    ) -> None:
-        """Take a row. `origin` is (owner, source): where running totals come from.
+    def put(self, row: Row, identity: Identity) -> None:
+        """Take a row of an owner.
 
         Raises ValueError or TypeError for a row that is not of its table: nothing of it is taken.
         """
+        table, labels = row.table, row.labels
         children = self._tables.get(table)
         if children is None:
             return
         if table.scope is Scope.POD:
             identity = identity.of_pod
         series = children.get((identity, labels))
-        grown: Iterable[tuple[int, Value]]
-        if table.totals:
-            grown = self._grown(table, series, (*origin, labels), values)
-            if not grown:
-                return
-        elif table in self._cycles:
-            self._put_gauges(table, series, identity, labels, values)
+        if table in self._cycles:
+            self._put_gauges(table, series, identity, labels, row.values)
             return
-        else:
-            _check(table, values)
-            if series is not None and not any(values) and None not in series.values:
+        # Several cgroups of a pod may share what is counted for it, and one after another may have it.
+        key = (identity, labels, row.epoch) if table.scope is Scope.POD else (row.owner, labels)
+        read = self._read[table]
+        before = read.get(key)
+        if series is not None and before is not None:
+            if before is row:
                 return
-            grown = enumerate(values)
-        mine = (series or self._child(table, identity, labels)).values
-        changed = self._changed[table]
-        for at, value in grown:
-            if value is None:
-                continue
-            total = mine[at]
-            if total is None:
-                mine[at] = value  # type: ignore[assignment]
-            elif type(value) is HistogramDelta:
-                mine[at] = total.plus(*value)  # type: ignore[union-attr]
-            elif value:
-                mine[at] = total + value  # type: ignore[operator]
-            else:
-                continue
-            changed[at] = True
+            # Most cgroups did nothing since.
+            if before.values == row.values and before.epoch == row.epoch:
+                read[key] = row
+                return
+        grown = _growth(row, before)
+        series = series or self._child(table, identity, labels, update=any(grown))
+        self._replace(table, series, [*map(_plus, series.values, grown)])
+        read[key] = _latest(row, before)
+
+    def pass_over(self, row: Row) -> int:
+        """Take a row whose counters no series gets as read; return the events that came since the row before."""
+        if row.table not in self._read:
+            return 0
+        read, key = self._read[row.table], (row.owner, row.labels)
+        before = read.get(key)
+        if before is row:
+            return 0
+        events = _events(row, before)
+        read[key] = _latest(row, before)
+        return events
+
+    def events(self, row: Row) -> int:
+        """Return the events of a row that are in no series yet; the row may still be put."""
+        read = self._read.get(row.table)
+        return 0 if read is None else _events(row, read.get((row.owner, row.labels)))
 
     def _put_gauges(
         self,
@@ -224,7 +205,7 @@ class Store:
         _check(table, values)
         series = series or self._child(table, identity, labels)
         if series.cycle == cycle:
-            values = list(map(sum_of, series.values, values))  # type: ignore[arg-type]
+            values = [*map(_plus, series.values, values)]
         series.cycle = cycle
         self._replace(table, series, values)
 
@@ -236,35 +217,8 @@ class Store:
         mine, changed = series.values, self._changed[table]
         for at, value in enumerate(values):
             if mine[at] != value:
-                mine[at] = value  # type: ignore[assignment]
+                mine[at] = value
                 changed[at] = True
-
-    def _grown(
-        self, table: Table, series: Series | None, origin: tuple[int, int, tuple[str, ...]], totals: Sequence[Value]
-    ) -> list[tuple[int, Value]]:
-        """Return the places of running totals that grew, and by what; one that went down began anew."""
-        known = self._totals[table]
-        before = known.get(origin)
-        if before is None:
-            _check(table, totals)
-            known[origin] = totals
-            return list(enumerate(totals))
-        # Most files say most of the time what they said before, and the others do of most numbers.
-        if before == totals and series is not None:
-            return []
-        grown: list[tuple[int, Value]] = []
-        for at, (metric, total, previous) in enumerate(zip(table.metrics, totals, before, strict=True)):
-            if total is None or (total == previous and series is not None):
-                continue
-            _check_one(metric, total)
-            grown.append((at, total if previous is None or total < previous else total - previous))  # type: ignore[operator]
-        # A total that is not there this time keeps its last value: it may be back.
-        known[origin] = (
-            [previous if total is None else total for total, previous in zip(totals, before, strict=True)]
-            if None in totals
-            else totals
-        )
-        return grown
 
     def _child(self, table: Table, identity: Identity, labels: tuple[str, ...], *, update: bool = True) -> Series:
         """Return the series of an identity, or the overflow series in its place; `update`: count that as an update."""
@@ -278,7 +232,6 @@ class Store:
                 or self._total + weight > self._max_total
             ):
                 if update:
-                    self._folded.add(table)
                     for metric in table.metrics:
                         if metric in self._wanted:
                             self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
@@ -307,21 +260,28 @@ class Store:
         """Drop the series of everybody who is not among `identities`."""
         keep = {OVERFLOW, _NOBODY, *identities, *(identity.of_pod for identity in identities)}
         self._admitted &= keep
-        before = self._total
         for table, children in self._tables.items():
             for key in [key for key in children if key[0] not in keep]:
                 self._mark(table)
-                self._incomplete.add(table)
                 del children[key]
                 self._total -= self._weights[table]
-        if self._total < before:
-            self._make_room()
 
-    def forget_owners(self, gone: Callable[[int], bool]) -> None:
-        """Drop the running totals last read from cgroups that are `gone`."""
-        for totals in self._totals.values():
-            for origin in [origin for origin in totals if gone(origin[0])]:
-                del totals[origin]
+    def forget(self, tables: Iterable[Table], gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
+        """Drop the last rows of cgroups that are `gone`, of collectors that will not read them again.
+
+        A counter of a pod may outlive the cgroup through which it was read, as the sandbox holds the network namespace
+        while containers wait to be started again. It is kept while the pod `stays` and nothing else of it was read.
+        """
+        for table in tables:
+            read = self._read.get(table, {})
+            if not (owners := {owner for owner in {row.owner for row in read.values()} if gone(owner)}):
+                continue
+            doomed = [key for key, row in read.items() if row.owner in owners]
+            if table.scope is Scope.POD:
+                living = {key[0] for key, row in read.items() if row.owner not in owners}
+                doomed = [key for key in doomed if key[0] in living or not stays(key[0])]
+            for key in doomed:
+                del read[key]
 
     def take_changed(self) -> Mapping[Table, Sequence[bool]]:
         """Return of which metrics of each table something may have changed since the last call."""
@@ -345,6 +305,54 @@ class Store:
                     yield table, at, metric, children.values()
 
 
+def _growth(row: Row, before: Row | None) -> Sequence[Value]:
+    """Return what each running total grew by since the row before; None: it is absent, or a histogram that did not."""
+    if before is None or before.epoch != row.epoch:
+        _check(row.table, row.values)
+        return row.values
+    grown: list[Value] = []
+    for metric, total, previous in zip(row.table.metrics, row.values, before.values, strict=True):
+        if total is previous:
+            grown.append(None if total is None or isinstance(total, Histogram) else 0)
+            continue
+        if total is not None:
+            _check_one(metric, total)
+        if total is None or previous is None:
+            grown.append(total)
+        elif isinstance(total, Histogram):
+            grown.append(total.since(previous))  # type: ignore[arg-type]
+        elif metric.wraps:
+            grown.append(total - previous & 0xFFFFFFFF)  # type: ignore[operator]
+        else:
+            # One that went down began again at 0.
+            grown.append(total - previous if total >= previous else total)  # type: ignore[operator]
+    return grown
+
+
+def _latest(row: Row, before: Row | None) -> Row:
+    """Return a row with the last value of each counter: one that is absent this time may be back."""
+    if before is None or None not in row.values or before.epoch != row.epoch:
+        return row
+    values = zip(row.values, before.values, strict=True)
+    return row._replace(values=tuple(old if new is None else new for new, old in values))
+
+
+def _events(row: Row, before: Row | None) -> int:
+    """Return the events among what a row grew by."""
+    return sum(
+        grown
+        for metric, grown in zip(row.table.metrics, _growth(row, before), strict=True)
+        if metric.events and isinstance(grown, int)
+    )
+
+
+def _plus(total: Any, more: Any) -> Any:
+    """Return the sum of two values of a metric, either of which may be absent: the first itself if nothing is added."""
+    if total is None or not more:
+        return more if total is None else total
+    return total.plus(more) if isinstance(total, Histogram) else total + more
+
+
 def _check(table: Table, values: Sequence[Value]) -> None:
     """Refuse values that are not of a table's metrics: a total that took one would be wrong for good."""
     # Nearly all rows are such.
@@ -364,9 +372,9 @@ def _check(table: Table, values: Sequence[Value]) -> None:
 
 
 def _check_one(metric: Metric, value: Value) -> None:
-    histogram = isinstance(value, HistogramDelta)
+    histogram = isinstance(value, Histogram)
     if histogram != (metric.kind is Kind.HISTOGRAM):
         raise TypeError(f"{metric.name} cannot take {value!r}")
     # NaN is neither; what is no number raises TypeError.
     if not histogram and not 0 <= value < _INFINITE and metric.kind is Kind.COUNTER:  # type: ignore[operator]
-        raise ValueError(f"{metric.name} cannot grow by {value!r}")
+        raise ValueError(f"{metric.name} cannot be {value!r}")

@@ -16,8 +16,9 @@ import pytest
 from kpod_metrics.cgroup.tree import Tree
 from kpod_metrics.collectors.kit import Collector
 from kpod_metrics.histogram import Histogram
-from kpod_metrics.metrics import HistogramDelta, Kind, Row
-from kpod_metrics.pods.model import Group
+from kpod_metrics.metrics import Row
+from kpod_metrics.pods.model import Group, Identity
+from kpod_metrics.store import Store
 
 WORKLOADS = Path(__file__).parent / "workloads"
 
@@ -98,13 +99,11 @@ def opened(collector: Collector) -> Iterator[Collector]:
 
 
 class Totals:
-    """Adds up what a collector's rows say: `totals[cgroup id, metric name, labels]`, histograms as `Histogram`.
-
-    Rows of tables of running totals replace, as the kernel's file has the sum already.
-    """
+    """What a collector's rows say, through a real store: `numbers[cgroup id, metric name, labels]`, and histograms."""
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
+        self._store = Store(collector.tables, collector.wanted)
         self.numbers: dict[tuple[int, str, tuple[str, ...]], float] = defaultdict(int)
         self.histograms: dict[tuple[int, str, tuple[str, ...]], Histogram] = defaultdict(Histogram)
 
@@ -115,14 +114,18 @@ class Totals:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Take rows."""
+        for table in self._collector.tables:
+            self._store.begin_cycle(table)
         for row in rows:
-            for metric, value in zip(row.table.metrics, row.values, strict=True):
-                key = (row.owner, metric.name, row.labels)
-                if isinstance(value, HistogramDelta):
-                    self.histograms[key] = self.histograms[key].plus(*value)
+            self._store.put(row, Identity("", str(row.owner), ""))
+        for _, at, metric, children in self._store.families():
+            for series in children:
+                key = (int(series.identity.pod), metric.name, series.labels)
+                value = series.values[at]
+                if isinstance(value, Histogram):
+                    self.histograms[key] = value
                 elif value is not None:
-                    running = row.table.totals or metric.kind is Kind.GAUGE
-                    self.numbers[key] = value if running else self.numbers[key] + value
+                    self.numbers[key] = value
 
     def number(self, cgroup: Cgroup, name: str, *labels: str) -> float:
         """A counter's total; 0 where nothing was seen."""

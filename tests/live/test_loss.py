@@ -38,15 +38,15 @@ def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgro
         assert isinstance(collector, CpuSched)
         reader = collector.reader("cpu_sched")
         totals = Totals(collector)
-        born: set[tuple[bytes, bytes]] = set()
-        alive: set[tuple[bytes, bytes]] = set()
+        born: set[tuple[bytes, int]] = set()
+        alive: set[tuple[bytes, int]] = set()
         counted: dict[Cgroup, float] = {}
         for number in range(40):
             owner = cgroup(f"many{number}")
             owner.run("sleep", "0.001")
             totals.read()
             # The same identities, taken from the reader's own snapshot of the map: (key, created_ns).
-            alive = {(key, value[:8]) for key, value in reader._seen.items()}
+            alive = {(key, created_ns) for key, (_, created_ns, _) in reader._seen.items()}
             born |= alive
             if totals.number(owner, SWITCHES):
                 counted[owner] = totals.number(owner, SWITCHES)

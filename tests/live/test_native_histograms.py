@@ -19,7 +19,8 @@ from kpod_metrics.agent import Agent
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
-from kpod_metrics.metrics import HistogramDelta, Metric, Table, latency
+from kpod_metrics.histogram import Histogram
+from kpod_metrics.metrics import Metric, Table, latency
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.pods.standalone import StandaloneNamer
@@ -30,6 +31,7 @@ from kpod_metrics.store import Store
 from kpod_metrics.web.endpoint import Endpoint, Limits
 from tests.client_model import decode, labels_of
 from tests.fakes.otlp import Fault, Receiver, points_of
+from tests.growth import grow
 from tests.live.agents import Page, eventually, running_agent
 from tests.live.harness import Cgroup
 from tests.live.prometheus import Prometheus, running_prometheus, starting_prometheus
@@ -105,11 +107,11 @@ def target(known: dict[str, list[int]], tmp_path_factory: pytest.TempPathFactory
     """An agent's endpoint, with a page of known histograms."""
     store = Store([TABLE], frozenset(TABLE.metrics))
     for owner, (pod, observed) in enumerate(known.items()):
-        delta = HistogramDelta(bucketed(observed), sum(observed))
-        store.put(TABLE, Identity("n", pod, "c"), (), (delta,), (owner, 0))
-    store.put(TABLE, Identity("n", "idle", "c"), (), (HistogramDelta((), 0),), (-1, 0))
+        delta = Histogram(bucketed(observed), sum(observed))
+        grow(store, TABLE, Identity("n", pod, "c"), (), (delta,), owner)
+    grow(store, TABLE, Identity("n", "idle", "c"), (), (Histogram((), 0),), -1)
     extremes = [1, 2, 500, 10**12, 10**13]
-    store.put(TABLE, Identity("n", "extremes", "c"), (), (HistogramDelta(bucketed(extremes), sum(extremes)),), (-2, 0))
+    grow(store, TABLE, Identity("n", "extremes", "c"), (), (Histogram(bucketed(extremes), sum(extremes)),), -2)
     agent = Agent(Settings(), Finder(str(tmp_path_factory.mktemp("cgroup")), StandaloneNamer()), [])
     agent.published.publish(Renderer({"node": "x"}).render(store))
     with bind(("127.0.0.1", 0)) as listener, served(Endpoint(listener, Application(agent), agent.http, Limits())):

@@ -13,12 +13,14 @@ from kpod_metrics import histogram
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import TEXT
-from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Value
+from kpod_metrics.histogram import Histogram
+from kpod_metrics.metrics import Kind, Metric, Scope, Value
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 from monitoring import ROOT, recording
 from monitoring.boards import METRICS
 from tests.boards import Panel, asked, boards, panels
+from tests.growth import grow
 from tests.live.agents import eventually
 from tests.live.prometheus import Prometheus, running_prometheus
 from tests.monitoring.test_names import check
@@ -82,7 +84,7 @@ def test_panels_do_not_overlap() -> None:
 
 def _value(metric: Metric) -> Value:
     if metric.kind is Kind.HISTOGRAM:
-        return HistogramDelta([3] * histogram.SLOTS, 10**9)
+        return Histogram([3] * histogram.SLOTS, 10**9)
     return 7
 
 
@@ -97,7 +99,7 @@ class _Everything:
     def page(self) -> Page:
         self._scrapes += 1
         for table in self._tables:
-            running = table.totals or table.scope is Scope.AGENT
+            running = table.scope is Scope.AGENT
             values = [
                 7 * self._scrapes if metric.kind is Kind.COUNTER and running else _value(metric)
                 for metric in table.metrics
@@ -106,7 +108,7 @@ class _Everything:
                 if table.scope is Scope.AGENT:
                     self._store.set(table, labels, values)
                 else:
-                    self._store.put(table, Identity("shop", "cart-0", "app"), labels, values, (1, 0))
+                    grow(self._store, table, Identity("shop", "cart-0", "app"), labels, values)
         return Renderer({"node": "n1"}, classic=False).render(self._store)
 
 

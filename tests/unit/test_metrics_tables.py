@@ -17,7 +17,8 @@ def test_gauges_of_a_pod_are_alone(metrics: tuple[Metric, ...]) -> None:
     assert Table((LEVEL,)).of_gauges
 
 
-@pytest.mark.parametrize("metric", [LEVEL, WAIT])
-def test_running_totals_are_counters(metric: Metric) -> None:
-    with pytest.raises(ValueError, match=rf"^{metric.name}: running totals are counters$"):
-        Table((metric,), totals=True)
+def test_events_are_counted_by_container() -> None:
+    """The events of a cgroup without an owner are counted by cgroup, which a pod may have several of."""
+    events = counter("kpod_some_total", "Test.", "test", events=True)
+    with pytest.raises(ValueError, match=r"^kpod_some_total: events are counted by container$"):
+        Table((events,), scope=Scope.POD)

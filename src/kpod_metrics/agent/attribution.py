@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kpod_metrics.errors import is_unexpected
-from kpod_metrics.metrics import Row, sum_of
+from kpod_metrics.metrics import Row
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import FILTERED, HOST, PENDING, UNRESOLVED, Identity, Snapshot
 from kpod_metrics.pods.resolver import Resolver
+from kpod_metrics.store import Store
 
 log = logging.getLogger(__name__)
-
-Charge = Callable[[Identity, Row], None]
-"""Adds a row to an owner's series."""
 
 
 @dataclass
@@ -27,25 +25,20 @@ class Ownerless:
 
     unattributed: dict[str, int] = field(default_factory=lambda: dict.fromkeys((HOST, FILTERED, UNRESOLVED), 0))
     _held: dict[int, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
-    """By cgroup id: one row for each table and labels."""
+    """By cgroup id: the last row of each counter."""
 
     def hold(self, row: Row) -> None:
         """Keep a row until its owner is known."""
-        rows = self._held.setdefault(row.owner, {})
-        key = (row.table, row.labels, row.source)
-        if key in rows:
-            row = row._replace(values=list(map(sum_of, rows[key].values, row.values)))
-        rows[key] = row
+        self._held.setdefault(row.owner, {})[row.table, row.labels, row.epoch] = row
 
     def release(self, is_pending: Callable[[int], bool]) -> list[Row]:
         """Return the rows whose owner is pending no more, and keep the others."""
         known = [cgroup for cgroup in self._held if not is_pending(cgroup)]
         return [row for cgroup in known for row in self._held.pop(cgroup).values()]
 
-    @property
-    def pending(self) -> int:
-        """Events in the rows that are kept."""
-        return sum(events(row) for rows in self._held.values() for row in rows.values())
+    def pending(self, store: Store) -> int:
+        """Return the events in the rows that are kept."""
+        return sum(store.events(row) for rows in self._held.values() for row in rows.values())
 
 
 class Attribution:
@@ -124,7 +117,7 @@ class Attribution:
         """Whether there are cgroups whose owner is pending."""
         return PENDING in self.snapshot.reasons.values()
 
-    def charge(self, rows: Iterable[Row], charge: Charge, ownerless: Ownerless) -> Exception | None:
+    def charge(self, rows: Iterable[Row], store: Store, ownerless: Ownerless) -> Exception | None:
         """Give each row to its owner's series; count or hold the others. Return the first row's error.
 
         A row that is not of its table is the collector's fault; the others are taken all the same.
@@ -136,11 +129,11 @@ class Attribution:
                 # Most owners are in the snapshot: that saves two calls.
                 owner = known.get(row.owner) or self.owner(row.owner)
                 if isinstance(owner, Identity):
-                    charge(owner, row)
+                    store.put(row, owner)
                 elif owner == PENDING:
                     ownerless.hold(row)
                 else:
-                    ownerless.unattributed[owner] += events(row)
+                    ownerless.unattributed[owner] += store.pass_over(row)
             except Exception as error:
                 refused = refused or error
         return refused
@@ -166,12 +159,3 @@ class Attribution:
     def has_pod(self, pod: Identity) -> bool:
         """Whether some container of a pod may have series now."""
         return self._resolver.has_pod(pod)
-
-
-def events(row: Row) -> int:
-    """Return the events in a row, for one that has no owner."""
-    return sum(
-        value
-        for metric, value in zip(row.table.metrics, row.values, strict=True)
-        if metric.events and isinstance(value, int)
-    )

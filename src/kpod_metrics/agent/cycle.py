@@ -1,8 +1,8 @@
 """The cycle: find out what is there, read, charge, publish.
 
 Every collector that is due reads (a slow one holds up no other); results are waited for up to the deadline, their rows
-go into the store, and a page is rendered. A collector that is late is counted, and its rows, being differences that
-were read once, are taken when they come: nothing is lost by being late.
+go into the store, and a page is rendered. A collector that is late is counted, and its rows are taken when they come:
+they are running totals, so nothing is lost by being late.
 
 Between two cycles the agent looks once a second for new cgroups, or names for those that had none; then it publishes a
 page with their series at 0, and the last cycle's values of all others.
@@ -30,7 +30,7 @@ from kpod_metrics.headroom import Headroom
 from kpod_metrics.metrics import Metric, Row, label_of
 from kpod_metrics.pods import info
 from kpod_metrics.pods.finder import Finder
-from kpod_metrics.pods.model import Group, Identity, Snapshot
+from kpod_metrics.pods.model import Group, Snapshot
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
 
@@ -185,7 +185,9 @@ class Agent:
         for state in self.states:
             if state.opened and not state.running:
                 try:
-                    state.collector.forget(self.attribution.is_gone, self.attribution.has_pod)
+                    state.collector.forget(self.attribution.is_gone)
+                    # Not before: a row that is read again would be taken for the first one of its counter.
+                    self._store.forget(state.collector.tables, self.attribution.is_gone, self.attribution.has_pod)
                 except Exception as error:
                     state.failed(error)
         self._report.write(self._store, time.perf_counter() - began)
@@ -227,7 +229,7 @@ class Agent:
         for table in info.TABLES:
             self._store.begin_cycle(table)
         for identity, row in info.rows(self.attribution.snapshot.workloads):
-            self._put(identity, row)
+            self._store.put(row, identity)
 
     def _start_due(self, groups: Sequence[Group]) -> None:
         now = time.monotonic()
@@ -237,9 +239,6 @@ class Agent:
                 state.due = now + state.interval - self.settings.poll_interval / 2
                 state.started = now
                 state.running = True
-                # All again after a read that came to nothing, or where a series was dropped or folded rows have room.
-                took_all = self._store.took_all(state.collector.tables)
-                state.collector.complete, state.told = not (state.told and took_all), False
                 self._workers.add(state, lambda collector=state.collector: collector.collect(groups))  # type: ignore[misc]
 
     def _gather(self, deadline: float) -> list[Result[State]]:
@@ -268,24 +267,18 @@ class Agent:
             return
         state.problem = ""
         state.read = state.started
-        state.told = self._charge(state, result.rows)
+        self._charge(state, result.rows)
 
-    def _charge(self, state: State, rows: Iterable[Row]) -> bool:
-        """Charge rows to their owners; return whether all were taken."""
-        refused = self.attribution.charge(rows, self._put, state.ownerless)
-        if refused is not None:
+    def _charge(self, state: State, rows: Iterable[Row]) -> None:
+        """Charge rows to their owners."""
+        if (refused := self.attribution.charge(rows, self._store, state.ownerless)) is not None:
             state.failed(refused)
-        return refused is None
-
-    def _put(self, owner: Identity, row: Row) -> None:
-        self._store.put(row.table, owner, row.labels, row.values, (row.owner, row.source))
 
     def _expire(self) -> None:
         """Drop what is kept of cgroups that are gone; a page with their last values is out."""
         if self.attribution.expire(read_by_all(self.states)):
             self._store.retain(self.attribution.owners())
             self._discovered = None  # there may be room now for who had none
-            self._store.forget_owners(self.attribution.is_gone)
 
     def problems(self) -> list[str]:
         """What does not work, a line each."""

@@ -76,7 +76,7 @@ class Report:
         if collector.uses_bpf:
             for reason, events in state.ownerless.unattributed.items():
                 store.set(health.UNATTRIBUTED, (*name, reason), (events,))
-            store.set(health.PENDING, name, (state.ownerless.pending,))
+            store.set(health.PENDING, name, (state.ownerless.pending(store),))
         if state.opened and not state.running:
             for reason, mounts in collector.skipped().items():
                 store.set(health.MOUNTS_SKIPPED, (reason,), (mounts,))

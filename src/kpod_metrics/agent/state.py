@@ -34,8 +34,6 @@ class State:
     read: float = 0.0
     """When the last read began that came to its end."""
     running: bool = False
-    told: bool = False
-    """Whether all that the last read told was taken."""
     ownerless: Ownerless = field(default_factory=Ownerless)
 
     @property

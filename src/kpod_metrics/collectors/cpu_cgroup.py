@@ -46,7 +46,7 @@ TABLE = Table(
             advice="What the throttled periods are divided by. Absent: there is no CPU limit.",
         ),
     ),
-    totals=True,
+    preexisting=True,
 )
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF
 from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.maps import Entry
 from kpod_metrics.kernel.programs import attach_all
-from kpod_metrics.metrics import HistogramDelta, Profile, Row, Table, counter, latency
+from kpod_metrics.metrics import Profile, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
 TABLE = Table(
@@ -29,6 +30,7 @@ TABLE = Table(
             "sched_switch, as voluntary_ctxt_switches + nonvoluntary_ctxt_switches of /proc/PID/status",
             profile=Profile.MINIMAL,
             events=True,
+            wraps=True,
             advice=(
                 "Thousands a second for one CPU used: many short waits (locks, small reads and "
                 "writes). Compare with kpod_syscall_count_total of futex and read."
@@ -63,19 +65,11 @@ class CpuSched(BpfCollector):
         return [Signal((wait,), f"{leaves.hook}, of tasks begun since"), Signal((switches,), leaves.hook)]
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup; the switches are the observations and the few whose wait was not known."""
-        reader = self.reader("cpu_sched")
-        fields = reader.layout.fields
-        untimed, sum_ns, slots = (fields[name] for name in ("untimed", "wait.sum_ns", "wait.slots"))
-        rows = []
-        for delta in reader.read():
-            first, wait = delta.array32(slots)
-            rows.append(
-                Row(
-                    TABLE,
-                    delta.key[0],
-                    (),
-                    (HistogramDelta(wait, delta.number(sum_ns), first), sum(wait) + delta.number(untimed)),
-                )
-            )
-        return rows
+        """One row a cgroup."""
+        return self.reader("cpu_sched").read(_rows)
+
+
+def _rows(entry: Entry) -> Iterable[Row]:
+    wait = entry.histogram("wait")
+    # A switch whose wait is not known is in no slot.
+    yield Row(TABLE, entry.key[0], (), (wait, wait.count + entry.number("untimed")), entry.epoch)

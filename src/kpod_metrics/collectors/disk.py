@@ -34,7 +34,7 @@ TABLE = Table(
         _counter("kpod_disk_writes_total", "Write operations on the block device.", "wios", _OPERATIONS),
     ),
     labels=(Label("device", per="block device"),),
-    totals=True,
+    preexisting=True,
 )
 
 
@@ -52,15 +52,15 @@ class Disk(FileCollector):
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup with news, and device."""
+        """One row a cgroup and device."""
         if not self.has_controller():
             return []
         # For this cycle only: a number is given to another device once its own has gone.
         names: dict[str, str] = {}
 
         def read(group: Group) -> Iterable[Row]:
-            devices = self.parsed(group.path, "io.stat", _totals)
-            for number, values in devices.items() if self.is_news(group.id, (group.identity, devices)) else ():
+            devices = by_device(self.read(group.path, "io.stat"), b"rbytes", b"wbytes", b"rios", b"wios")
+            for number, values in devices.items():
                 if any(values):
                     if number not in names:
                         names[number] = self._name(number)
@@ -78,7 +78,3 @@ class Disk(FileCollector):
             return number
         # sysfs has "!" where a device's name has a slash (cciss!c0d0).
         return os.path.basename(path).replace("!", "/")
-
-
-def _totals(stat: bytes) -> dict[str, list[int]]:
-    return by_device(stat, b"rbytes", b"wbytes", b"rios", b"wios")

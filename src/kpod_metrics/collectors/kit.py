@@ -23,7 +23,7 @@ from kpod_metrics.kernel.maps import CumulativeMap
 from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, ProgramHealth, Programs
 from kpod_metrics.kernel.tasks import SharedTasks
 from kpod_metrics.metrics import Metric, Row, Table
-from kpod_metrics.pods.model import Group, Identity
+from kpod_metrics.pods.model import Group
 
 MIN_MAP_ENTRIES = 10_240
 MAP_ENTRIES_PER_CPU = 256
@@ -102,8 +102,6 @@ class Collector(abc.ABC):
     uses_bpf: ClassVar[bool] = False
     features: ClassVar[tuple[str, ...]] = ()
     """The kernel features that it uses if the kernel has them."""
-    complete = False
-    """Whether the next `collect` is to return the counters that stand still too."""
     unread = 0
     """Cgroups that were left out of a read, as their files could not be read though they are there."""
     not_looked_at = 0
@@ -135,16 +133,10 @@ class Collector(abc.ABC):
 
     @abc.abstractmethod
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """Return this cycle's rows; `groups` are the cgroups whose files are to be read.
+        """Return this cycle's rows; `groups` are the cgroups whose files are to be read."""
 
-        Counters that say what they said in the last cycle may be left out, unless all are asked for (`complete`).
-        """
-
-    def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:  # noqa: B027
-        """Drop what is kept of cgroup ids that are `gone`, after their last values were read; most keep nothing.
-
-        `stays` tells of which pods there are series yet: a container that ended may be started again.
-        """
+    def forget(self, gone: Callable[[int], bool]) -> None:  # noqa: B027
+        """Drop what is kept of cgroup ids that are `gone`, after their last values were read; most keep nothing."""
 
     def close(self) -> None:  # noqa: B027
         """Free everything; also called after `open` failed."""
@@ -357,7 +349,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         assert self._loaded is not None
         return self._loaded.readers[name]
 
-    def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
+    def forget(self, gone: Callable[[int], bool]) -> None:
         """Delete the entries of cgroups that are gone; a key's first field is its cgroup id."""
         for name in self.metric_maps:
             self.reader(name).forget(lambda key: gone(key[0]))

@@ -2,18 +2,19 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from kpod_metrics.cgroup.keyed import is_absent
+from kpod_metrics.cgroup.keyed import flat, is_absent
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, PERF_EVENT, TP_BTF
 from kpod_metrics.files import read_bytes
 from kpod_metrics.kernel import libbpf, perf, rights
+from kpod_metrics.kernel.maps import Entry
 from kpod_metrics.kernel.programs import attach_all
 from kpod_metrics.metrics import Metric, Profile, Row, Scope, Table, counter
-from kpod_metrics.pods.model import Group, Identity
+from kpod_metrics.pods.model import Group
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ MAJOR_FAULTS = counter(
 )
 _EMPTY = 8
 """Instructions of a program that does nothing, with room."""
-TABLE = Table((OOM_KILLS, MAJOR_FAULTS))
+KILLS = Table((OOM_KILLS,))
+FAULTS = Table((MAJOR_FAULTS,))
 GROUP_KILLS = counter(
     "kpod_mem_oom_group_kills_total",
     "Times that all processes of a container, or of the pod, were killed together for want of memory "
@@ -61,13 +63,13 @@ class Memory(BpfCollector):
         self._program: libbpf.Program | None = None
         self._events: dict[int, libbpf.Link] = {}
         self._faults: Signal | None = None
-        self._files: dict[int, int] | None = None
-        """Where no perf event may be opened: pgmajfault of each cgroup at its last read."""
+        self._from_files = False
+        """Whether faults are read from memory.stat: where no perf event may be opened."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """Of containers, and of pods."""
-        return (TABLE, GROUPS)
+        return (KILLS, FAULTS, GROUPS)
 
     def prepare(self, bpf: libbpf.Object) -> None:
         """Without the metric or the event, leave its program out."""
@@ -107,7 +109,7 @@ class Memory(BpfCollector):
                 return Signal(
                     (MAJOR_FAULTS,), "", f"{refused}; and there is no memory controller's memory.stat to read"
                 )
-            self._files = {}
+            self._from_files = True
             hook = f"memory.stat pgmajfault ({refused})"
         return Signal((MAJOR_FAULTS,), hook)
 
@@ -146,39 +148,30 @@ class Memory(BpfCollector):
         """One row a cgroup; where faults come from files, they have rows of their own."""
         if self._program is not None:
             self._follow_later_cpus()
-        reader = self.reader("memory")
-        kills, faults, groups_killed = (
-            reader.layout.fields[name] for name in ("oom_kills", "major_faults", "group_kills")
-        )
-        deltas = reader.read()
-        rows = [Row(TABLE, d.key[0], (), (d.number(kills), d.number(faults))) for d in deltas]
-        rows += [Row(GROUPS, d.key[0], (), (d.number(groups_killed),)) for d in deltas if d.number(groups_killed)]
-        if self._files is not None:
-            rows += self._from_files(groups, self._files)
-        return rows
+        rows = self.reader("memory").read(self._rows)
+        return [*rows, *self._read_faults(groups)] if self._from_files else rows
 
-    def _from_files(self, groups: Sequence[Group], before: dict[int, int]) -> Iterable[Row]:
+    def _rows(self, entry: Entry) -> Iterable[Row]:
+        owner, epoch = entry.key[0], entry.epoch
+        yield Row(KILLS, owner, (), (entry.number("oom_kills"),), epoch)
+        yield Row(GROUPS, owner, (), (entry.number("group_kills"),), epoch)
+        if not self._from_files:
+            yield Row(FAULTS, owner, (), (entry.number("major_faults"),), epoch)
+
+    def _read_faults(self, groups: Sequence[Group]) -> Iterable[Row]:
         for group in groups:
             try:
                 stat = read_bytes(os.path.join(group.path, "memory.stat"))
             except OSError as error:
                 self.unread += not is_absent(error)
                 continue
-            _, found, rest = stat.partition(b"\npgmajfault ")
-            if found:
-                now = int(rest.split(None, 1)[0])
-                yield Row(TABLE, group.id, (), (None, now - before.get(group.id, 0)))
-                before[group.id] = now
-
-    def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
-        """Delete the entries of cgroups that are gone."""
-        super().forget(gone, stays)
-        if self._files is not None:
-            self._files = {id_: faults for id_, faults in self._files.items() if not gone(id_)}
+            (faults,) = flat(stat, b"pgmajfault")
+            if faults is not None:
+                yield Row(FAULTS, group.id, (), (faults,))
 
     def close(self) -> None:
         """Detach from every CPU too."""
         while self._events:
             self._events.popitem()[1].close()
-        self._program = self._files = None
+        self._program, self._from_files = None, False
         super().close()

@@ -6,8 +6,9 @@ from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Sig
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, FILE_ITERATOR, SOCKET_ITERATOR, SOCKET_STORAGE, TP_BTF
 from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.maps import Entry
 from kpod_metrics.kernel.programs import attach_all, kernel_knows
-from kpod_metrics.metrics import LATENCY_EXPONENTS, HistogramDelta, Label, Row, Table, counter, latency
+from kpod_metrics.metrics import LATENCY_EXPONENTS, Label, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
 TRAFFIC = Table(
@@ -164,16 +165,11 @@ class NetTcp(BpfCollector):
         """One row a cgroup, and one for each direction."""
         if self._totals is not None:
             self._look(self._totals)
-        reader = self.reader("net_tcp")
-        fields = reader.layout.fields
-        counters = [fields[n] for n in _COUNTERS]
-        sum_ns, slots = fields["rtt.sum_ns"], fields["rtt.slots"]
-        directions = [((name,), fields[name]) for name in CONNECTIONS.labels[0].values]
-        rows = []
-        for delta in reader.read():
-            owner = delta.key[0]
-            first, samples = delta.array32(slots)
-            rtt = HistogramDelta(samples, delta.number(sum_ns), first)
-            rows.append(Row(TRAFFIC, owner, (), (*map(delta.number, counters), rtt)))
-            rows += [Row(CONNECTIONS, owner, labels, (delta.number(field),)) for labels, field in directions]
-        return rows
+        return self.reader("net_tcp").read(_rows)
+
+
+def _rows(entry: Entry) -> Iterable[Row]:
+    owner, epoch = entry.key[0], entry.epoch
+    yield Row(TRAFFIC, owner, (), (*map(entry.number, _COUNTERS), entry.histogram("rtt")), epoch)
+    for direction in CONNECTIONS.labels[0].values:
+        yield Row(CONNECTIONS, owner, (direction,), (entry.number(direction),), epoch)

@@ -35,7 +35,7 @@ def _counters(resource: str, what: str) -> tuple[Metric, Metric]:
 
 
 TABLE = Table(
-    tuple(metric for resource, what in _RESOURCES.items() for metric in _counters(resource, what)), totals=True
+    tuple(metric for resource, what in _RESOURCES.items() for metric in _counters(resource, what)), preexisting=True
 )
 
 
@@ -52,17 +52,14 @@ class Pressure(FileCollector):
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup with news; a kernel without a file, or started with psi=0, has none of its values."""
+        """One row a cgroup; a kernel without a file, or started with psi=0, has none of its values."""
         return self.each(groups, self._read)
 
     def _read(self, group: Group) -> Iterable[Row]:
-        said = [self.parsed(group.path, file, _seconds) for file in _FILES]
-        if self.is_news(group.id, (group.identity, *said)):
-            values = [value for pair in said for value in pair]
-            if values.count(None) < len(values):
-                yield Row(TABLE, group.id, (), values)
-
-
-def _seconds(data: bytes) -> list[float | None]:
-    """Return the seconds in which some, and in which all, tasks were held up."""
-    return [None if microseconds is None else microseconds / 1e6 for microseconds in pressure.totals(data)]
+        values = tuple(
+            None if microseconds is None else microseconds / 1e6
+            for file in _FILES
+            for microseconds in pressure.totals(self.read(group.path, file))
+        )
+        if values.count(None) < len(values):
+            yield Row(TABLE, group.id, (), values)

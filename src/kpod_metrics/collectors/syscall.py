@@ -8,8 +8,9 @@ from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Sig
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF, UNPREEMPTED
 from kpod_metrics.kernel import libbpf, syscalls
+from kpod_metrics.kernel.maps import Entry
 from kpod_metrics.kernel.programs import ProgramHealth, attach_all, kernel_knows
-from kpod_metrics.metrics import HistogramDelta, Label, Metric, Profile, Row, Table, counter, latency
+from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter, latency
 from kpod_metrics.pods.model import Group
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ COUNT = counter(
     "sys_enter to sys_exit",
     profile=Profile.COMPREHENSIVE,
     events=True,
+    wraps=True,
     advice="Very many small reads or writes: buffer them. What the errors are divided by.",
 )
 ERRORS = counter(
@@ -120,22 +122,11 @@ class Syscall(BpfCollector):
         return found
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup and syscall; the calls are the observations."""
-        reader = self.reader("syscall")
-        (table,) = self.tables
-        fields = reader.layout.fields
-        errors, sum_ns, slots = (fields[name] for name in ("errors", "latency.sum_ns", "latency.slots"))
-        names = self._tracked.names
-        rows = []
-        for delta in reader.read():
-            cgroup_id, index = delta.key
-            first, calls = delta.array32(slots)
-            rows.append(
-                Row(
-                    table,
-                    cgroup_id,
-                    (names[index],),
-                    (sum(calls), delta.number(errors), HistogramDelta(calls, delta.number(sum_ns), first)),
-                )
-            )
-        return rows
+        """One row a cgroup and syscall."""
+        return self.reader("syscall").read(self._rows)
+
+    def _rows(self, entry: Entry) -> Iterable[Row]:
+        cgroup_id, index = entry.key
+        latency = entry.histogram("latency")
+        values = latency.count, entry.number("errors"), latency
+        yield Row(self.tables[0], cgroup_id, (self._tracked.names[index],), values, entry.epoch)

@@ -1,57 +1,50 @@
-"""Reads a metric map without disturbing it: values are cumulative, differences are made here.
+"""Reads a metric map without disturbing it: values are running totals, and nothing is deleted by a read.
 
 An entry's identity is its key and the `born_ns` that its value begins with. An entry whose `born_ns` changed, or that
-is gone though nobody deleted it, was evicted by the kernel (the map is an LRU): that is counted, and the value of one
-born again is added whole. What it counted between the last read and its eviction cannot be known.
+is gone though nobody deleted it, was evicted by the kernel (the map is an LRU): that is counted. What an entry counted
+between the last read and its eviction cannot be known.
 """
 
 import errno
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from operator import sub
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 
-from kpod_metrics.kernel.btf import Field
+from kpod_metrics.histogram import EMPTY, Histogram
+from kpod_metrics.kernel.btf import Layout
 from kpod_metrics.kernel.libbpf import KernelError, Map
+from kpod_metrics.metrics import Row
 
 _BORN = 8
 """Bytes of `born_ns`, the first field of every value."""
 _UNBORN = bytes(_BORN)
-_NUMBER = struct.Struct("=Q")
-_numbers32 = cache(lambda count: struct.Struct(f"={count}I"))
 
 _NOT_SUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP, 524, errno.EPERM}
 """What kernels answer that lack the batch call, or have it not for this type of map (524 is ENOTSUPP)."""
 
 
-class Delta:
-    """What one entry grew by since the last read. Values are as the kernel has them, in the machine's byte order."""
+class Entry:
+    """One entry of a map: its key's fields, and running totals by the names that the fields of its value have in C."""
 
-    __slots__ = ("before", "key", "now")
+    __slots__ = ("_fields", "_value", "epoch", "key")
 
-    def __init__(self, key: tuple[int, ...], now: bytes, before: bytes) -> None:
-        self.key, self.now, self.before = key, now, before
+    def __init__(self, key: tuple[int, ...], value: bytes, layout: Layout) -> None:
+        self.key, self._value, self._fields = key, value, layout.fields
+        self.epoch = int.from_bytes(value[:_BORN], sys.byteorder)
+        """When the kernel made it: all its totals began at 0 then."""
 
-    def number(self, field: Field) -> int:
-        """Growth of a 64-bit number."""
-        at = field.offset
-        [now], [before] = _NUMBER.unpack_from(self.now, at), _NUMBER.unpack_from(self.before, at)
-        return int(now - before)
+    def number(self, name: str) -> int:
+        """Return a 64-bit number."""
+        at = self._fields[name].offset
+        return int.from_bytes(self._value[at : at + 8], sys.byteorder)
 
-    def array32(self, field: Field) -> tuple[int, Sequence[int]]:
-        """Growth of an array of 32-bit numbers, which may have wrapped: the first that changed, and all to the last.
-
-        Of a histogram's 106 slots a cycle changes some that lie together: two comparisons of the whole find them.
-        """
-        at, end = field.offset, field.offset + field.size
-        now, before = self.now, self.before
-        changed = int.from_bytes(now[at:end], "little") ^ int.from_bytes(before[at:end], "little")
-        if not changed:
-            return 0, ()
-        low, high = ((changed & -changed).bit_length() - 1) // 32, (changed.bit_length() + 31) // 32
-        numbers, at = _numbers32(high - low), at + 4 * low
-        grown = map(sub, numbers.unpack_from(now, at), numbers.unpack_from(before, at))
-        return low, [number & 0xFFFFFFFF for number in grown]
+    def histogram(self, name: str) -> Histogram:
+        """Return a `struct histogram`, from the first to the last slot that ever counted."""
+        field = self._fields[f"{name}.slots"]
+        slots = self._value[field.offset : field.offset + field.size]
+        low, end = (field.size - len(slots.lstrip(b"\0"))) // 4, (len(slots.rstrip(b"\0")) + 3) // 4
+        sum_ns = self.number(f"{name}.sum_ns")
+        return Histogram(array("I", slots[4 * low : 4 * end]), sum_ns, low) if low < end else EMPTY
 
 
 class CumulativeMap:
@@ -63,8 +56,8 @@ class CumulativeMap:
         self._failures = failures
         self._batch = batch
         self._key, self.layout = source.key_layout, source.value_layout
-        self._zero = bytes(self.layout.size)
-        self._seen: dict[bytes, bytes] = {}
+        self._seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
+        """Every entry of the last read: the hash of its value, when the kernel made it, and its rows."""
         self.evictions = 0
         """Entries that the kernel evicted, as far as reads could tell."""
 
@@ -88,30 +81,33 @@ class CumulativeMap:
         """Updates that failed in the kernel since the programs were loaded."""
         return failed_updates(self._failures)
 
-    def read(self) -> list[Delta]:
-        """Return what changed since the last read; nothing is taken as read if the read fails."""
-        seen: dict[bytes, bytes] = {}
-        deltas = []
+    def read(self, rows_of: Callable[[Entry], Iterable[Row]]) -> list[Row]:
+        """Return the rows of all entries: of one that says what it said in the last read, the very same.
+
+        Two values with the same hash (1 in 2**64) would be told apart once the entry changes again.
+        """
+        seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
+        rows: list[Row] = []
         evicted = 0
         for key, value in self._entries():
-            before = self._seen.get(key)
-            if value[:_BORN] == _UNBORN:
-                # Being born on another CPU right now: the next read has it, with all it counted.
+            before, hashed = self._seen.get(key), hash(value)
+            if before is not None and before[0] == hashed:
+                seen[key] = before
+            elif value[:_BORN] == _UNBORN:
+                # Another CPU is just making it: the next read has it, with all it counted.
                 if before is not None:
                     seen[key] = before
                 continue
-            seen[key] = value
-            if value == before:
-                continue
-            if before is not None and before[:_BORN] != value[:_BORN]:
-                evicted += 1
-                before = None
-            deltas.append(Delta(self._key.unpack(key), value, before or self._zero))
-        # An entry in the middle of being born again counts as evicted once it is there.
-        evicted += sum(1 for key in self._seen if key not in seen)
+            else:
+                entry = Entry(self._key.unpack(key), value, self.layout)
+                evicted += before is not None and before[1] != entry.epoch
+                seen[key] = hashed, entry.epoch, tuple(rows_of(entry))
+            rows += seen[key][2]
+        # An entry that is just being made again counts as evicted once it is there.
+        evicted += len(self._seen.keys() - seen.keys())
         self.evictions += evicted
         self._seen = seen
-        return deltas
+        return rows
 
     def _entries(self) -> Iterator[tuple[bytes, bytes]]:
         if self._batch:

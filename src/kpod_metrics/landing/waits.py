@@ -116,7 +116,7 @@ def _values(view: View) -> dict[Identity, _Values]:
                 mine[metric.name, "".join(series.labels)] = number(sample.value)
             elif before is not None and rated:
                 # One that is new began at 0, unless a total is read that may be old: the kernel's, or the source's.
-                was = before.get(series, None if table.totals or metric.kind is Kind.GAUGE else 0)
+                was = before.get(series, None if table.preexisting or metric.kind is Kind.GAUGE else 0)
                 if was is not None:
                     key = metric.name, "".join(series.labels)
                     grown = (number(sample.value) - number(was)) * unit / seconds

@@ -40,6 +40,7 @@ from kpod_metrics.web.counts import Counts
 from kpod_metrics.web.guard import Guard
 from tests import client_model
 from tests.fakes.otlp import points_of
+from tests.growth import grow
 from tests.reliability.fuzz.mutate import LONG
 from tests.reliability.fuzz.web import REQUESTS, check_requests
 
@@ -234,7 +235,7 @@ def check_labels(data: bytes) -> None:
     expected = {}
     for at, value in enumerate(values):
         identity = Identity(value, f"{at}", value[::-1])
-        store.put(TABLE, identity, (value,), (at,), (at, 0))
+        grow(store, TABLE, identity, (value,), (at,), at)
         store.set(AGENT, (value,), (at,))
         expected[f"{at}"] = (shown(value), shown(value[::-1]), shown(value))
     page = Renderer({"node": values[0]}).render(store)

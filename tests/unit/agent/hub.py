@@ -18,11 +18,11 @@ from kpod_metrics.settings import load
 EVENTS = Table((counter("kpod_events_total", "Events.", "test", events=True),))
 OTHERS = Table((counter("kpod_others_total", "Other events.", "test", events=True),))
 
-Read = Callable[[Sequence[Group]], Iterable[Row]]
+Read = Callable[[Sequence[Group]], Iterable[Row] | dict[int, int]]
 
 
 class Counting(Collector):
-    """Counts what the test says: each read is the next of `reads`; nothing after the last."""
+    """Counts what the test says: each read finds the next of `reads`, and gives the running totals, as a map does."""
 
     uses_bpf = True
     description = "of a test"
@@ -30,6 +30,7 @@ class Counting(Collector):
     def __init__(self, name: str, table: Table, *reads: Read | Exception | dict[int, int]) -> None:
         self.table = table
         self.reads = list(reads)
+        self.totals: dict[int, int] = {}
         self.name = name  # type: ignore[misc] # not of the class: it is no collector of the agent's
         self.opened = threading.Event()
         self.refused: Exception | None = None
@@ -46,13 +47,20 @@ class Counting(Collector):
         return super().open()
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """A dict gives events by cgroup id."""
+        """A dict gives the events since the last read by cgroup id. What is called gives such a dict, or rows."""
         read = self.reads.pop(0) if self.reads else {}
         if isinstance(read, Exception):
             raise read
-        if isinstance(read, dict):
-            return [Row(self.table, cgroup, (), (number,)) for cgroup, number in read.items()]
-        return read(groups)
+        found = read if isinstance(read, dict) else read(groups)
+        if not isinstance(found, dict):
+            return found
+        for cgroup, events in found.items():
+            self.totals[cgroup] = self.totals.get(cgroup, 0) + events
+        return [Row(self.table, cgroup, (), (total,)) for cgroup, total in self.totals.items()]
+
+    def forget(self, gone: Callable[[int], bool]) -> None:
+        """Forget cgroups."""
+        self.totals = {cgroup: total for cgroup, total in self.totals.items() if not gone(cgroup)}
 
 
 class Names:

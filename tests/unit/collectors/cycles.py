@@ -9,7 +9,6 @@ import pytest
 
 from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.histogram import Histogram
-from kpod_metrics.metrics import Value
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.store import Store
 
@@ -59,13 +58,13 @@ class Cycles:
             self.store.begin_cycle(table)
         identities = {group.id: group.identity for group in groups}
         for row in rows:
-            self.store.put(row.table, identities[row.owner], row.labels, row.values, (row.owner, row.source))
+            self.store.put(row, identities[row.owner])
         return self
 
     def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool] = lambda pod: False) -> None:
         """Forget cgroups as the agent does, in the collector and in the store."""
-        self.collector.forget(gone, stays)
-        self.store.forget_owners(gone)
+        self.collector.forget(gone)
+        self.store.forget(self.collector.tables, gone, stays)
 
     def exported(self, identity: Identity = POD) -> dict[str, int | float]:
         """All samples of an identity, by metric name without its prefix and label values."""
@@ -77,21 +76,6 @@ class Cycles:
                     assert not isinstance(value, Histogram)
                     found[" ".join((metric.name.removeprefix("kpod_"), *series.labels))] = value
         return found
-
-
-def first_values(collector: Collector, *groups: Group) -> list[Value]:
-    """The first value of each row that a read gives."""
-    return [row.values[0] for row in collector.collect(groups)]
-
-
-def assert_told_once(collector: Collector, group: Group, *, now: float, again: float) -> None:
-    """A counter that stands still is told in the first cycle, and after that when all are asked for."""
-    assert first_values(collector, group) == [now]
-    assert first_values(collector, group) == []
-    collector.complete = True
-    assert first_values(collector, group) == [again]
-    collector.complete = False
-    assert first_values(collector, group) == []
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, part: str, error: type[OSError] = PermissionError) -> None:

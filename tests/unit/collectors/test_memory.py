@@ -14,8 +14,7 @@ def test_cgroup_whose_faults_cannot_be_read_is_counted(tree: Tree, monkeypatch: 
     collector = Memory(tree.environment)
     with monkeypatch.context() as patch:
         refuse(patch, "/refused/")
-        faults: dict[int, int] = {}
         for cycle in (1, 2):
-            assert [row.owner for row in collector._from_files(groups, faults)] == [0]
+            assert [row.owner for row in collector._read_faults(groups)] == [0]
             assert collector.unread == cycle
-    assert [row.values[1] for row in collector._from_files(groups, faults)] == [0, 3]
+    assert [row.values[0] for row in collector._read_faults(groups)] == [3, 3]

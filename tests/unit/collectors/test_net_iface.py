@@ -1,12 +1,11 @@
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kpod_metrics.collectors.net_iface import NetIface
-from tests.unit.collectors.cycles import POD, Cycles, Tree, assert_told_once, first_values, refuse
+from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
 
 HEADING = (
     "Inter-|   Receive                                                |  Transmit\n"
@@ -78,7 +77,6 @@ def test_once_per_namespace_of_a_pod(tree: Tree, namespaces: Namespaces) -> None
     namespaces.set("pod", net_dev(eth0=100))
     app, sidecar = tree.group("a", 7, pids=[10, 11]), tree.group("b", 8, SIDECAR, pids=[20])
     collector = NetIface(tree.environment)
-    collector.complete = True
     for groups in ((app, sidecar), (sidecar, app)):
         assert len(list(collector.collect(groups))) == 1
     cycles = Cycles(NetIface(tree.environment)).run(app, sidecar)
@@ -104,30 +102,24 @@ def test_totals_are_dropped_with_the_last_cgroup_of_the_namespace(tree: Tree, na
     namespaces.join("pod", 10, 20)
     namespaces.set("pod", net_dev(eth0=100))
     app, sidecar = tree.group("a", 7, pids=[10]), tree.group("b", 8, SIDECAR, pids=[20])
-    collector = NetIface(tree.environment)
-    collector.complete = True
-    collector.collect([app, sidecar])
-    assert [row.values[0] for row in collector.collect([app])] == [0]
-    collector.forget(lambda id_: id_ == app.id, lambda pod: False)
-    assert [row.values[0] for row in collector.collect([app])] == [0]
-    collector.complete = False
-    assert list(collector.collect([app])) == []
-    collector.forget(lambda id_: True, lambda pod: False)
-    assert [row.values[0] for row in collector.collect([app])] == [100]
+    cycles = Cycles(NetIface(tree.environment)).run(app, sidecar)
+    assert received(cycles.run(sidecar)) == 100
+    cycles.forget(lambda id_: id_ == app.id)
+    assert received(cycles.run(sidecar)) == 100
+    cycles.forget(lambda id_: True)
+    assert received(cycles.run(sidecar)) == 200, "another namespace of the same number"
 
 
-def test_what_stands_still_is_told_when_asked_for_or_of_another_pod(tree: Tree, namespaces: Namespaces) -> None:
+def test_pod_that_is_seen_again_goes_on(tree: Tree, namespaces: Namespaces) -> None:
     namespaces.join("pod", 10)
     namespaces.set("pod", net_dev(eth0=100))
-    app, collector = tree.group("a", 7, pids=[10]), NetIface(tree.environment)
-    told = partial(first_values, collector)
-    assert_told_once(collector, app, now=100, again=0)
+    app, cycles = tree.group("a", 7, pids=[10]), Cycles(NetIface(tree.environment))
+    other = replace(app, identity=OTHER)
+    cycles.run(app)
     namespaces.set("pod", net_dev(eth0=103))
-    assert told(app) == [3]
-    assert told(replace(app, identity=OTHER)) == [103]
-    assert told(app) == [0], "it was away: its series may be too"
-    assert told() == []
-    assert told(app) == [0]
+    assert received(cycles.run(app)) == 103
+    assert cycles.run(other).exported(OTHER.of_pod)["net_iface_rx_bytes_total eth0"] == 103
+    assert received(cycles.run().run(app)) == 103
 
 
 def test_container_that_is_started_again_after_a_while_goes_on_in_the_sandboxs_namespace(

@@ -1,9 +1,7 @@
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from kpod_metrics.collectors.pressure import Pressure
-from tests.unit.collectors.cycles import POD, Cycles, Tree, assert_told_once, first_values, write
+from tests.unit.collectors.cycles import Cycles, Tree, write
 
 SOME = "some avg10=27.75 avg60=9.55 avg300=3.09 total={}\n"
 FULL = "full avg10=0.00 avg60=0.00 avg300=0.00 total={}\n"
@@ -43,21 +41,6 @@ def test_cgroup_that_is_replaced_by_one_with_smaller_totals(tree: Tree) -> None:
             write(Path(group.path), cpu__pressure=SOME.format(total))
             cycles.run(group)
     assert cycles.exported() == {"pressure_cpu_waiting_seconds_total": 7.5}
-
-
-def test_what_stands_still_is_told_when_asked_for_or_of_another_pod(tree: Tree) -> None:
-    group, collector = tree.group("a", 7), Pressure(tree.environment)
-    write(Path(group.path), cpu__pressure=SOME.format(2_000_000))
-    told = partial(first_values, collector)
-    assert_told_once(collector, group, now=2.0, again=2.0)
-    write(Path(group.path), cpu__pressure=SOME.format(2_000_000).replace("27.75", "0.00"))
-    assert told(group) == [], "an average is not exported"
-    write(Path(group.path), cpu__pressure=SOME.format(3_000_000))
-    assert told(group) == [3.0]
-    assert told(replace(group, identity=POD._replace(pod="cart-1"))) == [3.0]
-    assert told(group) == [3.0]
-    assert told() == []
-    assert told(group) == [3.0], "it was away: its series may be too"
 
 
 def test_without_pressure_there_are_no_rows(tree: Tree) -> None:

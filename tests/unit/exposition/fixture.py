@@ -6,11 +6,12 @@ from zlib import crc32
 from kpod_metrics import health
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Environment
-from kpod_metrics.histogram import SLOTS
-from kpod_metrics.metrics import HistogramDelta, Kind, Metric, Scope, Table, Value
+from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.metrics import Kind, Metric, Scope, Table, Value
 from kpod_metrics.pods import info
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Series, Store
+from tests.growth import grow
 
 CONSTANT = {"node": "nöde-1"}
 EXTRA = ["label_app"]
@@ -43,7 +44,7 @@ def value_of(metric: Metric, *key: object) -> Value:
     seed = crc32(repr((metric.name, *key)).encode("utf-8", "backslashreplace"))
     if metric.kind is Kind.HISTOGRAM:
         slots = [(seed >> slot % 29) % 7 for slot in range(SLOTS)]
-        return HistogramDelta(slots, seed * 1_000_003)
+        return Histogram(slots, seed * 1_000_003)
     if "seconds" in metric.name or metric.name.endswith("_ratio"):
         return seed / 7
     return seed * 10**7 if seed % 2 else seed
@@ -60,7 +61,7 @@ def filled() -> Store:
                 continue
             for owner, identity in enumerate(IDENTITIES):
                 values = [value_of(metric, identity, labels) for metric in table.metrics]
-                store.put(table, identity, labels, values, (owner, 0))
+                grow(store, table, identity, labels, values, owner)
     return store
 
 

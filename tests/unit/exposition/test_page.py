@@ -6,15 +6,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kpod_metrics.exposition.page import Renderer
-from kpod_metrics.histogram import SLOTS
-from kpod_metrics.metrics import HistogramDelta, Label, Scope, Table, counter, gauge, latency
+from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.metrics import Label, Row, Scope, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 
 WAIT, EVENTS = latency("kpod_wait_seconds", "Wait.", "test"), counter("kpod_events_total", "Events.", "test")
 DELTAS = Table((EVENTS, WAIT))
 TOTALS = Table(
-    tuple(counter(f"kpod_{what}_bytes_total", "Bytes.", "test") for what in ("read", "written")), totals=True
+    tuple(counter(f"kpod_{what}_bytes_total", "Bytes.", "test") for what in ("read", "written")), preexisting=True
 )
 GAUGES = Table(tuple(gauge(f"kpod_{what}_bytes", "Bytes.", "test") for what in ("used", "free")))
 POD = Table((counter("kpod_kills_total", "Kills.", "test"),), (Label("why", ("a", "b")),), Scope.POD)
@@ -29,7 +29,7 @@ WHO = [Identity("n", pod, container) for pod in ("p", "q") for container in ("on
 identities = st.sampled_from(WHO)
 numbers = st.none() | st.integers(0, 3)
 pairs = st.tuples(numbers, numbers)
-waits = st.none() | st.builds(lambda at, n: HistogramDelta((n,), n, at), st.integers(0, SLOTS - 1), st.integers(0, 3))
+waits = st.none() | st.builds(lambda at, n: Histogram((n,), n, at), st.integers(0, SLOTS - 1), st.integers(0, 3))
 STEPS = st.one_of(
     st.tuples(st.just("put"), st.just(DELTAS), identities, st.just(()), st.tuples(numbers, waits)),
     st.tuples(st.just("put"), st.just(TOTALS), identities, st.just(()), pairs),
@@ -46,8 +46,10 @@ def do(store: Store, step: tuple[Any, ...], owner: int) -> None:
     """Take a step; rows come from one of two cgroups."""
     what, *arguments = step
     if what == "put":
-        arguments.append((owner, 0))
-    getattr(store, what)(*arguments)
+        table, identity, labels, values = arguments
+        store.put(Row(table, owner, labels, values), identity)
+    else:
+        getattr(store, what)(*arguments)
 
 
 # The overflow series has no number yet, and gets one by a container that is only discovered.

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.samples import shown
 from kpod_metrics.histogram import MIN_EXPONENT, SLOTS, Histogram, slot_of_exponent
-from kpod_metrics.metrics import HistogramDelta, Table, latency
+from kpod_metrics.metrics import Table, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 from tests.client_model import TYPES, decode, labels_of, slots_of
+from tests.growth import grow
 from tests.unit.exposition.fixture import CONSTANT, EXTRA
 from tests.unit.exposition.fixture import labels_of as expected_labels
 
@@ -51,7 +52,7 @@ def test_without_classic_buckets(store: Store) -> None:
 
 def store_of(slots: list[int], first: int = 0) -> Store:
     store = Store([TABLE], frozenset(TABLE.metrics))
-    store.put(TABLE, ME, (), (HistogramDelta(slots, 3, first),), (1, 0))
+    grow(store, TABLE, ME, (), (Histogram(slots, 3, first),))
     return store
 
 
@@ -102,7 +103,7 @@ def test_any_histogram_comes_back(slots: list[int]) -> None:
 def test_second_page_has_new_numbers_and_the_first_keeps_its_own() -> None:
     store, renderer = store_of([1]), Renderer({"node": "x"})
     first = renderer.render(store)
-    store.put(TABLE, ME, (), (HistogramDelta([4], 1),), (1, 0))
+    grow(store, TABLE, ME, (), (Histogram([4], 1),))
     second = renderer.render(store)
     counts = [next(iter(decode(page.protobuf()))).metric[0].histogram.sample_count for page in (second, first, second)]
     assert counts == [5, 1, 5]
@@ -113,7 +114,7 @@ def test_second_page_has_new_numbers_and_the_first_keeps_its_own() -> None:
 @example("\ud800")
 def test_any_label_is_utf8(value: str) -> None:
     store = Store([TABLE], frozenset(TABLE.metrics))
-    store.put(TABLE, Identity("n", value, ""), (), (HistogramDelta([1], 1),), (1, 0))
+    grow(store, TABLE, Identity("n", value, ""), (), (Histogram([1], 1),))
     [family] = decode(Renderer({}).render(store).protobuf())
     back = labels_of(family.metric[0])["pod"]
     assert back == shown(value) or not value.isascii()

@@ -22,6 +22,7 @@ from kpod_metrics.histogram import Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
+from tests.growth import grow
 from tests.unit.exposition.fixture import labels_of
 
 HERE = Path(__file__).parent
@@ -155,7 +156,7 @@ def test_what_is_absent_is_not_written() -> None:
     store = Store([TABLE], frozenset(TABLE.metrics))
     page = Renderer({"node": "x"}).render(store)
     assert (page.text(), page.openmetrics()) == (b"", b"# EOF\n")
-    store.put(TABLE, ME, (), (3, None, None), (1, 0))
+    grow(store, TABLE, ME, (), (3, None, None))
     text = Renderer({"node": "x"}).render(store).text().decode()
     assert 'kpod_things_total{namespace="n",pod="p",container="c",node="x"} 3\n' in text
     assert "kpod_level_bytes_total" not in text
@@ -163,7 +164,7 @@ def test_what_is_absent_is_not_written() -> None:
 
 def test_only_wanted_metrics_are_written() -> None:
     store = Store([TABLE], frozenset(TABLE.metrics[1:2]))
-    store.put(TABLE, ME, (), (3, 4, None), (1, 0))
+    grow(store, TABLE, ME, (), (3, 4, None))
     assert samples_of(parse_text(Renderer({}).render(store).text().decode())) == {
         ("kpod_level_bytes_total", (("container", "c"), ("namespace", "n"), ("pod", "p"))): 4
     }
@@ -171,7 +172,7 @@ def test_only_wanted_metrics_are_written() -> None:
 
 def test_help_is_escaped() -> None:
     store = Store([TABLE], frozenset(TABLE.metrics))
-    store.put(TABLE, ME, (), (3, 4, None), (1, 0))
+    grow(store, TABLE, ME, (), (3, 4, None))
     page = Renderer({}).render(store)
     assert b'# HELP kpod_things_total Things \\\\ and\\nsuch "quoted".\n' in page.text()
     assert b'# HELP kpod_things Things \\\\ and\\nsuch \\"quoted\\".\n' in page.openmetrics()
@@ -181,7 +182,7 @@ def test_second_render_has_new_numbers_under_the_same_labels() -> None:
     """The labels are cached with the series, the numbers must not be."""
     store, renderer = Store([TABLE], frozenset(TABLE.metrics)), Renderer({"node": "x"})
     for expected_total in (3, 6):
-        store.put(TABLE, ME, (), (3, None, None), (1, 0))
+        grow(store, TABLE, ME, (), (3, None, None))
         [value] = [
             value
             for (name, _), value in samples_of(parse_text(renderer.render(store).text().decode())).items()
@@ -194,7 +195,7 @@ def test_second_render_has_new_numbers_under_the_same_labels() -> None:
 def test_page_of_a_cycle_in_which_nothing_came(write: Callable[[Page], bytes]) -> None:
     """What is kept of the page before is the same, in each of its uses, and is not kept once there is other."""
     store, renderer = Store([TABLE], frozenset(TABLE.metrics)), Renderer({"node": "x"})
-    store.put(TABLE, ME, (), (3, 0.5, None), (1, 0))
+    grow(store, TABLE, ME, (), (3, 0.5, None))
     first, second, third = (renderer.render(store) for _ in range(3))
     assert first.families[0] is second.families[0] is third.families[0]
     fresh = write(Renderer({"node": "x"}).render(store))
@@ -213,7 +214,7 @@ def test_sample_of_a_value_that_is_back_is_the_one_before() -> None:
     def level(value: float) -> Sample:
         for values in ((None, 1), (value, 1)):
             store.begin_cycle(table)
-            store.put(table, ME, (), values, (1, 0))
+            grow(store, table, ME, (), values)
             families = renderer.render(store).families
         return families[0].samples[0]
 
@@ -254,7 +255,7 @@ def test_escaped_labels_come_back(value: str) -> None:
 @example("\\x5c")
 def test_any_label_is_parsed_by_both_parsers(value: str) -> None:
     store = Store([TABLE], frozenset(TABLE.metrics[:1]))
-    store.put(TABLE, Identity("n", value, ""), (), (1, None, None), (1, 0))
+    grow(store, TABLE, Identity("n", value, ""), (), (1, None, None))
     page = Renderer({}).render(store)
     for write, parse in FORMATS.values():
         [(_, labels)] = samples_of(parse(write(page).decode()))

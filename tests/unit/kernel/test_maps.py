@@ -9,9 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kpod_metrics.kernel.btf import Field, Layout
+from kpod_metrics.histogram import Histogram
+from kpod_metrics.kernel.btf import Layout
 from kpod_metrics.kernel.libbpf import KernelError, Map
-from kpod_metrics.kernel.maps import CumulativeMap, Delta
+from kpod_metrics.kernel.maps import CumulativeMap, Entry
+from kpod_metrics.metrics import Row, Table, counter, latency
 
 WRAP = 2**32
 
@@ -23,7 +25,9 @@ class FakeMap:
         self.name = "fake"
         self.key_layout = Layout(8, [("cgroup_id", 0, "Q", 1)], unnamed_holes=False)
         self.value_layout = Layout(
-            24, [("born_ns", 0, "Q", 1), ("total", 8, "Q", 1), ("slots", 16, "I", 2)], unnamed_holes=False
+            32,
+            [("born_ns", 0, "Q", 1), ("total", 8, "Q", 1), ("wait.sum_ns", 16, "Q", 1), ("wait.slots", 24, "I", 2)],
+            unnamed_holes=False,
         )
         self.key_size, self.value_size = self.key_layout.size, self.value_layout.size
         self.max_entries = 1000
@@ -36,7 +40,7 @@ class FakeMap:
 
     def set(self, key: int, born: int, total: int, *slots: int) -> None:
         """What the kernel's programs do."""
-        self.content[struct.pack("<Q", key)] = struct.pack("<QQII", born, total, *(slots or (0, 0)))
+        self.content[struct.pack("<Q", key)] = struct.pack("<QQQII", born, total, 10 * total, *(slots or (0, 0)))
 
     def lookup_batch(self, room: int) -> tuple[int, memoryview, memoryview]:
         self.rooms.append(room)
@@ -71,28 +75,38 @@ def reader_of(kernel: FakeMap, *, batch: bool = True) -> CumulativeMap:
     return CumulativeMap(cast(Map, kernel), cast(Map, kernel), batch=batch)
 
 
+TABLE = Table((counter("kpod_totals_total", "Test.", "test"), latency("kpod_wait_seconds", "Test.", "test")))
+
+
+def rows_of(entry: Entry) -> Iterator[Row]:
+    yield Row(TABLE, entry.key[0], (), (entry.number("total"), entry.histogram("wait")), entry.epoch)
+
+
 def read(reader: CumulativeMap) -> dict[int, tuple[int, list[int]]]:
-    """One read: key to growth of the total and of the slots."""
-    total, slots = reader.layout.fields["total"], reader.layout.fields["slots"]
+    """One read: key to the total and the slots."""
     found = {}
-    for delta in reader.read():
-        first, grown = delta.array32(slots)
-        whole = [0] * slots.count
-        whole[first : first + len(grown)] = grown
-        found[delta.key[0]] = (delta.number(total), whole)
+    for row in reader.read(rows_of):
+        total, wait = row.values
+        assert isinstance(total, int)
+        assert isinstance(wait, Histogram)
+        assert wait.sum_ns == (10 * total if wait.count else 0)
+        found[row.owner] = (total, [*wait.slots[:2]])
     return found
 
 
 @pytest.mark.parametrize("batch", [True, False])
-def test_differences(kernel: FakeMap, batch: bool) -> None:
+def test_running_totals(kernel: FakeMap, batch: bool) -> None:
     reader = reader_of(kernel, batch=batch)
     assert read(reader) == {}
     kernel.set(1, 100, 5, 1, 2)
     kernel.set(2, 100, 50, 0, 1)
     assert read(reader) == {1: (5, [1, 2]), 2: (50, [0, 1])}
+    before = reader.read(rows_of)
     kernel.set(1, 100, 9, 1, 4)
-    assert read(reader) == {1: (4, [0, 2])}
-    assert read(reader) == {}
+    assert read(reader) == {1: (9, [1, 4]), 2: (50, [0, 1])}
+    first, second = reader.read(rows_of)
+    assert (first is before[0], second is before[1]) == (False, True), "of one that stands still it is the same row"
+    assert (first.epoch, second.epoch) == (100, 100)
     assert (reader.entries, reader.evictions) == (2, 0)
     assert bool(kernel.rooms) == batch
 
@@ -116,12 +130,12 @@ def test_entry_that_is_gone_is_an_eviction_once(kernel: FakeMap) -> None:
     kernel.set(2, 100, 6)
     read(reader)
     kernel.content.pop(struct.pack("<Q", 1))
-    assert read(reader) == {}
+    assert read(reader) == {2: (6, [0, 0])}
     assert (reader.evictions, reader.entries) == (1, 1)
-    assert read(reader) == {}
+    assert read(reader) == {2: (6, [0, 0])}
     assert reader.evictions == 1
     kernel.set(1, 300, 2)
-    assert read(reader) == {1: (2, [0, 0])}
+    assert read(reader) == {1: (2, [0, 0]), 2: (6, [0, 0])}
     assert reader.evictions == 1
 
 
@@ -147,34 +161,29 @@ def test_entry_being_born_again_is_one_eviction(kernel: FakeMap) -> None:
     assert reader.evictions == 1
 
 
-@given(st.lists(st.integers(0, WRAP - 1), min_size=1, max_size=20))
-def test_slots_wrap_and_nothing_is_lost(observed: list[int]) -> None:
-    kernel = FakeMap()
-    reader = reader_of(kernel)
-    total = seen = 0
-    for count in observed:
-        total += count
-        kernel.set(1, 100, total, total % WRAP, 0)
-        grown = read(reader).get(1, (0, [0, 0]))
-        seen += grown[1][0]
-        assert grown == (count, [count, 0])
-    assert seen == total
-
-
 COUNTS = st.integers(0, 3) | st.integers(0, WRAP - 1)
 
 
-@given(st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=40))
-@example([(0, 0), (0, 2**31), (0, 0)])
-def test_array_grows_from_the_first_that_changed_to_the_last(pairs: list[tuple[int, int]]) -> None:
-    """Beside it, in the value, is something else that changed."""
-    size = len(pairs)
-    before, now = (struct.pack(f"<Q{size}IQ", at, *numbers, at) for at, numbers in enumerate(zip(*pairs, strict=True)))
-    changed = [at for at, (old, new) in enumerate(pairs) if old != new]
-    first, end = (changed[0], changed[-1] + 1) if changed else (0, 0)
-    grown = [(new - old) % WRAP for old, new in pairs[first:end]]
-    found, numbers = Delta((1,), now, before).array32(Field("slots", size, 8, 4 * size))
-    assert (found, list(numbers)) == (first, grown)
+@given(st.lists(COUNTS, min_size=1, max_size=40))
+@example([0, 0, 2**31, 0])
+@example([0, 0])
+def test_histogram_is_from_the_first_slot_that_counted_to_the_last(slots: list[int]) -> None:
+    """Beside it, in the value, is something else."""
+    size = len(slots)
+    layout = Layout(
+        24 + 4 * size,
+        [
+            ("born_ns", 0, "Q", 1),
+            ("wait.sum_ns", 8, "Q", 1),
+            ("wait.slots", 16, "I", size),
+            ("end", 16 + 4 * size, "Q", 1),
+        ],
+        unnamed_holes=True,
+    )
+    found = Entry((1,), struct.pack(f"<QQ{size}IQ", 7, 9, *slots, WRAP), layout).histogram("wait")
+    counted = [at for at, count in enumerate(slots) if count]
+    first, end = (counted[0], counted[-1] + 1) if counted else (0, 0)
+    assert (found.first, list(found.counts), found.sum_ns) == (first, slots[first:end], 9 if counted else 0)
 
 
 @pytest.mark.parametrize("batch", [True, False])
@@ -188,10 +197,10 @@ def test_failing_read_takes_nothing(kernel: FakeMap, batch: bool) -> None:
     kernel.batch_error = kernel.lookup_error = errno.EFAULT
     for _ in range(2):
         with pytest.raises(KernelError, match="EFAULT"):
-            reader.read()
+            reader.read(rows_of)
     assert (reader.entries, reader.evictions) == (2, 0)
     kernel.batch_error = kernel.lookup_error = None
-    assert read(reader) == {1: (2, [0, 0])}
+    assert read(reader) == {1: (7, [0, 0])}
     assert (reader.entries, reader.evictions) == (1, 1)
 
 
@@ -204,7 +213,7 @@ def test_without_batch_it_iterates(kernel: FakeMap, number: int) -> None:
     assert read(reader) == {1: (5, [0, 0])}
     kernel.set(1, 100, 6)
     kernel.set(2, 100, 1)
-    assert read(reader) == {1: (1, [0, 0]), 2: (1, [0, 0])}
+    assert read(reader) == {1: (6, [0, 0]), 2: (1, [0, 0])}
     assert len(kernel.rooms) == 1  # asked once, and remembered
 
 
@@ -222,7 +231,7 @@ def test_other_errors_of_the_batch_call_are_raised(kernel: FakeMap) -> None:
     reader = reader_of(kernel)
     kernel.batch_error = errno.ENOMEM
     with pytest.raises(KernelError, match="ENOMEM"):
-        reader.read()
+        reader.read(rows_of)
     kernel.batch_error = None
     kernel.set(1, 100, 5)
     assert read(reader) == {1: (5, [0, 0])}
@@ -236,7 +245,7 @@ def test_batch_that_worked_and_fails_is_an_error(kernel: FakeMap) -> None:
     read(reader)
     kernel.batch_error = errno.EPERM
     with pytest.raises(KernelError, match="EPERM"):
-        reader.read()
+        reader.read(rows_of)
 
 
 def test_iteration_that_starts_over_takes_each_key_once(kernel: FakeMap) -> None:
@@ -283,10 +292,10 @@ def test_forget_deletes_and_is_no_eviction(kernel: FakeMap) -> None:
     read(reader)
     assert reader.forget(lambda key: key[0] != 2) == 2
     assert [struct.unpack("<Q", key)[0] for key in kernel.content] == [2]
-    assert read(reader) == {}
+    assert read(reader) == {2: (5, [0, 0])}
     assert (reader.entries, reader.evictions) == (1, 0)
     kernel.set(1, 300, 2)
-    assert read(reader) == {1: (2, [0, 0])}
+    assert read(reader) == {1: (2, [0, 0]), 2: (5, [0, 0])}
 
 
 def test_forget_of_what_the_kernel_evicted_meanwhile(kernel: FakeMap) -> None:
@@ -311,7 +320,7 @@ def test_forget_that_fails_forgets_nothing_undeleted(kernel: FakeMap, monkeypatc
     with pytest.raises(KernelError):
         reader.forget(lambda _: True)
     assert reader.entries == 1
-    assert read(reader) == {}
+    assert read(reader) == {1: (5, [0, 0])}
 
 
 def test_failed_updates_are_summed_over_the_cpus(kernel: FakeMap) -> None:

@@ -3,9 +3,11 @@
 from kpod_metrics import health
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.recent import Recent, View
-from kpod_metrics.metrics import HistogramDelta, Kind, Scope, Table, Value
+from kpod_metrics.histogram import Histogram
+from kpod_metrics.metrics import Kind, Scope, Table, Value
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
+from tests.growth import grow
 from tests.unit.exposition.fixture import tables
 
 SECONDS = 10.0
@@ -21,7 +23,6 @@ class Node:
         self.tables = tables()
         self.store = Store(self.tables, frozenset(metric for table in self.tables for metric in table.metrics))
         self.recent = Recent(SECONDS, lambda: self.now)
-        self._totals: dict[tuple[object, ...], float] = {}
         self._renderer = Renderer({"node": "n1"})
 
     @property
@@ -29,9 +30,9 @@ class Node:
         assert self.recent.view is not None
         return self.recent.view
 
-    def saw(self, identity: Identity, **growth: float | HistogramDelta) -> None:
+    def saw(self, identity: Identity, **growth: float | Histogram) -> None:
         """Have metrics of a pod grow, or a gauge be so much; `write__syscall...` is of that syscall."""
-        rows: dict[tuple[Table, tuple[str, ...]], dict[str, float | HistogramDelta]] = {}
+        rows: dict[tuple[Table, tuple[str, ...]], dict[str, float | Histogram]] = {}
         for key, by in growth.items():
             label, _, name = key.rpartition("__")
             table = next(t for t in self.tables for m in t.metrics if m.name == f"kpod_{name}")
@@ -41,14 +42,10 @@ class Node:
             values: list[Value] = []
             for metric in table.metrics:
                 value: Value = wanted.get(metric.name)
-                if isinstance(value, int | float):
-                    if metric.kind is Kind.HISTOGRAM:
-                        value = HistogramDelta((1,), round(value * 1e9))
-                    elif table.totals and metric.kind is Kind.COUNTER:
-                        key_ = (identity, *labels, metric.name)
-                        value = self._totals[key_] = self._totals.get(key_, 1e6) + value
+                if isinstance(value, int | float) and metric.kind is Kind.HISTOGRAM:
+                    value = Histogram((1,), round(value * 1e9))
                 values.append(value)
-            self.store.put(table, identity, labels, values, (hash(identity), 0))
+            grow(self.store, table, identity, labels, values, hash(identity))
 
     def agent(self, table: Table, labels: tuple[str, ...], *values: float | None) -> None:
         """Set the agent's own numbers."""

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kpod_metrics import histogram
+from kpod_metrics.histogram import Histogram
 from kpod_metrics.landing import page, waits
-from kpod_metrics.metrics import HistogramDelta
 from kpod_metrics.pods.model import Identity
 from monitoring.alerts import OF_PODS, Alert
 from tests.promtool import CASES
@@ -49,9 +49,9 @@ def window(alert: Alert) -> int:
     return max((int(number) * MINUTES[unit] for number, unit in found), default=5)
 
 
-def growth(series: dict[str, Any], end: int, minutes: int) -> dict[str, dict[str, float | HistogramDelta]]:
+def growth(series: dict[str, Any], end: int, minutes: int) -> dict[str, dict[str, float | Histogram]]:
     """Return by pod how metrics grow within those minutes, and what gauges are, in the words of `Node.saw`."""
-    found: dict[str, dict[str, float | HistogramDelta]] = {}
+    found: dict[str, dict[str, float | Histogram]] = {}
     below: dict[tuple[str, str], dict[int, float]] = {}
     sums: dict[tuple[str, str], float] = {}
     for text, notation in series.items():
@@ -74,7 +74,7 @@ def growth(series: dict[str, Any], end: int, minutes: int) -> dict[str, dict[str
         slots, last = [0] * histogram.SLOTS, 0.0
         for slot, count in sorted(below.get((pod, key), {0: 1.0}).items()):
             slots[slot], last = round(count - last), count
-        found.setdefault(pod, {})[key] = HistogramDelta(slots, round(total * 1e9))
+        found.setdefault(pod, {})[key] = Histogram(slots, round(total * 1e9))
     return found
 
 

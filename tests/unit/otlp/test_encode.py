@@ -14,13 +14,14 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from kpod_metrics import __version__
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.histogram import SLOTS, Histogram
-from kpod_metrics.metrics import HistogramDelta, Kind, Scope, Table, counter, latency
+from kpod_metrics.metrics import Kind, Scope, Table, counter, latency
 from kpod_metrics.otlp import encode
 from kpod_metrics.otlp.encode import Encoder, rejected
 from kpod_metrics.pods import info
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 from tests.fakes.otlp import Point, points_of
+from tests.growth import grow
 from tests.unit.exposition.fixture import EXTRA, filled
 
 CONSTANT = {"node": "nöde-1", "cluster": "c1"}
@@ -112,9 +113,9 @@ WEB = Identity("shop", "web-7d9-x2v", "app", ("web",))
 
 def of_one(identity: Identity, kind: str = "", owner: str = "") -> Page:
     store = Store([THINGS, info.INFO], frozenset((*THINGS.metrics, *info.INFO.metrics)))
-    store.put(THINGS, identity, (), (3, 0), (1, 0))
+    grow(store, THINGS, identity, (), (3, 0))
     if owner:
-        store.put(info.INFO, identity, (kind, owner, "Burstable"), (1,), (0, 0))
+        grow(store, info.INFO, identity, (kind, owner, "Burstable"), (1,), 0)
     return Renderer(CONSTANT, ["label_app"]).render(store)
 
 
@@ -170,7 +171,7 @@ def test_requests_are_bounded_and_pods_whole(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(encode, "MOST_POINTS", 10)
     store = Store([THINGS], frozenset(THINGS.metrics))
     for pod in range(17):
-        store.put(THINGS, Identity("n", f"p{pod}", "c"), (), (1, 2), (pod, 0))
+        grow(store, THINGS, Identity("n", f"p{pod}", "c"), (), (1, 2), pod)
     requests = list(Encoder(STARTED).requests(Renderer({}).render(store)))
     assert [request.points for request in requests] == [10, 10, 10, 4]
     pods = [{p.resource["k8s.pod.name"] for p in points_of(_decoded(request.body))} for request in requests]
@@ -184,7 +185,7 @@ def _decoded(body: bytes) -> ExportMetricsServiceRequest:
 @given(st.lists(st.integers(0, 2**40) | st.just(0), min_size=SLOTS, max_size=SLOTS))
 def test_any_histogram_comes_back(slots: list[int]) -> None:
     store = Store([WAIT], frozenset(WAIT.metrics))
-    store.put(WAIT, WEB, (), (HistogramDelta(slots, 7),), (1, 0))
+    grow(store, WAIT, WEB, (), (Histogram(slots, 7),))
     [point] = points(Renderer({}).render(store))
     assert (slots_of(point.point), point.point.count) == (slots, sum(slots))
 

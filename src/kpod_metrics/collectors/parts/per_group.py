@@ -2,8 +2,8 @@
 
 import errno
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar, TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.collectors.kit import Collector, Environment, Signal
@@ -27,12 +27,6 @@ class FileCollector(Collector):
         self._refused = False
         """Whether some cgroups could not be read in the last cycle."""
         self._files = KeptFiles(environment.kept_files)
-        self._parsed: dict[str, dict[str, tuple[bytes, Any]]] = {}
-        """By folder and name: the files that `parsed` was asked for, and what they said last."""
-        self._given: dict[Hashable, object] = {}
-        """What `is_news` was asked of in the last cycle."""
-        self._giving: dict[Hashable, object] = {}
-        """The same of this one."""
         self._before: Sequence[Group] = ()
         """The groups of the last cycle."""
 
@@ -45,26 +39,6 @@ class FileCollector(Collector):
                 raise
             # Where a cgroup was removed, another of that name may be there by now.
             return read_if_there(f"{folder}/{name}") if error.errno == errno.ENODEV else b""
-
-    def parsed(self, folder: str, name: str, parse: Callable[[bytes], _Found]) -> _Found:
-        """Return what `parse` makes of `read`: the very object of the last cycle where the file says the same.
-
-        Most of a node's cgroups did nothing since. A name is for one `parse`, and what that makes is not to be changed.
-        """
-        data = self.read(folder, name)
-        files = self._parsed.setdefault(folder, {})
-        known = files.get(name)
-        if known is None or known[0] != data:
-            known = files[name] = (data, parse(data))
-        return known[1]
-
-    def is_news(self, whose: Hashable, said: object) -> bool:
-        """Whether what somebody's counters say has to be told: another thing than in the last cycle, or all of it.
-
-        Most pods are idle most of the time, and to tell it costs as much as to read it. For callers of `each`.
-        """
-        self._giving[whose] = said
-        return self.complete or self._given.get(whose) != said
 
     def open(self) -> list[Signal]:
         """Say so where the controller is not in this tree: it may be with version 1, or not in the kernel."""
@@ -104,12 +78,9 @@ class FileCollector(Collector):
                 if not is_absent(error):
                     refused.append((group, error))
         self.unread += len(refused)
-        self._given, self._giving = self._giving, {}
         if groups != self._before:
             self._before = groups
-            folders = {group.path for group in groups}
-            self._files.sweep(folders)
-            self._parsed = {folder: known for folder, known in self._parsed.items() if folder in folders}
+            self._files.sweep({group.path for group in groups})
         if refused and len(refused) == len(groups):
             raise refused[0][1]
         if refused and not self._refused:
