@@ -254,7 +254,7 @@ class Shipped(Variant):
             yield self._hooks[program.name], Runs(program.run_seconds * 1e9, program.runs)
 
     def collect(self) -> list[Row]:
-        """What it has counted since the last time."""
+        """What it has counted."""
         assert self._collector is not None
         return list(self._collector.collect(()))
 

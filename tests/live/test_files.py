@@ -33,6 +33,7 @@ from kpod_metrics.features import TASK_ITERATOR
 from kpod_metrics.kernel.openat2 import fstatvfs_below
 from kpod_metrics.kernel.tasks import KTHREADD, Tasks
 from kpod_metrics.pods.model import Group, Identity
+from kpod_metrics.store import Store
 from tests.forced import needs
 from tests.live.agents import eventually
 from tests.live.harness import WORKLOADS, Cgroup, Totals, opened, proves
@@ -156,20 +157,21 @@ def test_namespace_of_which_each_container_has_a_process(
     assert answer(other) == "ready"
     pod = Identity("test", "pod", "")
     with opened(NetIface(environment)) as collector:
+        store = Store(collector.tables, collector.wanted)
 
-        def read(*cgroups: Cgroup) -> int:
-            groups = [Group(c.id, str(c.path), c.pids, pod) for c in cgroups]
-            values = [row.values[1] for row in collector.collect(groups)]
-            assert all(isinstance(value, int) for value in values)
-            return sum(value for value in values if isinstance(value, int))
+        def read(*cgroups: Cgroup) -> object:
+            for row in collector.collect([Group(c.id, str(c.path), c.pids, pod) for c in cgroups]):
+                store.put(row, pod)
+            [(_, at, _, children)] = [family for family in store.families() if "rx_packets" in family[2].name]
+            return [series.values[at] for series in children]
 
         answer(process, "lo 10 100")
-        assert read(first, second) == 10
+        assert read(first, second) == [10]
         process.kill()
         process.wait()
         answer(other, "lo 5 100")
-        assert read(first, second) == 5
-        assert read(second) == 0
+        assert read(first, second) == [15]
+        assert read(second) == [15]
 
 
 @pytest.mark.usefixtures("mount_namespaces")
@@ -621,7 +623,7 @@ import sys
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.pods.model import Group, Identity
-rows = Filesystem(Environment(), limit=0.2).collect([Group(1, "", (int(sys.argv[1]),), Identity("", "", ""))])
+from kpod_metrics.store import Store
 print([row.labels for row in rows])
 """
 
