@@ -623,7 +623,6 @@ import sys
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.pods.model import Group, Identity
-from kpod_metrics.store import Store
 print([row.labels for row in rows])
 """
 
