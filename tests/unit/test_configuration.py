@@ -1,5 +1,6 @@
 """The generated reference of settings: each setting is in it, and each default has one source."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,17 @@ def test_pages_are_written_and_compared(
         monkeypatch.setattr(sys, "argv", ["reference", mode, str(tmp_path)])
         return reference.main()
 
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/concepts.md"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
     assert main("--check") == 1
     assert main("--write") == 0
     assert main("--check") == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.md", "configuration.md"}
-    assert (tmp_path / "configuration.md").read_text() == PAGE.read_text()
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"concepts.md", "metrics.md", "configuration.md"}
+    page = tmp_path / "docs" / "configuration.md"
+    assert page.read_text() == PAGE.read_text()
     capsys.readouterr()
-    (tmp_path / "configuration.md").write_text("# Configuration\n")
+    page.write_text("# Configuration\n")
     assert main("--check") == 1
     said = capsys.readouterr().err
-    assert said == f"{tmp_path}/configuration.md is not what the declarations say: run `make generate`\n"
+    assert said == f"{page} is not what the declarations say: run `make generate`\n"
