@@ -86,7 +86,7 @@
 
 struct histogram {
 	__u64 sum_ns;
-	__u32 slots[KPOD_BUCKETS];
+	__u32 buckets[KPOD_BUCKETS];
 };
 
 /* floor(2^(quarter / 4) * 10^9 * 2^20): a bound's mantissa, in 2^-20 ns. */
@@ -164,7 +164,7 @@ static __always_inline void histogram_observe(struct histogram *histogram, __u64
 
 	if (bucket >= KPOD_BUCKETS) /* never true: for the verifier */
 		return;
-	__sync_fetch_and_add(&histogram->slots[bucket], 1);
+	__sync_fetch_and_add(&histogram->buckets[bucket], 1);
 	__sync_fetch_and_add(&histogram->sum_ns, ns);
 }
 

@@ -29,7 +29,7 @@ _NOBODY = Identity("", "", "")
 class Series:
     """The children of one table's metrics with the same labels."""
 
-    __slots__ = ("born_ns", "cycle", "identity", "labels", "protobuf", "values", "written")
+    __slots__ = ("created_ns", "cycle", "identity", "labels", "protobuf", "values", "written")
 
     def __init__(self, identity: Identity, labels: tuple[str, ...], metrics: Sequence[Metric]) -> None:
         self.identity, self.labels = identity, labels
@@ -40,7 +40,7 @@ class Series:
         """What the exposition keeps for each value: the sample that it made last."""
         self.protobuf = b""
         """Its labels, as the exposition wrote them in protobuf."""
-        self.born_ns = time.time_ns()
+        self.created_ns = time.time_ns()
         """Since when it is counted, in Unix time."""
         self.cycle = 0
         """Of gauges: in which cycle of their table they were last put."""

@@ -33,7 +33,7 @@ class Field:
     """A number, or an array of numbers, and its place."""
 
     name: str
-    """Dotted for a member of a member: `wait.slots`."""
+    """Dotted for a member of a member: `wait.buckets`."""
     count: int
     offset: int
     size: int

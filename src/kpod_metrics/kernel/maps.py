@@ -1,8 +1,8 @@
-"""Reads a metric map without disturbing it: values are running totals, and nothing is deleted by a read.
+"""Reads a metric map without disturbing it: values are running totals, and a read deletes nothing.
 
-An entry's identity is its key and the `born_ns` that its value begins with. An entry whose `born_ns` changed, or that
-is gone though nobody deleted it, was evicted by the kernel (the map is an LRU): that is counted. What an entry counted
-between the last read and its eviction cannot be known.
+An entry's identity is its key and the `created_ns` at the start of its value. If `created_ns` changed, or the entry is
+gone though the agent did not delete it, the kernel evicted it (the map is an LRU): that is counted. The events between
+the last read and the eviction are lost.
 """
 
 import errno
@@ -15,23 +15,23 @@ from kpod_metrics.kernel.btf import Layout
 from kpod_metrics.kernel.libbpf import KernelError, Map
 from kpod_metrics.metrics import Row
 
-_BORN = 8
-"""Bytes of `born_ns`, the first field of every value."""
-_UNBORN = bytes(_BORN)
+_CREATED = 8
+"""Bytes of `created_ns`, the first field of every value."""
+_BEING_CREATED = bytes(_CREATED)
 
 _NOT_SUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP, 524, errno.EPERM}
-"""What kernels answer that lack the batch call, or have it not for this type of map (524 is ENOTSUPP)."""
+"""The errors of kernels without the batch call, or without it for this type of map (524 is ENOTSUPP)."""
 
 
 class Entry:
-    """One entry of a map: its key's fields, and running totals by the names that the fields of its value have in C."""
+    """One entry of a map: the fields of its key, and running totals by the field names of its value in C."""
 
     __slots__ = ("_fields", "_value", "epoch", "key")
 
     def __init__(self, key: tuple[int, ...], value: bytes, layout: Layout) -> None:
         self.key, self._value, self._fields = key, value, layout.fields
-        self.epoch = int.from_bytes(value[:_BORN], sys.byteorder)
-        """When the kernel made it: all its totals began at 0 then."""
+        self.epoch = int.from_bytes(value[:_CREATED], sys.byteorder)
+        """When the kernel created it: all its totals were 0 then."""
 
     def number(self, name: str) -> int:
         """Return a 64-bit number."""
@@ -39,12 +39,12 @@ class Entry:
         return int.from_bytes(self._value[at : at + 8], sys.byteorder)
 
     def histogram(self, name: str) -> Histogram:
-        """Return a `struct histogram`, from the first to the last slot that ever counted."""
-        field = self._fields[f"{name}.slots"]
-        slots = self._value[field.offset : field.offset + field.size]
-        low, end = (field.size - len(slots.lstrip(b"\0"))) // 4, (len(slots.rstrip(b"\0")) + 3) // 4
+        """Return a `struct histogram`, from the first to the last bucket that ever counted."""
+        field = self._fields[f"{name}.buckets"]
+        counts = self._value[field.offset : field.offset + field.size]
+        low, end = (field.size - len(counts.lstrip(b"\0"))) // 4, (len(counts.rstrip(b"\0")) + 3) // 4
         sum_ns = self.number(f"{name}.sum_ns")
-        return Histogram(array("I", slots[4 * low : 4 * end]), sum_ns, low) if low < end else EMPTY
+        return Histogram(array("I", counts[4 * low : 4 * end]), sum_ns, low) if low < end else EMPTY
 
 
 class CumulativeMap:
@@ -57,7 +57,7 @@ class CumulativeMap:
         self._batch = batch
         self._key, self.layout = source.key_layout, source.value_layout
         self._seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
-        """Every entry of the last read: the hash of its value, when the kernel made it, and its rows."""
+        """Every entry of the last read: the hash of its value, when the kernel created it, and its rows."""
         self.evictions = 0
         """Entries that the kernel evicted, as far as reads could tell."""
 
@@ -67,7 +67,7 @@ class CumulativeMap:
         return len(self._seen)
 
     def has_batch(self) -> bool:
-        """Whether the kernel reads this map in batches: one call, which takes nothing as read."""
+        """Whether the kernel reads this map in batches: tries one call, which does not count as a read."""
         if self._batch:
             try:
                 self.map.lookup_batch(1)
@@ -82,9 +82,9 @@ class CumulativeMap:
         return failed_updates(self._failures)
 
     def read(self, rows_of: Callable[[Entry], Iterable[Row]]) -> list[Row]:
-        """Return the rows of all entries: of one that says what it said in the last read, the very same.
+        """Return the rows of all entries: the same objects as in the last read if the value is the same.
 
-        Two values with the same hash (1 in 2**64) would be told apart once the entry changes again.
+        Two values with the same hash (1 in 2**64) count as the same until the entry changes again.
         """
         seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         rows: list[Row] = []
@@ -93,8 +93,8 @@ class CumulativeMap:
             before, hashed = self._seen.get(key), hash(value)
             if before is not None and before[0] == hashed:
                 seen[key] = before
-            elif value[:_BORN] == _UNBORN:
-                # Another CPU is just making it: the next read has it, with all it counted.
+            elif value[:_CREATED] == _BEING_CREATED:
+                # Another CPU is creating it: the next read has it, with all its totals.
                 if before is not None:
                     seen[key] = before
                 continue
@@ -103,7 +103,7 @@ class CumulativeMap:
                 evicted += before is not None and before[1] != entry.epoch
                 seen[key] = hashed, entry.epoch, tuple(rows_of(entry))
             rows += seen[key][2]
-        # An entry that is just being made again counts as evicted once it is there.
+        # An entry that is being created again counts as evicted when it is there.
         evicted += len(self._seen.keys() - seen.keys())
         self.evictions += evicted
         self._seen = seen
@@ -111,7 +111,7 @@ class CumulativeMap:
 
     def _entries(self) -> Iterator[tuple[bytes, bytes]]:
         if self._batch:
-            # Twice what was there leaves room for what comes; the kernel fills it in one call.
+            # Twice the last number leaves room for new entries; the kernel fills it in one call.
             count, keys, values = self.map.lookup_batch(max(64, 2 * len(self._seen)))
             key_size, value_size = self.map.key_size, self.map.value_size
             for i in range(count):
@@ -121,7 +121,7 @@ class CumulativeMap:
                 )
             return
         found: dict[bytes, bytes] = {}
-        # get_next_key starts over when its key was evicted meanwhile: the dict takes each key once.
+        # get_next_key starts again if its key was evicted meanwhile: the dict takes each key once.
         for key in self.map.iterate():
             if (value := self.map.lookup(key)) is not None:
                 found[key] = value

@@ -134,7 +134,7 @@ class Encoder:
         series, value = sample.series, sample.value
         field = _HISTOGRAM_ATTRIBUTES if isinstance(value, Histogram) else _NUMBER_ATTRIBUTES
         attributes = _labels(field, tuple(label.name for label in family.table.labels), series.labels)
-        start = self._started if family.table.scope is Scope.AGENT else fixed(2, series.born_ns)
+        start = self._started if family.table.scope is Scope.AGENT else fixed(2, series.created_ns)
         if family.metric.kind is Kind.GAUGE:
             start = b""
         times = start + fixed(3, time_ns)

@@ -26,7 +26,12 @@ class FakeMap:
         self.key_layout = Layout(8, [("cgroup_id", 0, "Q", 1)], unnamed_holes=False)
         self.value_layout = Layout(
             32,
-            [("born_ns", 0, "Q", 1), ("total", 8, "Q", 1), ("wait.sum_ns", 16, "Q", 1), ("wait.slots", 24, "I", 2)],
+            [
+                ("created_ns", 0, "Q", 1),
+                ("total", 8, "Q", 1),
+                ("wait.sum_ns", 16, "Q", 1),
+                ("wait.buckets", 24, "I", 2),
+            ],
             unnamed_holes=False,
         )
         self.key_size, self.value_size = self.key_layout.size, self.value_layout.size
@@ -167,15 +172,15 @@ COUNTS = st.integers(0, 3) | st.integers(0, WRAP - 1)
 @given(st.lists(COUNTS, min_size=1, max_size=40))
 @example([0, 0, 2**31, 0])
 @example([0, 0])
-def test_histogram_is_from_the_first_slot_that_counted_to_the_last(slots: list[int]) -> None:
+def test_histogram_is_from_the_first_bucket_that_counted_to_the_last(slots: list[int]) -> None:
     """Beside it, in the value, is something else."""
     size = len(slots)
     layout = Layout(
         24 + 4 * size,
         [
-            ("born_ns", 0, "Q", 1),
+            ("created_ns", 0, "Q", 1),
             ("wait.sum_ns", 8, "Q", 1),
-            ("wait.slots", 16, "I", size),
+            ("wait.buckets", 16, "I", size),
             ("end", 16 + 4 * size, "Q", 1),
         ],
         unnamed_holes=True,

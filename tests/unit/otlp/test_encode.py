@@ -81,7 +81,7 @@ def test_values_are_the_stores(page: Page, store: Store) -> None:
             value = series.values[at]
             assert described.description == metric.help
             assert point.time_unix_nano == page.time_ns
-            start = STARTED if table.scope is Scope.AGENT else series.born_ns
+            start = STARTED if table.scope is Scope.AGENT else series.created_ns
             assert point.start_time_unix_nano == (0 if metric.kind is Kind.GAUGE else start)
             if isinstance(value, Histogram):
                 assert described.exponential_histogram.aggregation_temporality == CUMULATIVE
