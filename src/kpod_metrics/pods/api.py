@@ -1,6 +1,6 @@
-"""A pod as the Kubernetes API and a kubelet's /pods have it: only the fields that are needed, and their translation.
+"""Pods as the Kubernetes API and a kubelet's /pods send them: only the needed fields, and their translation.
 
-Everything else of an object (three quarters of its bytes) is skipped while it is decoded, and never held.
+The decoder skips all other fields, three quarters of the bytes, so they never take memory.
 """
 
 from dataclasses import replace
@@ -10,11 +10,11 @@ import msgspec
 from kpod_metrics.pods.model import Container, Pod
 
 MAX_CONTAINER_IDS = 16
-"""Ids that are remembered of one container; a crash loop makes a new one every few minutes."""
+"""Ids that are remembered for one container; a crash loop creates a new one every few minutes."""
 
 
 class _Object(msgspec.Struct, rename="camel", gc=False):
-    """Fields have the API's names in camel case; those that an object lacks have their defaults."""
+    """Fields have the API's names in camel case. A field that an object does not have keeps its default."""
 
 
 class Owner(_Object):
@@ -26,12 +26,12 @@ class Owner(_Object):
 
 
 class Annotations(_Object):
-    """Those that the kubelet sets on static pods and on their mirrors in the API."""
+    """The annotations that the kubelet sets on static pods, and on their mirrors in the API."""
 
     mirror: str = msgspec.field(name="kubernetes.io/config.mirror", default="")
-    """Only on a mirror pod: the UID that the kubelet knows the static pod by, the hash of its file."""
+    """Only on a mirror pod: the kubelet's UID of the static pod, the hash of its file."""
     source: str = msgspec.field(name="kubernetes.io/config.source", default="api")
-    """In a kubelet's list: where it has the pod from; "file" or "http" for a static one."""
+    """In a kubelet's list: the source of the pod; "file" or "http" for a static pod."""
 
 
 class Metadata(_Object):
@@ -53,11 +53,11 @@ class Named(_Object):
 
     name: str = ""
     restart_policy: str = ""
-    """Its own: Always makes a sidecar of an init container."""
+    """The container's own policy. An init container with Always is a sidecar."""
 
 
 class Spec(_Object):
-    """A pod's spec. A sidecar is an init container that is restarted always."""
+    """A pod's spec."""
 
     node_name: str = ""
     restart_policy: str = "Always"
@@ -74,13 +74,13 @@ class Terminated(_Object):
 
 
 class ContainerState(_Object):
-    """What a container is."""
+    """The state of a container."""
 
     terminated: Terminated | None = None
 
 
 class ContainerStatus(_Object):
-    """What is known of a container; its id is there once it was made, prefixed by its runtime (`containerd://`)."""
+    """The status of a container. It has an id once the container exists, prefixed by the runtime (`containerd://`)."""
 
     name: str = ""
     container_id: str = msgspec.field(name="containerID", default="")
@@ -100,7 +100,7 @@ class Status(_Object):
 
 
 class Item(_Object):
-    """A pod; also the object of a bookmark, which has a resourceVersion only."""
+    """A pod. A bookmark's object is one too, with a resourceVersion only."""
 
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     spec: Spec = msgspec.field(default_factory=Spec)
@@ -112,25 +112,25 @@ class ListMetadata(_Object):
 
     resource_version: str = ""
     more: str = msgspec.field(name="continue", default="")
-    """Not empty: where the next page begins."""
+    """Where the next page begins; empty on the last page."""
 
 
 class Items(_Object):
-    """A list of pods. An empty one is null where Go has a nil slice."""
+    """A list of pods. Go encodes an empty list as null."""
 
     metadata: ListMetadata = msgspec.field(default_factory=ListMetadata)
     items: list[Item] | None = None
 
 
 class Event(_Object):
-    """An event of a watch. Its object is a pod, or a Refusal in an ERROR event: decoded when the type is known."""
+    """An event of a watch. Its object is decoded when the type is known: a pod, or a Refusal in an ERROR event."""
 
     type: str
     object: msgspec.Raw
 
 
 class Refusal(_Object):
-    """What the API calls Status: the body of an HTTP error, the object of an ERROR event."""
+    """The API's type Status: the body of an HTTP error, the object of an ERROR event."""
 
     message: str = ""
     code: int = 0
@@ -160,7 +160,7 @@ def pod_of(item: Item) -> Pod:
         containers=tuple(
             _container(one.name, statuses.get(one.name), status.phase, one.restart_policy or policy)
             for some, policy in (
-                # An init container is done once it succeeded; nobody restarts an ephemeral one.
+                # An init container ends when it succeeds. An ephemeral container is never restarted.
                 (spec.init_containers, "Never" if spec.restart_policy == "Never" else "OnFailure"),
                 (spec.containers, spec.restart_policy),
                 (spec.ephemeral_containers, "Never"),
@@ -190,26 +190,26 @@ def _container(name: str, status: ContainerStatus | None, phase: str, policy: st
 
 
 def _newest(ids: list[str]) -> tuple[str, ...]:
-    """Return each id once, at its last place, and no more than are remembered."""
+    """Return every id once, at its last place, and at most MAX_CONTAINER_IDS."""
     unique = dict.fromkeys(one for one in reversed(ids) if one)
     return tuple(reversed(list(unique)[:MAX_CONTAINER_IDS]))
 
 
 def _owner(item: Item, labels: dict[str, str], annotations: Annotations) -> tuple[str, str]:
-    """Return kind and name of what made a pod."""
+    """Return kind and name of a pod's controller."""
     for owner in item.metadata.owner_references or ():
         if owner.controller:
-            # The hash is in the label and in the ReplicaSet's name, which is the Deployment's with the hash added.
+            # A ReplicaSet's name is that of its Deployment and the hash, which is also in the label.
             suffix = f"-{labels.get('pod-template-hash', '')}"
             if owner.kind == "ReplicaSet" and len(suffix) > 1 and owner.name.endswith(suffix):
                 return "Deployment", owner.name.removesuffix(suffix)
             return owner.kind, owner.name
-    # A kubelet lists its static pods without the reference to the node that their mirrors in the API have.
+    # In a kubelet's list, static pods have no owner reference to the node; their mirrors in the API have one.
     return ("Node", item.spec.node_name) if annotations.source != "api" else ("Pod", item.metadata.name)
 
 
 def merge(old: Pod | None, new: Pod) -> Pod:
-    """Return the new state of a pod, with the container ids that it was known to have had."""
+    """Return the new state of a pod, with the earlier ids of its containers."""
     if old is None:
         return new
     known = {container.name: container.ids for container in old.containers}

@@ -1,6 +1,6 @@
 """HTTP to the API server and to the kubelet, with lightkube's configuration, authentication and TLS.
 
-Only `discovery` imports this, and only where pods come from Kubernetes: it costs 10 MB of memory.
+Only `discovery` imports this, and only if pods come from Kubernetes: the import takes 10 MB of memory.
 """
 
 import os
@@ -25,14 +25,14 @@ from kpod_metrics.pods.plugin import Exec, PluginAuth, section
 from kpod_metrics.retry import retry_after
 from kpod_metrics.settings import Settings
 
-CONNECT = 10.0
-"""Seconds for a connection to be made, and for a request to be sent."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds to connect, and to send a request."""
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
-"""A peer that is gone is found after a minute. Load balancers that drop idle connections see that this one is used."""
+"""Detect a lost peer within a minute, and keep load balancers from closing an idle connection."""
 
 
 class Client:
-    """One server. Of one thread, but for `abort`."""
+    """A client of one server. For one thread, except `abort`."""
 
     def __init__(self, http: httpx2.Client, where: str) -> None:
         self._http = http
@@ -40,27 +40,27 @@ class Client:
         self._socket: socket.socket | None = None
         self._aborted = False
         self.requests = 0
-        """HTTP requests sent, those with a token that was read again too."""
+        """HTTP requests sent, with those repeated after a token was read again."""
         http.event_hooks = {"request": [self._count]}
 
     def _count(self, _: httpx2.Request) -> None:
         self.requests += 1
 
     def get(self, path: str, query: Mapping[str, str], silence: float) -> bytes:
-        """Return an answer's body; raises RequestError, also after `silence` seconds without a byte."""
+        """Return the body of a response; raises RequestError, also after `silence` seconds without a byte."""
         with self._answer(path, query, silence) as response:
             return response.read()
 
     @contextmanager
     def lines(self, path: str, query: Mapping[str, str], silence: float) -> Iterator[Iterator[bytes]]:
-        """Return an answer's lines as they come; raises RequestError as `get`, and for a last line without its end."""
+        """Return the lines of a response as they arrive; raises RequestError, also for an incomplete last line."""
         with self._answer(path, query, silence) as response:
             yield _lines(response)
 
     @contextmanager
     def _answer(self, path: str, query: Mapping[str, str], silence: float) -> Iterator[httpx2.Response]:
         where = f"{self.where}{path}"
-        timeout = httpx2.Timeout(CONNECT, read=silence)
+        timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=silence)
         failure: type[RequestError] = RequestError
         try:
             with self._http.stream("GET", path, params=query, timeout=timeout) as response:
@@ -73,22 +73,22 @@ class Client:
                 failure = SilenceError
                 yield response
         except httpx2.TimeoutException as error:
-            # The kernel's own, when a peer no longer answers, is one too.
+            # Also the kernel's own timeout, if a peer no longer answers.
             raise failure(f"{where}: no answer ({type(error).__name__})") from None
         except (httpx2.HTTPError, ConfigError, OSError) as error:
-            # ConfigError: a token file that is gone, a credential plugin that fails.
+            # ConfigError: a missing token file, or a credential plugin that fails.
             raise RequestError(f"{where}: {_line(error)}") from None
         finally:
             self._socket = None
 
     def abort(self) -> None:
-        """From any thread: end the answer that another thread reads, and every later one."""
+        """Abort the response that another thread reads, and all later ones; for any thread."""
         self._aborted = True
         if isinstance(self._http.auth, PluginAuth):
             self._http.auth.abort()
         if stream := self._socket:
             with suppress(OSError):
-                # Not SSLSocket's own: that would take the TLS state from under the reader.
+                # Not SSLSocket.shutdown(): it would remove the TLS state while the other thread reads.
                 socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -127,9 +127,9 @@ def _refusal(where: str, response: httpx2.Response) -> RequestError:
 
 
 def find_config(kubeconfig: str, account: str = SERVICE_ACCOUNT) -> SingleConfig:
-    """Find out how to reach the cluster: the kubeconfig given, $KUBECONFIG, the pod's service account, ~/.kube/config.
+    """Return how to reach the cluster: the given kubeconfig, $KUBECONFIG, the service account, ~/.kube/config.
 
-    Raises SettingError for a file that cannot be used, RefusedError if there is nothing.
+    Raises SettingError for a file that cannot be used, RefusedError if none of them exists.
     """
     file = kubeconfig or os.environ.get("KUBECONFIG", "")
     if not file and os.path.exists(os.path.join(account, "token")):
@@ -154,7 +154,7 @@ def find_config(kubeconfig: str, account: str = SERVICE_ACCOUNT) -> SingleConfig
 
 def _from_file(file: Path) -> SingleConfig:
     if not file.is_file():
-        raise ConfigError("it is not there, or no file")
+        raise ConfigError("it is not a file")
     tree = yaml.safe_load(file.read_bytes())
     config = _selected(KubeConfig.from_dict(tree, file))
     if config.user and config.user.exec:
@@ -189,7 +189,7 @@ def to_kubelet(settings: Settings, account: str = SERVICE_ACCOUNT) -> Client:
         cluster = Cluster(server, certificate_auth=os.path.abspath(anchor))
     else:
         cluster = Cluster(server, config.cluster.certificate_auth, config.cluster.certificate_auth_data)
-    # It is this very machine: never by way of a proxy.
+    # The kubelet runs on this machine: never use a proxy.
     parameters = ConnectionParams(trust_env=False)
     return _client(config._replace(cluster=cluster), parameters, pinned=bool(settings.kubelet_certificate))
 
@@ -201,12 +201,12 @@ def _client(config: SingleConfig, parameters: ConnectionParams, pinned: bool = F
             assert config.user is not None
             assert isinstance(config.user.exec, Exec)
             arguments["auth"] = PluginAuth(config.user.exec, arguments["verify"])
-            # A client certificate is its connection's for ever.
+            # A connection keeps its client certificate, so a renewed one needs a new connection.
             arguments["limits"] = httpx2.Limits(max_keepalive_connections=0)
     except (ConfigError, OSError, ValueError) as error:
         raise RefusedError(f"{config.cluster.server}: credentials or CA cannot be used: {_line(error)}") from None
     if pinned:
-        # It has to be that very certificate, whatever name is in it and whoever signed it.
+        # It must be exactly that certificate. Its name and its signer do not matter.
         context: ssl.SSLContext = arguments["verify"]
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

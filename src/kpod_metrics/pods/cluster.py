@@ -1,8 +1,8 @@
-"""Names by Kubernetes: the pod UID and container id in a cgroup's path, looked up in what the API or the kubelet tells.
+"""Names from Kubernetes: looks up the pod UID and the container id of a cgroup's path in the pods of a source.
 
-The two sides come apart in time: a container runs before its status names it, and a pod's cgroups may be gone before
-its deletion is heard of, or outlive it. So a pod that was deleted is still known for a while, and what a cgroup of an
-unknown pod did is held back (`PENDING`) until somebody names it, or nobody did for `NAME_TIMEOUT`.
+Cgroups and pods change at different times. A container runs before the status of its pod has its id. A pod's cgroups
+can end before or after the source reports the deletion. So a deleted pod stays known for some time, and a cgroup of an
+unknown pod is `PENDING` until the source names the pod, or for `NAME_TIMEOUT` at most.
 """
 
 import logging
@@ -31,30 +31,29 @@ from kpod_metrics.selector import Selector
 log = logging.getLogger(__name__)
 
 NAME_TIMEOUT = 30.0
-"""Seconds that a connected source has to name a cgroup. The kubelet writes a started container into its pod's status
-within about a second; no status ever names a sandbox (pause), which is the pod's own after this time."""
+"""Seconds that a connected source has to name a cgroup. The kubelet adds a started container to the status of its pod
+within about a second. No status has the id of a sandbox (pause): after this time it counts as the pod itself."""
 
 CAPACITY = 10_000
-"""Deleted pods that are remembered, and cgroups that wait for a name: the oldest make room."""
-
+"""Deleted pods that are remembered, and cgroups that wait for a name; beyond this the oldest are dropped."""
 
 _MAX_LABEL_VALUE = 63
-"""Characters of a label's value: what the API server accepts, held to with whatever else answers in its place."""
+"""Characters of a label's value: the API server's limit. Other servers may not enforce it."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which pods are wanted, and which of their labels become metric labels."""
+    """Which pods the settings choose, and which of their labels become metric labels."""
 
     namespaces: frozenset[str] = frozenset()
     """Only these; empty: all."""
     without: frozenset[str] = frozenset()
     selector: Selector = field(default=lambda labels: True)
     labels: tuple[str, ...] = ()
-    """Names of the pods' labels that are metric labels too."""
+    """Names of the pod labels that become metric labels."""
 
     def wants(self, pod: Pod) -> bool:
-        """Whether a pod is collected at all."""
+        """Whether the settings choose a pod."""
         return (
             (not self.namespaces or pod.namespace in self.namespaces)
             and pod.namespace not in self.without
@@ -68,7 +67,7 @@ class _Wait(NamedTuple):
 
 
 class _Known:
-    """A pod as it is looked up: its identity, and its containers by id."""
+    """A pod for look-ups: its identity, and its containers by id."""
 
     __slots__ = ("containers", "identity", "pod")
 
@@ -83,60 +82,60 @@ class _Known:
 
 
 class ClusterNamer:
-    """Names cgroups by a source of pods."""
+    """Names cgroups with the pods of a source."""
 
     def __init__(self, source: PodSource, wanted: Filter, grace: float, clock: Callable[[], float] = time.monotonic):
-        """A deleted pod is known for `grace` seconds more, and as long as it has cgroups."""
+        """A deleted pod stays known for `grace` seconds, and as long as it has cgroups."""
         self._source, self._wanted, self._grace, self._clock = source, wanted, grace, clock
         self._pods: Mapping[str, Pod] = {}
         self._index: dict[str, _Known | None] = {}
-        """By the UID in the paths; None: not wanted."""
+        """By the UID in the paths; None if the settings exclude the pod."""
         self._recent: dict[str, tuple[Pod, float]] = {}
-        """Deleted pods by UID, and when they were last seen to matter."""
+        """Deleted pods by UID, and when they were deleted or last had a cgroup."""
         self._ids: dict[str, tuple[str, str] | None] = {}
         self._waiting: dict[int, _Wait] = {}
         self._settled: set[int] = set()
-        """Cgroups that had their time to be named, sandboxes above all."""
+        """Cgroups whose time to get a name is over, mostly sandboxes."""
         self._before: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
         self._connected_since: float | None = None
         self._forgotten = {"pod": 0, "waiting": 0}
 
     @property
     def forgotten(self) -> Mapping[str, int]:
-        """Deleted pods, and cgroups waiting for a name, that had to make room; deletions that the source forgot."""
+        """Dropped deleted pods and waiting cgroups, and deletions that the source dropped."""
         return {**self._forgotten, "deletion": self._source.deletions_lost}
 
     @property
     def name(self) -> str:
-        """That of the source."""
+        """The name of the source."""
         return self._source.name
 
     @property
     def connected(self) -> bool:
-        """Whether the source answers."""
+        """Whether the source is connected."""
         return self._source.connected
 
     @property
     def relists(self) -> int:
-        """Those of the source."""
+        """How often the source listed all pods again."""
         return self._source.relists
 
     def problem(self) -> str:
-        """That of the source."""
+        """The problem of the source."""
         return self._source.problem()
 
     def start(self) -> None:
-        """Start the source."""
+        """Start the source of pods."""
         self._source.start()
 
     def close(self) -> None:
-        """End the source."""
+        """Stop the source of pods."""
         self._source.close()
 
     def snapshot(
         self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
-        """Name every cgroup that is some pod's; where nothing has changed, the snapshot is the one before."""
+        """Name every cgroup of a pod; returns the same snapshot as before if nothing changed."""
         now = self._clock()
         self._follow_connection(now)
         changed = self._take_pods(now)
@@ -147,7 +146,7 @@ class ClusterNamer:
         reported: dict[int, Identity] = {}
         reasons: dict[int, str] = {}
         waiting, self._waiting = self._waiting, {}
-        tops: dict[tuple[str, str], tuple[Directory, list[int], Identity]] = {}
+        outermost: dict[tuple[str, str], tuple[Directory, list[int], Identity]] = {}
         seen: dict[str, tuple[str, str] | None] = {}
         alive: set[str] = set()
 
@@ -165,8 +164,8 @@ class ClusterNamer:
             identities[directory.id] = owner
             if owner.container:
                 reported[directory.id] = owner
-                # The walk goes from the top: what is nested in a container comes after it.
-                tops.setdefault(ids, (directory, [], owner))[1].extend(directory.pids)
+                # The walk starts at the top: cgroups below a container come after it.
+                outermost.setdefault(ids, (directory, [], owner))[1].extend(directory.pids)
         self._ids = seen
         for id_, path in self._departed(waiting, vanished, reasons, identities):
             ids = kubernetes_ids(path)
@@ -182,13 +181,15 @@ class ClusterNamer:
         snapshot = Snapshot(
             identities=identities,
             reported=reported,
-            groups=tuple([Group(d.id, f"{root}/{d.path}", tuple(pids), owner) for d, pids, owner in tops.values()]),
+            groups=tuple(
+                [Group(d.id, f"{root}/{d.path}", tuple(pids), owner) for d, pids, owner in outermost.values()]
+            ),
             present=present,
             reasons=reasons,
             kept=kept,
             workloads=tuple(self._workloads({identity.of_pod for identity in (*reported.values(), *kept)})),
         )
-        # What is not there any more is in one snapshot only.
+        # A cgroup that no longer exists is in one snapshot only.
         self._before = (
             (directories, snapshot) if present.issuperset(identities.keys() | reasons.keys()) else ((), snapshot)
         )
@@ -201,7 +202,7 @@ class ClusterNamer:
             self._connected_since = now
 
     def _take_pods(self, now: float) -> bool:
-        """Bring the index up to date with the source; whether there was anything new."""
+        """Update the index from the source; return whether anything changed."""
         pods, deleted = self._source.poll()
         if pods is self._pods and not deleted:
             return False
@@ -220,13 +221,13 @@ class ClusterNamer:
         for pod in (*(pod for pod, _ in self._recent.values()), *self._pods.values()):
             known = _Known(pod, self._wanted.labels) if self._wanted.wants(pod) else None
             self._index[pod.uid] = claimed[pod.cgroup_uid] = known
-        # A static pod's other UID is an annotation, which anyone may write: it takes no pod's own.
+        # A static pod's second UID is an annotation, which any user can write: it must not replace a real UID.
         self._index = claimed | self._index
 
     def _owner(
         self, id_: int, path: str, ids: tuple[str, str], waiting: Mapping[int, _Wait], now: float
     ) -> Identity | str:
-        """Whose a cgroup is, or why it is nobody's."""
+        """Return the owner of a cgroup, or why it has none."""
         uid, container = ids
         known = self._index.get(uid, _UNKNOWN)
         if known is None:
@@ -243,7 +244,7 @@ class ClusterNamer:
             if wait is None:
                 wait = _Wait(path, now)
                 self._source.hurry()
-            # What the source could not tell while it was away it may tell once it is back.
+            # The time starts again when the source reconnects: it could not report anything before.
             if self._connected_since is None or now - max(wait.since, self._connected_since) < NAME_TIMEOUT:
                 self._waiting[id_] = wait
                 return PENDING
@@ -257,7 +258,7 @@ class ClusterNamer:
         reasons: Mapping[int, str],
         known: Mapping[int, Identity],
     ) -> Iterable[tuple[int, str]]:
-        """Cgroups that are not there any more, and still have no name."""
+        """Yield the cgroups that no longer exist and have no name yet."""
         for id_, wait in waiting.items():
             if id_ not in reasons and id_ not in known:
                 yield id_, wait.path
@@ -266,7 +267,7 @@ class ClusterNamer:
                 yield id_, path
 
     def _forget_pods(self, alive: set[str], now: float) -> None:
-        """Forget deleted pods some time after their last cgroup has gone."""
+        """Forget deleted pods some time after their last cgroup was removed."""
         before = len(self._recent)
         for uid, (pod, _) in list(self._recent.items()):
             if uid in alive or pod.cgroup_uid in alive:
@@ -277,7 +278,7 @@ class ClusterNamer:
             self._reindex()
 
     def _kept(self) -> Iterable[Identity]:
-        """Containers that may be started again."""
+        """Yield the containers that may be restarted."""
         for uid in self._pods:
             known = self._index.get(uid)
             if known is not None:
@@ -286,9 +287,9 @@ class ClusterNamer:
                         yield known.of(container)
 
     def _workloads(self, pods: set[Identity]) -> Iterable[Workload]:
-        """One workload a name: a StatefulSet's pod is made again under its own while the last one still has series."""
+        """Yield one workload per pod name. A StatefulSet creates a pod again while the last one still has series."""
         newest: dict[tuple[str, str], _Known] = {}
-        for uid in (*self._recent, *self._pods):  # the later, the newer, where nothing else says so
+        for uid in (*self._recent, *self._pods):  # in order of age, if `_rank` does not say otherwise
             known = self._index.get(uid)
             if known is not None and known.identity in pods:
                 name = known.identity.namespace, known.identity.pod
@@ -299,7 +300,7 @@ class ClusterNamer:
             yield Workload(known.identity, known.pod.owner_kind, known.pod.owner, known.pod.qos, restarts)
 
     def _rank(self, pod: Pod) -> tuple[bool, bool, str]:
-        """The pod that runs comes last: one that is there, is not being deleted, is the newest."""
+        """Sort key of pods with one name: existing ones, then those not being deleted, then the newest, are last."""
         return pod.uid in self._pods, not pod.terminating, pod.created
 
 

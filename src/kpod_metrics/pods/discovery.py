@@ -1,4 +1,4 @@
-"""Which source of pods the settings ask for."""
+"""The source of pods that the settings choose."""
 
 from functools import partial
 
@@ -10,11 +10,11 @@ from kpod_metrics.settings import Settings
 
 
 def kubernetes_source(settings: Settings) -> PodSource:
-    """Make the source for discovery `kubernetes` or `kubelet`, not started yet; asks no server.
+    """Make the source for discovery `kubernetes` or `kubelet`, not started yet; sends no request.
 
-    Raises SettingError or RefusedError, one line, if it cannot be known how to reach the cluster.
+    Raises SettingError or RefusedError, in one line, if no configuration says how to reach the cluster.
     """
-    # Not at the top: 10 MB of memory, which an agent without Kubernetes does not spend.
+    # Not at the top: this import takes 10 MB of memory, which an agent without Kubernetes does not need.
     from kpod_metrics.pods import client  # noqa: PLC0415
 
     if settings.discovery == "kubernetes":

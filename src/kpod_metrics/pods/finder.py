@@ -1,4 +1,4 @@
-"""What runs here, found by walking the cgroup tree and named by what is known of it."""
+"""Finds the cgroups of this node by a walk of the tree, and has them named."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,81 +10,81 @@ from kpod_metrics.errors import UnavailableError, described
 from kpod_metrics.pods.model import Snapshot
 
 CAPACITY = 10_000
-"""Cgroups below the root that are gone and remembered, where the root is a part of the hierarchy."""
+"""Removed cgroups below the root that are remembered, if the root is only a part of the hierarchy."""
 
 log = logging.getLogger(__name__)
 
 
 class Namer(Protocol):
-    """Gives cgroups their owners."""
+    """Names the owners of cgroups."""
 
     @property
     def name(self) -> str:
-        """Where it has the names from."""
+        """The source of its names."""
 
     @property
     def connected(self) -> bool:
-        """Whether what it knows is up to date."""
+        """Whether its names are up to date."""
 
     @property
     def relists(self) -> int:
-        """Times that all was listed anew after a fault."""
+        """How often everything was listed again after a failure."""
 
     @property
     def forgotten(self) -> Mapping[str, int]:
-        """What had to make room in its tables, by kind."""
+        """How many entries its full tables dropped, by kind."""
 
     def snapshot(
         self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
-        """Name what is there (`directories`, parents first) and what has come and gone since (`vanished`: id to path).
+        """Name the cgroups that exist (`directories`, parents first) and those created and removed since (`vanished`).
 
-        `active` are ids with events: they hold processes, or did.
+        `vanished` has paths by id. `active` are the ids of cgroups with events: they have or had processes.
         """
 
     def problem(self) -> str:
-        """What does not work, one line; empty while it works."""
+        """The current problem, in one line; empty if there is none."""
 
     def start(self) -> None:
-        """Begin to find out; returns at once."""
+        """Start; returns immediately."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
 
 
 class Finder:
-    """Walks the tree, and follows the kernel's word of cgroups that are made between two walks."""
+    """Walks the tree, and learns from the kernel about cgroups that are created between two walks."""
 
     def __init__(self, root: str, namer: Namer, kept_files: int = 0, events: CgroupEvents | None = None) -> None:
-        """`kept_files` descriptors may be kept open; `events` tells of new cgroups where the kernel can."""
+        """`kept_files` is how many descriptors may stay open; `events` reports new cgroups, if the kernel can."""
         self.root, self._namer = root, namer
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
         self._hears = False
-        """Whether the kernel tells of new cgroups."""
+        """Whether the kernel reports new cgroups."""
         self._part: bool | None = None
-        """Whether the root is a part of the hierarchy; not known before the first look."""
+        """Whether the root is only a part of the hierarchy; None before the first walk."""
         self._newest = 0
-        """The newest cgroup of the first look, where the root is a part: the kernel numbers them in their order."""
+        """If the root is a part: the newest cgroup of the first walk. Newer cgroups have higher ids."""
         self._below: dict[int, None] = {}
-        """Where the root is a part: all that were ever seen below it, the last that were there at the end."""
+        """If the root is a part: all cgroups that were ever seen below it, the most recently seen ones last."""
         self._forgotten = 0
-        """How many of these had to go."""
+        """How many of these were dropped."""
         self._relists = 0
         self.error = ""
-        """Why the last refresh failed; empty where it worked."""
+        """Why the last refresh failed; empty if it did not."""
         self.errors = 0
-        """Times that it failed."""
+        """How many refreshes failed."""
 
     @property
     def forgotten(self) -> Mapping[str, int]:
-        """What had to make room in tables, by kind."""
+        """How many entries full tables dropped, by kind."""
         return {**self._namer.forgotten, "outside": self._forgotten}
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """Cgroups that the last walk left out with all that is below them, by reason."""
+        """Cgroups that the last walk skipped, with everything below them, by reason."""
         return self._tree.skipped
 
     @property
@@ -94,38 +94,38 @@ class Finder:
 
     @property
     def connected(self) -> bool:
-        """Whether both the tree and the source of names answer."""
+        """Whether both the tree and the source of names work."""
         return not self.error and self._namer.connected
 
     @property
     def relists(self) -> int:
-        """Times that all was listed anew after a fault."""
+        """How often everything was listed again after a failure."""
         return self._relists + self._namer.relists
 
     def open(self) -> None:
-        """Listen to the kernel."""
+        """Start to receive the kernel's reports of new cgroups."""
         if self.events is not None:
             try:
                 self.events.open()
                 self._hears = True
             except UnavailableError as error:
                 self.events.close()
-                log.warning("cgroups that come and go between two cycles are not seen: %s", error)
+                log.warning("cgroups that start and end between two cycles are not seen: %s", error)
 
     def start(self) -> None:
         """Start the source of names, which may have a thread."""
         self._namer.start()
 
     def has_news(self) -> bool:
-        """Whether cgroups were made since the last refresh, as far as the kernel tells."""
+        """Whether the kernel reported new cgroups since the last refresh."""
         if self.events is not None:
             self._made.update(self.events.take())
         return bool(self._made)
 
     def refresh(self, active: frozenset[int] = frozenset()) -> Snapshot:
-        """Return what is there now; `active` are ids with events.
+        """Return the cgroups that exist now; `active` are the ids of cgroups with events.
 
-        Raises OSError where the tree cannot be read.
+        Raises OSError if the tree cannot be read.
         """
         try:
             found = self._look(active)
@@ -138,12 +138,12 @@ class Finder:
         return found
 
     def fail(self, error: Exception) -> None:
-        """Take note that what is there is not known, and why."""
+        """Record a failed refresh and its reason."""
         self.errors += 1
         self.error = f"{self.root}: {error.strerror}" if isinstance(error, OSError) else described(error)
 
     def _look(self, active: frozenset[int]) -> Snapshot:
-        # First what was made, then what is there: nothing falls between the two.
+        # First the new cgroups, then the walk: a cgroup is in one of the two at least.
         self.has_news()
         directories = self._tree.walk()
         if self._part is None:
@@ -169,10 +169,10 @@ class Finder:
             self._forgotten += 1
 
     def is_outside(self, cgroup: int) -> bool:
-        """Whether a cgroup lies outside of the root: it was never seen or told below it.
+        """Whether a cgroup is outside of the root: it was never seen or reported below it.
 
-        To be asked after a refresh that followed its events. Where the kernel does not tell of new cgroups, one that is
-        newer than the first look may have come and gone below the root: it is not said to be outside.
+        Call this after a refresh that followed its events. If the kernel does not report new cgroups, a cgroup newer
+        than the first walk may have existed below the root for a short time, so it does not count as outside.
         """
         return bool(
             self._part
@@ -182,11 +182,11 @@ class Finder:
         )
 
     def problem(self) -> str:
-        """What does not work, one line; empty while it works."""
+        """The current problem, in one line; empty if there is none."""
         return self.error or self._namer.problem()
 
     def close(self) -> None:
-        """Close the kept files, and end what it listens to."""
+        """Close the open files, and stop receiving reports."""
         self._tree.close()
         if self.events is not None:
             self.events.close()

@@ -1,4 +1,4 @@
-"""What Kubernetes tells of a pod, as metrics: there where it is the source of names."""
+"""Metrics that come from Kubernetes: they exist if it is the source of names."""
 
 from collections.abc import Iterable
 
@@ -9,16 +9,16 @@ INFO = Table(
     (
         gauge(
             "kpod_pod_info",
-            "1, with what made the pod (a Deployment in place of its ReplicaSet) and its quality of service class.",
+            "1. The labels have the pod's controller (a Deployment instead of its ReplicaSet) and its QoS class.",
             "metadata.ownerReferences, status.qosClass",
             profile=Profile.MINIMAL,
-            advice=("Join it to any series by namespace and pod, for the owner or the quality of service class."),
+            advice="Join it with any series by namespace and pod, to get the owner or the QoS class.",
         ),
     ),
     labels=(
         Label("owner_kind", per="kind of owner"),
         Label("owner", per="owner"),
-        Label("qos", per="quality of service class"),
+        Label("qos", per="QoS class"),
     ),
     scope=Scope.POD,
 )
@@ -26,12 +26,12 @@ RESTARTS = Table(
     (
         gauge(
             "kpod_container_restarts",
-            "Times that the container was started again.",
+            "How often Kubernetes restarted the container.",
             "restartCount of status.containerStatuses",
             profile=Profile.MINIMAL,
             advice=(
-                "Three within half an hour are KpodContainerRestarts: look at the exit code, and "
-                "at kpod_mem_oom_kills_total."
+                "At three in half an hour KpodContainerRestarts fires: look at the exit code, and at "
+                "kpod_mem_oom_kills_total."
             ),
         ),
     )
@@ -40,7 +40,7 @@ TABLES = (INFO, RESTARTS)
 
 
 def rows(workloads: Iterable[Workload]) -> Iterable[tuple[Identity, Row]]:
-    """Rows of the pods and containers, each with whom it is about."""
+    """Yield the rows of pods and containers, each with its owner."""
     for workload in workloads:
         yield workload.pod, Row(INFO, 0, (workload.owner_kind, workload.owner, workload.qos), (1,))
         for container, restarts in workload.restarts:

@@ -1,4 +1,4 @@
-"""Pods by polling the node's own kubelet: no load on the API server, for clusters where that is what counts."""
+"""Pods from the node's own kubelet, by polling: no load on the API server, for very large clusters."""
 
 import random
 import threading
@@ -11,28 +11,28 @@ from kpod_metrics.retry import Backoff
 
 PATH = "/pods"
 INTERVAL = 15.0
-"""Seconds between two polls, on average; each is up to a fifth more or less."""
-SOON = 1.0
-"""Seconds at least between two polls, where a new cgroup calls for one."""
+"""Mean seconds between two polls; each interval is up to a fifth longer or shorter."""
+MIN_INTERVAL = 1.0
+"""Seconds between two polls, if a new cgroup without a name needs one."""
 POLL_TIMEOUT = 10.0
-"""Seconds without a byte after which a poll is given up."""
+"""Seconds without a byte after which a poll fails."""
 
 
 class KubeletSource(Source):
     """Polls a kubelet's list of its pods.
 
-    A kubelet that was just restarted lists its static pods only, until it heard from the API server: so a pod is
-    deleted when two lists in a row are without it.
+    After a restart a kubelet lists only its static pods, until it has the others from the API server. So a pod counts
+    as deleted after two lists without it.
     """
 
     name = "kubelet"
     right = (
-        "the right to read a kubelet's pods is missing (a ClusterRole with verb get on resource nodes/pods, which "
-        "kubelets know from 1.33 on; on older ones nodes/proxy, which is much more)"
+        "the right to read a kubelet's pods is missing (a ClusterRole with verb get on resource nodes/pods; before "
+        "Kubernetes 1.33 nodes/proxy, which allows far more)"
     )
     reasons: ClassVar[Mapping[int, str]] = {
         **Source.reasons,
-        401: "the token is not valid, or the API server is down: the kubelet asks it whose the token is",
+        401: "the token is not valid, or the API server is down, which the kubelet asks to verify tokens",
     }
 
     def __init__(
@@ -52,18 +52,18 @@ class KubeletSource(Source):
         self._seen: dict[str, api.Item] = {}
 
     def hurry(self) -> None:
-        """Poll soon: a pod that comes and goes between two polls would have no name."""
+        """Poll soon: a pod that starts and ends between two polls would get no name."""
         self._hurried.set()
 
     def close(self) -> None:
-        """End."""
+        """Stop."""
         self._closed.set()
         self._hurried.set()
         super().close()
 
     def _rest(self, seconds: float) -> None:
-        """Wait for the next poll, or less if one is wanted; after a failure nothing shortens the wait."""
-        soon = min(SOON, seconds) if self.connected else seconds
+        """Wait for the next poll, less if `hurry` is called. After a failure nothing shortens the wait."""
+        soon = min(MIN_INTERVAL, seconds) if self.connected else seconds
         if not self._closed.wait(soon):
             self._hurried.wait(seconds - soon)
 

@@ -1,4 +1,4 @@
-"""What a source of pods tells about this node."""
+"""The types that describe the pods of this node."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import NamedTuple, Protocol
 
 
 class Identity(NamedTuple):
-    """Whom a series is charged to: the three pod labels, and those that were chosen of the pod's own."""
+    """The owner of a series: the three labels of a pod, and the values of the chosen pod labels."""
 
     namespace: str
     pod: str
     container: str
     extra: tuple[str, ...] = ()
-    """Values of the pod's labels that are metric labels too (setting `pod_labels`), in the order of the setting."""
+    """Values of the pod labels that become metric labels (setting `pod_labels`), in the order of the setting."""
 
     @property
     def of_pod(self) -> "Identity":
@@ -21,14 +21,14 @@ class Identity(NamedTuple):
         return _of_pod(self) if self.container else self
 
 
-@lru_cache(4096)  # asked for several times a cycle, of the same
+@lru_cache(4096)  # called several times per cycle with the same arguments
 def _of_pod(identity: Identity) -> Identity:
     return Identity(identity.namespace, identity.pod, "", identity.extra)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A cgroup whose files are read. Collectors see in `identity` and `pod` only keys to tell pods apart."""
+    """A cgroup whose files are read. Collectors use `identity` and `pod` only as keys."""
 
     id: int
     path: str
@@ -36,51 +36,51 @@ class Group:
     pids: tuple[int, ...]
     identity: Identity
     pod: Identity = field(init=False)
-    """Key of its pod."""
+    """Key of its pod: the identity with an empty container."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pod", self.identity.of_pod)
 
 
 class Workload(NamedTuple):
-    """What Kubernetes tells of a pod beside its names."""
+    """What Kubernetes reports about a pod, apart from its names."""
 
     pod: Identity
     owner_kind: str
     owner: str
     qos: str
     restarts: tuple[tuple[Identity, int], ...]
-    """Of each container that was started."""
+    """How often each started container was restarted."""
 
 
 HOST, FILTERED, PENDING, UNRESOLVED = "host", "filtered", "pending", "unresolved"
-"""Why a cgroup has no owner: no pod's by nature, a pod's that settings leave out, one not known yet, one that nobody
-ever named."""
+"""Why a cgroup has no owner: it belongs to no pod, the settings exclude its pod, its pod is not known yet, or its pod
+never became known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is there now."""
+    """The cgroups and pods that exist now."""
 
     identities: Mapping[int, Identity] = field(default_factory=dict)
-    """Every cgroup whose events have an owner, by cgroup id, reported yet or not; also some that are gone already."""
+    """Owner by cgroup id, of every cgroup that has one, also of some cgroups that were removed already."""
     reported: Mapping[int, Identity] = field(default_factory=dict)
-    """The cgroups that have series from now on."""
+    """The cgroups that have series, also before their first event."""
     groups: tuple[Group, ...] = ()
     """The cgroups whose files are read."""
     present: frozenset[int] = frozenset()
-    """Every cgroup id that exists, with or without an owner."""
+    """The ids of all existing cgroups, with or without an owner."""
     reasons: Mapping[int, str] = field(default_factory=dict)
-    """Why the others have no owner."""
+    """Why the other cgroups have no owner, by cgroup id."""
     kept: frozenset[Identity] = frozenset()
-    """Containers whose series stay though they have no cgroup now: they will be started again."""
+    """Containers without a cgroup whose series stay, because Kubernetes will restart them."""
     workloads: tuple[Workload, ...] = ()
-    """Of every pod with series, where there is Kubernetes."""
+    """One for each pod with series, if the pods come from Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One container of a pod, of whatever kind: init, sidecar, application, ephemeral."""
+    """One container of a pod: init, sidecar, application or ephemeral."""
 
     name: str
     ids: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod of this node, as Kubernetes has it."""
+    """A pod of this node."""
 
     uid: str
     namespace: str
@@ -100,42 +100,43 @@ class Pod:
     containers: tuple[Container, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     owner_kind: str = ""
-    """What made it: a Deployment in place of its ReplicaSet; "Pod" for one that nothing owns."""
+    """Kind of its controller: a Deployment instead of its ReplicaSet; "Pod" if it has none."""
     owner: str = ""
     qos: str = ""
     """Guaranteed, Burstable or BestEffort."""
     cgroup_uid: str = ""
-    """The UID in its cgroups' paths: a static pod's is the hash of its file."""
+    """The UID in the paths of its cgroups: for a static pod the hash of its file."""
     created: str = ""
-    """When it was made, as the API has it (RFC 3339, UTC); empty for a static pod in a kubelet's list."""
+    """Time of its creation (RFC 3339, UTC); empty for a static pod in a kubelet's list."""
     terminating: bool = False
     """Whether it is being deleted."""
 
 
 class PodSource(Protocol):
-    """Where Kubernetes' pods come from. It works on a thread of its own; the agent asks it once a cycle."""
+    """A source of Kubernetes' pods. It has its own thread; the agent polls it once per cycle."""
 
     name: str
     connected: bool
     relists: int
-    """Times that all pods were listed anew after a fault."""
+    """How often all pods were listed again after a failure."""
     deletions_lost: int
-    """Deleted pods that made room for others before anybody polled."""
+    """Deleted pods that were dropped before the agent polled."""
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start; returns immediately."""
 
     def poll(self) -> tuple[Mapping[str, Pod], tuple[Pod, ...]]:
-        """Return the pods by UID, and those that were deleted since the last call (so short a life is not missed).
+        """Return the pods by UID, and those deleted since the last call; does not block.
 
-        The mapping is not changed later. Waits for nothing.
+        A pod that started and was deleted between two calls is among the deleted ones. The mapping does not change
+        later.
         """
 
     def hurry(self) -> None:
-        """A cgroup is there that no pod known so far explains: what is new is wanted soon."""
+        """Ask for news soon: there is a cgroup of an unknown pod."""
 
     def problem(self) -> str:
-        """What does not work and since when, one line; empty while it works."""
+        """The current problem and how long it lasts, in one line; empty if there is none."""
 
     def close(self) -> None:
-        """End; returns within a second."""
+        """Stop; returns within a second."""

@@ -1,14 +1,14 @@
-"""What a cgroup's path says about who made it: Kubernetes, systemd, or somebody else.
+"""Which pod, container or systemd unit a cgroup belongs to, by its path.
 
 Path forms: the kubelet's cgroup drivers (pkg/kubelet/cm/cgroup_manager_linux.go: `kubepods.slice/...-pod<uid>.slice`
 with the uid's dashes as underscores, or `kubepods/<qos>/pod<uid>`), and the runtimes' leaf directories
 (`cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, or the bare id). Where the kubelet uses systemd
-and containerd does not, both names are one directory (`...-pod<uid>.slice:cri-containerd:<id>`). What may come before
-these (a cgroup root, the container that a node of kind is) and after (systemd, Docker, a whole cluster in a container)
-does not count: the outermost pod, and the outermost container in it, own all that is below.
+and containerd does not, one directory has both names (`...-pod<uid>.slice:cri-containerd:<id>`). Other parts before
+these (a cgroup root, the container of a kind node) and after them (systemd, Docker, a cluster in a container) do not
+matter: the outermost pod, and the outermost container in it, own everything below.
 
-A UID is a UUID or, of a static pod, the MD5 of its file; a static pod's file that sets a UID of another form makes a
-cgroup that is not taken for a pod's.
+A UID is a UUID or, for a static pod, the MD5 hash of its file. If a static pod's file sets a UID of another form, its
+cgroup does not count as a pod's.
 """
 
 import re
@@ -18,18 +18,18 @@ from kpod_metrics.pods.model import Identity
 _POD = re.compile(
     r"(?:^|-)pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$"
 )
-# CRI-O keeps each container's monitor beside it (`crio-conmon-<id>.scope`): its work is the pod's, not the container's.
+# CRI-O puts each container's monitor beside it (`crio-conmon-<id>.scope`): it belongs to the pod, not to the container.
 _CONTAINER = re.compile(r"^(?![a-z]+-conmon-)(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?$")
 _UNIT = re.compile(r"\.(?:service|scope|slice|socket|mount|swap)$")
 _SHORT = 12
-"""Digits of a container's short id, as the runtimes print it."""
+"""Length of a container's short id, as runtimes print it."""
 
 
 def kubernetes_ids(path: str) -> tuple[str, str] | None:
-    """Return the pod UID and container id of a path that Kubernetes made, None for any other path.
+    """Return the pod UID and container id of a path that Kubernetes created, None for any other path.
 
-    A path nested in a container has the container's ids; the container id of the pod's own cgroup is "". A sandbox
-    (pause) has an id like a container's: only who knows the pod's containers can tell.
+    A path below a container has the ids of the container. The container id of the pod's own cgroup is "". The id of a
+    sandbox (pause) looks like that of a container: only the pod's status distinguishes the two.
     """
     parts = re.split("[/:]", path)
     for at, part in enumerate(parts):
@@ -49,11 +49,11 @@ def identity_of_path(path: str) -> Identity:
 
 
 def _unit(path: str) -> str:
-    """Return the name of the innermost systemd unit of a path; "" where there is none.
+    """Return the name of the innermost systemd unit of a path; "" if there is none.
 
-    A unit's name is its own below one service manager: the system's, whose units have nothing but slices above them. A
-    user's manager, or one in a container, may have units of the same names: theirs begin with what the manager is in
-    (`user@1000.service/app.slice/x.service`).
+    Unit names are unique below one service manager. Units of the system's manager have only slices above them. The
+    manager of a user or of a container can have units with the same names: their names begin with the unit of the
+    manager (`user@1000.service/app.slice/x.service`).
     """
     parts = path.split("/")
     units = [at for at, part in enumerate(parts) if _UNIT.search(part)]
@@ -61,5 +61,5 @@ def _unit(path: str) -> str:
         return ""
     begin = next((at for at, part in enumerate(parts) if not part.endswith(".slice")), units[-1])
     if begin < units[-1] and begin not in units:
-        begin = 0  # no unit holds it: only the whole path is its own
+        begin = 0  # the manager is in no unit: only the whole path is unique
     return "/".join(parts[min(begin, units[-1]) : units[-1] + 1])

@@ -1,7 +1,7 @@
 """Credentials from a kubeconfig's exec plugin: `client.authentication.k8s.io` v1 and v1beta1.
 
-lightkube runs plugins of v1beta1 only, tells them nothing, and waits for ever. Of an ExecCredential this takes the
-token and the client certificate, and runs the plugin again shortly before they expire, and once after a 401.
+lightkube runs only plugins of v1beta1, passes them no information, and has no timeout. This module takes the token and
+the client certificate of an ExecCredential. It runs the plugin again shortly before they expire, and once after a 401.
 """
 
 import base64
@@ -27,15 +27,15 @@ from lightkube.core.exceptions import ConfigError
 GROUP = "client.authentication.k8s.io"
 VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
 MODES = ("", "Never", "IfAvailable")
-"""Of interactiveMode: there is no terminal."""
+"""Accepted values of interactiveMode: there is no terminal."""
 PLUGIN_TIMEOUT = 30.0
-"""Seconds that a plugin may take."""
+"""Seconds within which a plugin must end."""
 MAX_OUTPUT_BYTES = 1 << 20
-"""Of what it prints."""
+"""Maximum size of a plugin's output."""
 RENEW_BEFORE = 30.0
-"""Seconds before its end at which a credential is replaced."""
+"""Seconds before its expiry at which a credential is renewed."""
 _SHOWN = 300
-"""Characters of a plugin's words in a message."""
+"""Characters of a plugin's output that a message has."""
 
 
 class Exec(UserExec, omit_defaults=True):
@@ -44,9 +44,9 @@ class Exec(UserExec, omit_defaults=True):
     interactiveMode: str = ""  # noqa: N815 - the API's name
     provideClusterInfo: bool = False  # noqa: N815
     folder: str = "."
-    """The kubeconfig's, which a command's relative path begins at."""
+    """The folder of the kubeconfig: a relative path of a command starts there."""
     cluster: dict[str, Any] | None = None
-    """Information on the cluster for the plugin."""
+    """Information about the cluster for the plugin."""
 
 
 class _Status(msgspec.Struct, rename="camel"):
@@ -63,7 +63,7 @@ class _Credential(msgspec.Struct, rename="camel"):
 
 
 def section(tree: Mapping[str, Any], user: str, cluster: str, folder: Path) -> Exec:
-    """Read the section of a user who has one; raises ConfigError, ValueError or what reading YAML may."""
+    """Read the section `exec` of a user; raises ConfigError, ValueError, or the errors of reading YAML."""
     found = next(one["user"]["exec"] for one in tree["users"] if one["name"] == user)
     known = {key: value for key, value in found.items() if key not in ("folder", "cluster")}
     read = msgspec.convert(known, Exec)
@@ -76,34 +76,34 @@ def section(tree: Mapping[str, Any], user: str, cluster: str, folder: Path) -> E
     read.folder = str(folder)
     if read.provideClusterInfo:
         whole = next(one["cluster"] for one in tree["clusters"] if one["name"] == cluster)
-        read.cluster = _told(whole, folder)
+        read.cluster = _cluster_info(whole, folder)
     return read
 
 
-def _told(cluster: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the information on a cluster for a plugin: its CA as data, and what the kubeconfig has for plugins."""
+def _cluster_info(cluster: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the information about a cluster for a plugin: its CA as data, and the kubeconfig's extension."""
     names = ("server", "tls-server-name", "insecure-skip-tls-verify", "certificate-authority-data", "proxy-url")
-    told = {name: cluster[name] for name in names if name in cluster}
+    info = {name: cluster[name] for name in names if name in cluster}
     if path := cluster.get("certificate-authority"):
-        told["certificate-authority-data"] = base64.b64encode((folder / path).read_bytes()).decode()
+        info["certificate-authority-data"] = base64.b64encode((folder / path).read_bytes()).decode()
     for extension in cluster.get("extensions") or ():
         if extension["name"] == f"{GROUP}/exec":
-            told["config"] = extension["extension"]
-    return told
+            info["config"] = extension["extension"]
+    return info
 
 
 class PluginAuth(httpx2.Auth):
-    """Has each request authorized; of one thread, but for `abort`."""
+    """Authorizes every request. For one thread, except `abort`."""
 
     def __init__(self, plugin: Exec, context: ssl.SSLContext) -> None:
-        """A client certificate is loaded into `context`: every request needs a connection of its own."""
+        """Client certificates are loaded into `context`, so every request needs its own connection."""
         self._plugin, self._context = plugin, context
         self._status: _Status | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._aborted = False
 
     def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        """Authorize a request; one that is refused is sent again with a new credential, unless this one is new."""
+        """Authorize a request. After a 401, repeat it with a new credential, unless the credential was new."""
         status, is_new = self._status, False
         if status is None or _ends_soon(status):
             status, is_new = self._renew(), True
@@ -112,7 +112,7 @@ class PluginAuth(httpx2.Auth):
             yield _authorized(request, self._renew())
 
     def abort(self) -> None:
-        """From any thread: end a plugin that runs."""
+        """Kill a running plugin; for any thread."""
         self._aborted = True
         if process := self._process:
             _kill(process)
@@ -136,7 +136,7 @@ class PluginAuth(httpx2.Auth):
         path = shutil.which(command, path=environment.get("PATH"))
         if path is None:
             hint = f": {_shown(plugin.installHint)}" if plugin.installHint else ""
-            raise ConfigError(f"{name} is not there, or cannot be executed{hint}")
+            raise ConfigError(f"{name} does not exist, or cannot be executed{hint}")
         try:
             printed = self._run(name, [path, *(plugin.args or ())], environment)
         except OSError as error:
@@ -144,7 +144,7 @@ class PluginAuth(httpx2.Auth):
         return _read(name, printed, plugin.apiVersion)
 
     def _run(self, name: str, command: list[str], environment: Mapping[str, str]) -> bytes:
-        """Run a plugin in a process group of its own, which is gone in the end; return what it prints."""
+        """Run a plugin in its own process group, which is killed in the end; return its output."""
         pipe = subprocess.PIPE
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
@@ -152,7 +152,7 @@ class PluginAuth(httpx2.Auth):
             self._process = process
             try:
                 if self._aborted:
-                    raise ConfigError(f"{name} was ended")
+                    raise ConfigError(f"{name} was stopped")
                 output, errors = _printed(name, process)
                 process.wait(PLUGIN_TIMEOUT)
             except subprocess.TimeoutExpired:
@@ -161,7 +161,7 @@ class PluginAuth(httpx2.Auth):
                 self._process = None
                 _kill(process)
         if process.returncode:
-            ended = f"was ended by signal {-process.returncode}" if process.returncode < 0 else None
+            ended = f"was killed by signal {-process.returncode}" if process.returncode < 0 else None
             lines = errors.decode(errors="backslashreplace").strip().splitlines()
             last = f": {_shown(lines[-1])}" if lines else ""
             raise ConfigError(f"{name} {ended or f'returned {process.returncode}'}{last}")
@@ -169,7 +169,7 @@ class PluginAuth(httpx2.Auth):
 
 
 def _printed(name: str, process: "subprocess.Popen[bytes]") -> tuple[bytes, bytes]:
-    """Return what a process prints until both its outputs are closed; of the errors, the end."""
+    """Return the output of a process until both streams are closed; of the errors only the end."""
     assert process.stdout is not None
     assert process.stderr is not None
     end = time.monotonic() + PLUGIN_TIMEOUT
@@ -193,7 +193,7 @@ def _printed(name: str, process: "subprocess.Popen[bytes]") -> tuple[bytes, byte
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and what it started."""
+    """Kill a process and all processes that it started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -212,7 +212,7 @@ def _read(name: str, printed: bytes, version: str) -> _Status:
     if bool(status.client_certificate_data) != bool(status.client_key_data):
         raise ConfigError(f"{name} printed a client certificate without its key, or a key without its certificate")
     if not (status.token.isascii() and status.token.isprintable()):
-        raise ConfigError(f"{name} printed a token with characters that no header can have")
+        raise ConfigError(f"{name} printed a token with characters that are not allowed in a header")
     return status
 
 
@@ -228,7 +228,7 @@ def _authorized(request: httpx2.Request, status: _Status) -> httpx2.Request:
 
 
 def _load(context: ssl.SSLContext, status: _Status) -> None:
-    """Load a client certificate; OpenSSL takes files only: one in memory."""
+    """Load a client certificate. OpenSSL reads only files, so it goes through one in memory."""
     with os.fdopen(os.memfd_create("client certificate"), "wb") as file:
         file.write(f"{status.client_certificate_data}\n{status.client_key_data}\n".encode())
         file.flush()
@@ -239,5 +239,5 @@ def _load(context: ssl.SSLContext, status: _Status) -> None:
 
 
 def _shown(text: str) -> str:
-    """Return words from outside, safe to print."""
+    """Return text from outside, safe to print."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text.strip()[:_SHOWN])

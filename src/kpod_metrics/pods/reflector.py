@@ -1,22 +1,21 @@
-"""Pods by the API server's list and watch of this node's pods.
+"""Pods of this node from the API server, by list and watch.
 
-A watch is ended by the server after `timeoutSeconds` and taken up at the version it was at: no list. Whenever that
-version is gone (410), or the stream says ERROR, all pods are listed anew and compared with those known, so that pods
-deleted meanwhile are reported as deleted.
+The server ends a watch after `timeoutSeconds`. The next watch continues at the last version, without a list. If the
+server no longer has that version (410), or the stream has an ERROR, all pods are listed and compared with the known
+ones, to find the deleted pods.
 
-A list is taken from the server's cache (resourceVersion 0). Behind several API servers one may lag: a list that is
-older than what was seen before would bring back deleted pods and lose new ones, so then, and after a 410, a
-consistent list is asked for. Versions are compared as numbers, which Kubernetes promises from 1.35 on (KEP-5504) and
-etcd has always made true; where they are none, they are taken as they come.
+A list comes from the server's cache (resourceVersion 0). With several API servers one can be behind: a list that is
+older than what was seen before would restore deleted pods and lose new ones. Then, and after a 410, the source asks
+for a consistent list. Versions are compared as numbers: Kubernetes guarantees this from 1.35 on (KEP-5504), and with
+etcd it was always true. Versions that are not numbers are accepted in the order in which they arrive.
 
-Silence is no failure: the API server sends a bookmark only if its version has moved since the watch began, so on a
-quiet cluster a healthy watch has no byte until its end. A peer that is gone is found by TCP's keepalive. A server whose
-kernel is there while it hangs is found by SILENCE, after which a new watch begins at the same version. Only if that
-request fails is the source disconnected.
+Silence is not a failure: the API server sends a bookmark only if its version changed since the watch began, so on a
+quiet cluster a healthy watch sends no byte. TCP keepalive detects a lost peer. SILENCE detects a server that hangs
+while its kernel still answers: then a new watch begins at the same version. Only if that request fails, the source is
+disconnected.
 
-A store that was set back (a restored backup) goes with an end of all connections. Of a version from the future the
-server says nothing at all. So the first watch after a failure is a short one, and if nothing comes of it, all pods are
-listed.
+If the server's store is restored from a backup, all connections end, and the server sends nothing for a version that
+it does not have yet. So the first watch after a failure is short. If it returns nothing, all pods are listed.
 """
 
 import random
@@ -31,19 +30,19 @@ from kpod_metrics.retry import Backoff
 
 PATH = "/api/v1/pods"
 WATCH = (300.0, 600.0)
-"""Seconds between which a watch's length is drawn: agents that were started together drift apart."""
+"""Minimum and maximum seconds of a watch, chosen at random: so a thousand agents do not reconnect together."""
 PROBATION = (60.0, 120.0)
 """The same for the first watch after a failure."""
 SILENCE = WATCH[1] + 10.0
-"""Seconds without a byte after which a new watch begins: longer than any watch lasts where the server works."""
+"""Seconds without a byte after which a new watch begins: longer than a watch lasts at a server that works."""
 STEADY = 60.0
-"""Seconds that a watch must last to count as working: a server that ends each at once is not asked at full speed."""
+"""Seconds after which a watch counts as successful: else a server that ends each at once would get no backoff."""
 LIST_TIMEOUT = 30.0
-"""Seconds without a byte after which a list is given up."""
+"""Seconds without a byte after which a list fails."""
 MAX_TOMBSTONES = 10_000
-"""UIDs of deleted pods that are remembered, so that a late event does not bring one back."""
+"""UIDs of deleted pods that are remembered, so that a late event does not restore one."""
 
-# Failures of a watch that say nothing of its version.
+# Statuses of a failed watch after which its version is still valid.
 _VERSION_STANDS = frozenset({0, 401, 403, 429, 500, 502, 503})
 
 
@@ -78,10 +77,10 @@ class KubernetesSource(Source):
         self._version = ""
         """The newest resourceVersion seen in a list, an event or a bookmark."""
         self._lines = 0
-        """Events of the last watch."""
+        """Number of events of the last watch."""
         self._must_list = True
         self._doubtful = False
-        """Whether nothing came from the server since a failure: its store may have been set back."""
+        """Whether there was no event since a failure: the server's store may have been restored from a backup."""
         self._last_list = float("-inf")
         self._versions: dict[str, str] = {}
         self._tombstones: OrderedDict[str, None] = OrderedDict()
@@ -99,7 +98,7 @@ class KubernetesSource(Source):
         except RequestError as failure:
             self._doubtful = True
             self._must_list |= failure.status not in _VERSION_STANDS
-            # A 410 is the answer of a server that works, and one list is due; not so if there was one just now.
+            # A server that works can answer 410, and then one list is due; but not again right after a list.
             expired = failure.status == 410 and began - self._last_list >= self._steady
             if expired or time.monotonic() - began >= self._steady:
                 self._backoff.reset()
@@ -128,7 +127,7 @@ class KubernetesSource(Source):
         self._last_list = time.monotonic()
 
     def _pages(self, client: Server, first: dict[str, str]) -> tuple[list[api.Item], str]:
-        """Return a whole list and its version. No limit is asked for: a node's pods are few."""
+        """Return a complete list and its version. It sets no limit: a node has few pods."""
         items: list[api.Item] = []
         more = first
         while True:
@@ -157,7 +156,7 @@ class KubernetesSource(Source):
                 self._hear()
 
     def _take(self, line: bytes) -> None:
-        """Take an event of the watch."""
+        """Process an event of the watch."""
         try:
             event = decoded(api.event_of, line)
             if event.type == "ERROR":
@@ -165,7 +164,7 @@ class KubernetesSource(Source):
                 raise RequestError(f"watch of pods: {refusal.code}: {refusal.message}", refusal.code)
             item = decoded(api.item_of, event.object)
         except RequestError:
-            # Whatever it was, the events after this version are not to be had: a list is.
+            # The events after this version are lost: a list has the result.
             self._must_list = True
             raise
         uid, version = item.metadata.uid, item.metadata.resource_version

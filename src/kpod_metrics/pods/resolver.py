@@ -1,4 +1,4 @@
-"""Names what the kernel programs saw: cgroup id to pod, also for a while after the cgroup is gone."""
+"""Maps cgroup ids to their owners, also for some time after a cgroup was removed."""
 
 import math
 import time
@@ -8,55 +8,55 @@ from typing import TypeVar
 from kpod_metrics.pods.model import PENDING, Identity, Snapshot
 
 CAPACITY = 10_000
-"""Cgroups and containers that are gone and still known: the oldest make room."""
+"""Removed cgroups and containers that are remembered; beyond this the oldest are dropped."""
 
 _Key = TypeVar("_Key", bound=Hashable)
-_What = TypeVar("_What")
+_Value = TypeVar("_Value")
 
 
-class _Grace(dict[_Key, tuple[_What, float]]):
-    """What is gone, and since when; the oldest first."""
+class _Grace(dict[_Key, tuple[_Value, float]]):
+    """Removed entries with the time of their removal, the oldest first."""
 
     forgotten = 0
-    """How many had to go before their time."""
+    """How many were dropped before their grace time was over."""
 
-    def add(self, key: _Key, what: _What, now: float) -> None:
-        """Add one that was not there."""
-        self[key] = (what, now)
+    def add(self, key: _Key, value: _Value, now: float) -> None:
+        """Add an entry that was not there."""
+        self[key] = (value, now)
         if len(self) > CAPACITY:
             del self[next(iter(self))]
             self.forgotten += 1
 
     def expire(self, before: float) -> int:
-        """Return how many were dropped."""
-        doomed = []
+        """Drop the entries removed at `before` or earlier; return how many."""
+        expired = []
         for key, (_, since) in self.items():
             if since > before:
                 break
-            doomed.append(key)
-        for key in doomed:
+            expired.append(key)
+        for key in expired:
             del self[key]
-        return len(doomed)
+        return len(expired)
 
 
 class Resolver:
-    """Knows the owner of every cgroup id of the last snapshot, and of those gone less than `grace` seconds ago."""
+    """Knows the owner of every cgroup in the last snapshot, and of those removed less than `grace` seconds ago."""
 
     def __init__(self, grace: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._grace, self._clock = grace, clock
         self.snapshot = Snapshot()
         self._gone: _Grace[int, Identity | str] = _Grace()
-        """Cgroups: whose they were, or why they were nobody's."""
+        """Removed cgroups: their owner, or why they had none."""
         self._left: _Grace[Identity, None] = _Grace()
-        """Containers that have no cgroup any more."""
+        """Containers that no longer have a cgroup."""
         self.changes = 0
-        """Times that something came, went, or was forgotten: as long as it is the same, all answers are too."""
+        """Changes so far. While this number stays the same, so do all answers."""
         self._pods: set[Identity] = set()
         self._pods_at = 0
-        """`changes` when these were made, as one look through all serves all who ask."""
+        """`changes` when `_pods` was computed: it is computed once per change."""
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take a new snapshot: what left it stays known through the grace time."""
+        """Take a new snapshot. What is no longer in it stays known for the grace time."""
         if snapshot is self.snapshot:
             return
         self.changes += 1
@@ -79,32 +79,32 @@ class Resolver:
 
     @property
     def forgotten(self) -> int:
-        """Cgroups and containers that are gone and had to make room before their grace time was over."""
+        """Removed cgroups and containers that were dropped before their grace time was over."""
         return self._gone.forgotten + self._left.forgotten
 
     def owner(self, cgroup: int) -> Identity | str | None:
-        """Return the owner of a cgroup's events, or the reason why there is none; None for an unknown cgroup."""
+        """Return the owner of a cgroup's events, or why it has none; None if the cgroup is not known."""
         owner = self.snapshot.identities.get(cgroup)
         if owner is None and cgroup in self._gone:
             return self._gone[cgroup][0]
         return owner or self.snapshot.reasons.get(cgroup)
 
     def expire(self, read: float = math.inf) -> None:
-        """Forget what has been gone for the grace time; called after a page with its last values was published.
+        """Forget what was removed before the grace time. Call this after a page with its last values was published.
 
-        `read` is when the reads began, by the clock, since which all that was counted is charged: who went later may
-        still have events to come.
+        Everything counted before `read`, a time of the clock, is in the store. A cgroup that was removed later can
+        still have events that were not read.
         """
         before = min(self._clock() - self._grace, read)
         if self._gone.expire(before) + self._left.expire(before):
             self.changes += 1
 
     def is_gone(self, cgroup: int) -> bool:
-        """Whether nothing can be charged to this id any more: it does not exist, and its grace time is over."""
+        """Whether this id can have no more events: the cgroup was removed, and its grace time is over."""
         return cgroup not in self.snapshot.present and cgroup not in self._gone
 
     def has_pod(self, pod: Identity) -> bool:
-        """Whether some container of a pod may have series now."""
+        """Whether a container of this pod can have series now."""
         if self._pods_at != self.changes:
             self._pods, self._pods_at = {identity.of_pod for identity in self.identities()}, self.changes
         return pod in self._pods
@@ -113,5 +113,5 @@ class Resolver:
         return {*self.snapshot.identities.values(), *self.snapshot.kept}
 
     def identities(self) -> set[Identity]:
-        """Everybody who may have series now: there, to be started again, or gone within the grace time."""
+        """All owners that can have series now: they run, will be restarted, or ended within the grace time."""
         return self._current() | self._left.keys()

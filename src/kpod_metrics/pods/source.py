@@ -1,4 +1,4 @@
-"""What the sources of Kubernetes' pods have in common: the thread, the waits, the pods they know, what they say."""
+"""Base of the sources of Kubernetes' pods: the thread, the retries, the known pods, the reported problem."""
 
 import logging
 import threading
@@ -19,29 +19,29 @@ from kpod_metrics.retry import Backoff
 log = logging.getLogger(__name__)
 
 FORBIDDEN = 3
-"""403s in a row that are a missing right, which a person has to give: from then on the waits are long. An API server
-that starts answers 403 until it has read its roles."""
+"""After so many consecutive 403 responses the right is missing, and retries are rare, because a person must grant it.
+An API server that is starting answers 403 until it has loaded its roles."""
 
 MAX_DELETIONS = 10_000
-"""Deleted pods that wait for the next poll; 1,000 a minute come in a storm."""
+"""Deleted pods that are kept for the next poll; on a busy node 1,000 pods a minute start and end."""
 
 
 class Server(Protocol):
-    """What a source asks for pods: a `client.Client`, which is not imported here as it costs 10 MB of memory."""
+    """A server with pods. `client.Client` implements it, and is not imported here: that takes 10 MB of memory."""
 
     requests: int
     """HTTP requests sent."""
 
     def get(self, path: str, query: Mapping[str, str], silence: float) -> bytes:
-        """Return an answer's body; raises RequestError, also after `silence` seconds without a byte."""
+        """Return the body of a response; raises RequestError, also after `silence` seconds without a byte."""
         ...
 
     def lines(self, path: str, query: Mapping[str, str], silence: float) -> AbstractContextManager[Iterator[bytes]]:
-        """Return an answer's lines as they come; raises RequestError as `get`, and for a last line without its end."""
+        """Return the lines of a response as they arrive; raises RequestError, also for an incomplete last line."""
         ...
 
     def abort(self) -> None:
-        """From any thread: end the answer that another thread reads, and every later one."""
+        """Abort the response that another thread reads, and all later ones; for any thread."""
         ...
 
     def close(self) -> None:
@@ -53,26 +53,26 @@ Decoded = TypeVar("Decoded")
 
 
 def decoded(decode: Callable[[bytes | msgspec.Raw], Decoded], body: bytes | msgspec.Raw) -> Decoded:
-    """Decode what a server sent; raises RequestError."""
+    """Decode the bytes that a server sent; raises RequestError."""
     try:
         return decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RequestError(f"what the server sent is not what Kubernetes sends: {error}") from None
+        raise RequestError(f"the server's response is not of Kubernetes: {error}") from None
 
 
 class Source:
-    """Runs `_step` on a thread, over and over; after a failure it waits and connects anew.
+    """Runs `_step` on a thread in a loop. After a failure it waits and connects again.
 
-    Configuration, certificates and tokens are read with each new connection, so a rotated one is found by itself.
+    It reads configuration, certificates and tokens again with every new connection, because they can be rotated.
     """
 
     name = ""
     right = ""
-    """The right that is missing if a 403 comes again and again."""
+    """The right that is missing if every response is 403."""
     reasons: ClassVar[Mapping[int, str]] = MappingProxyType(
-        {403: "a server that has just started refuses everything for a while"}
+        {403: "a server that has just started refuses all requests for some time"}
     )
-    """What else an HTTP status can mean."""
+    """Other possible reasons for an HTTP status."""
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class Source:
         backoff: Backoff | None = None,
         pause: Callable[[float], object] | None = None,
     ) -> None:
-        """`connect` may raise KpodError at any time; `pause` waits for so many seconds (default: or until closed)."""
+        """`connect` may raise KpodError. `pause` waits for some seconds (the default also returns when closed)."""
         self.connected = False
         self.relists = 0
         self.deletions_lost = 0
-        """Deleted pods that nobody polled for and that made room for newer ones."""
+        """Deleted pods that were dropped before the agent polled."""
         self._connect = connect
         self._client: Server | None = None
         self._past_requests = 0
@@ -99,7 +99,7 @@ class Source:
         self._view: Mapping[str, Pod] | None = None
         self._deleted: deque[Pod] = deque()
         self._forbidden = 0
-        """403s in a row."""
+        """Consecutive 403 responses."""
         self._problem = "no answer yet"
         self._since = self._heard = time.monotonic()
         self._listed = False
@@ -107,16 +107,16 @@ class Source:
 
     @property
     def requests(self) -> int:
-        """HTTP requests sent so far, those that failed too."""
+        """HTTP requests so far, with the failed ones."""
         client = self._client
         return self._past_requests + (client.requests if client else 0)
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the thread; returns immediately."""
         self._thread.start()
 
     def poll(self) -> tuple[Mapping[str, Pod], tuple[Pod, ...]]:
-        """Return the pods by UID, which is not changed later, and those deleted since the last call."""
+        """Return the pods by UID (this mapping does not change later), and those deleted since the last call."""
         with self._lock:
             if self._view is None:
                 self._view = MappingProxyType(dict(self._pods))
@@ -125,10 +125,10 @@ class Source:
             return self._view, deleted
 
     def hurry(self) -> None:
-        """Take note that news is wanted; nothing to do where the server tells it by itself."""
+        """Ask for news soon. Nothing to do here: the server sends news by itself."""
 
     def problem(self) -> str:
-        """What does not work and for how long, one line; empty while it works."""
+        """The current problem and how long it lasts, in one line; empty if there is none."""
         with self._lock:
             if not self._problem:
                 return ""
@@ -137,7 +137,7 @@ class Source:
             return f"{self._problem}, for {now - self._since:.0f} s ({known})"
 
     def close(self) -> None:
-        """End; returns within a second. A request that hangs on is left to its timeout."""
+        """Stop; returns within a second. A request that hangs ends at its timeout."""
         self._closed.set()
         if client := self._client:
             client.abort()
@@ -149,21 +149,21 @@ class Source:
             try:
                 if self._client is None:
                     self._client = self._connect()
-                    if self._closed.is_set():  # `close` may have come before there was a client to abort
+                    if self._closed.is_set():  # `close` may have been called before there was a client to abort
                         break
                 wait = self._step(self._client)
-            except Exception as error:  # a defect must not end the thread: without names all is "unresolved"
+            except Exception as error:  # a defect must not end the thread: no pod would get a name
                 wait = self._failed(error)
             if wait > 0:
                 self._pause(wait)
         self._disconnect()
 
     def _step(self, client: Server) -> float:
-        """Do the next thing; return the seconds to wait after it. Raises KpodError."""
+        """Do one step; return the seconds to wait after it. Raises KpodError."""
         raise NotImplementedError
 
     def _failed(self, error: Exception) -> float:
-        """Take note of a failure; return the seconds to wait."""
+        """Record a failure; return the seconds to wait."""
         self._disconnect()
         if self._closed.is_set():
             return 0.0
@@ -191,7 +191,7 @@ class Source:
             client.close()
 
     def _works(self) -> None:
-        """Take note that the server answers as it should."""
+        """Record that the server works."""
         self._forbidden = 0
         with self._lock:
             if self._problem and self._listed:
@@ -201,11 +201,11 @@ class Source:
             self._hear()
 
     def _hear(self) -> None:
-        """Take note that the pods are known as of now."""
+        """Record that the known pods are up to date now."""
         self._heard = time.monotonic()
 
     def _put(self, item: Item) -> None:
-        """Add or change a pod; one of another node (a virtual one's, a server that ignores selectors) is left out."""
+        """Add or change a pod. Pods of other nodes are ignored: some servers ignore the field selector."""
         if item.spec.node_name != self._node:
             return
         with self._lock:
@@ -216,7 +216,7 @@ class Source:
                 self._view = None
 
     def _remove(self, uid: str) -> None:
-        """Take out a pod, if it is known."""
+        """Remove a pod, if it is known."""
         with self._lock:
             pod = self._pods.pop(uid, None)
             if pod is None:
@@ -228,7 +228,7 @@ class Source:
             self._deleted.append(pod)
 
     def _replace(self, items: Sequence[Item]) -> None:
-        """Take a whole list: what it lacks was deleted."""
+        """Take a complete list: known pods that are not in it were deleted."""
         listed = {item.metadata.uid for item in items}
         with self._lock:
             for uid in self._pods.keys() - listed:

@@ -1,4 +1,4 @@
-"""Names without Kubernetes: every cgroup that holds processes is reported, named after its path."""
+"""Names without Kubernetes: every cgroup with processes is reported under the name of its path."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -9,9 +9,10 @@ from kpod_metrics.pods.paths import identity_of_path
 
 
 class StandaloneNamer:
-    """A cgroup that has held processes once is reported until it is removed.
+    """Reports every cgroup that has or had processes, until it is removed.
 
-    So is one that is made while we watch and has none below it, before its first process: its counters are there at 0.
+    A cgroup without children that is created after the first walk is reported before its first process, so that its
+    counters start at 0.
     """
 
     name = "cgroup"
@@ -23,13 +24,13 @@ class StandaloneNamer:
         self._names: dict[str, Identity] = {}
         self._held: set[int] = set()
         self._first: frozenset[int] | None = None
-        """What was there at the first look."""
+        """The cgroups of the first walk."""
         self._before: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
 
     def snapshot(
         self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
-        """Name every cgroup by its path; where nothing has changed, the snapshot is the one before."""
+        """Name every cgroup by its path; returns the same snapshot as before if nothing changed."""
         before, snapshot = self._before
         if not vanished and active <= self._held and directories == before:
             return snapshot
@@ -42,7 +43,7 @@ class StandaloneNamer:
         names = {d.path: self._names.get(d.path) or identity_of_path(d.path) for d in directories}
         self._names = names
         held = [d for d in directories if d.id in self._held or not (d.id in self._first or d.path in above)]
-        # Their files count a subtree that is reported by itself.
+        # Their files also count cgroups below them, which are reported too.
         with_reported_below = self._ancestors([d.path for d in held])
         identities = {d.id: names[d.path] for d in directories}
         identities.update((id_, identity_of_path(path)) for id_, path in vanished.items())
@@ -58,23 +59,23 @@ class StandaloneNamer:
             ),
             present=present,
         )
-        # What has vanished is in one snapshot only.
+        # Vanished cgroups are in one snapshot only.
         self._before = ((), snapshot) if vanished else (directories, snapshot)
         return snapshot
 
     def problem(self) -> str:
-        """Nothing can fail here."""
+        """There is no problem to report: nothing can fail here."""
         return ""
 
     def start(self) -> None:
-        """Nothing to begin."""
+        """Do nothing: it has no thread."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: it has no resources."""
 
     @staticmethod
     def _ancestors(paths: list[str]) -> set[str]:
-        """Every path that one of `paths` lies below."""
+        """Return every path above one of `paths`."""
         above: set[str] = set()
         for path in paths:
             while path:

@@ -80,8 +80,8 @@ def test_pod_that_one_list_lacks_is_not_deleted(server: ApiServer, connect: Call
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (401, "/pods: 401: Unauthorized; the token is not valid, or the API server is down: the kubelet asks it whose"),
-        (403, "verb get on resource nodes/pods, which kubelets know from 1.33 on; on older ones nodes/proxy"),
+        (401, "/pods: 401: Unauthorized; the token is not valid, or the API server is down, which the kubelet asks"),
+        (403, "verb get on resource nodes/pods; before Kubernetes 1.33 nodes/proxy"),
         (500, "/pods: 500: "),
     ],
 )
@@ -123,7 +123,7 @@ def test_polls_are_jittered(server: ApiServer, follow: Follow) -> None:
 
 def test_new_cgroup_calls_for_a_poll(server: ApiServer, follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for more than one in so many seconds, and not while the kubelet does not answer."""
-    monkeypatch.setattr(kubelet, "SOON", 0.2)
+    monkeypatch.setattr(kubelet, "MIN_INTERVAL", 0.2)
     following = follow(interval=3600.0)
     following.sees()
     server.create_pod("a")

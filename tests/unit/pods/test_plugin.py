@@ -177,7 +177,7 @@ GOOD = '"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1
     ("lines", "said"),
     [
         (("echo first >&2", r"printf 'l\033ast\n' >&2", "exit 3"), r"returned 3: l\x1bast"),
-        (("kill -9 $$",), "was ended by signal 9"),
+        (("kill -9 $$",), "was killed by signal 9"),
         (("echo no",), "printed no ExecCredential: "),
         (("echo '{}'",), "printed kind , apiVersion ; accepted: kind ExecCredential, apiVersion client.auth"),
         (
@@ -191,7 +191,7 @@ GOOD = '"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1
         ),
         (
             (f"""echo '{{{GOOD}, "status": {{"token": "a\\u0007b"}}}}'""",),
-            "printed a token with characters that no header",
+            "printed a token with characters that are not allowed",
         ),
         (("head -c 2000000 /dev/zero",), "printed more than 1048576 bytes"),
     ],
@@ -208,7 +208,7 @@ def test_missing_command_with_its_hint(script: Plugin, made: Made) -> None:
     with pytest.raises(RequestError) as caught:
         made(command="no-such-plugin", installHint="get it\x1b[1m\nfrom x").get(PODS, {}, 5.0)
     assert str(caught.value).endswith(
-        r"credential plugin no-such-plugin is not there, or cannot be executed: get it\x1b[1m\nfrom x"
+        r"credential plugin no-such-plugin does not exist, or cannot be executed: get it\x1b[1m\nfrom x"
     )
 
 
@@ -238,7 +238,7 @@ def test_close_ends_a_plugin_that_hangs(script: Plugin, made: Made) -> None:
     until((script.folder / "child").exists)
     client.abort()
     thread.join()
-    assert "was ended by signal 9" in failures[0]
+    assert "was killed by signal 9" in failures[0]
     assert_gone(int((script.folder / "child").read_text()))
 
 
