@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 from textwrap import dedent
 
-from kpod_metrics import limits
+from kpod_metrics.diagnosis import thresholds
 from kpod_metrics.kernel.syscalls import WAITING
 from monitoring.promql import CONTAINER, rate, sum_rate
 
@@ -67,14 +67,15 @@ WAIT = "container:kpod_cpu_runqueue_wait:ratio_rate5m"
 # The kernel's wait for a CPU includes that of throttled tasks, so the two alerts part the cases between them: with more
 # than a tenth of periods throttled a wait is the limit's, below that it is the neighbours'.
 MUCH_WAIT = (
-    f"{WAIT} > {limits.MUCH_WAIT:g} and container:kpod_cpu_runqueue_wait_seconds:rate5m > {limits.TASKS_WAITING:g}"
+    f"{WAIT} > {thresholds.RUNQUEUE_SHARE:g}\n"
+    f"and container:kpod_cpu_runqueue_wait_seconds:rate5m > {thresholds.RUNQUEUE_TASKS:g}"
 )
 
 OF_PODS = (
     Alert(
         "KpodRunQueueSaturated",
         _while_there(
-            f"{MUCH_WAIT}\nunless {THROTTLED} > {limits.THROTTLED_AND_WAITING:g}",
+            f"{MUCH_WAIT}\nunless {THROTTLED} > {thresholds.THROTTLED_SHARE_WAITING:g}",
             "kpod_cpu_context_switches_total",
         ),
         "10m",
@@ -88,11 +89,11 @@ OF_PODS = (
         _while_there(
             f"""
             (
-              {THROTTLED} > {limits.THROTTLED:g}
+              {THROTTLED} > {thresholds.THROTTLED_SHARE:g}
               or
-              ({THROTTLED} > {limits.THROTTLED_AND_WAITING:g} and {MUCH_WAIT})
+              ({THROTTLED} > {thresholds.THROTTLED_SHARE_WAITING:g} and {MUCH_WAIT})
             )
-            and {rate("kpod_cpu_periods_total")} > {limits.PERIODS:g}
+            and {rate("kpod_cpu_periods_total")} > {thresholds.MIN_PERIODS:g}
             """,
             "kpod_cpu_periods_total",
         ),
@@ -103,7 +104,7 @@ OF_PODS = (
     ),
     Alert(
         "KpodMemoryNearLimit",
-        f"container:kpod_mem_cgroup_unreclaimable:limit_ratio > {limits.NEAR_LIMIT:g}",
+        f"container:kpod_mem_cgroup_unreclaimable:limit_ratio > {thresholds.MEMORY_OF_LIMIT:g}",
         "5m",
         "{pod} is close to its memory limit",
         "{pod} on {{ $labels.node }} holds {{ $value | humanizePercentage }} of its memory limit in memory that cannot "
@@ -113,8 +114,8 @@ OF_PODS = (
         "KpodMemoryGrowsToLimit",
         f"""
         predict_linear(container:kpod_mem_cgroup_unreclaimable:limit_ratio[1h], 4 * 3600) > 1
-        and container:kpod_mem_cgroup_unreclaimable:limit_ratio > 0.5
-        unless container:kpod_mem_cgroup_unreclaimable:limit_ratio > {limits.NEAR_LIMIT:g}
+        and container:kpod_mem_cgroup_unreclaimable:limit_ratio > {thresholds.MEMORY_TREND_OF_LIMIT:g}
+        unless container:kpod_mem_cgroup_unreclaimable:limit_ratio > {thresholds.MEMORY_OF_LIMIT:g}
         """,
         "30m",
         "{pod} grows towards its memory limit",
@@ -139,7 +140,7 @@ OF_PODS = (
     Alert(
         "KpodMemoryPressure",
         _while_there(
-            f"{rate('kpod_pressure_memory_waiting_seconds_total')} > {limits.MEMORY_WAITING:g}",
+            f"{rate('kpod_pressure_memory_waiting_seconds_total')} > {thresholds.MEMORY_WAIT_SHARE:g}",
             "kpod_pressure_memory_waiting_seconds_total",
         ),
         "10m",
@@ -150,7 +151,8 @@ OF_PODS = (
     Alert(
         "KpodMajorFaultStorm",
         _while_there(
-            f"container:kpod_mem_major_page_faults:rate5m > {limits.FAULTS:g}", "kpod_mem_major_page_faults_total"
+            f"container:kpod_mem_major_page_faults:rate5m > {thresholds.MAJOR_FAULTS:g}",
+            "kpod_mem_major_page_faults_total",
         ),
         "10m",
         "{pod} reads its memory from disk",
@@ -159,7 +161,7 @@ OF_PODS = (
     Alert(
         "KpodDiskPressure",
         _while_there(
-            f"{rate('kpod_pressure_io_stalled_seconds_total')} > {limits.IO_STALLED:g}",
+            f"{rate('kpod_pressure_io_stalled_seconds_total')} > {thresholds.IO_STALL_SHARE:g}",
             "kpod_pressure_io_stalled_seconds_total",
         ),
         "15m",
@@ -171,8 +173,9 @@ OF_PODS = (
         "KpodFilesystemLow",
         f"""
         min by ({CONTAINER}, mountpoint) (
-          kpod_fs_available_bytes{{mountpoint!="/"}} / kpod_fs_capacity_bytes{{mountpoint!="/"}} < {limits.SPACE_LOW:g}
-          unless kpod_fs_available_bytes / kpod_fs_capacity_bytes < {limits.SPACE_FULL:g}
+          kpod_fs_available_bytes{{mountpoint!="/"}} / kpod_fs_capacity_bytes{{mountpoint!="/"}}
+          < {thresholds.SPACE_LOW:g}
+          unless kpod_fs_available_bytes / kpod_fs_capacity_bytes < {thresholds.SPACE_FULL:g}
         )
         """,
         "15m",
@@ -185,7 +188,7 @@ OF_PODS = (
         f"""
         min by ({CONTAINER}, mountpoint) (
           kpod_fs_available_bytes{{mountpoint!="/"}} / kpod_fs_capacity_bytes{{mountpoint!="/"}}
-        ) < {limits.SPACE_FULL:g}
+        ) < {thresholds.SPACE_FULL:g}
         """,
         "5m",
         "{{ $labels.mountpoint }} of {pod} is full",
@@ -199,7 +202,7 @@ OF_PODS = (
         f"""
         min by (cluster, node) (
           kpod_fs_available_bytes{{mountpoint="/"}} / kpod_fs_capacity_bytes{{mountpoint="/"}}
-        ) < {limits.NODE_SPACE_LOW:g}
+        ) < {thresholds.NODE_SPACE_LOW:g}
         """,
         "15m",
         "Little space is left on {{ $labels.node }} for containers",
@@ -210,8 +213,8 @@ OF_PODS = (
         "KpodTcpRetransmits",
         _while_there(
             f"""
-            container:kpod_net_tcp_retransmits:rate5m > {limits.RETRANSMITS:g}
-            and container:kpod_net_tcp_retransmits:segments_ratio_rate5m > {limits.RETRANSMITTED:g}
+            container:kpod_net_tcp_retransmits:rate5m > {thresholds.RETRANSMITS:g}
+            and container:kpod_net_tcp_retransmits:segments_ratio_rate5m > {thresholds.RETRANSMIT_SHARE:g}
             """,
             "kpod_net_tcp_retransmits_total",
         ),
@@ -223,10 +226,10 @@ OF_PODS = (
     Alert(
         "KpodTcpRttRise",
         _while_there(
-            """
-            container:kpod_net_tcp_rtt_seconds:mean5m > 0.01
+            f"""
+            container:kpod_net_tcp_rtt_seconds:mean5m > {thresholds.RTT_SECONDS:g}
             and container:kpod_net_tcp_rtt_seconds:mean5m
-              > 2 * avg_over_time(container:kpod_net_tcp_rtt_seconds:mean5m[6h] offset 10m)
+              > {thresholds.RTT_RISE:g} * avg_over_time(container:kpod_net_tcp_rtt_seconds:mean5m[6h] offset 10m)
             """,
             "kpod_net_tcp_retransmits_total",
         ),
@@ -239,9 +242,9 @@ OF_PODS = (
         "KpodTcpConnectFailures",
         _while_there(
             f"""
-            {rate("kpod_net_tcp_connect_failures_total")} > {limits.CONNECT_FAILURES:g}
+            {rate("kpod_net_tcp_connect_failures_total")} > {thresholds.CONNECT_FAILURES:g}
             and {rate("kpod_net_tcp_connect_failures_total")}
-              > {limits.FAILURES_TO_CONNECTS:g} * {rate('kpod_net_tcp_connections_total{direction="outbound"}')}
+              > {thresholds.CONNECT_FAILURE_RATIO:g} * {rate('kpod_net_tcp_connections_total{direction="outbound"}')}
             """,
             "kpod_net_tcp_connect_failures_total",
         ),
@@ -259,13 +262,13 @@ OF_PODS = (
                 for way in ("rx", "tx")
                 for what in ("drops", "errors")
             )
-            + f") > {limits.LOST_PACKETS:g}\nand ("
+            + f") > {thresholds.LOST_PACKETS:g}\nand ("
             + " + ".join(
                 rate(f"kpod_net_iface_{way}_{what}_total", "interface")
                 for way in ("rx", "tx")
                 for what in ("drops", "errors")
             )
-            + f") > {limits.LOST:g} * ("
+            + f") > {thresholds.LOST_PACKET_SHARE:g} * ("
             + " + ".join(rate(f"kpod_net_iface_{way}_packets_total", "interface") for way in ("rx", "tx"))
             + ")",
             "kpod_net_iface_rx_packets_total",
@@ -279,8 +282,9 @@ OF_PODS = (
         "KpodSyscallErrors",
         _while_there(
             f"""
-            container_syscall:kpod_syscall_errors:ratio_rate5m{{syscall!~"{WAITING}"}} > {limits.FAILED_CALLS:g}
-            and container_syscall:kpod_syscall_count:rate5m > {limits.CALLS:g}
+            container_syscall:kpod_syscall_errors:ratio_rate5m{{syscall!~"{WAITING}"}}
+              > {thresholds.SYSCALL_ERROR_SHARE:g}
+            and container_syscall:kpod_syscall_count:rate5m > {thresholds.SYSCALLS:g}
             """,
             "kpod_syscall_count_total",
         ),
@@ -293,10 +297,11 @@ OF_PODS = (
         # With the time that it takes in all: of few calls, the slowest is the 99th percentile.
         _while_there(
             f"""
-            container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{WAITING}"}} > {limits.SLOW_CALL:g}
+            container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{WAITING}"}}
+              > {thresholds.SLOW_SYSCALL_SECONDS:g}
             and (
             {sum_rate("kpod_syscall_latency_seconds", "syscall")}
-            ) > {limits.IN_SLOW_CALLS:g}
+            ) > {thresholds.SLOW_SYSCALL_TASKS:g}
             """,
             "kpod_syscall_count_total",
         ),
@@ -308,7 +313,7 @@ OF_PODS = (
     Alert(
         "KpodContainerRestarts",
         f"max by ({CONTAINER}) (kpod_container_restarts - min_over_time(kpod_container_restarts[30m]))"
-        f" >= {limits.RESTARTS}",
+        f" >= {thresholds.RESTARTS}",
         "0s",
         "{pod} is started again and again",
         '{pod} on {{ $labels.node }} was started again {{ $value | printf "%.0f" }} times within half an hour.',

@@ -15,9 +15,9 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from kpod_metrics import limits
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Question
+from kpod_metrics.diagnosis import thresholds
 from kpod_metrics.metrics import Kind, Metric, Scope, Table
 from kpod_metrics.reference import declared
 from monitoring import promql
@@ -30,9 +30,9 @@ NODE = {"cluster": "$cluster", "node": "$node"}
 AGENT = {"instance": "$instance"}
 
 LEAST = {
-    "kpod_cpu_throttled_periods_total": limits.PERIODS,
+    "kpod_cpu_throttled_periods_total": thresholds.MIN_PERIODS,
     "kpod_net_tcp_retransmits_total": 1,
-    "kpod_syscall_errors_total": limits.CALLS,
+    "kpod_syscall_errors_total": thresholds.SYSCALLS,
     "kpod_mem_cgroup_usage_bytes": 0,
     "kpod_bpf_map_entries": 0,
 }

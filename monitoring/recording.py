@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
+from kpod_metrics.diagnosis import thresholds
 from monitoring.promql import CONTAINER, count_rate, quantile, rate, sum_rate
-
-LEAST_BUSY = 0.01
-"""Tasks that run or wait, on average: of a pod with fewer, the share of them that waits says nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ RULES = (
         _ratio(
             "container:kpod_cpu_runqueue_wait_seconds:rate5m",
             "(container:kpod_cpu_runqueue_wait_seconds:rate5m + container:kpod_cpu_usage_seconds:rate5m)",
-            LEAST_BUSY,
+            thresholds.MIN_BUSY_TASKS,
         ),
     ),
     Rule("container:kpod_cpu_runqueue_latency_seconds:p99_rate5m", quantile(0.99, "kpod_cpu_runqueue_latency_seconds")),

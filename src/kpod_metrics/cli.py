@@ -151,15 +151,11 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
         )
 
 
-_SORTS = (
-    *("namespace", "pod", "container", "waits", "cpu", "runqueue_p99", "runqueue_waits", "throttled", "retransmits"),
-    *("network", "faults", "calls", "errors", "call_p99", "disk", "memory", "pressure_cpu", "pressure_memory"),
-    "pressure_io",
-)
-"""Columns of `top`, which is not imported to know them: a test has both the same."""
-
-
 def _add_top(parser: argparse.ArgumentParser) -> None:
+    from kpod_metrics.collectors import columns  # noqa: PLC0415 - as _collector_names
+    from kpod_metrics.columns import FIXED  # noqa: PLC0415
+
+    keys = (*FIXED, *(column.key for column in columns()))
     parser.add_argument("--url", default="", help="a running agent (default: this machine's, by `listen`)")
     parser.add_argument("--collect", action="store_true", help="collect here, whether or not an agent runs")
     parser.add_argument(
@@ -170,7 +166,7 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--once", action="store_true", help="print the table of one cycle as text, to anything")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument("--sort", choices=_SORTS, default="waits", metavar="COLUMN", help=f"one of {', '.join(_SORTS)}")
+    parser.add_argument("--sort", choices=keys, default="waits", metavar="COLUMN", help=f"one of {', '.join(keys)}")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only what has this in its names")
     parser.add_argument("--ca", default="", metavar="FILE", help="what an https agent's certificate is verified by")
     parser.add_argument("--certificate", default="", metavar="FILE", help="certificate to show to it")

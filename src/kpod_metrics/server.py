@@ -154,7 +154,7 @@ class Application:
         except ValueError as error:
             return Answer(400, PLAIN, f"{error}\n".encode(), headers)
         problems = self._agent.problems()
-        body = self._pages.get(self._agent.recent.view, problems, settings.node_name, most, settings.cluster)
+        body = self._pages.get(self._agent.recent.newest, problems, settings.node_name, most, settings.cluster)
         return Answer(200, _HTML, body, headers)
 
 

@@ -114,10 +114,10 @@ def test_duration(cgroup_root: str) -> None:
 
 
 SAID = {
-    "hog": "a CPU ",
-    "lossy": "the network: ",
+    "hog": "CPU: ",
+    "lossy": "network: ",
     "refused": "connects: ",
-    "faults": "pages from disk: ",
+    "faults": "page faults: ",
     "syscalls": "openat: 100 % of its calls fail",
 }
 """What the page at `/` says of workloads that need no controller."""

@@ -22,10 +22,11 @@ from kpod_metrics.agent.report import Report
 from kpod_metrics.agent.state import State, read_by_all
 from kpod_metrics.agent.workers import Result, Workers
 from kpod_metrics.collectors.kit import Collector
+from kpod_metrics.diagnosis.rates import RATED
 from kpod_metrics.errors import RefusedError, described, is_unexpected
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
-from kpod_metrics.exposition.recent import RATED, Recent
+from kpod_metrics.exposition.recent import Recent
 from kpod_metrics.headroom import Headroom
 from kpod_metrics.metrics import Metric, Row, label_of
 from kpod_metrics.pods import info

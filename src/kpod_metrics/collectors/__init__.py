@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 from kpod_metrics.collectors.kit import Collector
+from kpod_metrics.columns import Column
 
 
 def registered() -> dict[str, type[Collector]]:
@@ -12,3 +13,10 @@ def registered() -> dict[str, type[Collector]]:
         if not module.ispkg:
             importlib.import_module(f"{__name__}.{module.name}")
     return dict(sorted(Collector.registry.items()))
+
+
+def columns() -> list[Column]:
+    """Return the columns of `top` that collectors declare, in their order."""
+    return sorted(
+        (column for kind in registered().values() for column in kind.columns), key=lambda column: column.place
+    )

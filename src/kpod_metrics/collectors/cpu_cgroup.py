@@ -9,6 +9,7 @@ from dataclasses import replace
 from kpod_metrics.cgroup.keyed import flat
 from kpod_metrics.collectors.kit import Environment, Question, Signal
 from kpod_metrics.collectors.parts.per_group import FileCollector
+from kpod_metrics.columns import Column, Unit
 from kpod_metrics.metrics import Row, Table, counter
 from kpod_metrics.pods.model import Group
 
@@ -56,6 +57,20 @@ class CpuCgroup(FileCollector):
     name = "cpu_cgroup"
     description = "CPU time, throttling"
     question = Question.CPU
+    columns = (
+        Column(
+            "cpu", "CPU%", "CPU_%", "CPU time, 100 is one CPU", ("kpod_cpu_usage_seconds_total",), Unit.SHARE, place=10
+        ),
+        Column(
+            "throttled",
+            "THROT%",
+            "THROTTLED_%",
+            "time in which the CPU limit throttled tasks",
+            ("kpod_cpu_throttled_seconds_total",),
+            Unit.SHARE,
+            place=40,
+        ),
+    )
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:

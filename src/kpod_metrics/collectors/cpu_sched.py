@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
+from kpod_metrics.columns import Column, Shows, Unit
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import Entry
@@ -46,6 +47,28 @@ class CpuSched(BpfCollector):
     name = "cpu_sched"
     description = "run-queue latency, context switches"
     question = Question.CPU
+    columns = (
+        Column(
+            "runqueue_p99",
+            "RUNQ-99",
+            "RUNQ_P99_MS",
+            "99th percentile of run-queue latency",
+            ("kpod_cpu_runqueue_latency_seconds",),
+            Unit.SECONDS,
+            Shows.P99,
+            place=20,
+        ),
+        Column(
+            "runqueue_waits",
+            "RUNQ 1us..64s",
+            "RUNQ_WAITS/S",
+            "distribution of run-queue latency: a bar is two octaves",
+            ("kpod_cpu_runqueue_latency_seconds",),
+            shows=Shows.DISTRIBUTION,
+            place=30,
+        ),
+    )
+    metric_maps = ("cpu_sched",)
     features = (TP_BTF, TASK_STORAGE, TASK_TABLE, TASK_ITERATOR, BATCH)
     extras = (TASK_TABLE,)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from kpod_metrics.cgroup.keyed import by_device, is_absent
 from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_group import FileCollector
+from kpod_metrics.columns import Column
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter
 from kpod_metrics.pods.model import Group
 
@@ -44,6 +45,16 @@ class Disk(FileCollector):
     name = "disk"
     description = "bytes and operations on block devices"
     question = Question.DISK
+    columns = (
+        Column(
+            "disk",
+            "DISK B/s",
+            "DISK_BYTES/S",
+            "read from and written to disks",
+            ("kpod_disk_read_bytes_total", "kpod_disk_written_bytes_total"),
+            place=110,
+        ),
+    )
     controller = "io"
 
     @classmethod

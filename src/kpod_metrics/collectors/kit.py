@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from kpod_metrics.columns import Column
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import (
     BATCH,
@@ -99,6 +100,8 @@ class Collector(abc.ABC):
     """The page of the docs about it, where it has one."""
     device: ClassVar[str] = ""
     """A device that few machines have, without which it collects nothing."""
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """What `top` shows of it."""
     uses_bpf: ClassVar[bool] = False
     features: ClassVar[tuple[str, ...]] = ()
     """The kernel features that it uses if the kernel has them."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from kpod_metrics.cgroup.keyed import flat, read_if_there, single
 from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_group import FileCollector
+from kpod_metrics.columns import Column, Shows
 from kpod_metrics.metrics import Row, Table, gauge
 from kpod_metrics.pods.model import Group
 
@@ -59,6 +60,17 @@ class MemCgroup(FileCollector):
     name = "mem_cgroup"
     description = "memory charged, page cache, swap"
     question = Question.MEMORY
+    columns = (
+        Column(
+            "memory",
+            "MEM B",
+            "MEMORY_BYTES",
+            "memory, page cache included",
+            ("kpod_mem_cgroup_usage_bytes",),
+            shows=Shows.LAST,
+            place=120,
+        ),
+    )
     controller = "memory"
 
     @classmethod

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from kpod_metrics.cgroup.keyed import flat, is_absent
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
+from kpod_metrics.columns import Column
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, PERF_EVENT, TP_BTF
 from kpod_metrics.files import read_bytes
@@ -56,6 +57,17 @@ class Memory(BpfCollector):
     name = "memory"
     description = "OOM kills, major page faults"
     question = Question.MEMORY
+    columns = (
+        Column(
+            "faults",
+            "MAJFL/s",
+            "MAJOR_FAULTS/S",
+            "page faults that waited for the disk",
+            ("kpod_mem_major_page_faults_total",),
+            place=70,
+        ),
+    )
+    metric_maps = ("memory",)
     features = (TP_BTF, BATCH, PERF_EVENT)
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
+from kpod_metrics.columns import Column
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, FILE_ITERATOR, SOCKET_ITERATOR, SOCKET_STORAGE, TP_BTF
 from kpod_metrics.kernel import libbpf
@@ -99,6 +100,20 @@ class NetTcp(BpfCollector):
     name = "net_tcp"
     description = "TCP bytes, segments, retransmits, connections, round-trip time"
     question = Question.NETWORK
+    columns = (
+        Column(
+            "retransmits", "RETR/s", "RETRANSMITS/S", "TCP retransmits", ("kpod_net_tcp_retransmits_total",), place=50
+        ),
+        Column(
+            "network",
+            "TCP B/s",
+            "TCP_BYTES/S",
+            "TCP payload, sent and received",
+            ("kpod_net_tcp_bytes_sent_total", "kpod_net_tcp_bytes_received_total"),
+            place=60,
+        ),
+    )
+    metric_maps = ("net_tcp",)
     features = (TP_BTF, SOCKET_STORAGE, SOCKET_ITERATOR, FILE_ITERATOR, BATCH)
     extras = (SOCKET_ITERATOR,)
     _totals: libbpf.Link | None = None

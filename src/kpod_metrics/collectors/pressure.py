@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from kpod_metrics.cgroup import pressure
 from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_group import FileCollector
+from kpod_metrics.columns import Column, Unit
 from kpod_metrics.metrics import Metric, Row, Table, counter
 from kpod_metrics.pods.model import Group
 
@@ -45,6 +46,18 @@ class Pressure(FileCollector):
     name = "pressure"
     description = "time lost waiting for CPU, memory, I/O"
     question = Question.DISK
+    columns = tuple(
+        Column(
+            f"pressure_{resource}",
+            f"PSI{resource[:3]}",
+            f"PSI_{resource.upper()}_%",
+            f"time in which at least one task waited for {what}",
+            (f"kpod_pressure_{resource}_waiting_seconds_total",),
+            Unit.SHARE,
+            place=place,
+        )
+        for place, (resource, what) in enumerate(_RESOURCES.items(), 130)
+    )
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
+from kpod_metrics.columns import Column, Shows, Unit
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, TASK_ITERATOR, TASK_STORAGE, TASK_TABLE, TP_BTF, UNPREEMPTED
 from kpod_metrics.kernel import libbpf, syscalls
@@ -62,6 +63,22 @@ class Syscall(BpfCollector):
     name = "syscall"
     description = "syscalls: count, errors, latency"
     question = Question.SYSCALLS
+    columns = (
+        Column("calls", "CALLS/s", "SYSCALLS/S", "tracked syscalls", ("kpod_syscall_count_total",), place=80),
+        Column("errors", "ERR/s", "SYSCALL_ERRORS/S", "failed ones", ("kpod_syscall_errors_total",), place=90),
+        Column(
+            "call_p99",
+            "CALL-99",
+            "SYSCALL_P99_MS",
+            "99th percentile of syscalls, without those whose purpose is to wait (read, epoll_wait, ...)",
+            ("kpod_syscall_latency_seconds",),
+            Unit.SECONDS,
+            Shows.P99,
+            chosen=rf"(?!({syscalls.WAITING})$).*",
+            place=100,
+        ),
+    )
+    metric_maps = ("syscall",)
     features = (TP_BTF, TASK_STORAGE, TASK_TABLE, TASK_ITERATOR, BATCH, UNPREEMPTED)
     extras = (TASK_TABLE,)
 

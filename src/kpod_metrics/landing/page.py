@@ -1,4 +1,4 @@
-"""The page at `/`, as HTML: no script, nothing from elsewhere, every name escaped, no more than LARGEST pods."""
+"""The page at `/`, as HTML: no script, nothing from elsewhere, every name escaped, no more than MAX_PODS pods."""
 
 import base64
 import hashlib
@@ -11,19 +11,19 @@ from importlib.resources import files
 from urllib.parse import parse_qs
 
 from kpod_metrics import __version__
-from kpod_metrics.exposition.recent import View, number
+from kpod_metrics.diagnosis.causes import Cause, node_causes, percent, short
+from kpod_metrics.exposition.recent import Comparison
 from kpod_metrics.exposition.samples import printable
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.landing import waits
-from kpod_metrics.landing.waits import Pod, share, short
+from kpod_metrics.landing.waits import Waits
 from kpod_metrics.metrics import Scope
 
 DOCS = "docs"
 """Where the agent serves its documentation, beside this page."""
-USUAL, LARGEST = 50, 1000
-"""Pods that are shown, and how many may be asked for."""
-PROBLEMS = 30
-"""Lines of what does not work; `/readyz` has them all."""
+DEFAULT_PODS, MAX_PODS = 50, 1000
+MAX_PROBLEMS = 30
+"""Lines about what does not work; `/readyz` has all of them."""
 
 _STYLE = files("kpod_metrics.landing").joinpath("style.css").read_text()
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -53,9 +53,9 @@ _COLUMNS = (
 
 def asked(query: str) -> int:
     """Return how many pods a query string asks for; raises ValueError, with what is accepted."""
-    said = parse_qs(query, keep_blank_values=True, max_num_fields=10).get("pods", [str(USUAL)])[-1]
-    if not re.fullmatch(r"[0-9]{1,4}", said) or not 1 <= int(said) <= LARGEST:
-        raise ValueError(f"pods: {said[:40]!r} is not accepted; accepted: 1 to {LARGEST}")
+    said = parse_qs(query, keep_blank_values=True, max_num_fields=10).get("pods", [str(DEFAULT_PODS)])[-1]
+    if not re.fullmatch(r"[0-9]{1,4}", said) or not 1 <= int(said) <= MAX_PODS:
+        raise ValueError(f"pods: {said[:40]!r} is not accepted; accepted: 1 to {MAX_PODS}")
     return int(said)
 
 
@@ -64,8 +64,13 @@ def text(value: str) -> str:
     return html.escape(printable(value))
 
 
-def render(view: View | None, problems: Sequence[str], node: str, most: int = USUAL, cluster: str = "") -> bytes:
-    """Write the page; `view` is None before the first cycle, `most` the pods shown, `problems` what does not work."""
+def render(
+    compared: Comparison | None, problems: Sequence[str], node: str, limit: int = DEFAULT_PODS, cluster: str = ""
+) -> bytes:
+    """Write the page with at most `limit` pods.
+
+    `compared` is None before the first cycle; `problems` are lines about what does not work.
+    """
     where = f"{cluster} / {node}" if cluster else node
     parts = [
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -75,12 +80,14 @@ def render(view: View | None, problems: Sequence[str], node: str, most: int = US
         f'<nav aria-label="This agent"><a href="metrics">Metrics</a> <a href="readyz">Readiness</a> '
         f'<a href="healthz">Health</a> <a href="{DOCS}/">Docs</a></nav>\n</header>\n<main>\n'
     ]
-    if view is None:
+    if compared is None:
         parts.append('<p class="said some">The first cycle is not over yet.</p>\n')
         parts.append(_problems(problems))
     else:
-        found = waits.pods(view)
-        parts += (_summary(found, view), _node(view), _problems(problems), _pods(found, view, most), _agent(view))
+        containers = waits.rates(compared)
+        found = waits.pods(containers)
+        parts += (_summary(found, compared), _node(node_causes(containers.values())), _problems(problems))
+        parts += (_pods(found, compared, limit), _agent(compared))
     parts.append(
         f'</main>\n<footer><p>kpod-metrics {text(__version__)}. Limits are those of the alerts: <a href="{DOCS}/'
         f'runbook">the runbook</a> says what each means and what to do. <a href="{DOCS}/metrics">Every metric</a>'
@@ -98,58 +105,65 @@ class Pages:
         self._key: tuple[object, ...] = ()
         self._body = b""
 
-    def get(self, view: View | None, problems: Sequence[str], node: str, most: int = USUAL, cluster: str = "") -> bytes:
+    def get(
+        self,
+        compared: Comparison | None,
+        problems: Sequence[str],
+        node: str,
+        limit: int = DEFAULT_PODS,
+        cluster: str = "",
+    ) -> bytes:
         """Return the page of that cycle."""
         with self._lock:
-            key = (view and view.at, tuple(problems), most, int(self._clock()))
+            key = (compared and compared.at, tuple(problems), limit, int(self._clock()))
             if key != self._key:
-                self._body, self._key = render(view, problems, node, most, cluster), key
+                self._body, self._key = render(compared, problems, node, limit, cluster), key
             return self._body
 
 
 def _problems(problems: Sequence[str]) -> str:
     if not problems:
         return ""
-    items = [f"<li>{text(line)}</li>" for line in problems[:PROBLEMS]]
-    if more := len(problems) - PROBLEMS:
+    items = [f"<li>{text(line)}</li>" for line in problems[:MAX_PROBLEMS]]
+    if more := len(problems) - MAX_PROBLEMS:
         items += [f'<li><a href="readyz">{more} more</a></li>'] if more > 0 else []
     return f'<div class="said bad">Not working<ul>{"".join(items)}</ul></div>\n'
 
 
-def _summary(found: Sequence[Pod], view: View) -> str:
-    if not view.seconds:
+def _summary(found: Sequence[Waits], compared: Comparison) -> str:
+    if not compared.seconds:
         return '<p class="said some">Rates are known from the second cycle on: reload then.</p>\n'
-    many = sum(pod.weight >= 1 for pod in found)
+    many = sum(pod.severity >= 1 for pod in found)
     if not many:
         return f'<p class="said good">None of {_count(len(found), "pod")} is over the limit of an alert.</p>\n'
     are = "is" if many == 1 else "are"
     return f'<p class="said bad">{many} of {_count(len(found), "pod")} {are} over the limit of an alert.</p>\n'
 
 
-def _node(view: View) -> str:
-    return "".join(f'<p class="said bad">{_reason(reason)}.</p>\n' for reason in waits.of_node(view))
+def _node(causes: Sequence[Cause]) -> str:
+    return "".join(f'<p class="said bad">{_cause(cause)}.</p>\n' for cause in causes)
 
 
-def _reason(reason: waits.Reason) -> str:
-    return f'<a href="{DOCS}/runbook#{reason.alert.lower()}">{text(reason.text)}</a>'
+def _cause(cause: Cause) -> str:
+    return f'<a href="{DOCS}/runbook#{cause.alert.lower()}">{text(cause.text)}</a>'
 
 
 def _count(number_: int, what: str) -> str:
     return f"{number_} {what}" if number_ == 1 else f"{number_} {what}s"
 
 
-def _pods(found: Sequence[Pod], view: View, most: int) -> str:
+def _pods(found: Sequence[Waits], compared: Comparison, limit: int) -> str:
     if not found:
         return "<h2>Pods</h2>\n<p>There are none on this node.</p>\n"
-    when = f"over the last {view.seconds:.3g} s" if view.seconds else "not known yet"
+    when = f"over the last {compared.seconds:.3g} s" if compared.seconds else "not known yet"
     heads = "".join(f'<th scope="col" role="columnheader" class="n">{heading}</th>' for heading, _ in _COLUMNS)
-    rows = "".join(_row(pod, known=bool(view.seconds)) for pod in found[:most])
-    more = len(found) - most
+    rows = "".join(_row(pod, known=bool(compared.seconds)) for pod in found[:limit])
+    more = len(found) - limit
     rest = ""
     if more > 0:
-        quiet = sum(not pod.reasons for pod in found[most:])
-        following = min(LARGEST, most * 4, len(found))
-        link = f' <a href="?pods={following}">Show {following}</a>' if following > most else ""
+        quiet = sum(not pod.causes for pod in found[limit:])
+        following = min(MAX_PODS, limit * 4, len(found))
+        link = f' <a href="?pods={following}">Show {following}</a>' if following > limit else ""
         rest = f"<p>{_count(more, 'more pod')}, {quiet} of them waiting for nothing.{link}</p>\n"
     return (
         f'<h2>What pods wait for</h2>\n<table class="pods" role="table"><caption>The worst first, {when}. '
@@ -160,25 +174,24 @@ def _pods(found: Sequence[Pod], view: View, most: int) -> str:
     )
 
 
-def _row(pod: Pod, *, known: bool) -> str:
-    level = "bad" if pod.weight >= 1 else "some" if pod.reasons else "none"
-    if pod.reasons:
+def _row(pod: Waits, *, known: bool) -> str:
+    level = "bad" if pod.severity >= 1 else "some" if pod.causes else "none"
+    if pod.causes:
         words = "".join(
-            f'<li class="{"bad" if reason.weight >= 1 else "some"}"><span class="mark">{_reason(reason)}</span></li>'
-            for reason in pod.reasons
+            f'<li class="{"bad" if cause.severity >= 1 else "some"}"><span class="mark">{_cause(cause)}</span></li>'
+            for cause in pod.causes
         )
         words = f"<ul>{words}</ul>"
     else:
         words = f'<span class="quiet">{"nothing" if known else "nothing is known yet"}</span>'
-    in_syscalls = None if pod.syscalls is None else sum(pod.syscalls.values())
     cells = (
-        (pod.waiting, short),
-        (pod.throttled, share),
+        (pod.runqueue, short),
+        (pod.throttled, percent),
         (pod.retransmits, short),
         (pod.faults, short),
-        (in_syscalls, short),
-        (pod.io, share),
-        (pod.memory, share),
+        (pod.syscalls, short),
+        (pod.io, percent),
+        (pod.memory, percent),
     )
     numbers = "".join(
         f'<td class="n{"" if value else " zero"}" role="cell" data-name="{name}">'
@@ -186,26 +199,24 @@ def _row(pod: Pod, *, known: bool) -> str:
         for (value, write), (_, name) in zip(cells, _COLUMNS, strict=True)
     )
     return (
-        f'<tr class="{level}" role="row"><th scope="row" role="rowheader">{text(pod.name)}'
+        f'<tr class="{level}" role="row"><th scope="row" role="rowheader">{text(pod.pod)}'
         f'<small>{text(pod.namespace)}</small></th><td class="words" role="cell">{words}</td>{numbers}</tr>\n'
     )
 
 
-def _own(view: View) -> dict[str, list[tuple[tuple[str, ...], float]]]:
+def _own(compared: Comparison) -> dict[str, list[tuple[tuple[str, ...], float]]]:
     """The agent's own metrics: labels and values by name."""
     return {
         family.metric.name: [
-            (sample.series.labels, number(sample.value))
-            for sample in family.samples
-            if not isinstance(sample.value, Histogram)
+            (sample.series.labels, sample.value) for sample in family.samples if not isinstance(sample.value, Histogram)
         ]
-        for family in view.page.families
+        for family in compared.page.families
         if family.table.scope is Scope.AGENT
     }
 
 
-def _agent(view: View) -> str:
-    own = _own(view)
+def _agent(compared: Comparison) -> str:
+    own = _own(compared)
 
     def value(name: str) -> float | None:
         return own[name][0][1] if own.get(name) else None
@@ -276,7 +287,7 @@ def _maps(own: dict[str, list[tuple[tuple[str, ...], float]]]) -> str:
     if not found:
         return ""
     rows = (
-        (text(labels[0]), f"{entries:.0f} of {capacity:.0f}", share(entries / capacity) if capacity else "-")
+        (text(labels[0]), f"{entries:.0f} of {capacity:.0f}", percent(entries / capacity) if capacity else "-")
         for labels, entries, capacity in sorted(found)
     )
     return _table("Kernel maps", ("Map", "Entries", "Full"), rows)

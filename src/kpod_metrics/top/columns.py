@@ -1,26 +1,30 @@
-"""The columns of the table: what each says, in a terminal and in plain text, and how rows are sorted by it."""
+"""The columns of the table: what each shows, in a terminal and in plain text, and how the table is sorted by it."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from kpod_metrics import columns as declared
+from kpod_metrics.columns import Shows, Unit
 from kpod_metrics.histogram import SLOTS_PER_OCTAVE
-from kpod_metrics.top.rates import Row
+from kpod_metrics.top import rates
+from kpod_metrics.top.rates import Figures
 from kpod_metrics.top.text import BARS
 
-NOTHING = "-"
-"""What is shown of what is not known."""
-_CELLS = 13
-"""Of a histogram's picture: two octaves each, from a microsecond to a minute."""
+UNKNOWN = "-"
+"""What is shown for a value that is not known."""
+_BARS = 13
+"""Of a distribution: one for two octaves, from a microsecond to a minute."""
+_MIN_WIDTH = 6
 
 
 @dataclass(frozen=True)
 class Column:
     """One column.
 
-    `key` is its name for --sort and in JSON, `title` its head in a terminal, where it is `width` wide, `plain` its head
-    in plain text, where a number is in the unit that this says. `number` takes the number from a row; `shown` writes it
-    for a person. A column without a number is text.
+    `key` is its name for --sort and in JSON. `title` is its header in a terminal, where it is `width` wide. `plain` is
+    its header in plain text. A column without `number` is text.
     """
 
     key: str
@@ -28,23 +32,13 @@ class Column:
     width: int
     plain: str
     help: str
-    number: Callable[[Row], float | None] | None = None
-    shown: Callable[[float], str] = str
+    cell: Callable[[Figures], str]
+    """What a person sees."""
+    number: Callable[[Figures], float | None] | None = None
     scale: float = 1.0
-    """By what a number is multiplied for plain text."""
-    text: Callable[[Row], str] | None = None
-
-    def cell(self, row: Row) -> str:
-        """What a person sees."""
-        if self.text is not None:
-            return self.text(row)
-        value = self.value(row)
-        return NOTHING if value is None else self.shown(value)
-
-    def value(self, row: Row) -> float | None:
-        """The number, if there is one."""
-        value = self.number(row) if self.number is not None else None
-        return value if value is not None and math.isfinite(value) else None
+    """Factor of the number in plain text."""
+    left: bool = False
+    """Whether its cells begin at its left edge."""
 
 
 def percent(share: float) -> str:
@@ -74,127 +68,85 @@ def amount(value: float) -> str:
 
 
 def picture(slots: Sequence[int], bars: str = BARS) -> str:
-    """Draw a histogram of durations: a bar for each two octaves, as high as its share of the highest."""
-    cells = [0] * _CELLS
+    """Draw a histogram of durations: a bar for each two octaves, as high as its share of the highest one."""
+    cells = [0] * _BARS
     for slot, count in enumerate(slots):
-        cells[min(max(slot - 1, 0) // (2 * SLOTS_PER_OCTAVE), _CELLS - 1)] += count
+        cells[min(max(slot - 1, 0) // (2 * SLOTS_PER_OCTAVE), _BARS - 1)] += count
     highest = max(cells)
     return "".join(bars[math.ceil(count * (len(bars) - 1) / highest)] if count else bars[0] for count in cells)
 
 
-def _waits(row: Row) -> str:
-    return f"{row.waits_for} {row.waits * 100:.0f}%" if row.waits_for else NOTHING
+_WRITE = {Unit.SHARE: percent, Unit.SECONDS: seconds, Unit.AMOUNT: amount}
+_SCALE = {Unit.SHARE: 100.0, Unit.SECONDS: 1e3, Unit.AMOUNT: 1.0}
 
 
-NAMES = (
-    Column("namespace", "NAMESPACE", 12, "NAMESPACE", "namespace", text=lambda row: row.pod.namespace or NOTHING),
-    Column("pod", "POD", 40, "POD", "pod", text=lambda row: row.pod.pod or NOTHING),
-    Column("container", "CONTAINER", 12, "CONTAINER", "container", text=lambda row: row.pod.container or NOTHING),
+def _column(column: declared.Column) -> Column:
+    """Return the column that a collector declares."""
+    key, write = column.key, _WRITE[column.unit]
+
+    def number(of: Figures) -> float | None:
+        return of.values[key]
+
+    def cell(of: Figures) -> str:
+        value = number(of)
+        return UNKNOWN if value is None else write(value)
+
+    def bars(of: Figures) -> str:
+        return picture(of.bars[key]) if key in of.bars else UNKNOWN
+
+    shows_bars = column.shows is Shows.DISTRIBUTION
+    return Column(
+        key,
+        column.title,
+        max(len(column.title), _MIN_WIDTH),
+        column.plain,
+        column.help,
+        bars if shows_bars else cell,
+        number,
+        _SCALE[column.unit],
+        left=shows_bars,
+    )
+
+
+def _name(name: str, of: Figures) -> str:
+    value: str = getattr(of.owner, name)
+    return value or UNKNOWN
+
+
+def _cause(of: Figures) -> str:
+    return f"{of.cause.name} {of.cause.amount}" if of.cause else UNKNOWN
+
+
+NAMES = tuple(
+    Column(name, name.upper(), width, name.upper(), name, partial(_name, name), left=True)
+    for name, width in (("namespace", 12), ("pod", 40), ("container", 12))
 )
-
-FIGURES = (
-    Column(
-        "waits",
-        "WAITS FOR",
-        14,
-        "WAITS_FOR",
-        "what it waits for most, and for how much of the time: a CPU, its CPU limit, memory, a disk, retransmits",
-        lambda row: row.waits,
-        text=_waits,
-    ),
-    Column("cpu", "CPU%", 6, "CPU_%", "CPU time, 100 is one CPU", lambda row: row.cpu, percent, 100),
-    Column(
-        "runqueue_p99",
-        "RUNQ-99",
-        7,
-        "RUNQ_P99_MS",
-        "99th percentile of the waits for a CPU",
-        lambda row: row.runqueue_p99,
-        seconds,
-        1e3,
-    ),
-    Column(
-        "runqueue_waits",
-        "RUNQ 1us..64s",
-        _CELLS,
-        "RUNQ_WAITS/S",
-        "those waits by how long they took: a bar is two octaves",
-        lambda row: row.runqueue_waits,
-        text=lambda row: picture(row.runqueue) if row.runqueue else NOTHING,
-    ),
-    Column(
-        "throttled",
-        "THROT%",
-        6,
-        "THROTTLED_%",
-        "time for which the CPU limit kept tasks off the CPUs",
-        lambda row: row.throttled,
-        percent,
-        100,
-    ),
-    Column("retransmits", "RETR/s", 6, "RETRANSMITS/S", "TCP segments sent again", lambda r: r.retransmits, amount),
-    Column("network", "TCP B/s", 7, "TCP_BYTES/S", "TCP payload, sent and received", lambda r: r.network, amount),
-    Column("faults", "MAJFL/s", 7, "MAJOR_FAULTS/S", "page faults that waited for a disk", lambda r: r.faults, amount),
-    Column("calls", "CALLS/s", 7, "SYSCALLS/S", "tracked syscalls", lambda row: row.calls, amount),
-    Column("errors", "ERR/s", 6, "SYSCALL_ERRORS/S", "those of them that failed", lambda row: row.errors, amount),
-    Column(
-        "call_p99",
-        "CALL-99",
-        7,
-        "SYSCALL_P99_MS",
-        "99th percentile of syscalls, without those that wait for others by nature (read, epoll_wait, ...)",
-        lambda row: row.call_p99,
-        seconds,
-        1e3,
-    ),
-    Column("disk", "DISK B/s", 8, "DISK_BYTES/S", "read from and written to disks", lambda row: row.disk, amount),
-    Column("memory", "MEM B", 6, "MEMORY_BYTES", "memory, page cache included", lambda row: row.memory, amount),
-    Column(
-        "pressure_cpu",
-        "PSIcpu",
-        6,
-        "PSI_CPU_%",
-        "time in which some task waited for a CPU",
-        lambda row: row.pressure_cpu,
-        percent,
-        100,
-    ),
-    Column(
-        "pressure_memory",
-        "PSImem",
-        6,
-        "PSI_MEMORY_%",
-        "the same for memory",
-        lambda row: row.pressure_memory,
-        percent,
-        100,
-    ),
-    Column(
-        "pressure_io",
-        "PSIio",
-        6,
-        "PSI_IO_%",
-        "the same for a disk",
-        lambda row: row.pressure_io,
-        percent,
-        100,
-    ),
+WAITS = Column(
+    "waits",
+    "WAITS FOR",
+    14,
+    "WAITS_FOR",
+    "what it waits for most, by the thresholds of the alerts, and how much",
+    _cause,
+    lambda of: of.cause.severity if of.cause else 0.0,
+    left=True,
 )
-
+FIGURES = (WAITS, *map(_column, rates.COLUMNS))
 COLUMNS = (*NAMES, *FIGURES)
 KEYS = tuple(column.key for column in COLUMNS)
 
 
-def chosen(rows: Sequence[Row], sort: str, filtered: str, *, other_way: bool = False) -> list[Row]:
-    """Return the rows that have a text in their names, sorted by a column: numbers from the largest on, text from A.
+def chosen(found: Sequence[Figures], sort: str, filtered: str, *, reverse: bool = False) -> list[Figures]:
+    """Return the containers that have a text in their names, sorted by a column: numbers from the largest, text from A.
 
-    Rows for which the number is not known come last either way. Equals stay in the order of their names.
+    Those of which the number is not known come last in both directions. Equal ones are in the order of their names.
     """
     column = COLUMNS[KEYS.index(sort)]
     wanted = filtered.lower()
-    found = sorted((row for row in rows if wanted in "/".join(row.pod).lower()), key=lambda row: row.pod)
-    if column.number is None:
-        return sorted(found, key=column.cell, reverse=other_way)
-    known = [row for row in found if column.value(row) is not None]
-    unknown = [row for row in found if column.value(row) is None]
-    return sorted(known, key=lambda row: column.value(row) or 0.0, reverse=not other_way) + unknown
+    rows = sorted((one for one in found if wanted in "/".join(one.owner[:3]).lower()), key=lambda one: one.owner)
+    number = column.number
+    if number is None:
+        return sorted(rows, key=column.cell, reverse=reverse)
+    known = [(value, one) for one in rows if (value := number(one)) is not None]
+    unknown = [one for one in rows if number(one) is None]
+    return [one for _, one in sorted(known, key=lambda pair: pair[0], reverse=not reverse)] + unknown

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from kpod_metrics.errors import KpodError, RefusedError
 from kpod_metrics.settings import Settings
 from kpod_metrics.top.columns import chosen
-from kpod_metrics.top.frame import State
+from kpod_metrics.top.frame import Choices
 from kpod_metrics.top.plain import as_json, as_text
 from kpod_metrics.top.sources import Access, Endpoint, NoPageError, Own, Source
-from kpod_metrics.top.watch import View, Watch
+from kpod_metrics.top.watch import Latest, Watch
 from kpod_metrics.web.address import local_url
 
 
@@ -44,14 +44,14 @@ def run(options: Options, settings: Settings) -> int:
         if once:
             if source.own:
                 print(f"kpod-metrics: {source.name}", file=sys.stderr)
-            view = _two_cycles(watch, min(options.interval, 0.5))
-            rows = chosen(view.rows, options.sort, options.filter)
-            print(as_json(rows) if options.json else as_text(rows))
+            latest = _two_cycles(watch, min(options.interval, 0.5))
+            found = chosen(latest.figures, options.sort, options.filter)
+            print(as_json(found) if options.json else as_text(found))
             return 0
         from kpod_metrics.top.screen import show  # noqa: PLC0415 - an interpreter without curses has --once
 
         watch.start()
-        show(watch, State(sort=options.sort, filter=options.filter))
+        show(watch, Choices(sort=options.sort, filter=options.filter))
         return 0
     except ModuleNotFoundError as error:
         raise RefusedError(f"this Python lacks {error.name}: --once needs none") from None
@@ -81,20 +81,20 @@ def _source(options: Options, settings: Settings) -> Source:
     return endpoint
 
 
-def _two_cycles(watch: Watch, pause: float) -> View:
+def _two_cycles(watch: Watch, pause: float) -> Latest:
     """Wait for rates, which take two cycles: three intervals of the agent at most, and ten seconds at least."""
     began = time.monotonic()
     longest, problem = 10.0, ""
     while time.monotonic() - began < longest:
         try:
-            view = watch.take()
-            if view.rated:
-                return view
-            assert view.reading is not None
-            problem = f"no new cycle of {view.source}, which has one every {view.reading.interval:g} s"
-            longest = max(longest, 3 * view.reading.interval)
+            latest = watch.take()
+            if latest.rated:
+                return latest
+            assert latest.reading is not None
+            problem = f"no new cycle of {latest.source}, which has one every {latest.reading.interval:g} s"
+            longest = max(longest, 3 * latest.reading.interval)
         except NoPageError as error:
-            problem = f"{watch.view.source}: {error}"
+            problem = f"{watch.latest.source}: {error}"
             if not error.soon:
                 break
         time.sleep(pause)

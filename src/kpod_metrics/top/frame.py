@@ -7,9 +7,9 @@ from enum import Enum
 from textwrap import wrap
 
 from kpod_metrics.top.columns import COLUMNS, FIGURES, KEYS, NAMES, Column, chosen
-from kpod_metrics.top.rates import Row
+from kpod_metrics.top.rates import Figures
 from kpod_metrics.top.text import BARS, PLAIN_BARS, clean, fit, width
-from kpod_metrics.top.watch import View
+from kpod_metrics.top.watch import Latest
 
 KEYS_LINE = "q quit  h help  ←→ sort  r reverse  / filter  p pause  ↑↓ scroll"
 HELP = (
@@ -43,15 +43,15 @@ Line = list[tuple[str, Style]]
 
 
 @dataclass
-class State:
-    """What the keys have chosen."""
+class Choices:
+    """What the user has chosen by keys."""
 
     sort: str = "waits"
-    other_way: bool = False
+    reverse: bool = False
     filter: str = ""
     typing: bool = False
     """Whether keys are the filter's letters."""
-    paused: View | None = None
+    paused: Latest | None = None
     """What was there when it was paused."""
     help: bool = False
     top: int = 0
@@ -60,32 +60,32 @@ class State:
     """Rows that the last frame had room for."""
 
 
-def frame(view: View, state: State, lines: int, columns: int, *, unicode: bool = True) -> list[Line]:
+def frame(latest: Latest, choices: Choices, lines: int, columns: int, *, unicode: bool = True) -> list[Line]:
     """Return at most so many lines, each of so many columns at most; `unicode`: the terminal has more than ASCII."""
     if lines < 1 or columns < 1:
         return []
-    view = state.paused or view
-    rows = chosen(view.rows, state.sort, state.filter, other_way=state.other_way)
+    latest = choices.paused or latest
+    rows = chosen(latest.figures, choices.sort, choices.filter, reverse=choices.reverse)
     # What is left out first where there are few lines: the keys, the title, the head.
-    with_title, with_keys, with_head = lines >= 3, lines >= 4 or state.typing, lines >= 2
-    if state.help:
+    with_title, with_keys, with_head = lines >= 3, lines >= 4 or choices.typing, lines >= 2
+    if choices.help:
         with_head = False
     room = lines - with_title - with_keys - with_head
-    body = _help(columns) if state.help else _table(rows, state, columns, with_head)
+    body = _help(columns) if choices.help else _table(rows, choices, columns, with_head)
     head, body = body[:with_head], body[with_head:]
-    state.page = max(room, 1)
-    state.top = max(0, min(state.top, len(body) - room))
-    shown = body[state.top : state.top + max(room, 0)]
-    if not state.help and not body:
-        shown = [[(_nothing(view, state), Style.PLAIN)]][: max(room, 0)]
+    choices.page = max(room, 1)
+    choices.top = max(0, min(choices.top, len(body) - room))
+    shown = body[choices.top : choices.top + max(room, 0)]
+    if not choices.help and not body:
+        shown = [[(_nothing(latest, choices), Style.PLAIN)]][: max(room, 0)]
     made: list[Line] = []
     if with_title:
-        made.append(_title(view, state, len(rows)))
+        made.append(_title(latest, choices, len(rows)))
     made += head
     made += shown
     if with_keys:
         made += [[] for _ in range(lines - 1 - len(made))]
-        made.append([(f"filter: {state.filter}_" if state.typing else KEYS_LINE, Style.TITLE)])
+        made.append([(f"filter: {choices.filter}_" if choices.typing else KEYS_LINE, Style.TITLE)])
     return [_cut(line, columns, unicode) for line in made[:lines]]
 
 
@@ -107,33 +107,33 @@ def _cut(line: Line, columns: int, unicode: bool) -> Line:
 _ASCII = str.maketrans(dict(zip(BARS, PLAIN_BARS, strict=True)) | {"←": "<", "→": ">", "↑": "^", "↓": "v", "…": "~"})
 
 
-def _title(view: View, state: State, found: int) -> Line:
-    reading = view.reading
+def _title(latest: Latest, choices: Choices, found: int) -> Line:
+    reading = latest.reading
     at = time.strftime("%H:%M:%S", time.localtime(reading.time)) if reading else ""
-    if view.problem:
-        return [(f"{view.problem}: {view.source}{f', shown is {at}' if at else ''}", Style.PROBLEM)]
+    if latest.problem:
+        return [(f"{latest.problem}: {latest.source}{f', shown is {at}' if at else ''}", Style.PROBLEM)]
     if reading is None:
-        return [(f"kpod-metrics top  {view.source}", Style.TITLE)]
+        return [(f"kpod-metrics top  {latest.source}", Style.TITLE)]
     # In the order in which a narrow terminal may do without.
     said = [
-        "PAUSED" if state.paused else "kpod-metrics top",
-        view.source if view.own else "",
+        "PAUSED" if choices.paused else "kpod-metrics top",
+        latest.source if latest.own else "",
         f"off: {', '.join(reading.off)}" if reading.off else "",
         reading.node,
         f"{at} every {reading.interval:g}s",
-        f"{found} of {len(view.rows)}" if state.filter else str(len(view.rows)),
-        f"by {state.sort}{', the other way' if state.other_way else ''}",
-        "rates with the next cycle" if not view.rated else "",
-        f"filter: {state.filter}" if state.filter else "",
-        "" if view.own else view.source,
+        f"{found} of {len(latest.figures)}" if choices.filter else str(len(latest.figures)),
+        f"by {choices.sort}{', the other way' if choices.reverse else ''}",
+        "rates with the next cycle" if not latest.rated else "",
+        f"filter: {choices.filter}" if choices.filter else "",
+        "" if latest.own else latest.source,
     ]
     return [("  ".join(filter(None, said)), Style.TITLE)]
 
 
-def _nothing(view: View, state: State) -> str:
-    if view.reading is None:
+def _nothing(latest: Latest, choices: Choices) -> str:
+    if latest.reading is None:
         return "waiting for the first page"
-    return f"no name has {state.filter!r} in it: Esc clears the filter" if state.filter else "no pods"
+    return f"no name has {choices.filter!r} in it: Esc clears the filter" if choices.filter else "no pods"
 
 
 def _help(columns: int) -> list[Line]:
@@ -144,14 +144,14 @@ def _help(columns: int) -> list[Line]:
     return [[(text, Style.PLAIN)] for text in lines]
 
 
-def _table(rows: Sequence[Row], state: State, columns: int, with_head: bool) -> list[Line]:
+def _table(rows: Sequence[Figures], choices: Choices, columns: int, with_head: bool) -> list[Line]:
     """Return the head, and a line for each row."""
-    layout = _layout(rows, state.sort, columns)
+    layout = _layout(rows, choices.sort, columns)
     lines: list[Line] = []
     if with_head:
         head: Line = []
         for column, wide in layout:
-            style = Style.CHOSEN if column.key == state.sort else Style.HEAD
+            style = Style.CHOSEN if column.key == choices.sort else Style.HEAD
             head += [(_aligned(column, column.title, wide), style), (" ", Style.HEAD)]
         lines.append(head[:-1])
     for row in rows:
@@ -162,7 +162,7 @@ def _table(rows: Sequence[Row], state: State, columns: int, with_head: bool) -> 
 
 def _aligned(column: Column, text: str, wide: int) -> str:
     text = clean(text)
-    if column.number is None or column.text is not None:
+    if column.left:
         return fit(text, wide, middle=column in NAMES)
     return " " * (wide - width(text)) + fit(text, min(wide, width(text)))
 
@@ -170,7 +170,7 @@ def _aligned(column: Column, text: str, wide: int) -> str:
 _NAME, _LEAST_NAME = 16, 4
 
 
-def _layout(rows: Sequence[Row], sort: str, columns: int) -> list[tuple[Column, int]]:
+def _layout(rows: Sequence[Figures], sort: str, columns: int) -> list[tuple[Column, int]]:
     """Return the columns that fit, with their widths; the one that is sorted by is always among them.
 
     Where there is little room, a pod's name is what is left of its names.
@@ -206,6 +206,6 @@ def _layout(rows: Sequence[Row], sort: str, columns: int) -> list[tuple[Column, 
     return [(c, widths[c.key]) for c in names] + [(c, c.width) for c in fitting]
 
 
-def _of(row: Row, column: Column) -> str:
+def _of(of: Figures, column: Column) -> str:
     """Return the name itself, which may be empty."""
-    return str(getattr(row.pod, column.key))
+    return str(getattr(of.owner, column.key))

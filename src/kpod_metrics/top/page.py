@@ -9,15 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from kpod_metrics.exposition.wire import Field, fields, part, read_varint, unzigzag
-from kpod_metrics.histogram import FIRST_INDEX, SCHEMA, SLOTS
-
-
-@dataclass(frozen=True)
-class Native:
-    """A native histogram: counts of the slots that `kpod_metrics.histogram` describes, and their sum in seconds."""
-
-    slots: tuple[int, ...]
-    sum: float
+from kpod_metrics.histogram import FIRST_INDEX, SCHEMA, SLOTS, Histogram
 
 
 @dataclass(frozen=True)
@@ -26,7 +18,7 @@ class Sample:
 
     name: str
     labels: dict[str, str]
-    value: float | Native
+    value: float | Histogram
 
 
 def decode(page: bytes, wanted: Collection[str]) -> Iterator[Sample]:
@@ -51,7 +43,7 @@ def _family(data: bytes, wanted: Collection[str]) -> Iterator[Sample]:
 
 def _metric(name: str, data: bytes) -> Sample:
     labels: dict[str, str] = {}
-    number: float | Native = math.nan
+    number: float | Histogram = math.nan
     for field, value in fields(data):
         if field == 1:
             pair = {key: _bytes(text).decode("utf-8", "replace") for key, text in fields(_bytes(value))}
@@ -63,7 +55,7 @@ def _metric(name: str, data: bytes) -> Sample:
     return Sample(name, labels, number)
 
 
-def _histogram(data: bytes) -> Native:
+def _histogram(data: bytes) -> Histogram:
     slots = [0] * SLOTS
     total, schema = 0.0, None
     spans: list[tuple[int, int]] = []
@@ -97,7 +89,7 @@ def _histogram(data: bytes) -> Native:
             count += next(following, 0)
             slots[slot] = count
             slot += 1
-    return Native(tuple(slots), total)
+    return Histogram(tuple(slots), round(total * 1e9) if math.isfinite(total) else 0)
 
 
 def _bytes(value: Field) -> bytes:

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Sequence
 
-from kpod_metrics.top.columns import COLUMNS, NOTHING, Column
-from kpod_metrics.top.rates import Row
+from kpod_metrics.top.columns import COLUMNS, NAMES, UNKNOWN, WAITS, Column
+from kpod_metrics.top.rates import Figures
 from kpod_metrics.top.text import clean, width
 
 
-def as_text(rows: Sequence[Row]) -> str:
-    """Write a line for each row, below a head: columns parted by blanks, which no name has; `-` is not known."""
-    lines = [[column.plain for column in COLUMNS], *([_plain(column, row) for column in COLUMNS] for row in rows)]
+def as_text(found: Sequence[Figures]) -> str:
+    """Write a line for each container, below a header; columns are separated by blanks, `-` is not known."""
+    lines = [[column.plain for column in COLUMNS], *([_plain(column, one) for column in COLUMNS] for one in found)]
     widths = [max(map(width, cells)) for cells in zip(*lines, strict=True)]
     out = []
     for cells in lines:
@@ -22,13 +22,13 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join(out)
 
 
-def _plain(column: Column, row: Row) -> str:
-    if column.key == "waits":
-        return f"{row.waits_for}:{row.waits * 100:.0f}%" if row.waits_for else NOTHING
+def _plain(column: Column, of: Figures) -> str:
+    if column is WAITS:
+        return column.cell(of).replace(" ", ":")
     if column.number is None:
-        return clean(column.cell(row)).replace(" ", r"\x20")
-    value = column.value(row)
-    return NOTHING if value is None else _number(value * column.scale)
+        return clean(column.cell(of)).replace(" ", r"\x20")
+    value = column.number(of)
+    return UNKNOWN if value is None else _number(value * column.scale)
 
 
 def _number(value: float) -> str:
@@ -36,14 +36,14 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
-def as_json(rows: Sequence[Row]) -> str:
-    """Write an array of objects by the columns' keys: numbers are seconds, bytes, events a second, shares of 1."""
+def as_json(found: Sequence[Figures]) -> str:
+    """Write an array of objects by the columns' keys: numbers are seconds, bytes, per second, shares of 1."""
     return json.dumps(
         [
-            dict(zip(("namespace", "pod", "container"), row.pod, strict=True))
-            | {column.key: column.value(row) for column in COLUMNS if column.number is not None}
-            | {"waits_for": row.waits_for}
-            for row in rows
+            {column.key: getattr(one.owner, column.key) for column in NAMES}
+            | {column.key: column.number(one) for column in COLUMNS if column.number is not None}
+            | {"waits_for": one.cause.name if one.cause else ""}
+            for one in found
         ],
         indent=2,
     )

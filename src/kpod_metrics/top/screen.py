@@ -12,7 +12,7 @@ from types import FrameType
 
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.top.columns import KEYS
-from kpod_metrics.top.frame import State, Style, frame
+from kpod_metrics.top.frame import Choices, Style, frame
 from kpod_metrics.top.watch import Watch
 
 _TICK_MS = 200
@@ -20,14 +20,14 @@ _TICK_MS = 200
 _ESCAPE = 27
 
 
-def show(watch: Watch, state: State) -> None:
+def show(watch: Watch, choices: Choices) -> None:
     """Show the table until it is quit; raises RefusedError where the terminal cannot show one."""
     locale.setlocale(locale.LC_ALL, "")
     # By the end of an escape sequence a lone Esc is told from an arrow: a second is too long to wait for that.
     os.environ.setdefault("ESCDELAY", "25")
     before = signal.signal(signal.SIGTERM, _end)
     try:
-        curses.wrapper(_loop, watch, state)
+        curses.wrapper(_loop, watch, choices)
     except curses.error as error:
         term = os.environ.get("TERM", "")
         raise RefusedError(f"this terminal (TERM={term!r}) cannot show a table: {error}; --once needs none") from None
@@ -42,7 +42,7 @@ def _end(number: int, where: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _loop(screen: curses.window, watch: Watch, state: State) -> None:
+def _loop(screen: curses.window, watch: Watch, choices: Choices) -> None:
     with suppress(curses.error):
         curses.curs_set(0)
     styles = _styles()
@@ -50,10 +50,10 @@ def _loop(screen: curses.window, watch: Watch, state: State) -> None:
     screen.timeout(_TICK_MS)
     drawn: object = None
     while True:
-        view = watch.view
-        now = (view.version, screen.getmaxyx())
+        latest = watch.latest
+        now = (latest.version, screen.getmaxyx())
         if now != drawn:
-            _draw(screen, frame(view, state, *screen.getmaxyx(), unicode=unicode), styles)
+            _draw(screen, frame(latest, choices, *screen.getmaxyx(), unicode=unicode), styles)
             drawn = now
         try:
             key: str | int = screen.get_wch()
@@ -64,7 +64,7 @@ def _loop(screen: curses.window, watch: Watch, state: State) -> None:
         if key == curses.KEY_RESIZE:
             curses.update_lines_cols()
             screen.clear()
-        if not press(key, state, watch):
+        if not press(key, choices, watch):
             return
         drawn = None
 
@@ -95,35 +95,35 @@ def _draw(screen: curses.window, lines: list[list[tuple[str, Style]]], styles: d
     screen.refresh()
 
 
-def press(key: str | int, state: State, watch: Watch) -> bool:
+def press(key: str | int, choices: Choices, watch: Watch) -> bool:
     """Do what a key says; return whether to go on."""
-    if state.typing and isinstance(key, str):
-        _type(key, state)
-    elif state.typing and key == curses.KEY_BACKSPACE:
-        state.filter = state.filter[:-1]
+    if choices.typing and isinstance(key, str):
+        _type(key, choices)
+    elif choices.typing and key == curses.KEY_BACKSPACE:
+        choices.filter = choices.filter[:-1]
     elif key in ("q", "Q"):
         return False
     elif key in ("h", "?"):
-        state.help, state.top = not state.help, 0
+        choices.help, choices.top = not choices.help, 0
     elif key == chr(_ESCAPE):
-        if state.help:
-            state.help = False
+        if choices.help:
+            choices.help = False
         else:
-            state.filter = ""
-        state.top = 0
+            choices.filter = ""
+        choices.top = 0
     elif key == "/":
-        state.help, state.typing = False, True
+        choices.help, choices.typing = False, True
     elif key in ("p", " "):
-        state.paused = None if state.paused else watch.view
+        choices.paused = None if choices.paused else watch.latest
     elif key == "r":
-        state.other_way = not state.other_way
+        choices.reverse = not choices.reverse
     elif key in (curses.KEY_LEFT, curses.KEY_RIGHT, "<", ">"):
         by = 1 if key in (curses.KEY_RIGHT, ">") else -1
-        state.sort = KEYS[(KEYS.index(state.sort) + by) % len(KEYS)]
-        state.other_way, state.top = False, 0
+        choices.sort = KEYS[(KEYS.index(choices.sort) + by) % len(KEYS)]
+        choices.reverse, choices.top = False, 0
     elif key in _SCROLL:
         lines, pages = _SCROLL[key]
-        state.top = max(0, state.top + lines + pages * state.page)
+        choices.top = max(0, choices.top + lines + pages * choices.page)
     return True
 
 
@@ -141,14 +141,14 @@ _SCROLL: dict[str | int, tuple[int, int]] = {
 """Lines and pages by which a key scrolls."""
 
 
-def _type(key: str, state: State) -> None:
+def _type(key: str, choices: Choices) -> None:
     """Take a letter of the filter."""
     if key in ("\n", "\r"):
-        state.typing = False
+        choices.typing = False
     elif key == chr(_ESCAPE):
-        state.typing, state.filter = False, ""
+        choices.typing, choices.filter = False, ""
     elif key in ("\x7f", "\b"):
-        state.filter = state.filter[:-1]
+        choices.filter = choices.filter[:-1]
     elif key.isprintable():
-        state.filter += key
-    state.top = 0
+        choices.filter += key
+    choices.top = 0

@@ -1,65 +1,65 @@
-"""Keeps the last two cycles of a source: what a table is made from."""
+"""Keeps the last two cycles of a source, from which the table is made."""
 
 import threading
 from dataclasses import dataclass, field, replace
 
-from kpod_metrics.top.rates import Reading, Row, read, rows
+from kpod_metrics.top.rates import Figures, Reading, figures, read
 from kpod_metrics.top.sources import NoPageError, Source
 
 
 @dataclass(frozen=True)
-class View:
-    """What is known now."""
+class Latest:
+    """The newest figures."""
 
     source: str = ""
     own: bool = False
-    """Whether the source is top's own agent, which a reader must be told."""
+    """Whether the source is an agent in this process: the first line must report it."""
     reading: Reading | None = None
-    rows: list[Row] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
     rated: bool = False
-    """Whether there are two cycles, and so rates."""
+    """Whether there are two cycles, which rates need."""
     problem: str = ""
     """Why the reading is not the newest."""
     version: int = 0
 
 
 class Watch:
-    """Takes pages, now and then or on a thread of its own; any thread may ask for the view."""
+    """Fetches pages, on a thread if asked to; any thread can read `latest`."""
 
     def __init__(self, source: Source, interval: float) -> None:
-        """`interval`: seconds between two looks for a new page."""
+        """`interval`: seconds between two fetches."""
         self._source, self._interval = source, interval
         self._before: Reading | None = None
         self._stop = threading.Event()
-        self.view = View(source.name, source.own)
+        self.latest = Latest(source.name, source.own)
 
-    def take(self) -> View:
-        """Take a page; one of a cycle that was seen before only adds pods that are new on it. Raises NoPageError."""
+    def take(self) -> Latest:
+        """Fetch a page; a page of the same cycle only adds new pods. Raises NoPageError."""
         try:
             now = read(self._source.fetch())
         except ValueError as error:
             raise NoPageError(f"no agent's page: {error}") from None
-        last = self.view.reading
+        last = self.latest.reading
         if last is not None and now.time < last.time:
             self._before = None  # another agent, or another clock
         elif last is not None and now.time > last.time:
             self._before = last
-        self.view = replace(
-            self.view,
+        self.latest = replace(
+            self.latest,
             reading=now,
-            rows=rows(self._before, now),
+            figures=figures(self._before, now),
             rated=self._before is not None,
             problem="",
-            version=self.view.version + 1,
+            version=self.latest.version + 1,
         )
-        return self.view
+        return self.latest
 
     def start(self) -> None:
-        """Take pages until `stop`, whatever happens."""
+        """Fetch pages until `stop`, after errors too."""
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Take no more."""
+        """Fetch no more pages."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -67,12 +67,12 @@ class Watch:
             try:
                 self.take()
             except NoPageError as error:
-                self._say(str(error))
-            except Exception as error:  # the table must say that it stands still
-                self._say(f"{type(error).__name__}: {error}")
+                self._report(str(error))
+            except Exception as error:  # the table must report that it is not updated
+                self._report(f"{type(error).__name__}: {error}")
             self._stop.wait(self._interval)
 
-    def _say(self, problem: str) -> None:
-        view = self.view
-        if view.problem != problem:
-            self.view = replace(view, problem=problem, version=view.version + 1)
+    def _report(self, problem: str) -> None:
+        latest = self.latest
+        if latest.problem != problem:
+            self.latest = replace(latest, problem=problem, version=latest.version + 1)

@@ -2,7 +2,7 @@
 
 from kpod_metrics import health
 from kpod_metrics.exposition.page import Renderer
-from kpod_metrics.exposition.recent import Recent, View
+from kpod_metrics.exposition.recent import Comparison, Recent
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import Kind, Scope, Table, Value
 from kpod_metrics.pods.model import Identity
@@ -26,9 +26,9 @@ class Node:
         self._renderer = Renderer({"node": "n1"})
 
     @property
-    def view(self) -> View:
-        assert self.recent.view is not None
-        return self.recent.view
+    def compared(self) -> Comparison:
+        assert self.recent.newest is not None
+        return self.recent.newest
 
     def saw(self, identity: Identity, **growth: float | Histogram) -> None:
         """Have metrics of a pod grow, or a gauge be so much; `write__syscall...` is of that syscall."""

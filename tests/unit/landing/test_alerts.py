@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kpod_metrics import histogram
+from kpod_metrics.diagnosis.causes import node_causes
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.landing import page, waits
 from kpod_metrics.pods.model import Identity
@@ -96,8 +97,9 @@ def node_of(alert: Alert, case: dict[str, Any]) -> Node:
 
 def over(node: Node) -> set[str]:
     """Return the alerts whose limits are reached, as the page has them."""
-    reasons = [*waits.of_node(node.view), *(reason for pod in waits.pods(node.view) for reason in pod.reasons)]
-    return {reason.alert for reason in reasons if reason.weight >= 1}
+    containers = waits.rates(node.compared)
+    found = [*node_causes(containers.values()), *(cause for pod in waits.pods(containers) for cause in pod.causes)]
+    return {cause.alert for cause in found if cause.severity >= 1}
 
 
 @pytest.mark.parametrize("alert", OF_PODS, ids=lambda alert: alert.name)
@@ -107,7 +109,7 @@ def test_what_is_pending_is_on_the_page(alert: Alert) -> None:
         assert over(node) == set()
         return
     assert over(node) == {alert.name}
-    document = page.render(node.view, (), "n1").decode()
+    document = page.render(node.compared, (), "n1").decode()
     assert f"runbook#{alert.name.lower()}" in document
 
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from kpod_metrics import health
-from kpod_metrics.landing import page, waits
+from kpod_metrics.landing import page
 from kpod_metrics.pods.model import Identity
 from monitoring.alerts import ALERTS
 from tests.conftest import REPOSITORY
@@ -67,8 +67,8 @@ class Parsed(HTMLParser):
         return [attributes["href"] or "" for tag, attributes in self.tags if tag == "a"]
 
 
-def parsed(node: Node, problems: tuple[str, ...] = (), most: int = page.USUAL, name: str = "n1") -> Parsed:
-    return Parsed(page.render(node.view, problems, name, most))
+def parsed(node: Node, problems: tuple[str, ...] = (), most: int = page.DEFAULT_PODS, name: str = "n1") -> Parsed:
+    return Parsed(page.render(node.compared, problems, name, most))
 
 
 def test_content() -> None:
@@ -97,7 +97,7 @@ def test_content() -> None:
     assert heads[:2] == ["Pod", "Waits for"]
     assert row == [
         "web-1shop",
-        "a CPU 80 % of the time: 2 tasks at a time",
+        "CPU: in the run queue 80 % of the time, 2 tasks on average",
         *("2", "-", "0.3", "1.25", "-", "<1 %", "-"),
     ]
     assert len(heads) == len(row)
@@ -173,7 +173,7 @@ def test_hostile_names() -> None:
             node.saw(identity, cpu_runqueue_latency_seconds=20.0 * again, cpu_usage_seconds_total=5.0 * again)
             node.agent(health.COLLECTORS, (name,), 0, 0.0, 0)
         node.cycle()
-    document = page.render(node.view, HOSTILE, HOSTILE[0], cluster=HOSTILE[3])
+    document = page.render(node.compared, HOSTILE, HOSTILE[0], cluster=HOSTILE[3])
     found = Parsed(document)
     assert {tag for tag, _ in found.tags}.isdisjoint({"script", "img"})
     assert [tag for tag, _ in found.tags].count("style") == 1
@@ -200,7 +200,7 @@ def many() -> Node:
 
 
 def test_many_pods(many: Node) -> None:
-    document = page.render(many.view, [], "n1")
+    document = page.render(many.compared, [], "n1")
     found = Parsed(document)
     pods = [row[0] for row in found.rows if row[0].endswith("many")]
     assert pods == [f"pod-{at}many" for at in range(1233, 1233 - 50, -1)]
@@ -212,7 +212,7 @@ def test_many_pods(many: Node) -> None:
 
 
 def test_as_many_pods_as_there_may_be(many: Node) -> None:
-    document = page.render(many.view, [], "n1", page.LARGEST)
+    document = page.render(many.compared, [], "n1", page.MAX_PODS)
     found = Parsed(document)
     assert sum(row[0].endswith("many") for row in found.rows) == 1000
     assert "234 more pods, 186 of them waiting for nothing." in found.text
@@ -225,18 +225,18 @@ def test_made_once_a_second_at_most(many: Node, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(time, "time", lambda: wall)  # pages say how old they are
     now = 100.0
     pages = page.Pages(lambda: now)
-    first = pages.get(many.view, [], "n1")
-    assert first == page.render(many.view, [], "n1")
+    first = pages.get(many.compared, [], "n1")
+    assert first == page.render(many.compared, [], "n1")
     now = 100.9
-    assert pages.get(many.view, [], "n1") is first
-    assert pages.get(many.view, ["broken"], "n1") is not first
-    assert b"broken" in pages.get(many.view, ["broken"], "n1")
-    assert len(pages.get(many.view, [], "n1", 1)) < len(first) / 2
-    again = pages.get(many.view, [], "n1")
+    assert pages.get(many.compared, [], "n1") is first
+    assert pages.get(many.compared, ["broken"], "n1") is not first
+    assert b"broken" in pages.get(many.compared, ["broken"], "n1")
+    assert len(pages.get(many.compared, [], "n1", 1)) < len(first) / 2
+    again = pages.get(many.compared, [], "n1")
     now = 101.0
-    assert pages.get(many.view, [], "n1") is not again
+    assert pages.get(many.compared, [], "n1") is not again
     assert b"not over yet" in pages.get(None, [], "n1")
-    newer = many.view._replace(at=many.view.at + 1)
+    newer = many.compared._replace(at=many.compared.at + 1)
     assert b"over the last 11 s" in pages.get(newer, [], "n1")
 
 
@@ -301,8 +301,7 @@ def test_contrast(scheme: int) -> None:
 
 def test_links_go_where_there_is_something() -> None:
     alerts = {alert.name for alert in ALERTS}
-    text = (REPOSITORY / "src/kpod_metrics/landing/waits.py").read_text()
-    assert waits.Reason(1.0, "", "").weight == 1.0
+    text = (REPOSITORY / "src/kpod_metrics/diagnosis/causes.py").read_text()
     spoken = set(re.findall(r'"(Kpod\w+)"', text))
     assert spoken
     assert spoken <= alerts

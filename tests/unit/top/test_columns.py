@@ -4,13 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics import cli
+from kpod_metrics.collectors import columns as declared
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.kit import Collector
+from kpod_metrics.columns import FIXED, Shows, Unit
+from kpod_metrics.diagnosis.causes import Cause
 from kpod_metrics.histogram import MAX_EXPONENT, MIN_EXPONENT, SLOTS, slot_of_exponent
-from kpod_metrics.top.columns import COLUMNS, FIGURES, KEYS, amount, chosen, percent, picture, seconds
-from kpod_metrics.top.frame import State, frame
-from kpod_metrics.top.rates import Pod, Reading, Row
+from kpod_metrics.metrics import Kind
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.reference import declared as declared_metrics
+from kpod_metrics.top.columns import COLUMNS, KEYS, amount, chosen, percent, picture, seconds
+from kpod_metrics.top.frame import Choices, frame
+from kpod_metrics.top.rates import Figures, Reading
 from kpod_metrics.top.text import PLAIN_BARS, clean, fit, width
-from kpod_metrics.top.watch import View
+from kpod_metrics.top.watch import Latest
 
 
 @pytest.mark.parametrize(
@@ -49,9 +56,10 @@ def test_shares(share: float, expected: str) -> None:
 
 @given(st.floats(0, 1e14))
 def test_figures_fit_into_their_columns(value: float) -> None:
-    for column in FIGURES:
-        if column.text is None and (column.shown is amount or value < 900):
-            assert len(column.shown(value)) <= column.width, column.key
+    for column in declared():
+        if column.unit is Unit.AMOUNT or value < 900:
+            cell = next(made for made in COLUMNS if made.key == column.key)
+            assert len(cell.cell(row("a", **{column.key: value}))) <= cell.width, column.key
     assert len(amount(value)) <= 5
 
 
@@ -85,35 +93,48 @@ def test_long_names_lose_their_middle() -> None:
     assert fit("日本語", 4) == "日… "
 
 
-def row(name: str, **values: float) -> Row:
-    return Row(Pod("ns", name, ""), **values)  # type: ignore[arg-type]
+def row(name: str, **values: float) -> Figures:
+    return Figures(Identity("ns", name, ""), dict.fromkeys(KEYS) | values)
 
 
 def test_sorting() -> None:
     rows = [row("b", cpu=1.0), row("d"), row("a", cpu=1.0), row("c", cpu=5.0)]
 
-    def order(sort: str, other_way: bool = False) -> str:
-        return "".join(found.pod.pod for found in chosen(rows, sort, "", other_way=other_way))
+    def order(sort: str, reverse: bool = False) -> str:
+        return "".join(found.owner.pod for found in chosen(rows, sort, "", reverse=reverse))
 
     assert order("cpu") == "cabd"
-    assert order("cpu", other_way=True) == "abcd"
+    assert order("cpu", reverse=True) == "abcd"
     assert order("pod") == "abcd"
-    assert order("pod", other_way=True) == "dcba"
+    assert order("pod", reverse=True) == "dcba"
 
 
 def test_filter_is_a_part_of_any_name() -> None:
-    rows = [Row(Pod("shop", "web", "app")), Row(Pod("kube-system", "dns", ""))]
-    assert [found.pod.pod for found in chosen(rows, "cpu", "SHOP/w")] == ["web"]
+    rows = [
+        Figures(Identity("shop", "web", "app"), {"cpu": 1}),
+        Figures(Identity("kube-system", "dns", ""), {"cpu": 2}),
+    ]
+    assert [found.owner.pod for found in chosen(rows, "cpu", "SHOP/w")] == ["web"]
     assert chosen(rows, "cpu", "none") == []
 
 
-def test_command_line_knows_the_columns() -> None:
-    assert cli._SORTS == KEYS
-    assert len({column.plain for column in COLUMNS}) == len(COLUMNS)
+def test_columns_are_declared_once() -> None:
+    assert (*FIXED, *(column.key for column in declared())) == KEYS
+    assert len({column.plain for column in COLUMNS}) == len({column.key for column in COLUMNS}) == len(COLUMNS)
+    assert len({column.place for column in declared()}) == len(declared())
+
+
+@pytest.mark.parametrize(("name", "kind"), registered().items(), ids=registered())
+def test_columns_show_metrics_of_their_collector(name: str, kind: type[Collector]) -> None:
+    of_collector = {metric.name: metric for collector, _, metric in declared_metrics() if collector == name}
+    for column in kind.columns:
+        kinds = {of_collector[metric].kind for metric in column.metrics}
+        assert kinds == {{Shows.RATE: Kind.COUNTER, Shows.LAST: Kind.GAUGE}.get(column.shows, Kind.HISTOGRAM)}
+        assert kinds != {Kind.HISTOGRAM} or len(column.metrics) == 1
 
 
 @given(
-    st.lists(st.tuples(st.text(), st.text(), st.text(), st.floats()), max_size=5),
+    st.lists(st.tuples(st.text(), st.text(), st.text(), st.floats(allow_nan=False, allow_infinity=False)), max_size=5),
     st.tuples(st.integers(0, 30), st.integers(0, 200)),
     st.sampled_from(KEYS),
     st.booleans(),
@@ -124,10 +145,17 @@ def test_frame_of_any_size_fits(
 ) -> None:
     """Whatever names and numbers are: so many lines, so wide, nothing in them that is a command to a terminal."""
     lines, columns = size
-    rows = [Row(Pod(*name), cpu=value, waits_for="cpu", waits=0.5) for *name, value in names]
+    rows = [
+        Figures(
+            Identity(namespace, pod, container),
+            dict.fromkeys(KEYS) | {"cpu": value},
+            cause=Cause(0.5, "cpu", "15%", "", ""),
+        )
+        for namespace, pod, container, value in names
+    ]
     reading = Reading(0.0, 1.0, "n", (), {})
-    state = State(sort=sort, help=help_)
-    made = frame(View("s", False, reading, rows, True), state, lines, columns, unicode=unicode)
+    choices = Choices(sort=sort, help=help_)
+    made = frame(Latest("s", False, reading, rows, True), choices, lines, columns, unicode=unicode)
     assert len(made) <= lines
     for line in made:
         text = "".join(part for part, _ in line)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.histogram import SLOTS, Histogram
-from kpod_metrics.top.page import Native, Sample, decode
-from kpod_metrics.top.rates import Pod, read
+from kpod_metrics.pods.model import Identity
+from kpod_metrics.top.page import Sample, decode
+from kpod_metrics.top.rates import read
 from tests.client_model import decode as decode_with_protobuf
 from tests.client_model import labels_of
 from tests.fakes.agent import BEGAN, page
@@ -28,7 +29,8 @@ def test_all_that_the_exposition_writes(classic: bool) -> None:
     values = [sample.value for family in written.families for sample in family.samples]
     for sample, value in zip(found, values, strict=True):
         if isinstance(value, Histogram):
-            assert sample.value == Native(tuple(value.slots), value.sum_ns / 1e9)
+            assert isinstance(sample.value, Histogram)
+            assert (sample.value.slots, sample.value.sum_ns) == (value.slots, value.sum_ns)
         else:
             assert sample.value == float(value)
 
@@ -43,7 +45,7 @@ def test_first_and_last_slot() -> None:
     counts = {0: 5, 1: 7, SLOTS - 1: 3}
     body = page(0, {("", "p", ""): {"kpod_cpu_runqueue_latency_seconds": counts}})
     [sample] = decode(body, {"kpod_cpu_runqueue_latency_seconds"})
-    assert isinstance(sample.value, Native)
+    assert isinstance(sample.value, Histogram)
     assert {slot: count for slot, count in enumerate(sample.value.slots) if count} == counts
 
 
@@ -52,8 +54,8 @@ def test_a_reading() -> None:
     body = page(3, {("ns", "p", "c"): {"kpod_disk_read_bytes_total": disks}}, off=["disk"])
     reading = read(body)
     assert (reading.time, reading.interval, reading.node, reading.off) == (BEGAN + 30, 10.0, "node-1", ("disk",))
-    of_disk = {("kpod_disk_read_bytes_total", (("device", device),)): value for (_, device), value in disks.items()}
-    assert reading.values == {Pod("ns", "p", "c"): of_disk}
+    of_disk = {"kpod_disk_read_bytes_total": {("a",): 1.0, ("b",): 2.0}}
+    assert reading.totals == {Identity("ns", "p", "c"): of_disk}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ def pods(cycle: int) -> dict[Pod, Values]:
             "kpod_cpu_usage_seconds_total": 12.5 * cycle,
             "kpod_cpu_runqueue_latency_seconds": {US: 900 * cycle, MS: 900 * cycle},
             "kpod_cpu_throttled_seconds_total": 6.0 * cycle,
+            "kpod_cpu_periods_total": 100.0 * cycle,
+            "kpod_cpu_throttled_periods_total": 60.0 * cycle,
             "kpod_net_tcp_retransmits_total": 3.0 * cycle,
             "kpod_net_tcp_bytes_sent_total": 10 * 2048.0 * cycle,
             "kpod_net_tcp_bytes_received_total": 10 * 1024.0 * cycle,
@@ -75,7 +77,7 @@ def names(lines: Sequence[str]) -> list[str]:
 
 LEFT_HALF = r"""
 NAMESPACE POD                                        CONTAINER WAITS FOR        CPU% RUNQ-99 RUNQ 1us..64s
-shop      db-0                                       postgres  disk 88%         10.0       - -
+shop      db-0                                       postgres  faults 400/s     10.0       - -
 shop      web-7d9c5-x2v4q                            app       throttled 60%   125.0   973us █   █
 -         evil\x1b]0;title\x07…b[31m\x9b2J\u202e日本 -         -                 0.0       - -
 """
@@ -113,15 +115,21 @@ def test_frame_of_known_pages(agent: FakeAgent) -> None:
 def test_small_windows(agent: FakeAgent) -> None:
     with terminal(command(agent), 24, 80) as shown:
         rated(agent, shown)
-        assert names(shown.lines) == ["db-0", "web-7d9c5-x2v4q", r"evil\x1…202e日本"]
+        shown.until(lambda lines: names(lines) == ["db-0", "web-7d9c5-x2v4q", r"evil\x1…202e日本"])
         shown.resize(5, 20)
         shown.shows(
-            ["kpod-metrics top  n…", "POD   WAITS FOR", "db-0  disk 88%", "we…4q throttled 60%", "q quit  h help  ←→ …"]
+            [
+                "kpod-metrics top  n…",
+                "POD   WAITS FOR",
+                "db-0  faults 400/s",
+                "we…4q throttled 60%",
+                "q quit  h help  ←→ …",
+            ]
         )
         for lines, columns in ((1, 1), (2, 7), (1, 200), (200, 1)):
             shown.resize(lines, columns)
         shown.resize(3, 30)
-        shown.until(lambda lines: lines[1:] == ["POD             WAITS FOR", "db-0            disk 88%"])
+        shown.until(lambda lines: lines[1:] == ["POD             WAITS FOR", "db-0            faults 400/s"])
         shown.press("q")
         assert shown.ended() == 0
 
@@ -183,20 +191,20 @@ def test_help(agent: FakeAgent) -> None:
         shown.press("?")
         shown.until(lambda lines: lines[1] == "q            quit" and lines[-1] == KEYS_LINE)
         shown.press(END)
-        shown.until(lambda lines: lines[-2] == "PSIio         the same for a disk")
+        shown.until(lambda lines: lines[-2] == "PSIio         time in which at least one task waited for I/O")
         shown.press("h")
         shown.until(lambda lines: lines[1].startswith("NAMESPACE"))
 
 
-def test_pods_come_and_go_and_counters_begin_anew(agent: FakeAgent) -> None:
+def test_pods_come_and_go_and_counters_start_from_0(agent: FakeAgent) -> None:
     with terminal(command(agent), 10, 80) as shown:
         rated(agent, shown)
         new = ("shop", "new-1", "")
         cpu = "kpod_cpu_usage_seconds_total"
-        # Another agent: cycles go on, its counts of events begin anew.
-        agent.page = page(2, {WEB: {"kpod_net_tcp_retransmits_total": 2.0, cpu: 30.0}, new: {cpu: 9999.0}})
-        shown.until(lambda lines: names(lines) == ["web-7d9c5-x2v4q", "new-1"])
-        assert [line.split()[3:6] for line in shown.lines[2:4]] == [["network", "4%", "175.0"], ["-", "-", "-"]]
+        # Another agent: cycles go on, its totals start from 0.
+        agent.page = page(2, {WEB: {"kpod_net_tcp_retransmits_total": 2.0, cpu: 4.0}, new: {cpu: 9999.0}})
+        shown.until(lambda lines: names(lines) == ["new-1", "web-7d9c5-x2v4q"])
+        assert [line.split()[3:6] for line in shown.lines[2:4]] == [["-", "-", "-"], ["-", "40.0", "-"]]
         agent.page = page(3, {new: {cpu: 10004.0}})
         shown.until(lambda lines: names(lines) == ["new-1"])
         assert shown.lines[2].split()[:4] == ["shop", "new-1", "-", "50.0"]
