@@ -20,7 +20,7 @@ BPF = {
     for profile in PROFILES
 }
 """Collectors with BPF programs, by profile."""
-HIDDEN = "the processes of other containers are not seen from here: it takes the host's PID namespace"
+HIDDEN = "the processes of other containers are not seen: the agent needs the host's PID namespace"
 
 
 def without_capability(name: str) -> Callable[[Object], None]:

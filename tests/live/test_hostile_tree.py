@@ -105,7 +105,7 @@ def test_trees_without_end_blind_nobody(
         skipped(port)
         counted(cgroup("after"), 53, port)
     said = (tmp_path / "agent.log").read_text()
-    assert re.search(r"WARNING .*cgroups are left out of the walk \(depth\), among them 1 below '/kpod-test-", said)
+    assert re.search(r"WARNING .*the walk skips cgroups \(depth\), among them 1 below '/kpod-test-", said)
     assert "Traceback" not in said
     tell(
         "Faults",

@@ -1,8 +1,8 @@
-"""What a DRM driver tells of one client in `/proc/PID/fdinfo/FD` (Documentation/gpu/drm-usage-stats.rst).
+"""Statistics of one DRM client, from `/proc/PID/fdinfo/FD` (Documentation/gpu/drm-usage-stats.rst).
 
-A client is one open() of a render or primary node: descriptors that were duplicated, inherited or passed on are the
-same client, with the same `drm-client-id`. A line is a key, a colon, and a value with an optional unit; what is not
-of that form is left out.
+A client is one open() of a render or primary node. Duplicated, inherited and received descriptors belong to the same
+client and have the same `drm-client-id`. A line has a key, a colon, and a value with an optional unit. Other lines are
+ignored.
 """
 
 import os
@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from kpod_metrics.cgroup.keyed import decimal
 
 _UNITS = {b"": 1, b"KiB": 1 << 10, b"MiB": 1 << 20}
-_OF_DEVICE = ("vram", "local")
-"""What the regions are called that are on the GPU: vram (amdgpu), vram0 (xe), local0 (i915)."""
+_GPU_REGIONS = ("vram", "local")
+"""How names of regions in GPU memory begin: vram (amdgpu), vram0 (xe), local0 (i915)."""
 
 
 @dataclass(slots=True)
 class Engine:
-    """One class of engines, such as `render`, with what this client had of it since it was opened."""
+    """One class of engines, such as `render`, with the client's use of it since the client was opened."""
 
     capacity: int = 1
-    """Engines of the class: that many seconds of busy time pass in a second at most."""
+    """Engines of the class: the busy time grows by at most so many seconds per second."""
     busy_ns: int | None = None
     cycles: int | None = None
-    """Busy time in cycles of the GPU's clock, where the driver has that in place of nanoseconds (xe)."""
+    """Busy time in cycles of the GPU's clock, for drivers without nanoseconds (xe)."""
     total_cycles: int | None = None
-    """The GPU's clock at the moment of the read."""
+    """The GPU's clock at the time of the read."""
 
 
 @dataclass(slots=True)
@@ -33,11 +33,11 @@ class Region:
     """One kind of memory, such as `vram`, in bytes."""
 
     resident: int | None = None
-    """Buffers with memory behind them."""
+    """Size of the buffers that have memory."""
     alias: int | None = None
-    """The same under its older name, drm-memory-REGION; amdgpu has both."""
+    """The same, by its older name drm-memory-REGION; amdgpu has both."""
     shared: int = 0
-    """Buffers that other clients have as well, with memory behind them or not."""
+    """Size of the buffers shared with other clients, with or without memory."""
 
 
 @dataclass(slots=True)
@@ -47,30 +47,30 @@ class DrmClient:
     id: int
     driver: str = ""
     device: str = ""
-    """PCI address; empty for what is not on a PCI bus."""
+    """PCI address; empty if the GPU is not on a PCI bus."""
     engines: dict[str, Engine] = field(default_factory=dict)
     regions: dict[str, Region] = field(default_factory=dict)
 
     def memory(self) -> tuple[int, int] | None:
-        """Return bytes of buffers that are its own, and of those that it shares; None where the driver tells none.
+        """Return the bytes of its own buffers, and of shared ones; None if the driver reports neither.
 
-        Memory on the GPU where there is any, else (an integrated GPU) the system's that its buffers are in.
+        Counts GPU memory. For an integrated GPU, which has none, counts the buffers in system memory.
         """
-        there = {
+        resident = {
             name: (region.alias if region.resident is None else region.resident, region.shared)
             for name, region in self.regions.items()
         }
-        told = {name: (used, shared) for name, (used, shared) in there.items() if used is not None}
-        told = {name: value for name, value in told.items() if name.startswith(_OF_DEVICE)} or told
-        if not told:
+        known = {name: (used, shared) for name, (used, shared) in resident.items() if used is not None}
+        known = {name: value for name, value in known.items() if name.startswith(_GPU_REGIONS)} or known
+        if not known:
             return None
-        # Of the shared buffers it is not told how many are resident: at most as much as is resident in all.
-        shared = sum(min(used, shared) for used, shared in told.values())
-        return sum(used for used, _ in told.values()) - shared, shared
+        # The driver does not report how much of the shared buffers is resident: at most all of the resident memory.
+        shared = sum(min(used, shared) for used, shared in known.values())
+        return sum(used for used, _ in known.values()) - shared, shared
 
 
 def client(data: bytes) -> DrmClient | None:
-    """Return the client of a descriptor's fdinfo; None if the descriptor is none of a DRM driver that counts."""
+    """Return the client of a descriptor's fdinfo; None if it is not of a DRM driver with statistics."""
     if b"drm-client-id:" not in data:
         return None
     found: DrmClient | None = None
@@ -87,7 +87,7 @@ def client(data: bytes) -> DrmClient | None:
 
 
 def _take(into: DrmClient, key: str, value: bytes) -> None:
-    """Take one pair. The longer of two prefixes comes first."""
+    """Add one pair to the client. The longer of two prefixes is tested first."""
     if key == "drm-driver":
         into.driver = os.fsdecode(value)
     elif key == "drm-pdev":

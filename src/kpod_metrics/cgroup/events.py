@@ -1,4 +1,4 @@
-"""New cgroups as the kernel makes them, from `bpf/cgroups.bpf.c`: also those that are gone when the tree is walked."""
+"""New cgroups, reported by the kernel through `bpf/cgroups.bpf.c`: also those that end before the tree is walked."""
 
 import os
 import struct
@@ -10,15 +10,15 @@ _HEAD = struct.Struct("=QQ")
 
 
 class CgroupEvents(OwnsBpfObject):
-    """Tells the id and path of every cgroup made since it was opened; for one thread at a time.
+    """Reports the id and path of every cgroup created since it was opened; for one thread at a time.
 
-    It has no thread of its own: the kernel keeps the news. An empty `take` costs 0.1 ms, each cgroup in it 1.6 us.
-    A record in the ring of 512 KiB takes its path and up to 32 bytes: there is room for 2,427 containers of a kubelet
-    and a containerd with systemd (paths of 191 bytes), or for 923 pods of a sandbox and one container. When more are
-    made between two calls of `take` the newest are lost, and counted as `update_errors` of the ring. Half the size
-    would not hold what 1,000 pods a minute make in a cycle of 30 seconds (284,000 bytes).
+    It has no thread: the kernel stores the records in a ring buffer. A `take` costs 0.1 ms, and 1.6 us per cgroup. A
+    record in the ring of 512 KiB has the path and up to 32 more bytes. So there is room for 2,427 containers with
+    kubelet, containerd and systemd (paths of 191 bytes), or for 923 pods with a sandbox and one container. If more are
+    created between two calls of `take`, the newest are lost, and counted as `update_errors` of the ring. Half the size
+    would be too small for 1,000 pods a minute and a cycle of 30 seconds (284,000 bytes).
 
-    Cgroups that are removed are not told: a walk of the tree shows it, and an id is not used again.
+    Removed cgroups are not reported: a walk of the tree shows them, and the kernel does not use an id again.
     """
 
     def __init__(
@@ -29,9 +29,9 @@ class CgroupEvents(OwnsBpfObject):
         ring_bytes: int = 0,
         root: str = "",
     ) -> None:
-        """`ring_bytes` is the ring's size, which libbpf rounds up to a power of two of pages; 0: as compiled.
+        """`ring_bytes` is the size of the ring, which libbpf rounds up to a power of two of pages; 0: as compiled.
 
-        `root` is the directory that paths begin at; only cgroups below it are reported. Empty: the hierarchy's.
+        Only cgroups below the directory `root` are reported, with paths relative to it. Empty: the whole hierarchy.
         """
         self._where = (objects, sys_root, proc_root)
         self._root = root
@@ -40,7 +40,7 @@ class CgroupEvents(OwnsBpfObject):
         self._part = False
 
     def open(self) -> None:
-        """Load and attach, before the first walk of the tree; raises UnavailableError where the kernel cannot tell."""
+        """Load and attach, before the first walk; raises UnavailableError if the kernel cannot do this."""
         self._loaded = loaded = Programs("cgroups", *self._where)
         bpf = loaded.object
         if self._ring_bytes:
@@ -49,18 +49,19 @@ class CgroupEvents(OwnsBpfObject):
         if self._part:
             bpf.set_rodata("root_id", os.stat(self._root).st_ino.to_bytes(8, "little"))
         bpf.load()
-        record = bpf.maps["new_cgroup_record"]  # of the record's type, which a ring does not name; the path is last
+        record = bpf.maps[
+            "new_cgroup_record"
+        ]  # has the record's type, which a ring buffer does not have; the path is the last field
         self._path_at = record.value_size - record.value_layout.fields["path"].count
         loaded.links.append(bpf.programs["cgroup_created"].attach())
 
     def take(self) -> list[tuple[int, str]]:
-        """Return the ids and paths of the v2 cgroups made since the last call, in their order; waits for nothing.
+        """Return ids and paths of the v2 cgroups created since the last call, in order; does not block.
 
-        A path is as in `tree.Directory`, in whatever cgroup namespace it was made or is read; after 1,023 bytes from
-        the root of the hierarchy the kernel cuts it off. An id is the inode of the directory. The cgroup may be gone by
-        now. What is made while the tree is walked is in the walk, or in the next call, or in both. Empty before `open`
-        and after `close`; KernelError where the ring cannot be read (out of memory, out of descriptors): it is there
-        next time.
+        A path is as in `tree.Directory`, independent of cgroup namespaces. The kernel cuts it after 1,023 bytes from
+        the root of the hierarchy. An id is the inode of the directory. The cgroup may already be removed. A cgroup
+        created during a walk is in the walk, in the next call, or in both. The result is empty before `open` and after
+        `close`. Raises KernelError if the ring cannot be read (no memory, no descriptors); the records stay.
         """
         if self._loaded is None or not self._loaded.links:
             return []

@@ -1,6 +1,6 @@
 """Files with numbers under keys, as cgroup v2 has them (Documentation/admin-guide/cgroup-v2.rst, "Format").
 
-Whatever is not a whole line with a plain number after its key is left out: a value is an int, or None.
+A value is an int, or None if the file has no complete line with a plain number for the key.
 """
 
 import errno
@@ -20,16 +20,16 @@ _ABSENT = frozenset(
 )
 _DEVICE = re.compile(rb"[0-9]+:[0-9]+")
 _DIGITS = 20
-"""As many as the largest number of 64 bits has."""
+"""Digits of the largest 64-bit number."""
 
 
 def is_absent(error: OSError) -> bool:
-    """Whether an error says that the file is not there: not on this kernel, or its cgroup or process has gone."""
+    """Whether an error means that the file does not exist: not on this kernel, or its cgroup or process ended."""
     return error.errno in _ABSENT
 
 
 def read_if_there(path: str) -> bytes:
-    """Return a file's content, nothing where it is absent; raises any other OSError."""
+    """Return the content of a file, empty if it does not exist; raises every other OSError."""
     try:
         return read_bytes(path)
     except OSError as error:
@@ -39,12 +39,12 @@ def read_if_there(path: str) -> bytes:
 
 
 def decimal(text: bytes) -> int | None:
-    """Return a number that is written in digits alone."""
+    """Return the number that the text is; None unless it has only digits."""
     return int(text) if text.isdigit() and len(text) <= _DIGITS else None
 
 
 def single(data: bytes) -> int | None:
-    """Return the number that is all of a file (memory.current)."""
+    """Return the number in a file with nothing else (memory.current)."""
     return decimal(data[:-1]) if data.endswith(b"\n") else None
 
 
@@ -62,14 +62,14 @@ def flat(data: bytes, *keys: bytes) -> list[int | None]:
 def by_device(data: bytes, *keys: bytes) -> dict[str, list[int]]:
     """Return the values of these keys of each block device, by its MAJ:MIN: `NAME KEY=VALUE KEY=VALUE` lines (io.stat).
 
-    A name that lacks one of the keys is left out. Names are told from pairs by their lack of a "=", not by the line:
-    some kernels (5.15, 5.16) end no line after a device that has no statistics, so that `7:1 7:0 8:0 rbytes=1 ...`
-    is of three.
+    A device without one of the keys is skipped. A name has no "="; the end of a line does not matter, because some
+    kernels (5.15, 5.16) write no newline after a device without statistics: `7:1 7:0 8:0 rbytes=1 ...` has three
+    devices.
 
-    What has no number is left out as well: `(unknown)` is the name of every request queue without a device of its own
-    (a path of native NVMe multipath, a device that is being removed), of which there may be several in one file. A
-    number is of one queue. Should it ever be there twice, the larger of each count is taken: a sum would fall when one
-    of the two goes, and what falls is counted from its beginning.
+    A name without a device number is skipped too: `(unknown)` is the name of every request queue without its own
+    device (a path of native NVMe multipath, a device that is being removed), and can occur several times. If a device
+    number occurs twice, the larger value of each counter counts: a sum would fall when one of the two disappears, and
+    a falling counter counts from 0 again.
     """
     found: dict[str, list[int]] = {}
     name = b""

@@ -1,4 +1,4 @@
-"""File systems that a process sees: `/proc/PID/mountinfo` (Documentation/filesystems/proc.rst, section 3.5)."""
+"""The file systems of a process, from `/proc/PID/mountinfo` (Documentation/filesystems/proc.rst, section 3.5)."""
 
 import os
 import re
@@ -14,24 +14,24 @@ _NO_DATA = frozenset(
         *("proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "bpf", "tracefs", "debugfs"),
         *("securityfs", "selinuxfs", "nsfs", "hugetlbfs", "binfmt_misc", "configfs", "fusectl", "pstore", "efivarfs"),
         *("rpc_pipefs", "nfsd"),
-        "autofs",  # to look at it can be to mount what it stands for
-        *("ramfs", "rootfs"),  # without a limit, and the kernel tells no usage
-        *("squashfs", "iso9660", "erofs", "cramfs"),  # images, full by construction
+        "autofs",  # an access can trigger a mount
+        *("ramfs", "rootfs"),  # without a size limit, and the kernel reports no usage
+        *("squashfs", "iso9660", "erofs", "cramfs"),  # read-only images, always full
     }
 )
-"""Kinds of file system that hold no data, or none whose amount says anything."""
+"""Types of file systems without data, or whose usage has no meaning."""
 
 _IN_KERNEL = frozenset({"tmpfs", "overlay", "btrfs", "zfs", "bcachefs"})
-"""Kinds that no device number shows to be on this machine, though they are."""
+"""Local types of file systems without a block device number."""
 
-_NOT_A_CONTAINERS = ("/proc", "/sys", "/dev")
+_SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 
-_OF_ANOTHER = re.compile(
+_PRIVATE_FOLDERS = re.compile(
     r"/(?:var/lib/(?:kubelet|docker|containerd|containers|rancher|k0s)|run/(?:containerd|containers|crio|docker|k3s))"
     r"/[^/]+/."
     r"|/pods/[^/]+/volume(?:s|-subpaths)/."
 )
-"""Where on the host runtimes keep the files of one container each, and kubelets the volumes of one pod each."""
+"""Folders of the host in which runtimes keep the files of one container, and kubelets the volumes of one pod."""
 
 
 class Point(NamedTuple):
@@ -39,19 +39,19 @@ class Point(NamedTuple):
 
     path: str
     mount: int
-    """The number of the mount that a lookup of the path ends in."""
+    """The id of the mount that a lookup of the path ends in."""
 
 
 @dataclass(slots=True)
 class FileSystem:
-    """One file system, as one process sees it."""
+    """One file system in the mount namespace of a process."""
 
     device: str
     """MAJ:MIN."""
     local: bool
-    """Whether it is on this machine: an answer that does not come is likelier of a server or a FUSE daemon."""
+    """Whether it is on this machine. Others depend on a server or a FUSE daemon, which may never answer."""
     points: list[Point]
-    """Where it is mounted, shortest path first. Some may be single files, which mountinfo does not tell."""
+    """Its mount points, the shortest path first. Some can be single files, which mountinfo does not show."""
 
 
 @dataclass(slots=True)
@@ -60,21 +60,21 @@ class _Mount:
     parent: int
     device: str
     root: str
-    """Which directory of the file system is mounted."""
+    """The directory of the file system that is mounted."""
     point: str
     kind: str
     left_out: bool
 
 
 class Host:
-    """Where a directory is on the host, from the mounts of its first process."""
+    """Finds the path of a directory on the host, by the mounts of the host's first process."""
 
     def __init__(self, mountinfo: bytes) -> None:
-        mounts = [mount for mount in _tree(mountinfo)[0] if not _OF_ANOTHER.search(mount.point)]
+        mounts = [mount for mount in _tree(mountinfo)[0] if not _PRIVATE_FOLDERS.search(mount.point)]
         self._mounts = sorted(mounts, key=lambda mount: len(mount.root), reverse=True)
 
     def path(self, device: str, directory: str) -> str | None:
-        """Return the host's path of a directory of a device; None where that is nowhere on the host."""
+        """Return the host's path of a directory of a device; None if it is not mounted on the host."""
         for mount in self._mounts:
             root = mount.root.rstrip("/")
             if mount.device == device and (directory + "/").startswith(root + "/"):
@@ -83,10 +83,10 @@ class Host:
 
 
 def file_systems(mountinfo: bytes, host: Callable[[], Host] | None = None) -> list[FileSystem]:
-    """Return the file systems with data that can be reached, in the order in which they are first mounted.
+    """Return the reachable file systems with data, in the order of their first mount.
 
-    Where `host` is given, those are left out that come with a part of the host and are other containers' there. It is
-    called for a process only that may have such a part.
+    If the process sees a part of the host's tree, `host` is called, and file systems that belong to other containers
+    there are excluded.
     """
     mounts, below = _tree(mountinfo)
     by_id = {mount.id: mount for mount in mounts}
@@ -94,7 +94,7 @@ def file_systems(mountinfo: bytes, host: Callable[[], Host] | None = None) -> li
     for mount in mounts:
         if mount.left_out or _seen_at(mount.point, below) is not mount:
             continue
-        if host is not None and _is_another_s(mount, by_id.get(mount.parent), host):
+        if host is not None and _is_of_another_container(mount, by_id.get(mount.parent), host):
             continue
         place = Point(mount.point, mount.id)
         if (known := found.get(mount.device)) is not None:
@@ -108,18 +108,17 @@ def file_systems(mountinfo: bytes, host: Callable[[], Host] | None = None) -> li
     return list(found.values())
 
 
-def _is_another_s(mount: _Mount, parent: _Mount | None, host: Callable[[], Host]) -> bool:
-    """Whether a mount is in a directory of the host's that is another container's, or another pod's volume.
+def _is_of_another_container(mount: _Mount, parent: _Mount | None, host: Callable[[], Host]) -> bool:
+    """Whether a mount is in a directory of the host that belongs to another container, or is another pod's volume.
 
-    What is mounted in a directory that the container was given by itself (its root, its volumes) is its own, wherever
-    on the host that is.
+    Mounts in the container's own directories (its root, its volumes) belong to it, wherever they are on the host.
     """
-    if parent is None or parent is mount or (parent.point == "/" and not _OF_ANOTHER.search(mount.point)):
+    if parent is None or parent is mount or (parent.point == "/" and not _PRIVATE_FOLDERS.search(mount.point)):
         return False
     above = host().path(parent.device, parent.root)
-    if above is None or _OF_ANOTHER.search(above):
+    if above is None or _PRIVATE_FOLDERS.search(above):
         return False
-    return _OF_ANOTHER.search(_joined(above, mount.point[len(parent.point.rstrip("/")) :])) is not None
+    return _PRIVATE_FOLDERS.search(_joined(above, mount.point[len(parent.point.rstrip("/")) :])) is not None
 
 
 def _joined(directory: str, below: str) -> str:
@@ -128,7 +127,7 @@ def _joined(directory: str, below: str) -> str:
 
 
 _Below = dict[tuple[int | None, str], _Mount]
-"""Mounts by the mount that they are mounted in (None: none that this process sees) and where."""
+"""Mounts by their parent mount (None: not visible to this process) and mount point."""
 
 
 def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
@@ -148,24 +147,24 @@ def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
         read_only = fields[5].split(b",")[0] == b"ro" or super_fields[2].split(b",")[0] == b"ro"
         left_out = (
             kind in _NO_DATA
-            # Secrets and other files that the kubelet projects: as large as what is in them.
+            # Secrets and other files that the kubelet projects: they are always full.
             or (kind == "tmpfs" and read_only)
-            or any(point == top or point.startswith(f"{top}/") for top in _NOT_A_CONTAINERS)
+            or any(point == top or point.startswith(f"{top}/") for top in _SYSTEM_FOLDERS)
         )
         root = unescape_mount(os.fsdecode(fields[3]))
         mounts.append(_Mount(id_, parent_id, os.fsdecode(fields[2]), root, point, kind, left_out))
     below: _Below = {}
     for mount in mounts:
-        # The first mount of all is its own parent.
+        # The root mount is its own parent.
         seen = mount.parent in ids and mount.parent != mount.id
         below[mount.parent if seen else None, mount.point] = mount
     return mounts, below
 
 
 def _seen_at(point: str, below: _Below) -> _Mount | None:
-    """Return the mount that the path lookup of a mount point ends in: others may be hidden below a later one.
+    """Return the mount that the lookup of a mount point ends in: a later mount can hide earlier ones.
 
-    Not so at the root directory: a lookup begins in it, and what is mounted over it is not reached by any path.
+    At the root directory it cannot: a lookup starts there, and no path reaches a mount over it.
     """
     seen = below.get((None, "/"))
     if point == "/":

@@ -4,7 +4,7 @@ import os
 from typing import NamedTuple
 
 _LINE = 16 * 24
-"""More than sixteen 64-bit numbers and the spaces between them take."""
+"""An upper limit for the length of sixteen 64-bit numbers with spaces."""
 
 
 class Interface(NamedTuple):
@@ -21,10 +21,10 @@ class Interface(NamedTuple):
 
 
 def interfaces(data: bytes) -> dict[str, Interface]:
-    """Return the interfaces by name; lines that are none (the two of the heading) are left out."""
+    """Return the interfaces by name; other lines (the two of the heading) are ignored."""
     found = {}
     for line in data.split(b"\n")[:-1]:
-        # No space follows the colon of old kernels once the first number is wide.
+        # Old kernels write no space after the colon if the first number is wide.
         name, _, rest = line.partition(b":")
         columns = rest.split()
         if len(columns) >= 16:

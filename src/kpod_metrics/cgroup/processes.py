@@ -1,4 +1,4 @@
-"""What the processes of a cgroup share: looked at in the first few of them, as a cgroup may have thousands."""
+"""Namespaces and other properties of a cgroup's processes: only of the first ones, as there can be thousands."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,23 +10,22 @@ from kpod_metrics.cgroup.tree import paths
 from kpod_metrics.files import read_bytes
 
 MAX_PROBED = 32
-"""Processes of a cgroup whose namespaces are looked at."""
+"""Processes per cgroup, and threads per process, whose properties are read."""
 
-_Shared = TypeVar("_Shared")
+_Property = TypeVar("_Property")
 
 
-def distinct(pids: Sequence[int], of: Callable[[int], _Shared], proc: str) -> dict[_Shared, int]:
-    """Return what `of` gives for these processes, each with the first thread that has it.
+def distinct(pids: Sequence[int], of: Callable[[int], _Property], proc: str) -> dict[_Property, int]:
+    """Return the distinct values of `of` for these processes, each with the first thread that has it.
 
-    That is the main thread of a process or, where that has ended (pthread_exit() in main), the first other one that
-    has not: the kernel takes the namespaces, the root and the descriptors from each thread that ends, and /proc/PID
-    is the main thread's. /proc/TID is there for every thread. Threads of one process that are in namespaces of their
-    own (setns(), unshare()) are not looked at: what counts is where the main thread is.
+    The thread is the main thread of a process or, if that has ended (pthread_exit() in main), the first one that has
+    not: a thread that ends loses its namespaces, root and descriptors, and /proc/PID shows those of the main thread.
+    /proc/TID exists for every thread. Threads that entered their own namespaces (setns(), unshare()) do not count.
 
-    Processes that are gone are left out, and so are those that cannot be looked at unless nothing else is there.
-    `proc` is where procfs is mounted.
+    Processes that ended are skipped. If no process can be read, the error of the last one is raised. `proc` is the
+    mount point of procfs.
     """
-    found: dict[_Shared, int] = {}
+    found: dict[_Property, int] = {}
     refused: OSError | None = None
     for pid in pids[:MAX_PROBED]:
         for thread in _threads(proc, pid):
@@ -43,7 +42,7 @@ def distinct(pids: Sequence[int], of: Callable[[int], _Shared], proc: str) -> di
 
 
 def _threads(proc: str, pid: int) -> Iterator[int]:
-    """Yield a process, then its first other threads: those are listed only if they are asked for, and not all."""
+    """Yield the main thread of a process, then the first other ones, which are listed only if needed."""
     yield pid
     try:
         with os.scandir(f"{proc}/{pid}/task") as entries:
@@ -54,7 +53,7 @@ def _threads(proc: str, pid: int) -> Iterator[int]:
 
 
 def alive(proc: str, pid: int) -> int:
-    """Return a thread of a process that has not ended: itself, if its main thread has not. OSError if there is none."""
+    """Return a thread of a process that has not ended, the main thread if possible; raises OSError if there is none."""
     error: OSError | None = None
     for thread in _threads(proc, pid):
         try:
@@ -70,15 +69,15 @@ def alive(proc: str, pid: int) -> int:
 
 
 HIDDEN = (
-    "the processes of other containers are not seen from here: it takes the host's PID namespace "
+    "the processes of other containers are not seen: the agent needs the host's PID namespace "
     "(Kubernetes: hostPID: true, Docker: --pid=host)"
 )
 
 
 def others_are_hidden(root: str, own: int | None = None) -> bool:
-    """Whether this process is in a PID namespace that no process of another cgroup is in.
+    """Whether the PID namespace of this process has no process of another cgroup.
 
-    cgroup.procs has 0 in the place of each that the reader's namespace lacks (cgroups(7)).
+    cgroup.procs has 0 for each process that is not in the reader's namespace (cgroups(7)).
     """
     own = os.getpid() if own is None else own
     hidden = False

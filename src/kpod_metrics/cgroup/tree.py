@@ -1,4 +1,4 @@
-"""The cgroup v2 tree: where it is mounted, what directories it has, what processes are in them."""
+"""The cgroup v2 tree: its mount point, its directories, and their processes."""
 
 import errno
 import logging
@@ -14,13 +14,13 @@ from kpod_metrics.files import KeptFiles, read_bytes
 log = logging.getLogger(__name__)
 
 MAX_DEPTH = 64
-"""Levels below the root. A container in a container in a container of a user's has about 25."""
+"""Levels below the root. Three containers inside each other, of a user's service manager, have about 25."""
 MAX_PATH_BYTES = 4000
-"""Bytes of a directory's path: the kernel takes 4,095, and the names of the files in it need some."""
+"""Bytes of a directory's path: the kernel accepts 4,095, and the names of its files need some of them."""
 MAX_CGROUPS = 10_000
-"""Of the whole tree. The owner of a delegated cgroup may make any number, and each costs the agent 5 KB."""
+"""In the whole tree. The owner of a delegated cgroup can create any number, and each costs the agent 5 KB."""
 SKIPPED = ("depth", "path", "number", "unreadable")
-"""Why a walk leaves out a cgroup and all that is below it."""
+"""Why a walk skips a cgroup and everything below it."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -28,7 +28,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One cgroup. `id` is the inode of its directory, which is what the kernel programs call the cgroup's id."""
+    """One cgroup. `id` is the inode of its directory, which kernel programs see as the cgroup's id."""
 
     id: int
     path: str
@@ -37,16 +37,16 @@ class Directory:
 
 
 def unescape_mount(field: str) -> str:
-    r"""Undo the octal escapes of a mountinfo field (`\\040` is a space): fs/proc_namespace.c, mangle()."""
+    r"""Replace the octal escapes of a mountinfo field (`\\040` is a space): fs/proc_namespace.c, mangle()."""
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
 
 
 def find_root(proc_root: str = "/proc") -> str:
     """Return the mount point of the whole cgroup v2 tree, from /proc/self/mountinfo.
 
-    A container with a cgroup namespace may have a mount of a subtree only: the whole tree is the mount whose root
-    directory is inode 1. Where the machine is a container itself (kind, k3d), all of its tree is a subtree too: then
-    the mount is taken that begins furthest above the own namespace (`/../..`). Raises RefusedError where there is none.
+    A container with a cgroup namespace can have a mount of a subtree only. The root directory of the whole tree has
+    inode 1. If the machine is a container (kind, k3d), its whole tree is a subtree: then the mount that begins highest
+    above the own namespace (`/../..`) is used. Raises RefusedError if there is none.
     """
     partial = []
     above: dict[int, str] = {}
@@ -66,7 +66,7 @@ def find_root(proc_root: str = "/proc") -> str:
         try:
             if os.stat(mount).st_ino == 1:
                 return mount
-        except (OSError, ValueError):  # ValueError: what cannot be a path
+        except (OSError, ValueError):  # ValueError: not a possible path
             continue
         partial.append(mount)
         if fields[3].startswith("/.."):
@@ -82,77 +82,74 @@ def find_root(proc_root: str = "/proc") -> str:
 
 
 def is_whole(root: str) -> bool:
-    """Whether a directory is the root of the hierarchy: below any other, only a part of all cgroups is seen."""
+    """Whether a directory is the root of the hierarchy, so that all cgroups are below it."""
     return os.stat(root).st_ino == 1
 
 
 class Tree:
-    """Walks the tree again and again. For one thread at a time.
+    """Walks the tree repeatedly. For one thread at a time.
 
-    Where all that were there last time still are, and the kernel counts no more (nr_descendants of cgroup.stat), only
-    their processes are looked at: half of the CPU time. Else, what is below a directory is listed anew only if its
-    number of links has changed or one of those that were there is gone: measured, 3.6 us for the stat() and 12 us for
-    the listing. Where directories have no links for their children (st_nlink is 1, as on btrfs; kernfs has them) each
-    is listed every time.
+    If all cgroups of the last walk still exist, and the kernel counts no others (nr_descendants of cgroup.stat), a walk
+    reads only their processes, which takes half of the CPU time. Else it lists a directory again only if its number of
+    links changed or a child disappeared: a stat() takes 3.6 us, a listing 12 us. If directories have no links for
+    their children (st_nlink is 1, as on btrfs; kernfs has them), it lists every directory each time.
     """
 
     def __init__(self, root: str, kept_files: int = 0) -> None:
-        """`kept_files` descriptors may be kept open."""
+        """`kept_files` is how many descriptors may stay open."""
         self._root = root
         self._files = KeptFiles(kept_files)
         self._listed: dict[str, tuple[int, list[tuple[str, int]]]] = {}
-        """For each directory its links when it was listed, and the names and inodes below."""
+        """For each directory: its number of links when it was listed, and the names and inodes of its children."""
         self._known: dict[str, tuple[bytes, Directory, str]] = {}
-        """What the last walk found, by path, with the list of processes as it was read and where that is: what has not
-        changed is the same object in the next."""
+        """Result of the last walk by path: the process list as bytes, the directory, and its full path. An unchanged
+        directory is the same object in the next walk."""
         self._now: dict[str, tuple[bytes, Directory, str]] = {}
         self.skipped = dict.fromkeys(SKIPPED, 0)
-        """Cgroups that the last walk left out with all that is below them, by reason."""
-        self._left_out: dict[tuple[str, str], int] = {}
-        """The same of this walk, by the cgroup that they are below and the reason."""
+        """Cgroups that the last walk skipped, with everything below them, by reason."""
+        self._skipping: dict[tuple[str, str], int] = {}
+        """The same for the current walk, by parent and reason."""
 
     def walk(self) -> list[Directory]:
-        """Return every cgroup from the root down, level by level: what lies deep cannot crowd out what does not.
+        """Return all cgroups from the root down, level by level, so that deep ones cannot displace others.
 
-        A cgroup that disappears meanwhile is left out. So is what is below one that cannot be read, and what is beyond
-        the bounds above: that is counted in `skipped`, for an owner of a delegated cgroup can make it, and the rest of
-        the tree is not touched by it. OSError if the root itself cannot be read, or where descriptors or memory run
-        out: what was not seen then has not gone.
+        A cgroup that disappears during the walk is not returned. Cgroups below an unreadable one, and cgroups beyond
+        the limits above, are counted in `skipped`: the owner of a delegated cgroup can create such cgroups, and the
+        rest of the tree must not suffer. Raises OSError if the root cannot be read, and if descriptors or memory run
+        out: cgroups that were not seen then may still exist.
         """
-        again = self._look_again()
-        if again is not None:
-            return again
+        unchanged = self._walk_known()
+        if unchanged is not None:
+            return unchanged
         listed, self._listed = self._listed, {}
-        self._left_out = {}
+        self._skipping = {}
         inode = os.stat(self._root).st_ino
         found = [self._directory("", self._root, inode) or Directory(inode, "", ())]
-        for directory in found:  # which grows meanwhile
+        for directory in found:  # the list grows during the loop
             found += self._below(directory, listed, MAX_CGROUPS - len(found))
         now, self._now = self._now, {}
         self._files.sweep({where for _, _, where in now.values()})
         self._known = {directory.path: now[directory.path] for directory in found if directory.path in now}
-        self._tell_left_out()
+        self._report_skipped()
         return found
 
-    def _tell_left_out(self) -> None:
-        """Count what was left out; log it when it begins."""
+    def _report_skipped(self) -> None:
+        """Count the skipped cgroups; log them when it begins."""
         before, self.skipped = self.skipped, dict.fromkeys(SKIPPED, 0)
-        for (_, reason), number_ in self._left_out.items():
+        for (_, reason), number_ in self._skipping.items():
             self.skipped[reason] += number_
-        for (path, reason), number_ in self._left_out.items():
+        for (path, reason), number_ in self._skipping.items():
             if not before[reason]:
                 before[reason] = number_
-                log.warning(
-                    "cgroups are left out of the walk (%s), among them %d below %.200r", reason, number_, f"/{path}"
-                )
+                log.warning("the walk skips cgroups (%s), among them %d below %.200r", reason, number_, f"/{path}")
 
     def close(self) -> None:
-        """Close the kept files."""
+        """Close the open files."""
         self._files.close()
 
-    def _look_again(self) -> list[Directory] | None:
-        """Return the directories of the last walk as they are now; None where they may not be all, or one is gone."""
-        if self._left_out:
+    def _walk_known(self) -> list[Directory] | None:
+        """Return the directories of the last walk, updated; None if there may be others, or one was removed."""
+        if self._skipping:
             return None
         try:
             (count,) = flat(self._files.read(self._root, "cgroup.stat"), b"nr_descendants")
@@ -163,7 +160,7 @@ class Tree:
         for path, (before, directory, where) in self._known.items():
             text = self._read(where, directory.id)
             if text is None:
-                self._listed.clear()  # another may be there under the same name
+                self._listed.clear()  # another cgroup may have the same name now
                 return None
             if text != before:
                 self._known[path] = (text, Directory(directory.id, path, _pids(text)), where)
@@ -172,7 +169,7 @@ class Tree:
     def _below(
         self, directory: Directory, listed: dict[str, tuple[int, list[tuple[str, int]]]], room: int
     ) -> list[Directory]:
-        """Return the directories right below one, as many as there is room for."""
+        """Return the children of a directory, at most `room`."""
         path = directory.path
         where = f"{self._root}/{path}" if path else self._root
         try:
@@ -185,11 +182,11 @@ class Tree:
             if not path or error.errno in _EXHAUSTED:
                 raise
             if not is_absent(error):
-                self._left_out[path, "unreadable"] = 1
+                self._skipping[path, "unreadable"] = 1
             return []
         below = self._directories(where, path, names, room)
         if None in below:
-            # One went and, the number being the same, another came; maybe under the same name.
+            # One was removed and another created, perhaps with the same name, as the number of links is the same.
             try:
                 names = self._list(where)
             except OSError as error:
@@ -205,23 +202,23 @@ class Tree:
             return [(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
     def _directories(self, where: str, path: str, names: list[tuple[str, int]], room: int) -> list[Directory | None]:
-        """Return the directories of these names, None in the place of one that is gone."""
+        """Return the directories with these names, None for a removed one."""
         above = f"{path}/" if path else ""
         if above.count("/") >= MAX_DEPTH:
-            self._left_out[path, "depth"] = len(names)
+            self._skipping[path, "depth"] = len(names)
             return []
-        if len(where) > MAX_PATH_BYTES // 8:  # no letter has more than four bytes, no name more than 255
+        if len(where) > MAX_PATH_BYTES // 8:  # a character has at most four bytes, a name at most 255
             fitting = [(name, inode) for name, inode in names if len(os.fsencode(f"{where}/{name}")) <= MAX_PATH_BYTES]
             if len(fitting) < len(names):
-                self._left_out[path, "path"] = len(names) - len(fitting)
+                self._skipping[path, "path"] = len(names) - len(fitting)
             names = fitting
         if len(names) > room:
-            self._left_out[path, "number"] = len(names) - room
+            self._skipping[path, "number"] = len(names) - room
             names = names[:room]
         return [self._directory(above + name, f"{where}/{name}", inode) for name, inode in names]
 
     def _directory(self, path: str, where: str, inode: int) -> Directory | None:
-        """Return one directory; None where it is gone."""
+        """Return one directory; None if it was removed."""
         text = self._read(where, inode)
         if text is None:
             return None
@@ -232,13 +229,13 @@ class Tree:
         return known[1]
 
     def _read(self, where: str, inode: int) -> bytes | None:
-        """Return a directory's list of processes; None where it is gone, or another one is there in its place.
+        """Return a directory's list of processes; None if it was removed or replaced by another one.
 
-        Nothing where it cannot be read: who owns a cgroup may take everybody's right to.
+        The list is empty if it cannot be read: the owner of a cgroup can remove the right to read it.
         """
         try:
             text = _read_procs(where, self._files)
-            # Where a descriptor is kept, a read of it would have told.
+            # If the descriptor was kept, the read would have failed.
             if text is None or self._files.keeps(where, "cgroup.procs"):
                 return text
             return text if os.stat(where).st_ino == inode else None
@@ -247,22 +244,22 @@ class Tree:
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 raise
-            self._left_out[where[len(self._root) + 1 :], "unreadable"] = 1
+            self._skipping[where[len(self._root) + 1 :], "unreadable"] = 1
             return b""
 
 
 def _pids(text: bytes) -> tuple[int, ...]:
-    """Return the processes that have a number here: one of another pid namespace is listed as 0."""
+    """Return the processes of this PID namespace; the others are listed as 0."""
     try:
         return tuple([pid for pid in map(int, text.split()) if pid > 0])
-    except ValueError:  # no kernel writes it
+    except ValueError:  # no kernel writes this
         return tuple([pid for pid in map(decimal, text.split()) if pid])
 
 
 def _read_procs(directory: str, files: KeptFiles, name: str = "cgroup.procs") -> bytes | None:
-    """Return the list of processes, None where the cgroup is gone; raises any other OSError.
+    """Return the list of processes, None if the cgroup was removed; raises every other OSError.
 
-    cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): its threads are named by cgroup.threads.
+    cgroup.procs of a threaded cgroup cannot be read (EOPNOTSUPP): cgroup.threads lists its threads.
     """
     try:
         return files.read(directory, name, records=True)
@@ -275,7 +272,7 @@ def _read_procs(directory: str, files: KeptFiles, name: str = "cgroup.procs") ->
 
 
 def paths(root: str) -> Iterator[str]:
-    """Yield a root and the directories below it that can be listed, level by level, no more than a walk takes."""
+    """Yield a root and the readable directories below it, level by level, at most MAX_CGROUPS."""
     found = [root]
     for path in found:
         yield path
