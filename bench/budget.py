@@ -25,7 +25,7 @@ import sys
 import tempfile
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,11 @@ ACCEPTED = Path(__file__).with_suffix(".json")
 ON_OTHER_KERNELS = Path(__file__).parents[1] / "tests" / "kernels" / "instructions.json"
 SIZES = (8, 16, 32)
 """Pods; twice as many each time, to see whether a cost grows faster."""
-WARM_UP, CYCLES = 5, 3
+WARM_UP, CYCLES, TRIES = 5, 3, 5
+GROWING = ("system calls", "opens")
+"""What each pod adds as much to as every other one."""
+Figures = dict[int, dict[str, int]]
+"""By the number of pods, and what is counted."""
 VERIFIED = slice(216, 220)
 """Place of verified_insns in struct bpf_prog_info (include/uapi/linux/bpf.h, since 5.16)."""
 
@@ -126,7 +130,7 @@ def _agent(profile: str, root: Path, row: str) -> Iterator[agents.Agent]:
         agent.close()
 
 
-def cycles(options: Options, profile: str, row: str, allocations: Allocations) -> dict[int, dict[str, int]]:
+def cycles(options: Options, profile: str, row: str, allocations: Allocations) -> Figures:
     """Calls, opened files, allocations and new objects of a cycle, by the number of pods: the least of some cycles."""
     found = {}
     for pods in SIZES:
@@ -159,13 +163,26 @@ def cycles(options: Options, profile: str, row: str, allocations: Allocations) -
     return found
 
 
-def slopes(found: dict[int, dict[str, int]], what: str) -> tuple[float, float]:
+def slopes(found: Figures, what: str) -> tuple[float, float]:
     """What a pod adds: from the fewest pods to the middle, and from there to the most."""
     few, middle, most = SIZES
     return (
         (found[middle][what] - found[few][what]) / (middle - few),
         (found[most][what] - found[middle][what]) / (most - middle),
     )
+
+
+def evenly(measured: Callable[[], Figures]) -> Figures:
+    """The least of some measurements: one, unless what else the machine did shows in it."""
+    found = measured()
+    for _ in range(TRIES - 1):
+        if all(first == second for first, second in (slopes(found, what) for what in GROWING)):
+            break
+        again = measured()
+        found = {
+            pods: {what: min(figure, again[pods][what]) for what, figure in one.items()} for pods, one in found.items()
+        }
+    return found
 
 
 def lacking() -> dict[str, str]:
@@ -239,8 +256,8 @@ def measure() -> dict[str, Any]:
         options = Options(quick=True, pods=0, scratch=Path(folder))
         allocations = Allocations(options)
         for row, profile in ((row, profile) for row in shown for profile in PROFILES):
-            found, most = cycles(options, profile, row, allocations), SIZES[-1]
-            grown = {what: slopes(found, what) for what in ("system calls", "opens")}
+            found, most = evenly(lambda r=row, p=profile: cycles(options, p, r, allocations)), SIZES[-1]  # type: ignore[misc]
+            grown = {what: slopes(found, what) for what in GROWING}
             figures = {
                 "linear": grown,
                 "allocations": {f"{pods} pods": one["allocations"] for pods, one in found.items()},
@@ -269,6 +286,15 @@ def main() -> None:
     if options.write:
         if missing := sorted(ITERATORS & made["lacking"].keys()):
             parser.error(f"only a kernel with every iterator can show all rows: {', '.join(missing)} is not there")
+        uneven = [
+            f"{what} of {profile}, {row}"
+            for row, profiles in made["linear"].items()
+            for profile, grown in profiles.items()
+            for what, (first, second) in grown.items()
+            if first != second
+        ]
+        if uneven:
+            parser.error(f"too much else goes on here, pods do not add the same: {'; '.join(uneven)}")
         for name in NOT_ACCEPTED:
             del made[name]
         ACCEPTED.write_text(json.dumps(made, indent=2) + "\n")

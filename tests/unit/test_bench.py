@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bench import counted, emulated, plot, report
+from bench import budget, counted, emulated, plot, report
 from bench.report import Row, Sample
 
 
@@ -52,3 +52,15 @@ def test_plots_are_drawn_to_scale() -> None:
     lines = ElementTree.fromstring(plot.lines("title", "pods", {"ms": [(100, 20), (50, 10)]}))
     [line] = lines.findall("svg:polyline", names)
     assert line.get("points") == "320.0,150.0 580.0,30.0"
+
+
+def _figures(*calls: int) -> budget.Figures:
+    return {pods: {"system calls": one, "opens": 0} for pods, one in zip(budget.SIZES, calls, strict=True)}
+
+
+def test_what_a_cycle_takes_is_measured_until_each_pod_adds_the_same() -> None:
+    measured = iter([_figures(18, 26, 45), _figures(20, 26, 42), _figures(1, 1, 1)])
+    assert budget.evenly(lambda: next(measured)) == _figures(18, 26, 42)
+    assert next(measured) == _figures(1, 1, 1)
+    measured = iter([_figures(number, 26, 90 - number) for number in range(10)])
+    assert budget.evenly(lambda: next(measured)) == _figures(0, 26, 86)
