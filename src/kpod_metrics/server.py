@@ -14,8 +14,10 @@ from kpod_metrics.errors import RefusedError
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.web.address import host_port, listening
-from kpod_metrics.web.endpoint import PLAIN, Answer, Endpoint, Limits
+from kpod_metrics.web.answers import PLAIN, Answer
+from kpod_metrics.web.endpoint import Endpoint
 from kpod_metrics.web.guard import Guard
+from kpod_metrics.web.limits import Limits
 
 if TYPE_CHECKING:
     from kpod_metrics.landing.page import Pages

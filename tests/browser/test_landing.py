@@ -14,7 +14,8 @@ from kpod_metrics.pods.model import Identity
 from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
-from kpod_metrics.web.endpoint import Endpoint, Limits
+from kpod_metrics.web.endpoint import Endpoint
+from kpod_metrics.web.limits import Limits
 from tests.browser.chromium import Chromium, Tab
 from tests.served import served
 from tests.unit.landing.fixture import Node, healthy

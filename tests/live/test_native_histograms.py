@@ -28,7 +28,8 @@ from kpod_metrics.reference import declared
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
-from kpod_metrics.web.endpoint import Endpoint, Limits
+from kpod_metrics.web.endpoint import Endpoint
+from kpod_metrics.web.limits import Limits
 from tests.client_model import decode, labels_of
 from tests.fakes.otlp import Fault, Receiver, points_of
 from tests.growth import grow

@@ -16,7 +16,8 @@ from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.server import Application, bind
 from kpod_metrics.settings import Settings
-from kpod_metrics.web.endpoint import Endpoint, Limits
+from kpod_metrics.web.endpoint import Endpoint
+from kpod_metrics.web.limits import Limits
 from monitoring.alerts import ALERTS
 from tests.conftest import REPOSITORY
 from tests.served import served

@@ -8,87 +8,32 @@ agent's cycles are on other threads. At the limit of connections the oldest that
 import asyncio
 import logging
 import math
-import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import h11
 
 from kpod_metrics.web.address import network_of
+from kpod_metrics.web.answers import BUSY, FAILED, FAULTY, TOO_OFTEN, Answer, Answerer, refusal
 from kpod_metrics.web.counts import Counts
 from kpod_metrics.web.guard import BusyError, Guard
+from kpod_metrics.web.limits import MAX_HEAD, Limits
+from kpod_metrics.web.request import origin_form, receive
 
 log = logging.getLogger(__name__)
 
-PLAIN = "text/plain; charset=utf-8"
-MOST_HEAD = 16 << 10
-"""Bytes of a request's line and headers."""
-MOST_TARGET = 2048
-"""Bytes of a request's target."""
 _CHUNK = 64 << 10
 """Bytes of an answer that are handed to the system at a time: what a reader that does not read can hold of it."""
-_READ = 4096
 _GRACE = 0.25
 """Seconds in which a new connection is not taken for an idle one."""
 _STALLED = 1.0
 """Seconds without a part being taken, after which a page makes room for another that is asked for."""
 _LINGER = 1.0
 """Seconds in which a client may go on to send what is not read: a connection that is reset loses its answer."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is allowed at once, and how long."""
-
-    connections: int = 128
-    requests: int = 40
-    """Pages that are on their way."""
-    receive: float = 10.0
-    """Seconds for a TLS handshake, and for a request to come whole."""
-    send: float = 30.0
-    """Seconds for an answer to be taken."""
-    idle: float = 300.0
-    """Seconds between two requests."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is sent back; `counted` is the reason that it is a refusal for."""
-
-    status: int
-    kind: str
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    counted: str = ""
-    last: bool = False
-    """Whether the connection ends with it."""
-
-
-Answerer = Callable[[str, str, Mapping[str, str]], Awaitable[Answer]]
-"""Takes a method, a target (what `origin_form` gives) and headers (names in lower case)."""
-
-
-def _refusal(status: int, text: str, counted: str, *headers: tuple[bytes, bytes], last: bool = False) -> Answer:
-    return Answer(status, PLAIN, f"{text}\n".encode(), headers, counted, last)
-
-
-_AGAIN = (b"retry-after", b"1")
-TOO_LONG = _refusal(414, f"the target is longer than {MOST_TARGET} bytes", "size", last=True)
-TOO_LARGE = _refusal(431, f"the headers are larger than {MOST_HEAD} bytes", "size", last=True)
-NO_BODY = _refusal(413, "request bodies are not accepted", "size", last=True)
-MALFORMED = _refusal(400, "malformed HTTP request", "malformed", last=True)
-OTHER_VERSION = _refusal(505, "HTTP version not supported: HTTP/1.1 and 1.0 are", "malformed", last=True)
-TOO_SLOW = _refusal(408, "request timeout", "timeout", last=True)
-TOO_OFTEN = _refusal(429, "more requests than rate_limit allows", "rate", _AGAIN)
-BUSY = _refusal(503, "too many requests in progress", "requests", _AGAIN)
-FAILED = _refusal(500, "internal error: see the log", "", last=True)
-FAULTY = _refusal(500, "the web configuration cannot be used: see the log", "config")
 
 
 class _Connection:
@@ -232,7 +177,7 @@ class Endpoint:
                 return None
             options = {"ssl": self._guard.context, "ssl_handshake_timeout": self._limits.receive}
             options["ssl_shutdown_timeout"] = self._limits.send
-        reader = asyncio.StreamReader(limit=MOST_HEAD, loop=loop)
+        reader = asyncio.StreamReader(limit=MAX_HEAD, loop=loop)
         protocol = _Protocol(reader, one)
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: protocol, one.socket, **options)
@@ -249,11 +194,11 @@ class Endpoint:
         return reader, writer
 
     async def _converse(self, one: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD)
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         first = True
         while True:
             one.waits_since = time.monotonic()
-            request, answer = await self._receive(http, reader, first=first)
+            request, answer = await receive(http, reader, self._limits, self._counts, first=first)
             if request is None and answer is None:
                 return
             one.waits_since = None
@@ -283,54 +228,6 @@ class Endpoint:
             http.start_next_cycle()
             first = False
 
-    async def _receive(
-        self, http: h11.Connection, reader: asyncio.StreamReader, *, first: bool
-    ) -> tuple[h11.Request | None, Answer | None]:
-        """Return the next request, or the refusal of one; neither when the client has ended or waited too long."""
-        request: h11.Request | None = None
-        try:
-            event = http.next_event()
-            loop = asyncio.get_running_loop()
-            # Of a connection's first request, from its beginning; of a later one, from its first byte.
-            end = loop.time() + self._limits.receive
-            if event is h11.NEED_DATA and not http.trailing_data[0]:
-                try:
-                    async with asyncio.timeout(self._limits.receive if first else self._limits.idle):
-                        begun = await reader.read(_READ)
-                except TimeoutError:
-                    # One that has asked before and is idle now is refused nothing.
-                    self._counts.refused["timeout"] += first
-                    return None, None
-                if not first:
-                    end = loop.time() + self._limits.receive
-                http.receive_data(begun)
-                event = http.next_event()
-            async with asyncio.timeout_at(end):
-                while event is h11.NEED_DATA:
-                    http.receive_data(await reader.read(_READ))
-                    event = http.next_event()
-            if not isinstance(event, h11.Request):
-                return None, None  # the client has ended
-            request = event
-            if event.http_version not in {b"1.0", b"1.1"}:
-                return event, OTHER_VERSION
-            if len(event.target) > MOST_TARGET:
-                return event, TOO_LONG
-            if not origin_form(event.method, event.target):
-                return event, MALFORMED
-            if sum(len(name) + len(value) for name, value in event.headers) > MOST_HEAD:
-                return event, TOO_LARGE
-            body = http.next_event()
-            if not isinstance(body, h11.EndOfMessage):
-                return event, NO_BODY
-            return event, None
-        except TimeoutError:
-            return request, TOO_SLOW
-        except h11.RemoteProtocolError as error:
-            if error.error_status_hint == 431:
-                return None, TOO_LARGE if b"\n" in http.trailing_data[0] else TOO_LONG
-            return request, MALFORMED
-
     async def _admit(self, request: h11.Request) -> Answer | None:
         """Return the refusal of who may not ask, or not now."""
         if self._guard is None:
@@ -345,7 +242,7 @@ class Endpoint:
                 return None
         except BusyError:
             return BUSY
-        return _refusal(401, "unauthorized", "auth", *self._guard.challenges)
+        return refusal(401, "unauthorized", "auth", *self._guard.challenges)
 
     def _may_answer(self) -> bool:
         """Whether one more page may be on its way, in place of one that its reader does not read if need be."""
@@ -422,31 +319,3 @@ def _taken(one: _Connection) -> float:
 
 def _is_head(request: h11.Request | None) -> bool:
     return request is not None and request.method == b"HEAD"
-
-
-_ABSOLUTE = re.compile(
-    rb"https?://(?:\[([^\]]*)\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-F]{2})+)(?::([0-9]*))?([/?].*)?", re.IGNORECASE
-)
-
-
-def origin_form(method: bytes, target: bytes) -> str:
-    """Return a target's path and query, `*` or a CONNECT's authority; nothing where it is no target (RFC 9112 3.2).
-
-    A target may be a whole URL, as clients of a proxy send it. What host that names is of no more importance than the
-    Host header: there is one site.
-    """
-    if target.startswith(b"/") or method == b"CONNECT" or (method, target) == (b"OPTIONS", b"*"):
-        return target.decode("latin-1")
-    match = _ABSOLUTE.fullmatch(target)
-    if match is None or int(match[2] or 0) > 65535 or (match[1] is not None and not _is_ipv6(match[1])):
-        return ""
-    path = (match[3] or b"/").decode("latin-1")
-    return path if path.startswith("/") else f"/{path}"
-
-
-def _is_ipv6(literal: bytes) -> bool:
-    try:
-        socket.inet_pton(socket.AF_INET6, literal.decode("latin-1"))
-    except (OSError, ValueError):
-        return False
-    return True

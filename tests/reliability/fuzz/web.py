@@ -25,9 +25,11 @@ from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.server import PAGES, Application
 from kpod_metrics.settings import Settings
+from kpod_metrics.web.answers import Answer
 from kpod_metrics.web.counts import Counts
-from kpod_metrics.web.endpoint import MOST_HEAD, MOST_TARGET, Answer, Endpoint, Limits, _Connection
+from kpod_metrics.web.endpoint import Endpoint, _Connection
 from kpod_metrics.web.guard import Guard, Passwords
+from kpod_metrics.web.limits import MAX_HEAD, MAX_TARGET, Limits
 from tests.unit.exposition.fixture import CONSTANT, filled
 
 PATHS = {"/", "/metrics", "/actuator/prometheus", "/healthz", "/readyz"}
@@ -205,8 +207,8 @@ REQUESTS = (
     _request(b"GET /nothing HTTP/1.0", b"Connection: keep-alive") + _request(b"OPTIONS * HTTP/1.1"),
     _request(b"POST /metrics HTTP/1.1", b"Transfer-Encoding: chunked") + b"5\r\nabcde\r\n0\r\na: b\r\n\r\n",
     _request(b"POST /metrics HTTP/1.1", b"Content-Length: 5", b"Expect: 100-continue") + b"abcde",
-    _request(b"GET /metrics HTTP/1.1", b"a: " + b"x" * MOST_HEAD),
-    _request(b"GET /" + b"x" * MOST_TARGET + b" HTTP/1.1"),
+    _request(b"GET /metrics HTTP/1.1", b"a: " + b"x" * MAX_HEAD),
+    _request(b"GET /" + b"x" * MAX_TARGET + b" HTTP/1.1"),
     _request(b"GET / HTTP/9.9"),
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     _request(b"GET http://n1:9090/metrics HTTP/1.1") + _request(b"HEAD HTTPS://[::1]?pods=9 HTTP/1.1"),

@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpod_metrics.server import bind
+from kpod_metrics.web.answers import PLAIN, Answer
 from kpod_metrics.web.counts import Counts
-from kpod_metrics.web.endpoint import MOST_HEAD, MOST_TARGET, PLAIN, Answer, Endpoint, Limits
+from kpod_metrics.web.endpoint import Endpoint
+from kpod_metrics.web.limits import MAX_HEAD, MAX_TARGET, Limits
 from tests.served import served
 
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -129,7 +131,7 @@ def test_head_is_get_without_body(usual: Target) -> None:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"HEAD /" + b"x" * MOST_TARGET + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"HEAD /" + b"x" * MAX_TARGET + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
         (b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde", 413),
         (b"HEAD / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n", 400),
         (b"HEAD / HTTP/9.9\r\nHost: x\r\n\r\n", 505),
@@ -269,11 +271,11 @@ def test_pipelined_requests_are_answered_in_turn(usual: Target) -> None:
 @pytest.mark.parametrize(
     ("sent", "status", "reason"),
     [
-        (b"GET /" + b"x" * MOST_TARGET + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "size"),
-        (b"GET /" + b"x" * (MOST_HEAD + 5000), 414, "size"),
+        (b"GET /" + b"x" * MAX_TARGET + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "size"),
+        (b"GET /" + b"x" * (MAX_HEAD + 5000), 414, "size"),
         (b"GET /" + b"x" * (1 << 20), 414, "size"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\na: " + b"x" * MOST_HEAD + b"\r\n\r\n", 431, "size"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * (MOST_HEAD // 4), 431, "size"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\na: " + b"x" * MAX_HEAD + b"\r\n\r\n", 431, "size"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * (MAX_HEAD // 4), 431, "size"),
         (b"GET / HTTP/1.1\r\nHost: x\r\na: " + b"x" * (1 << 20), 431, "size"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde", 413, "size"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413, "size"),

@@ -23,9 +23,11 @@ import yaml
 
 from kpod_metrics.errors import SettingError
 from kpod_metrics.server import bind
+from kpod_metrics.web.answers import PLAIN, Answer
 from kpod_metrics.web.counts import Counts
-from kpod_metrics.web.endpoint import PLAIN, Answer, Endpoint, Limits
+from kpod_metrics.web.endpoint import Endpoint
 from kpod_metrics.web.guard import Guard, Rate
+from kpod_metrics.web.limits import Limits
 from testkit.certificates import Certificates
 from tests.served import served
 from tests.unit.imports import imported_by_an_agent
