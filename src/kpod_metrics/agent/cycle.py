@@ -81,11 +81,10 @@ class Agent:
         """
         for state in self.states:
             state.open()
-        # What cannot be had is not exported at all: a 0 would say that nothing happened.
         of_kubernetes = info.TABLES if self.settings.discovery != "cgroup" else ()
         had: frozenset[Metric] = health.METRICS.union(
             *(table.metrics for table in of_kubernetes),
-            *(signal.metrics for state in self.states for signal in state.signals if not signal.problem),
+            *(state.metrics for state in self.states),
         )
         tables = [*health.TABLES, *of_kubernetes, *(table for state in self.states for table in state.collector.tables)]
         self._store = Store(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kpod_metrics.agent.attribution import Ownerless
 from kpod_metrics.collectors.kit import Collector, Signal
 from kpod_metrics.errors import described, is_unexpected
+from kpod_metrics.metrics import Metric
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,17 @@ class State:
     def is_up(self) -> bool:
         """Whether it works, with all of its signals."""
         return self.opened and not (self.problem or any(signal.problem for signal in self.signals))
+
+    @property
+    def metrics(self) -> set[Metric]:
+        """The metrics that this machine has; of the others a 0 would say that nothing happened."""
+        # A controller may appear later, for those who read its files.
+        return {
+            metric
+            for signal in self.signals
+            if not signal.problem and not (signal.absent and self.collector.uses_bpf)
+            for metric in signal.metrics
+        }
 
     def open(self) -> None:
         """Open the collector; what fails is a problem, and takes nothing else down."""

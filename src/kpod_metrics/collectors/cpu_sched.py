@@ -1,6 +1,6 @@
 """Wait for a CPU and context switches, from `bpf/cpu_sched.bpf.c`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
 from kpod_metrics.columns import Column, Shows, Unit
@@ -9,7 +9,6 @@ from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import Entry
 from kpod_metrics.kernel.programs import attach_all
 from kpod_metrics.metrics import Profile, Row, Table, counter, latency
-from kpod_metrics.pods.model import Group
 
 TABLE = Table(
     (
@@ -87,12 +86,8 @@ class CpuSched(BpfCollector):
         wait, switches = TABLE.metrics
         return [Signal((wait,), f"{leaves.hook}, of tasks begun since"), Signal((switches,), leaves.hook)]
 
-    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+    def rows(self, entry: Entry) -> Iterable[Row]:
         """One row a cgroup."""
-        return self.reader("cpu_sched").read(_rows)
-
-
-def _rows(entry: Entry) -> Iterable[Row]:
-    wait = entry.histogram("wait")
-    # A switch whose wait is not known is in no slot.
-    yield Row(TABLE, entry.key[0], (), (wait, wait.count + entry.number("untimed")), entry.epoch)
+        wait = entry.histogram("wait")
+        # A switch whose wait is not known is in no bucket.
+        yield Row(TABLE, entry.key[0], (), (wait, wait.count + entry.number("untimed")), entry.epoch)

@@ -3,11 +3,13 @@
 import abc
 import enum
 import errno
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.columns import Column
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import (
@@ -20,8 +22,8 @@ from kpod_metrics.features import (
     with_needed,
 )
 from kpod_metrics.kernel import libbpf
-from kpod_metrics.kernel.maps import CumulativeMap
-from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, ProgramHealth, Programs
+from kpod_metrics.kernel.maps import CumulativeMap, Entry
+from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, ProgramHealth, Programs, attach_all
 from kpod_metrics.kernel.tasks import SharedTasks
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
@@ -100,6 +102,8 @@ class Collector(abc.ABC):
     """The page of the docs about it, where it has one."""
     device: ClassVar[str] = ""
     """A device that few machines have, without which it collects nothing."""
+    controller: ClassVar[str] = ""
+    """The controller that the cgroups need; without it, it collects nothing."""
     columns: ClassVar[tuple[Column, ...]] = ()
     """What `top` shows of it."""
     uses_bpf: ClassVar[bool] = False
@@ -125,6 +129,11 @@ class Collector(abc.ABC):
         every = frozenset(metric for table in self.tables for metric in table.metrics)
         self.wanted = every if wanted is None else every & wanted
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics to collect, in the order of the tables."""
+        return tuple(metric for table in self.tables for metric in table.metrics if metric in self.wanted)
+
     @classmethod
     @abc.abstractmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -132,7 +141,7 @@ class Collector(abc.ABC):
 
     def open(self) -> list[Signal]:
         """Get ready, and return how each signal is obtained; raises UnavailableError if it can collect nothing."""
-        return [Signal(tuple(m for t in self.tables for m in t.metrics if m in self.wanted), "file")]
+        return [Signal(self.metrics, "file")]
 
     @abc.abstractmethod
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
@@ -186,9 +195,10 @@ class BpfCollector(OwnsBpfObject, Collector):
     def prepare(self, bpf: libbpf.Object) -> None:
         """Before load: set read-only data, disable programs and maps."""
 
-    @abc.abstractmethod
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Attach the programs, in an order in which none misses what another needs; keep each link in `links`."""
+        attach_all(bpf.programs.values(), links)
+        return [Signal(self.metrics, ", ".join(program.hook for program in bpf.programs.values() if program.loaded))]
 
     def open(self) -> list[Signal]:
         """Load and attach; without the features that the kernel refuses.
@@ -196,6 +206,8 @@ class BpfCollector(OwnsBpfObject, Collector):
         Only a load shows whether a program may use a kind of storage: the type of task storage exists two releases
         before tracing programs may use it.
         """
+        if self.controller and (absent := without_controller(self.controller, self._controllers())):
+            return [Signal(self.metrics, "", absent=absent)]
         self.without = set(with_dependent(self.environment.forced_off))
         first: libbpf.KernelError | None = None
         while True:
@@ -352,7 +364,28 @@ class BpfCollector(OwnsBpfObject, Collector):
         assert self._loaded is not None
         return self._loaded.readers[name]
 
+    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+        """The rows of every entry of the metric maps."""
+        if self._loaded is None:  # this machine lacks the controller
+            return []
+        return [row for reader in self._loaded.readers.values() for row in reader.read(self.rows)]
+
+    @abc.abstractmethod
+    def rows(self, entry: Entry) -> Iterable[Row]:
+        """Return the rows of one entry of a metric map."""
+
     def forget(self, gone: Callable[[int], bool]) -> None:
         """Delete the entries of cgroups that are gone; a key's first field is its cgroup id."""
-        for name in self.metric_maps:
-            self.reader(name).forget(lambda key: gone(key[0]))
+        if self._loaded is not None:
+            for reader in self._loaded.readers.values():
+                reader.forget(lambda key: gone(key[0]))
+
+    def _controllers(self) -> bytes:
+        return read_if_there(os.path.join(self.environment.cgroup_root, "cgroup.controllers"))
+
+
+def without_controller(controller: str, controllers: bytes) -> str:
+    """Return why cgroups lack a controller, by the content of the root's cgroup.controllers; empty if they have it."""
+    if not controllers or controller.encode() in controllers.split():
+        return ""
+    return f"there is no {controller} controller in this cgroup v2 tree"

@@ -160,10 +160,11 @@ class Memory(BpfCollector):
         """One row a cgroup; where faults come from files, they have rows of their own."""
         if self._program is not None:
             self._follow_later_cpus()
-        rows = self.reader("memory").read(self._rows)
+        rows = super().collect(groups)
         return [*rows, *self._read_faults(groups)] if self._from_files else rows
 
-    def _rows(self, entry: Entry) -> Iterable[Row]:
+    def rows(self, entry: Entry) -> Iterable[Row]:
+        """Rows of the container, and of the pod."""
         owner, epoch = entry.key[0], entry.epoch
         yield Row(KILLS, owner, (), (entry.number("oom_kills"),), epoch)
         yield Row(GROUPS, owner, (), (entry.number("group_kills"),), epoch)

@@ -177,14 +177,14 @@ class NetTcp(BpfCollector):
         self._sockets = len(totals.run_iterator(max(_SOCKETS_AT_A_TIME, self._sockets // _STOPS)))
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup, and one for each direction."""
+        """Have the totals of all sockets read, and return them."""
         if self._totals is not None:
             self._look(self._totals)
-        return self.reader("net_tcp").read(_rows)
+        return super().collect(groups)
 
-
-def _rows(entry: Entry) -> Iterable[Row]:
-    owner, epoch = entry.key[0], entry.epoch
-    yield Row(TRAFFIC, owner, (), (*map(entry.number, _COUNTERS), entry.histogram("rtt")), epoch)
-    for direction in CONNECTIONS.labels[0].values:
-        yield Row(CONNECTIONS, owner, (direction,), (entry.number(direction),), epoch)
+    def rows(self, entry: Entry) -> Iterable[Row]:
+        """One row a cgroup, and one for each direction."""
+        owner, epoch = entry.key[0], entry.epoch
+        yield Row(TRAFFIC, owner, (), (*map(entry.number, _COUNTERS), entry.histogram("rtt")), epoch)
+        for direction in CONNECTIONS.labels[0].values:
+            yield Row(CONNECTIONS, owner, (direction,), (entry.number(direction),), epoch)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
 from kpod_metrics.columns import Column, Shows, Unit
@@ -12,7 +12,6 @@ from kpod_metrics.kernel import libbpf, syscalls
 from kpod_metrics.kernel.maps import Entry
 from kpod_metrics.kernel.programs import ProgramHealth, attach_all, kernel_knows
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter, latency
-from kpod_metrics.pods.model import Group
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +137,8 @@ class Syscall(BpfCollector):
                 health.missed = 0
         return found
 
-    def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
+    def rows(self, entry: Entry) -> Iterable[Row]:
         """One row a cgroup and syscall."""
-        return self.reader("syscall").read(self._rows)
-
-    def _rows(self, entry: Entry) -> Iterable[Row]:
         cgroup_id, index = entry.key
         latency = entry.histogram("latency")
         values = latency.count, entry.number("errors"), latency

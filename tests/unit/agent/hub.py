@@ -34,6 +34,7 @@ class Counting(Collector):
         self.name = name  # type: ignore[misc] # not of the class: it is no collector of the agent's
         self.opened = threading.Event()
         self.refused: Exception | None = None
+        self.absent = ""
         super().__init__(Environment())
 
     def declare(self, environment: Environment) -> tuple[Table, ...]:  # type: ignore[override]
@@ -41,10 +42,10 @@ class Counting(Collector):
         return (self.table,)
 
     def open(self) -> list[Signal]:
-        """Fail if the test says so."""
+        """Fail, or lack something, if the test says so."""
         if self.refused is not None:
             raise self.refused
-        return super().open()
+        return [Signal(self.metrics, "test", absent=self.absent)]
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """A dict gives the events since the last read by cgroup id. What is called gives such a dict, or rows."""

@@ -239,6 +239,17 @@ def test_collector_that_does_not_open_is_off_and_the_others_work(tmp_path: Path)
     assert hub.agent.problems() == ["collector off is off: EPERM: planted"]
 
 
+def test_what_a_machine_does_not_have_is_no_failure_and_not_0(tmp_path: Path) -> None:
+    lacking, fine = Counting("lacking", EVENTS), Counting("fine", OTHERS)
+    lacking.absent = "there is no io controller"
+    hub = opened(Hub(tmp_path, lacking, fine))
+    hub.cgroup("a", A)
+    page = hub.cycle()
+    assert (up(page, "lacking"), page[OTHER, "a"]) == (1, 0)
+    assert (COUNT, "a") not in page
+    assert hub.agent.problems() == []
+
+
 def test_agent_without_a_collector_that_opens_is_refused(tmp_path: Path) -> None:
     off = Counting("off", EVENTS)
     off.refused = UnavailableError("EPERM: planted")

@@ -3,10 +3,10 @@
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
-from kpod_metrics.collectors.kit import Collector, Environment, Signal
+from kpod_metrics.collectors.kit import Collector, Environment, Signal, without_controller
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.metrics import Metric
 from kpod_metrics.pods.model import Group
@@ -18,9 +18,6 @@ _Found = TypeVar("_Found")
 
 class FileCollector(Collector):
     """A collector that reads cgroup after cgroup: one that cannot be read does not lose the others."""
-
-    controller: ClassVar[str] = ""
-    """The controller without which there is nothing to read."""
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
@@ -54,10 +51,7 @@ class FileCollector(Collector):
 
     def missing(self, controller: str) -> str:
         """Return why what a controller counts is not there; empty where the tree has the controller."""
-        controllers = self.read(self.environment.cgroup_root, "cgroup.controllers")
-        if not controllers or controller.encode() in controllers.split():
-            return ""
-        return f"there is no {controller} controller in this cgroup v2 tree"
+        return without_controller(controller, self.read(self.environment.cgroup_root, "cgroup.controllers"))
 
     def close(self) -> None:
         """Close the kept files."""
