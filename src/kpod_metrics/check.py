@@ -1,4 +1,4 @@
-"""Whether this machine can run the agent: every collector is opened for real, and closed again."""
+"""Checks whether this machine can run the agent: opens every collector, and closes it again."""
 
 import os
 import platform
@@ -21,20 +21,20 @@ from kpod_metrics.settings import DEFAULT_SYSCALLS, Settings
 from kpod_metrics.web.counts import Counts
 from kpod_metrics.web.guard import Guard
 
-_ANSWER = 5.0
+_SOURCE_TIMEOUT = 5.0
 """Seconds that the source of pods has to answer."""
 
 
 @dataclass
 class Line:
-    """One finding."""
+    """One result of the check."""
 
     subject: str
     ok: bool
-    """Also of what this machine does not have."""
+    """True also if this machine does not have it (`n/a`)."""
     detail: str
     status: str = ""
-    """`ok`, `fail`, or `n/a`: not a failure, and nothing is exported."""
+    """`ok`, `fail`, or `n/a`: no failure, but the metrics are absent."""
 
     def __post_init__(self) -> None:
         self.status = self.status or ("ok" if self.ok else "fail")
@@ -42,19 +42,19 @@ class Line:
 
 @dataclass
 class FeatureState:
-    """What this kernel has of one feature, whatever the switches say."""
+    """Whether this kernel has a feature, independent of the settings."""
 
     name: str
     available: bool
     forced: str | None
-    """"off" or "on" by a switch."""
+    """"off" or "on" if a setting forces it."""
     refusal: str
-    """The kernel's own words where it is not available."""
+    """The kernel's error if it is not available."""
 
 
 @dataclass
 class Report:
-    """All findings; `ok` if the agent runs here with everything that was asked of it."""
+    """All results; `ok` if the agent can run here with everything that the settings ask for."""
 
     version: str
     kernel: str
@@ -63,15 +63,15 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether no line is a failure."""
         return all(line.ok for line in self.lines)
 
     def as_json(self) -> dict[str, Any]:
-        """For --json."""
+        """Return the report for `--json`."""
         return {"ok": self.ok} | asdict(self)
 
     def as_text(self) -> str:
-        """For a person."""
+        """Return the report as text."""
         width = max(len(line.subject) for line in self.lines)
         words = {"ok": "ok", "fail": "FAIL", "n/a": "n/a"}
         body = [f"{words[line.status]:<4}  {line.subject:<{width}}  {line.detail}" for line in self.lines]
@@ -79,12 +79,12 @@ class Report:
             said = [f"forced {feature.forced}"] * bool(feature.forced) + [feature.refusal] * (not feature.available)
             if said:
                 body.append(f"n/a   kernel feature {feature.name}: {'; '.join(said)}")
-        end = "this machine can run it" if self.ok else "what fails is off; the rest works"
+        end = "this machine can run the agent" if self.ok else "the failed parts are off; everything else works"
         return "\n".join([f"kpod-metrics {self.version} on Linux {self.kernel}", *body, end])
 
 
 def run(settings: Settings) -> Report:
-    """Try everything that `run` with these settings would do, short of serving."""
+    """Try everything that `run` with these settings would do, except serving."""
     report = Report(__version__, platform.release())
     add = report.lines.append
     capabilities = rights.effective(settings.proc_root)
@@ -109,7 +109,7 @@ def run(settings: Settings) -> Report:
         return report
     add(Line("cgroup2", True, root))
     if settings.discovery == "cgroup" and others_are_hidden(root):
-        add(Line("processes", False, HIDDEN))  # `run` refuses to start then
+        add(Line("processes", False, HIDDEN))  # then `run` refuses to start
     add(_new_cgroups(settings))
     if settings.discovery != "cgroup":
         add(_pods(settings))
@@ -131,10 +131,10 @@ def run(settings: Settings) -> Report:
 
 
 def features(environment: Environment) -> list[FeatureState]:
-    """Try every kernel feature, by a collector that uses it, with nothing forced off.
+    """Try every kernel feature with a collector that uses it, without any forced off.
 
-    Most are there, and one load tells of all that a collector found; what it went without is insisted on once more, so
-    that the kernel says why, or that it was given up though it is there.
+    One load shows all features that a collector found. A feature that it did without is required in a second load:
+    either the kernel's error says why, or it works.
     """
     found = {}
     bare = replace(environment, forced_off=frozenset(), syscalls=environment.syscalls or DEFAULT_SYSCALLS)
@@ -150,7 +150,7 @@ def features(environment: Environment) -> list[FeatureState]:
 
 
 def _refusal(collector: Collector) -> str:
-    """Why a collector cannot have what it insists on; empty where it can."""
+    """Return why a collector cannot use a required feature; empty if it can."""
     try:
         return "; ".join(signal.problem for signal in collector.open() if signal.problem)
     except (KpodError, OSError) as error:
@@ -160,7 +160,7 @@ def _refusal(collector: Collector) -> str:
 
 
 def _new_cgroups(settings: Settings) -> Line:
-    """Whether the kernel tells of cgroups that come and go between two cycles."""
+    """Check whether the kernel reports new cgroups."""
     events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root)
     try:
         events.open()
@@ -172,7 +172,7 @@ def _new_cgroups(settings: Settings) -> Line:
 
 
 def _web(path: str) -> Line:
-    """Whether the web configuration can be used."""
+    """Check the web configuration."""
     try:
         secure = Guard(path, Counts()).secure
     except KpodError as error:
@@ -181,7 +181,7 @@ def _web(path: str) -> Line:
 
 
 def _receiver(settings: Settings) -> Line:
-    """Whether the OTLP receiver takes a request."""
+    """Check whether the OTLP receiver accepts a request."""
     exporter = agent.exporter_of(settings, Published())
     assert exporter is not None
     problem = exporter.probe()
@@ -190,14 +190,14 @@ def _receiver(settings: Settings) -> Line:
 
 
 def _pods(settings: Settings) -> Line:
-    """Whether the source of pods answers within some seconds."""
+    """Check whether the source of pods answers."""
     try:
         source = kubernetes_source(settings)
     except KpodError as error:
         return Line("pods", False, str(error))
     source.start()
     try:
-        end = time.monotonic() + _ANSWER
+        end = time.monotonic() + _SOURCE_TIMEOUT
         while not source.connected and time.monotonic() < end:
             time.sleep(0.05)
         found = f"{source.name}: {len(source.poll()[0])} on {settings.node_name}"

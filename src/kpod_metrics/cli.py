@@ -17,44 +17,44 @@ from kpod_metrics.errors import KpodError, RefusedError, SettingError
 from kpod_metrics.exposition.samples import printable, shown
 
 MIN_FILES = 64
-"""Descriptors: 50 are programs, maps and attachments."""
+"""Descriptors; programs, maps and attachments need 50 of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 1 where the machine refuses, 2 where a setting is wrong."""
+    """Run the command; return its exit status: 1 if the machine refuses something, 2 if a setting is wrong."""
     parser = _parser()
     given = _joined(sys.argv[1:] if arguments is None else arguments)
     if given and given[0].startswith("-") and not any(given[0] in action.option_strings for action in parser._actions):
-        # Else its value would be taken for the command.
+        # Else argparse would take its value for the command.
         parser.error(f"flags follow the command, and {settings.shown(given[0])} comes before it")
     options = parser.parse_args(given)
     try:
         status = int(options.command(options) or 0)
-        # Here, where a reader that is gone is caught: the interpreter's own flush at exit would complain.
+        # Here, where BrokenPipeError is caught: the interpreter's flush at exit would print a traceback.
         _flush()
         return status
     except KpodError as error:
         print(f"kpod-metrics: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingError) else 1
     except BrokenPipeError:
-        # The reader (head, less) has seen enough.
+        # The reader (head, less) closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
     except (OSError, ImportError) as error:
-        # Out of descriptors or of memory, a file of the installation that cannot be read: nothing here to mend.
+        # No descriptors or memory, or a file of the installation cannot be read: no defect of the agent.
         print(f"kpod-metrics: {error}", file=sys.stderr)
         return 1
 
 
 def _flush() -> None:
-    if sys.stdout is not None:  # closed by who started it
+    if sys.stdout is not None:  # the parent process closed it
         sys.stdout.flush()
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """Join a flag and a value like -5s with "=": argparse would take the value for a flag of its own."""
+    """Join a flag and a value like -5s with "=": argparse would take the value for a flag."""
     joined: list[str] = []
     for argument in arguments:
         if re.match(r"-\.?\d", argument) and joined and joined[-1].startswith("--"):
@@ -65,7 +65,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line and without abbreviations: a new setting must not change what one means."""
+    """argparse with errors of one line, and without abbreviations, which a new setting could make ambiguous."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -75,7 +75,7 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse here what this parser does not know: argparse leaves it to the first one, which has other flags."""
+        """Refuse unknown arguments here: argparse would leave this to the outer parser, which has other flags."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self._refuse_unknown(unknown[0])
@@ -110,22 +110,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(run, names)
     run.set_defaults(command=_run)
 
-    check = commands.add_parser("check", help="say whether this machine can run the agent, and how")
+    check = commands.add_parser(
+        "check", help="check whether this machine can run the agent, and which hooks it would use"
+    )
     _add_settings(check, names)
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(command=_check)
 
-    top = commands.add_parser("top", help="show what each pod is waiting for, live in the terminal")
+    top = commands.add_parser("top", help="show what each pod waits for, live in the terminal")
     _add_top(top)
     _add_settings(top, names)
     top.set_defaults(command=_top)
 
-    demo = commands.add_parser("demo", help="run the agent beside a few workloads that make every signal move")
+    demo = commands.add_parser("demo", help="run the agent beside workloads that make every signal move")
     demo.add_argument(
         "--duration",
         type=partial(settings.duration, low=1, high=86400),
         default=0.0,
-        help="how long, 1s to 24h (default: until Ctrl-C)",
+        help="duration, 1s to 24h (default: until Ctrl-C)",
     )
     _add_settings(demo, names)
     demo.set_defaults(command=_demo)
@@ -156,26 +158,34 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
     from kpod_metrics.columns import FIXED  # noqa: PLC0415
 
     keys = (*FIXED, *(column.key for column in columns()))
-    parser.add_argument("--url", default="", help="a running agent (default: this machine's, by `listen`)")
-    parser.add_argument("--collect", action="store_true", help="collect here, whether or not an agent runs")
+    parser.add_argument(
+        "--url", default="", help="URL of a running agent (default: the agent on this machine, at the port of `listen`)"
+    )
+    parser.add_argument("--collect", action="store_true", help="collect in this process, even if an agent runs")
     parser.add_argument(
         "--interval",
         type=settings.duration,
         default=2.0,
-        help="time between two looks at the agent; 100ms to 1h, like 2s (its own pace is its poll_interval)",
+        help="time between two requests to the agent, 100ms to 1h, like 2s (its values change once per poll_interval)",
     )
-    parser.add_argument("--once", action="store_true", help="print the table of one cycle as text, to anything")
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument(
+        "--once", action="store_true", help="print the table of one cycle as text; works without a terminal"
+    )
+    parser.add_argument("--json", action="store_true", help="print the table of one cycle as JSON")
     parser.add_argument("--sort", choices=keys, default="waits", metavar="COLUMN", help=f"one of {', '.join(keys)}")
-    parser.add_argument("--filter", default="", metavar="TEXT", help="only what has this in its names")
-    parser.add_argument("--ca", default="", metavar="FILE", help="what an https agent's certificate is verified by")
-    parser.add_argument("--certificate", default="", metavar="FILE", help="certificate to show to it")
-    parser.add_argument("--key", default="", metavar="FILE", help="key of it (default: in the same file)")
-    parser.add_argument("--token-file", default="", metavar="FILE", help="bearer token to show to it")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="show only pods with this text in their names")
+    parser.add_argument(
+        "--ca", default="", metavar="FILE", help="CA certificates that verify the certificate of an https agent"
+    )
+    parser.add_argument("--certificate", default="", metavar="FILE", help="client certificate for the agent")
+    parser.add_argument(
+        "--key", default="", metavar="FILE", help="key of the client certificate (default: in the same file)"
+    )
+    parser.add_argument("--token-file", default="", metavar="FILE", help="file with a bearer token for the agent")
 
 
 _TOP_DEFAULTS = {"profile": "comprehensive", "poll_interval": "2s"}
-"""Of an agent of top's own, for somebody who looks on."""
+"""Defaults for the in-process agent of `top`."""
 
 
 def _load(options: argparse.Namespace, defaults: Mapping[str, str] | None = None) -> settings.Settings:
@@ -192,13 +202,13 @@ def _load(options: argparse.Namespace, defaults: Mapping[str, str] | None = None
 
 
 def _flags(options: argparse.Namespace) -> dict[str, str]:
-    """Return the settings that were given as flags, by key."""
+    """Return the settings given as flags, by key."""
     keys = {setting.key for setting in settings.catalogue(_collector_names())}
     return {key: value for key, value in vars(options).items() if key in keys}
 
 
 class _LineFormatter(logging.Formatter):
-    """A message is one line, of characters that can be seen: there are names in it that pods choose."""
+    """Writes a message as one line of printable characters: it can contain names that pods choose."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -228,7 +238,7 @@ def _log(loaded: settings.Settings) -> None:
     else:
         handler.setFormatter(_LineFormatter())
     logging.basicConfig(level=loaded.log_level.upper(), handlers=[handler], force=True)
-    # A line for each request at INFO, and headers with tokens at DEBUG: what matters of a request is logged here.
+    # They log every request at INFO, and headers with tokens at DEBUG. The agent logs failed requests itself.
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -241,7 +251,7 @@ def _run(options: argparse.Namespace) -> int:
 
     agents.tune_process()
     loaded = _load(options)
-    # The soft limit is 1024 for the sake of select(), which nothing here uses.
+    # The soft limit is 1024 because of select(), which the agent does not use.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < MIN_FILES:
         raise RefusedError(f"RLIMIT_NOFILE is {hard}: at least {MIN_FILES} descriptors are needed")
@@ -251,7 +261,7 @@ def _run(options: argparse.Namespace) -> int:
     probes = server.bind(loaded.probe_listen, "--probe-listen") if loaded.probe_listen[0] else None
     try:
         agent.open(give_up=True)
-        # With the rights that it has from now on, by which it is read again.
+        # Read it with the rights that the agent keeps, because it reads the file again later.
         guard = Guard(loaded.web_config_file, agent.http) if loaded.web_config_file else None
         agent.start()
         logging.getLogger(__name__).info(
@@ -265,7 +275,7 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         agent.stop()
         listener.close()
-    # A thread that hangs in a dead file system must not hold up the end of the process.
+    # A thread that hangs in a file system must not delay the end of the process.
     logging.shutdown()
     _flush()
     os._exit(0)

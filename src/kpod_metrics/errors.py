@@ -1,14 +1,14 @@
-"""The errors that the agent's parts raise on purpose, named by what the reader of one can do about it."""
+"""The errors that the agent raises on purpose, one class for each reaction to them."""
 
 from dataclasses import dataclass
 
 
 class KpodError(Exception):
-    """Anything the agent refuses or is refused; its text is one line: what, where, why."""
+    """Base of all errors raised on purpose; the text is one line: what, where, why."""
 
 
 class SettingError(KpodError):
-    """A setting is wrong: the line names the key, the value and what is accepted (exit status 2)."""
+    """A setting is wrong: the line has the key, the value and the accepted values (exit status 2)."""
 
 
 class RefusedError(KpodError):
@@ -16,32 +16,32 @@ class RefusedError(KpodError):
 
 
 class UnavailableError(KpodError):
-    """One collector, or one of its signals, cannot work on this machine; the others go on."""
+    """One collector, or one of its signals, cannot work on this machine; the others continue."""
 
 
 @dataclass
 class RequestError(KpodError):
-    """A request that did not work; the wait after it, and a new connection, are the remedy."""
+    """A failed request; the caller waits and connects again."""
 
     text: str
     status: int = 0
-    """HTTP status; 0: no answer came."""
+    """HTTP status; 0: no response."""
     retry_after: float = 0.0
-    """Seconds that the server asked to wait."""
+    """Seconds to wait, as the server requested."""
 
     def __str__(self) -> str:
         return self.text
 
 
 class SilenceError(RequestError):
-    """An answer that began, and of which nothing came for as long as was waited."""
+    """A response that began, and then sent no byte until the timeout."""
 
 
 def is_unexpected(error: Exception) -> bool:
-    """Whether an error is a defect, and so worth its traceback."""
+    """Whether an error is a defect, so that its traceback is logged."""
     return not isinstance(error, KpodError | OSError)
 
 
 def described(error: Exception) -> str:
-    """Return an error's text, with its kind where it is a defect."""
+    """Return the text of an error, with its type if it is a defect."""
     return f"{type(error).__name__}: {error}" if is_unexpected(error) else str(error)

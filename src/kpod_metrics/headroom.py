@@ -1,9 +1,8 @@
-"""How near this process is to its memory limit: before the kernel kills it, new series are no more admitted.
+"""Stops admitting new series before the agent reaches its memory limit.
 
-The limit is that of the setting or, where there is none, the least `memory.max` of this process' cgroup and those above
-it (Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files"). What is used is the resident memory, or the
-cgroup's own count where the limit is the cgroup's: that has the kernel maps too; files in the page cache, which the
-kernel drops first, are taken off.
+The limit is the setting or, without it, the lowest `memory.max` of this process' cgroup and the cgroups above it
+(Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files"). Usage is the resident memory or, for the limit of a
+cgroup, the cgroup's own count, which includes the kernel maps, without the page cache, which the kernel frees first.
 """
 
 import os
@@ -12,20 +11,20 @@ from kpod_metrics.cgroup.keyed import flat, read_if_there, single
 from kpod_metrics.cgroup.tree import Tree
 
 STOP, RESUME = 0.85, 0.75
-"""Shares of the limit at which new series are refused, and admitted again."""
+"""Shares of the limit above which new series are refused, and below which they are admitted again."""
 SERIES_BYTES, CGROUP_BYTES = 600, 5000
-"""What a series as the text format has them costs, once it was scraped, and a cgroup beside its series: measured,
-185 MB at 265,000 and 5,000."""
+"""Cost of a series as counted in the text format, after a scrape, and of a cgroup without its series: measured, 185 MB
+with 265,000 series and 5,000 cgroups."""
 FIRST_BYTES = 10 << 20
-"""What the first cycles and scrapes cost beside that: buffers for pages, above all."""
+"""Additional cost of the first cycles and scrapes, mostly buffers for pages."""
 _REUSABLE = 0.9
-"""Share of what was needed at most: below it, what is needed now is a good deal less."""
+"""If less than this share of the maximum ever needed is needed now, freed memory can be used again."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def own_cgroup(root: str) -> str:
-    """Return the path of this process' cgroup in the tree at `root`, a slash before it; "" where it is not seen."""
+    """Return the path of this process' cgroup below `root`, with a leading slash; "" if it is not found."""
     walk = Tree(root)
     own = os.getpid()
     try:
@@ -37,25 +36,25 @@ def own_cgroup(root: str) -> str:
 
 
 class Headroom:
-    """Tells whether there is memory for more series. A limit that is moved is followed."""
+    """Tells whether there is memory for more series. It reads the limit again each time."""
 
     def __init__(self, limit: int = 0, cgroup_root: str = "", proc_root: str = "/proc") -> None:
-        """`limit` in bytes; 0: that of the own cgroup in the tree at `cgroup_root`."""
+        """`limit` is in bytes; 0: the limit of the own cgroup in the tree at `cgroup_root`."""
         self._set, self._root, self._proc = limit, cgroup_root, proc_root
         self._above: list[str] = []
-        """The directories of the own cgroup and of those above it."""
-        self._began = self._most = 0
+        """The directories of the own cgroup and the cgroups above it."""
+        self._began = self._most_needed = 0
         self.limit = 0
-        """Bytes; 0: none."""
+        """Bytes; 0: no limit."""
         self.cgroups = 0
-        """How many there are."""
+        """Number of cgroups on the node."""
         self.used = 0
-        """Bytes, when it was last looked at."""
+        """Bytes in use at the last check."""
         self.low = False
-        """Whether there is no memory for more."""
+        """Whether there is no memory for more series."""
 
     def open(self) -> None:
-        """Find the own cgroup; before there are series."""
+        """Find the own cgroup; called before there are series."""
         if not self._set and self._root:
             path = own_cgroup(self._root)
             while path:
@@ -65,7 +64,7 @@ class Headroom:
         self._began = self.used
 
     def look(self, series: int) -> bool:
-        """Look how much is used with so many series, not all of which may have been written yet; return `low`."""
+        """Check the memory with so many series, some of which may never have been written; return `low`."""
         limits = [(self._set, "")] if self._set else self._limits()
         if not limits:
             self.limit, self.low = 0, False
@@ -73,14 +72,14 @@ class Headroom:
         self.limit, where = min(limits)
         try:
             self.used = self._charged(where) if where else self._resident()
-        except OSError:  # out of descriptors: what was known holds
+        except OSError:  # no descriptors: keep the last answer
             return self.low
         needed = SERIES_BYTES * series + CGROUP_BYTES * self.cgroups
-        self._most = max(self._most, needed)
+        self._most_needed = max(self._most_needed, needed)
         bound = self.limit * (RESUME if self.low else STOP)
-        # What series that ended took is still resident, for malloc has holes now: the next ones have room there.
+        # The memory of ended series stays resident as free space in the heap, and new series can use it.
         self.low = self._began + FIRST_BYTES + needed > bound or (
-            self.used > bound and needed >= _REUSABLE * self._most
+            self.used > bound and needed >= _REUSABLE * self._most_needed
         )
         return self.low
 

@@ -1,4 +1,4 @@
-"""The agent's own metrics: what it collects, what it lost, what it costs."""
+"""The agent's own metrics: its work, its losses and its costs."""
 
 import os
 import resource
@@ -34,31 +34,31 @@ def _gauge(name: str, help: str, source: str = "agent", *, advice: str) -> Metri
 COLLECTORS = _agent(
     _gauge(
         "kpod_collector_up",
-        "Whether the collector's last read worked: 0 while it is off, failing or late, or lacks a hook of its metrics.",
+        "1 if the collector's last read succeeded; 0 if it is off, failing or late, or if a metric has no hook.",
         advice=("0: /readyz and `kpod-metrics check` say why (KpodCollectorOff). Its metrics are missing, not 0."),
     ),
     _gauge(
         "kpod_collector_duration_seconds",
         "How long the collector's last read took.",
-        advice="The one that takes longest is what to look at first for KpodSlowCycles.",
+        advice="If KpodSlowCycles fires, look at the slowest collector first.",
     ),
     _counter(
         "kpod_collector_errors_total",
-        "Reads that failed or were late, attempts to start included.",
-        advice=("Grows while up is 1: it fails in turn. The log has each failure (KpodCollectorErrors)."),
+        "Reads that failed or were late, and failed starts.",
+        advice="Grows while kpod_collector_up is 1: some reads fail. The log has each failure (KpodCollectorErrors).",
     ),
     labels=(_COLLECTOR,),
 )
 UNREAD = _agent(
     _counter(
         "kpod_collector_unread_cgroups_total",
-        "Cgroups that a read of the collector left out, as their files could not be read though they are there.",
-        advice="Grows: these pods' metrics of the collector are missing; the log names one of them when it begins.",
+        "Cgroups that the collector could not read although they exist.",
+        advice="Grows: these pods have no metrics of the collector. The log names the first one.",
     ),
     _counter(
         "kpod_collector_skipped_processes_total",
-        "Processes that a read of the collector left out: of each cgroup it looks at the namespaces of the first 32.",
-        advice="Grows: network or mount namespaces that only later processes of a container are in are not seen.",
+        "Processes whose namespaces the collector did not read: it reads the first 32 of each cgroup.",
+        advice="Grows: interfaces and mounts that only later processes of a container have are missing.",
     ),
     labels=(_COLLECTOR,),
 )
@@ -66,93 +66,95 @@ CYCLE = _agent(
     _gauge(
         "kpod_collection_cycle_seconds",
         "How long the last cycle took.",
-        advice=("Near the collectors' deadline: a longer interval, more CPU for the agent (KpodSlowCycles)."),
+        advice="Near collector_deadline: set a longer interval, or give the agent more CPU (KpodSlowCycles).",
     ),
     _gauge(
         "kpod_last_cycle_timestamp_seconds",
-        "When the last cycle ended, in Unix time.",
+        "Time at which the last cycle ended, in Unix time.",
         advice="Older than three intervals: KpodAgentStuck.",
     ),
     _gauge(
         "kpod_discovered_pods",
         "Pods that have series.",
-        advice=("0 on a node with pods: node name or rights are wrong. What series and map entries grow with."),
+        advice="0 on a node with pods: the node name or the rights are wrong. Series and map entries grow with it.",
     ),
     _gauge(
         "kpod_poll_interval_seconds",
-        "Time between two cycles, as set: what a cycle's duration and age are judged by.",
-        advice="What a cycle's duration and age are judged by; nothing to do.",
+        "Time between two cycles (setting poll_interval).",
+        advice="Nothing to do: alerts compare the duration and the age of a cycle with it.",
     ),
     _counter(
         "kpod_collection_cycle_errors_total",
-        "Cycles that failed: no page came of them, and what was read in them is lost.",
-        advice="Grows: a defect. /readyz says which, and the log has its traceback.",
+        "Cycles that failed and made no page.",
+        advice="Grows: a defect. /readyz has the error, and the log its traceback.",
     ),
 )
 DISCOVERY = _agent(
     _counter(
         "kpod_discovery_errors_total",
-        "Times that it could not be found out what cgroups and pods there are: what was known before stands.",
-        advice="Grows: /readyz says why. New pods have no series meanwhile; what they do is held back.",
+        "Failed updates of the list of cgroups and pods: the agent continues with the last list.",
+        advice="Grows: /readyz says why. Until an update succeeds, new pods have no series, and their events are held.",
     ),
 )
 FORGOTTEN = _agent(
     _counter(
         "kpod_discovery_forgotten_total",
-        "What discovery forgot to keep its tables bounded: pods deleted faster than cycles took note of them "
-        "(deletion), pods and cgroups that are gone but had their time left (pod, cgroup), cgroups that waited for "
-        "their pod's name (waiting), or that were once below a root that is a part of the tree (outside).",
-        advice="Grows: thousands come and go in a cycle. Their last events are unresolved, or the host's (outside).",
+        "Entries that full tables of discovery dropped: deleted pods that no cycle has seen (deletion), removed pods "
+        "and cgroups within their grace period (pod, cgroup), cgroups whose pod is not known yet (waiting), and "
+        "removed cgroups below a root that is only a part of the tree (outside).",
+        advice="Grows: thousands of pods start and end in one cycle. Their last events count as unresolved, or as the "
+        "host's (outside).",
     ),
     labels=(Label("what", FORGOTTEN_KINDS),),
 )
 SKIPPED = _agent(
     _gauge(
         "kpod_discovery_skipped_cgroups",
-        "Cgroups that the last walk of the tree left out with all that is below them: more than 64 levels below the "
-        "root (depth), with a path of more than 4,000 bytes (path), beyond 10,000 cgroups (number), or whose owner "
-        "took the right to read them (unreadable).",
-        advice="Above 0: somebody nests cgroups without end; the log names the place. What runs in them is unresolved, "
-        "the rest of the tree is counted as ever.",
+        "Cgroups that the last walk of the tree skipped, with everything below them: more than 64 levels below the "
+        "root (depth), with a path of more than 4,000 bytes (path), after the first 10,000 cgroups (number), or "
+        "without the right to read them (unreadable).",
+        advice="Above 0: a process creates very many or deeply nested cgroups; the log names one. Their events are "
+        "unresolved; all other cgroups are counted.",
     ),
     labels=(Label("reason", SKIPPED_REASONS),),
 )
 UNATTRIBUTED = _agent(
     _counter(
         "kpod_unattributed_events_total",
-        "Events of cgroups that are no pod's: host (kernel threads, kubelet, sshd; in a node that is a container, all "
-        "outside of it), filtered (pods that settings leave out), or unresolved, which alerts.",
-        advice=("Reason unresolved grows: KpodUnresolvedEvents. host and filtered are as they should be."),
+        "Events of cgroups that belong to no pod: of the host (kernel threads, kubelet, sshd, and everything outside "
+        "of a node that is a container), of pods that the settings exclude (filtered), or of a pod that never became "
+        "known (unresolved).",
+        advice="Only unresolved needs action (KpodUnresolvedEvents).",
     ),
     labels=(_COLLECTOR, Label("reason", ("host", "filtered", "unresolved"))),
 )
 PENDING = _agent(
     _gauge(
         "kpod_pending_events",
-        "Events of cgroups whose pod is not known yet: they become the pod's, or unresolved.",
-        advice=("Back to 0 within seconds of a pod's start. Stays up: the source of pods does not answer."),
+        "Events of cgroups whose pod is not known yet: they are held, and then count as the pod's or as unresolved.",
+        advice="Above 0 for some seconds after a pod starts. For longer: the source of pods does not answer.",
     ),
     labels=(_COLLECTOR,),
 )
 OVERFLOW = _agent(
     _counter(
         "kpod_series_overflow_total",
-        "Updates folded into the overflow series, for series_limit or series_limit_total was reached, or "
-        "memory is near its limit.",
-        advice="Grows: a lower profile, fewer syscalls or namespaces, or a higher limit (KpodSeriesOverflow).",
+        "Updates added to the overflow series, because series_limit or series_limit_total is reached, or memory is "
+        "near its limit.",
+        advice="Grows: use a lower profile, fewer syscalls or namespaces, or a higher limit (KpodSeriesOverflow).",
     ),
     labels=(Label("metric", per="metric"),),
 )
 SOURCE = _agent(
     _gauge(
         "kpod_pod_source_connected",
-        "Whether the source of pods answers.",
-        advice="0: /readyz says what is wrong and for how long (KpodPodSourceDisconnected).",
+        "1 if the source of pods answers, else 0.",
+        advice="0: /readyz has the reason, and since when (KpodPodSourceDisconnected).",
     ),
     _counter(
         "kpod_pod_source_relists_total",
-        "Times that all pods were listed anew after a fault.",
-        advice="Grows steadily: watches are cut off, by a proxy or an API server under load.",
+        "How often all pods were listed again after a failure.",
+        advice="Grows steadily: a proxy or an overloaded API server ends the watches.",
     ),
     labels=(Label("source", per="source of pods"),),
 )
@@ -165,120 +167,116 @@ MAPS = _agent(
     ),
     _gauge(
         "kpod_bpf_map_capacity",
-        "Entries that the map has room for.",
+        "Maximum number of entries of the map.",
         "max_entries",
         advice="Set by `bpf_map_entries`.",
     ),
     counter(
         "kpod_bpf_map_update_errors_total",
-        "Updates of the map that failed in the kernel: events that are not counted.",
+        "Updates of the map that failed in the kernel: these events are lost.",
         "per-CPU counter beside the map",
         profile=Profile.MINIMAL,
-        advice="Grows: events are lost. Raise `bpf_map_entries` (KpodMapUpdatesFail).",
+        advice="Grows: raise `bpf_map_entries` (KpodMapUpdatesFail).",
     ),
     counter(
         "kpod_bpf_map_evictions_total",
-        "Entries that the kernel evicted to make room: what they counted after the last read is lost.",
+        "Entries that the kernel evicted from the full map: their events after the last read are lost.",
         "created_ns of the map's values",
         profile=Profile.MINIMAL,
-        advice="Grows: counters are too low. Raise `bpf_map_entries` (KpodMapEvictions).",
+        advice="Grows: counters are too low: raise `bpf_map_entries` (KpodMapEvictions).",
     ),
     _gauge(
         "kpod_bpf_map_memory_bytes",
         "Kernel memory of the map.",
         "memlock in /proc/self/fdinfo",
-        advice=(
-            "What a larger `bpf_map_entries` costs: kernel memory, which the agent's limit "
-            "has in it from Linux 5.11 on."
-        ),
+        advice="Grows with `bpf_map_entries`. From Linux 5.11 on it counts towards the agent's memory limit.",
     ),
     labels=(_MAP,),
 )
 PROGRAMS = _agent(
     counter(
         "kpod_bpf_program_run_seconds_total",
-        "Time that the program ran; there while kernel.bpf_stats_enabled is on.",
+        "Time in which the program ran. Only if kernel.bpf_stats_enabled is on.",
         "run_time_ns in struct bpf_prog_info",
         profile=Profile.MINIMAL,
-        advice=("Divide by the runs: what an event costs. Its rate is how many CPUs the programs take."),
+        advice="Its rate is the number of CPUs that the program uses. Divide by the runs to get the cost of one.",
     ),
     counter(
         "kpod_bpf_program_runs_total",
-        "Times that the program ran; there while kernel.bpf_stats_enabled is on.",
+        "How often the program ran. Only if kernel.bpf_stats_enabled is on.",
         "run_cnt in struct bpf_prog_info",
         profile=Profile.MINIMAL,
-        advice="How many events there are: what the cost is multiplied by.",
+        advice="A high rate explains a high cost: each event runs the program.",
     ),
     counter(
         "kpod_bpf_program_missed_runs_total",
-        "Times that the kernel did not run the program, for it was running on that CPU: events that are not counted.",
+        "How often the kernel skipped the program because it was already running on that CPU: these events are lost.",
         "recursion_misses in struct bpf_prog_info",
         profile=Profile.MINIMAL,
-        advice="A few are harmless; many are worth a report (KpodProgramRunsMissed).",
+        advice="A few are harmless. Report a high rate (KpodProgramRunsMissed).",
     ),
     labels=(Label("program", per="kernel program"),),
 )
 MOUNTS_SKIPPED = _agent(
     _counter(
         "kpod_filesystem_mounts_skipped_total",
-        "Mounts of pods that were skipped in a cycle: a folder above is a symbolic link now (symlink), another mount "
-        "or none is there (replaced), it does not answer (hung), another error (refused). There while the collector "
-        "filesystem is on.",
-        advice="symlink, replaced: rare, and gone in the next cycle; steadily: a pod tries to lead the agent "
-        "elsewhere. hung: a server or FUSE daemon that is gone. refused: the log has the error.",
+        "Mounts of pods that the collector filesystem skipped: a folder in the path is a symbolic link (symlink), "
+        "the mount changed or disappeared (replaced), the file system does not answer (hung), or another error "
+        "occurred (refused).",
+        advice="symlink, replaced: harmless once; if they grow steadily, a pod tries to redirect the agent. hung: a "
+        "file server or FUSE daemon does not answer. refused: the log has the error.",
     ),
     labels=(Label("reason", SKIPPED_MOUNTS),),
 )
 OTLP = _agent(
     _counter(
         "kpod_otlp_sent_points_total",
-        "Data points that the OTLP receiver took; there where one is set.",
-        advice="Stands still while the queue grows: the receiver takes nothing.",
+        "Data points that the OTLP receiver accepted. Only if otlp_endpoint is set.",
+        advice="Does not grow, but the queue does: the receiver accepts nothing.",
     ),
     _counter(
         "kpod_otlp_dropped_points_total",
-        "Data points that the OTLP receiver refused, or that waited for it until there was no more room; there where "
-        "one is set.",
-        advice="Grows: the log says what the receiver answered (KpodOtlpDropsPoints).",
+        "Data points that the OTLP receiver refused, or that a full queue dropped. Only if otlp_endpoint is set.",
+        advice="Grows: the log has the receiver's answer (KpodOtlpDropsPoints).",
     ),
     _gauge(
         "kpod_otlp_queue_bytes",
-        "What waits for the OTLP receiver; there where one is set.",
-        advice="Grows: the receiver is away or too slow; at 4 MiB the oldest is dropped.",
+        "Size of the queue for the OTLP receiver. Only if otlp_endpoint is set.",
+        advice="Grows: the receiver is down or too slow. At 4 MiB the oldest points are dropped.",
     ),
 )
 HTTP_REFUSED = _agent(
     _counter(
         "kpod_http_refused_total",
-        "Requests and connections that the HTTP endpoint refused: idle ones that made room (connections), pages "
-        "beyond web_max_requests (requests), beyond rate_limit (rate), too large (size), no HTTP (malformed), too "
-        "slow to send or to read (timeout), no handshake or no certificate (tls), no user or token (auth), a faulty "
-        "web configuration (config).",
-        advice="auth, tls: who asks has not what the web configuration wants. connections, requests, timeout: too many "
-        "scrapers, or one that does not read.",
+        "Requests and connections that the HTTP endpoint refused: idle connections closed for new ones (connections), "
+        "more than web_max_requests at once (requests), above rate_limit (rate), too large (size), not HTTP "
+        "(malformed), too slow (timeout), a failed handshake or a missing client certificate (tls), a missing or "
+        "wrong user or token (auth), a wrong web configuration (config).",
+        advice="auth, tls: a client without the credentials that the web configuration requires. connections, "
+        "requests, timeout: too many scrapers, or one that does not read.",
     ),
     labels=(Label("reason", REASONS),),
 )
 HTTP_CONNECTIONS = _agent(
     _gauge(
         "kpod_http_connections",
-        "Connections that the HTTP endpoint has.",
-        advice="At web_max_connections: the oldest idle one makes room for each that comes.",
+        "Open connections of the HTTP endpoint.",
+        advice="At web_max_connections a new connection closes the one that has been idle longest.",
     )
 )
 WEB_CONFIG = _agent(
     _gauge(
         "kpod_web_config_valid",
-        "Whether the web configuration can be used: while it is 0 nobody is answered, and only a push tells. There "
-        "where web_config_file is set.",
-        advice="0: the log says what is wrong with the file.",
+        "1 if the web configuration is valid; 0 if not: then all requests are refused, and only an OTLP push has this "
+        "value. Only if web_config_file is set.",
+        advice="0: the log has the error.",
     )
 )
 BUILD = _agent(
     _gauge(
         "kpod_build_info",
-        "1, with the version.",
-        advice="Count by version: how far an update has got.",
+        "1. The label has the agent's version.",
+        advice="Count it by version to see the progress of an update.",
     ),
     labels=(Label("version", per="version"),),
 )
@@ -288,39 +286,37 @@ PROCESS = _agent(
         "CPU time of the agent.",
         "getrusage",
         profile=Profile.MINIMAL,
-        advice=(
-            "Its rate is what the agent costs. More than the page on performance has: many cgroups, a short interval."
-        ),
+        advice="Its rate is the agent's CPU usage. It grows with cgroups and with shorter intervals.",
     ),
     _gauge(
         "process_resident_memory_bytes",
         "Resident memory of the agent.",
         "/proc/self/statm",
-        advice="Set the agent's memory limit by it.",
+        advice="Use it to set the agent's memory limit.",
     ),
     _gauge(
         "process_virtual_memory_bytes",
         "Virtual memory of the agent.",
         "/proc/self/statm",
-        advice="Nothing: address space costs nothing.",
+        advice="Nothing to do: address space has no cost.",
     ),
     _gauge(
         "process_open_fds",
         "Open file descriptors of the agent.",
         "/proc/self/fd",
-        advice=("Near process_max_fds: the agent keeps files of cgroups open, and fewer where the limit is low."),
+        advice="Near process_max_fds is normal: the agent keeps files of cgroups open, as many as the limit allows.",
     ),
     _gauge(
         "process_max_fds",
-        "File descriptors that the agent may open.",
+        "Maximum number of open file descriptors of the agent.",
         "RLIMIT_NOFILE",
-        advice="What the open ones are compared with.",
+        advice="The limit for process_open_fds.",
     ),
     _gauge(
         "process_start_time_seconds",
-        "When the agent started, in Unix time.",
+        "Start time of the agent, in Unix time.",
         "time at import",
-        advice="Changes: the agent was started again, and its counters began anew.",
+        advice="Changes: the agent restarted, and its counters started at 0.",
     ),
 )
 
@@ -359,7 +355,7 @@ def process() -> Rows:
             usage.ru_utime + usage.ru_stime,
             int(resident) * _PAGE,
             int(virtual) * _PAGE,
-            # Their number is the directory's size since 6.2 (f1f1f2569901); listed, the listing itself is one more.
+            # Since 6.2 (f1f1f2569901) the directory's size is their number. A listing opens one more.
             os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1,
             resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             _STARTED,
@@ -369,7 +365,7 @@ def process() -> Rows:
 
 
 def _are_measured() -> bool:
-    """Whether kernel.bpf_stats_enabled is on; where that cannot be read, the numbers speak for themselves."""
+    """Whether kernel.bpf_stats_enabled is on; True if it cannot be read: then only the numbers can show it."""
     try:
         return read_bytes(STATISTICS).strip() != b"0"
     except OSError:
@@ -385,7 +381,7 @@ def kernel(maps: Iterable[MapHealth], programs: Iterable[ProgramHealth]) -> Rows
             (map_.entries, map_.capacity, map_.update_errors, map_.evictions, map_.memory_bytes),
         )
     programs = list(programs)
-    # The kernel's numbers stay as they are when it no longer measures.
+    # The kernel keeps the numbers when its statistics are switched off.
     measures = any(program.runs for program in programs) and _are_measured()
     for program in programs:
         measured = (program.run_seconds, program.runs) if measures and program.runs else (None, None)

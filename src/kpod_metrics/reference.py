@@ -1,4 +1,4 @@
-"""What is declared (metrics, settings, collectors), as a table, as JSON, and in pages of the documentation."""
+"""Writes the declared metrics, settings and collectors: as a table, as JSON, and as pages of the documentation."""
 
 import argparse
 import json
@@ -19,12 +19,12 @@ _ENVIRONMENT = Environment(syscalls=DEFAULT_SYSCALLS)
 
 
 _OF_SANDBOX = "cpu_sched"
-"""The collector whose events a pod's sandbox has, too."""
-_DESCRIPTIONS = {"agent": "the agent itself", "pods": "what Kubernetes tells of each pod"}
+"""The collector whose events a pod's sandbox has too."""
+_DESCRIPTIONS = {"agent": "the agent itself", "pods": "facts about each pod from Kubernetes"}
 
 
 def declared() -> Iterator[tuple[str, Table, Metric]]:
-    """Every metric with its collector ("agent" for the agent's own, "pods" for those of Kubernetes) and table."""
+    """Yield every metric with its table and collector ("agent" for the agent's own, "pods" for Kubernetes')."""
     for name, kind in registered().items():
         for table in kind.declare(_ENVIRONMENT):
             for metric in table.metrics:
@@ -42,7 +42,7 @@ def _labels(table: Table) -> list[str]:
 
 
 def as_json() -> str:
-    """For programs."""
+    """Return all metrics as JSON."""
     entries = [
         {
             "name": metric.name,
@@ -60,7 +60,7 @@ def as_json() -> str:
 
 
 def as_table() -> str:
-    """For a terminal."""
+    """Return all metrics as a table for a terminal."""
     rows = [("NAME", "TYPE", "PROFILE", "COLLECTOR", "LABELS")]
     rows += [
         (metric.name, metric.kind.value, metric.profile.name.lower(), collector, ",".join(_labels(table)))
@@ -74,7 +74,7 @@ def as_table() -> str:
 
 
 def _one_more() -> str:
-    """What one more device, interface and so on costs, in words."""
+    """Return how many series one more device, interface and so on has, in words."""
     costs: dict[str, int] = {}
     for kind in registered().values():
         for table in kind.declare(_ENVIRONMENT):
@@ -89,19 +89,19 @@ def _one_more() -> str:
 
 
 def _profiles(kind: type[Collector]) -> list[Profile]:
-    """The lowest profiles of a collector's metrics."""
+    """Return the lowest profiles of a collector's metrics."""
     return sorted({metric.profile for table in kind.declare(_ENVIRONMENT) for metric in table.metrics})
 
 
 def _by_profile() -> list[tuple[Profile, str, type[Collector]]]:
-    """Every collector, with the lowest profile that has it; those of a question beside each other."""
+    """Return all collectors with their lowest profile, grouped by question."""
     questions = list(Question)
     found = [(_profiles(kind)[0], name, kind) for name, kind in registered().items()]
     return sorted(found, key=lambda one: (one[0], questions.index(one[2].question), one[1]))
 
 
 def collectors_as_markdown() -> str:
-    """The table of collectors."""
+    """Return the table of collectors."""
     parts = ["| collector | signals | source | lowest profile |\n|---|---|---|---|\n"]
     for profile, name, kind in _by_profile():
         of_more = [f"; all from {more.name.lower()}" for more in _profiles(kind)[1:]][-1:]
@@ -121,7 +121,7 @@ _FOR = {
 
 
 def profiles_as_markdown() -> str:
-    """The table of profiles."""
+    """Return the table of profiles."""
     parts = ["| profile | adds | for |\n|---|---|---|\n"]
     for profile in Profile:
         added = "; ".join(kind.description for lowest, _, kind in _by_profile() if lowest is profile)
@@ -131,7 +131,7 @@ def profiles_as_markdown() -> str:
 
 
 def profile_series(profile: Profile, *, native: bool, optional: bool = False) -> int:
-    """Series of a pod of one container with one device, interface and mount."""
+    """Return the series of a pod with one container, device, interface and mount."""
     pairs = [(table, metric) for _, table, metric in declared() if table.scope is not Scope.AGENT]
     wanted = frozenset(metric for _, metric in pairs if metric.profile <= profile)
     return series_per_container(dict.fromkeys(table for table, _ in pairs), wanted, native=native, optional=optional)
@@ -144,22 +144,23 @@ def _series(name: str, *, native: bool) -> int:
 
 
 def as_markdown() -> str:
-    """`docs/metrics.md`."""
+    """Return `docs/metrics.md`."""
     parts = [
         "# Metrics\n\n"
         "Generated from the declarations by `make generate`; `kpod-metrics metrics` prints the same.\n\n"
-        "Every series of a pod has the labels `namespace`, `pod`, `container`, `node` (and `cluster` where set).\n"
-        "Series of the pod as a whole have an empty `container`. Counters of kernel events are there, at 0, from a\n"
-        "container's discovery on.\n\n"
-        "Below each name are its type, the lowest profile that has it, and its own labels; below its meaning is where\n"
-        "the number comes from. Links lead to what to look at when an alert of it fires.\n\n"
+        "Every series of a pod has the labels `namespace`, `pod`, `container`, `node`, and `cluster` if it is set.\n"
+        "Series of the whole pod have an empty `container`. Counters of kernel events start at 0 when a container is\n"
+        "discovered.\n\n"
+        "Below each name are its type, its lowest profile and its own labels. Below its meaning is the source in the\n"
+        "kernel. Links lead to the runbook's section of an alert.\n\n"
         "## Series per pod\n\n"
-        "For a pod of one container with one block device, network interface and mount, and ten tracked syscalls.\n"
+        "For a pod with one container, one block device, one network interface, one mount and ten tracked syscalls.\n"
         f"{_one_more()}.\n"
-        "A classic histogram counts its buckets, sum and count; a native one is a single series. On Kubernetes a\n"
-        "pod's sandbox, which has no container's name, has series once it has done something: as a rule those of\n"
-        f"`{_OF_SANDBOX}`, {_series(_OF_SANDBOX, native=False)} classic or {_series(_OF_SANDBOX, native=True)}.\n\n"
-        "| profile | classic histograms | histograms as one series | with what not every container has |\n"
+        "A classic histogram has its buckets, sum and count; a native histogram is one series. On Kubernetes a pod's\n"
+        "sandbox has series with an empty `container` after its first event, usually those of\n"
+        f"`{_OF_SANDBOX}`: {_series(_OF_SANDBOX, native=False)}, or {_series(_OF_SANDBOX, native=True)} with native "
+        "histograms.\n\n"
+        "| profile | classic histograms | native histograms | classic, with all optional metrics |\n"
         "|---|---:|---:|---:|\n"
     ]
     parts += [
@@ -169,7 +170,11 @@ def as_markdown() -> str:
     ]
     optional = [metric for _, _, metric in declared() if metric.optional]
     if optional:
-        parts.append("\nNot every container has: " + ", ".join(f"`{m.name}` ({m.optional})" for m in optional) + ".\n")
+        parts.append(
+            "\nThese metrics are optional: not every container has "
+            + ", ".join(f"`{m.name}` ({m.optional})" for m in optional)
+            + ".\n"
+        )
     collector = ""
     for name, table, metric in declared():
         if name != collector:
@@ -189,13 +194,13 @@ def as_markdown() -> str:
 
 
 def _linked(advice: str) -> str:
-    """With a link for each alert, to its section of the runbook; metrics as code."""
+    """Return the advice with alerts as links to the runbook, and metrics as code."""
     advice = re.sub(r"\bKpod[A-Z]\w+", lambda alert: f"[{alert[0]}](runbook.md#{alert[0].lower()})", advice)
     return re.sub(r"(?<![`\w])((?:kpod|process)_[a-z_]+)(?![`\w])", r"`\1`", advice)
 
 
 def settings_as_markdown(settings: Iterable[Setting]) -> str:
-    """`docs/configuration.md`."""
+    """Return `docs/configuration.md`."""
     parts = [
         "# Configuration\n\n"
         "Generated from the declarations by `make generate`; `kpod-metrics run --help` lists the same settings.\n\n"
@@ -234,7 +239,7 @@ def _default(setting: Setting) -> str:
 
 
 def _cell(text: str) -> str:
-    """In a table: pages of the documentation as links, and no emphasis by chance."""
+    """Return text for a table's cell: pages of the documentation as links, and special characters escaped."""
     return re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", text.replace("*", r"\*").replace("|", r"\|"))
 
 
@@ -254,7 +259,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def with_parts(page: str, parts: dict[str, Callable[[], str]]) -> str:
-    """Put the generated parts into a page; raises ValueError for one that has no place there."""
+    """Put the generated parts into a page; raises ValueError if the page has no place for one."""
     for name, made in parts.items():
         before, mark, rest = page.partition(f"<!-- {name}: written by `make generate` -->\n")
         _, end, after = rest.partition("<!-- end -->\n")
@@ -265,7 +270,7 @@ def with_parts(page: str, parts: dict[str, Callable[[], str]]) -> str:
 
 
 def files(root: Path) -> dict[Path, str]:
-    """Every file that is made from the declarations, whole or in part."""
+    """Return all files with generated content."""
     made = {root / name: page() for name, page in PAGES.items()}
     return made | {root / name: with_parts((root / name).read_text(), parts) for name, parts in PARTS.items()}
 
@@ -281,7 +286,7 @@ def main() -> int:
         if options.write:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            print(f"{path} is not what the declarations say: run `make generate`", file=sys.stderr)
+            print(f"{path} does not match the declarations: run `make generate`", file=sys.stderr)
             status = 1
     return status
 

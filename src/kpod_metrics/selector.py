@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 Selector = Callable[[Mapping[str, str]], bool]
 
-# Bounded as Kubernetes has them (a prefix of 253, a slash, a name of 63): else a long wrong one takes minutes.
+# Limited as in Kubernetes (a prefix of 253, a slash, a name of 63): else a long invalid one takes minutes.
 _KEY = r"[A-Za-z0-9]([-A-Za-z0-9_./]{0,315}[A-Za-z0-9])?"
 _VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 _REQUIREMENT = re.compile(
@@ -17,7 +17,7 @@ _WHOLE_VALUE = re.compile(_VALUE)
 
 
 def parse(text: str) -> Selector:
-    """Return a test of a pod's labels; an empty selector takes all. Raises ValueError for what is none."""
+    """Return a predicate for a pod's labels; an empty selector accepts all. Raises ValueError if it is not valid."""
     requirements: list[Selector] = []
     at = 0
     while at < len(text):

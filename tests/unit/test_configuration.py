@@ -112,4 +112,4 @@ def test_pages_are_written_and_compared(
     page.write_text("# Configuration\n")
     assert main("--check") == 1
     said = capsys.readouterr().err
-    assert said == f"{page} is not what the declarations say: run `make generate`\n"
+    assert said == f"{page} does not match the declarations: run `make generate`\n"

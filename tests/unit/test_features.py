@@ -42,7 +42,7 @@ def test_a_feature_cannot_be_both() -> None:
         settings.load(given, {}, None, ())
     assert str(caught.value) == (
         "kernel_features_on: iter/bpf_sk_storage_map is not accepted; "
-        "accepted: what needs none of kernel_features_off (tp_btf)"
+        "accepted: features that need none of kernel_features_off (tp_btf)"
     )
 
 

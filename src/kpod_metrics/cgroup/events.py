@@ -49,9 +49,8 @@ class CgroupEvents(OwnsBpfObject):
         if self._part:
             bpf.set_rodata("root_id", os.stat(self._root).st_ino.to_bytes(8, "little"))
         bpf.load()
-        record = bpf.maps[
-            "new_cgroup_record"
-        ]  # has the record's type, which a ring buffer does not have; the path is the last field
+        # A ring buffer has no type for its records; this map has. The path is the last field.
+        record = bpf.maps["new_cgroup_record"]
         self._path_at = record.value_size - record.value_layout.fields["path"].count
         loaded.links.append(bpf.programs["cgroup_created"].attach())
 

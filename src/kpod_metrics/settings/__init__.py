@@ -1,8 +1,9 @@
-"""The settings: their declarations (declared.py), values they accept (kinds.py), and how they are read (loading.py).
+"""The settings: declarations (declared.py), accepted values (kinds.py), reading (loading.py).
 
 A setting has one name in three spellings: the key `poll_interval`, the environment variable `KPOD_POLL_INTERVAL`, the
 flag `--poll-interval`. Keys of a group nest in YAML (`collectors: {disk: {interval: 60s}}`) and are joined with
-underscores or dashes elsewhere (`KPOD_COLLECTORS_DISK_INTERVAL`). A flag wins over the environment, that over the file.
+underscores or dashes elsewhere (`KPOD_COLLECTORS_DISK_INTERVAL`). A flag wins over the environment, and the
+environment over the file.
 """
 
 from kpod_metrics.settings.declared import DEFAULT_SYSCALLS as DEFAULT_SYSCALLS

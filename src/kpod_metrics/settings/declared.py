@@ -1,4 +1,4 @@
-"""Every setting is declared here; defaults, flags, variables, errors, the chart's schema and docs come from it."""
+"""The declarations of all settings: defaults, flags, variables, errors, the chart's schema and docs use them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 def setting(default: T, kind: Kind[T], what: str, otherwise: str = "", *, secret: bool = False) -> T:
-    """Declare a setting as a field of its group, whose docstring is the group's heading in the docs.
+    """Declare a setting as a field of its group. The group's docstring is its heading in the docs.
 
-    `what` is its meaning, and `otherwise` what the agent uses where an empty default stands for something else.
-    An error does not show the value of a `secret`.
+    `what` is the meaning. `otherwise` is the effective default if the declared one is empty. Errors do not show the
+    value of a `secret`.
     """
     metadata = {"kind": kind, "what": what, "otherwise": otherwise, "secret": secret}
     return field(default=default, metadata=metadata)
@@ -46,7 +46,7 @@ class Collection:
 
     @property
     def deadline(self) -> float:
-        """Seconds that a cycle waits for a collector."""
+        """Seconds for which a cycle waits for a collector."""
         return self.collector_deadline or min(self.poll_interval / 2, 5.0)
 
 
@@ -198,12 +198,12 @@ class Settings(Collection, Pods, Kubernetes, Http, Host, Limits, Otlp, Log):
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting as the outside sees it."""
+    """A setting with its names."""
 
     path: tuple[str, ...]
-    """Its keys in YAML, the outermost first."""
+    """Its YAML keys, the outermost first."""
     group: type[Any]
-    """Where it is declared."""
+    """The group that declares it."""
     default: Any
     kind: Kind[Any]
     what: str
@@ -212,32 +212,32 @@ class Setting:
 
     @property
     def key(self) -> str:
-        """Its name among all settings."""
+        """Its unique name."""
         return "_".join(self.path)
 
     @property
     def name(self) -> str:
-        """Its spelling in errors and in the docs."""
+        """Its name in errors and in the docs."""
         return ".".join(self.path)
 
     @property
     def flag(self) -> str:
-        """Its spelling as a flag."""
+        """The flag."""
         return "--" + self.key.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """Its spelling as an environment variable."""
+        """The environment variable."""
         return ENVIRONMENT_PREFIX + self.key.upper()
 
     @property
     def help(self) -> str:
-        """Its meaning, with what an empty default stands for."""
+        """Its meaning, with the effective default."""
         return self.what + (f" (default: {self.otherwise})" if self.otherwise else "")
 
 
 def catalogue(collectors: Iterable[str]) -> list[Setting]:
-    """Every setting of an agent that has these collectors."""
+    """Return all settings of an agent with these collectors."""
     groups: list[tuple[tuple[str, ...], type[Any]]] = [((), group) for group in Settings.__bases__]
     groups += [(("collectors", name), CollectorSettings) for name in collectors]
     return [

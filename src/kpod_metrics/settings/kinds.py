@@ -1,4 +1,4 @@
-"""Kinds of values: how each is read and written, what an error says that it accepts, and its JSON Schema."""
+"""Kinds of values: parser, writer, accepted values for errors, and JSON Schema."""
 
 import os
 import re
@@ -14,19 +14,19 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class Kind(Generic[T_co]):
-    """The values that a setting accepts."""
+    """A kind of values that a setting accepts."""
 
     accepted: str
     parse: Callable[[Any], T_co]
-    """Takes a string or a YAML value; raises ValueError or TypeError."""
+    """Parses a string or a YAML value; raises ValueError or TypeError."""
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
-    """What YAML may hold, as far as JSON Schema can say it."""
+    """JSON Schema of the value in YAML. It can be less strict than `parse`."""
     text: Callable[[Any], str] = str
-    """Writes a value as `parse` reads it."""
+    """Writes a value so that `parse` can read it."""
 
 
 def _pattern(expression: "re.Pattern[str]") -> str:
-    """Return a whole match as JSON Schema writes it: in the dialect of ECMAScript, without this module's flags."""
+    """Return the pattern of a full match for JSON Schema: in ECMAScript's dialect, without flags."""
     return rf"^\s*{expression.pattern}\s*$".replace(r"\d", "[0-9]").replace("(?:", "(")
 
 
@@ -48,7 +48,7 @@ BOOLEAN = Kind("true, false", _boolean, {"type": "boolean"}, lambda value: str(v
 
 
 def choice(*choices: str) -> Kind[str]:
-    """One of a few words."""
+    """Accept one of these words."""
 
     def parse(value: Any) -> str:
         if value not in choices:
@@ -70,7 +70,7 @@ _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 def duration(text: Any, low: float = 0.1, high: float = 3600) -> float:
-    """Return the seconds of a duration like 500ms; raises ValueError for another text, or for one out of range."""
+    """Return the seconds of a duration like 500ms; raises ValueError if it is not valid or out of range."""
     match = _matched(_DURATION, text, str | int | float)
     seconds = float(match[1]) * _SECONDS[match[2]]
     if not low <= seconds <= high:
@@ -79,13 +79,13 @@ def duration(text: Any, low: float = 0.1, high: float = 3600) -> float:
 
 
 def durations(low: str, high: str, like: str) -> Kind[float]:
-    """Seconds, from `low` to `high`."""
+    """Accept durations from `low` to `high`; the value is in seconds."""
     edges = (duration(edge, 0, float("inf")) for edge in (low, high))
-    least, most = (int(edge) if edge.is_integer() else edge for edge in edges)
-    schema = {"type": ["string", "number"], "minimum": least, "maximum": most, "pattern": _pattern(_DURATION)}
+    minimum, maximum = (int(edge) if edge.is_integer() else edge for edge in edges)
+    schema = {"type": ["string", "number"], "minimum": minimum, "maximum": maximum, "pattern": _pattern(_DURATION)}
     return Kind(
         f"{low} to {high}, like {like}",
-        lambda value: duration(value, least, most),
+        lambda value: duration(value, minimum, maximum),
         schema,
         lambda seconds: f"{seconds:g}s" if seconds else "0",
     )
@@ -95,7 +95,7 @@ _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 def integers(low: int, high: int) -> Kind[int]:
-    """Integers from `low` to `high`."""
+    """Accept integers from `low` to `high`."""
 
     def parse(value: Any) -> int:
         number = int(_matched(_INTEGER, value)[0])
@@ -137,7 +137,7 @@ def _address(value: Any) -> tuple[str, int]:
 
 
 def addresses(like: str, *, optional: bool = False) -> Kind[tuple[str, int]]:
-    """Host and port to listen at: host `::` is every address, of IPv4 too, and an empty one is none, if `optional`."""
+    """Accept host and port of a listener: `::` is every address, also of IPv4. `optional`: also no address."""
     return Kind(
         f"HOST:PORT, like {like}, or :PORT for every address (0.0.0.0:PORT for IPv4 alone)",
         lambda value: ("", 0) if optional and value == "" else _address(value),
@@ -152,7 +152,7 @@ KUBELET_PORT = 10250
 
 
 def _host(value: Any) -> tuple[str, int]:
-    if _BARE_IPV6.fullmatch(_text(value)):  # what Kubernetes calls status.hostIP has no brackets
+    if _BARE_IPV6.fullmatch(_text(value)):  # Kubernetes' status.hostIP has no brackets
         return str(value), KUBELET_PORT
     match = _HOST.fullmatch(value)
     if not match or not 0 < int(match[2] or KUBELET_PORT) <= 65535:
@@ -203,7 +203,7 @@ def _pod_labels(value: Any) -> tuple[str, ...]:
 
 
 POD_LABELS = Kind(
-    f"a list of at most {_MAX_POD_LABELS} names that are no two the same as metric labels",
+    f"a list of at most {_MAX_POD_LABELS} names that become different metric labels",
     _pod_labels,
     _LIST | {"maxItems": _MAX_POD_LABELS, "items": {"type": "string", "pattern": f"^{_LABEL_KEY.pattern}$"}},
     ", ".join,
@@ -246,7 +246,7 @@ def _path(accepted: str, test: Callable[[str], bool]) -> Kind[str]:
 
 
 def _cgroup_root(value: Any) -> str:
-    # In every directory of version 2, in none of version 1: the ids of those are not what the programs see.
+    # Only directories of cgroup v2 have this file. The programs do not see the ids of cgroup v1.
     if not os.path.exists(os.path.join(_text(value), "cgroup.controllers")):
         raise ValueError
     return str(value).rstrip("/")

@@ -1,4 +1,4 @@
-"""The settings of an agent: from its flags, the environment and a YAML file, the first of these that has each."""
+"""Reads the settings from flags, environment and a YAML file. A flag wins over a variable, that over the file."""
 
 import difflib
 import re
@@ -11,11 +11,11 @@ from kpod_metrics.errors import SettingError
 from kpod_metrics.settings.declared import ENVIRONMENT_PREFIX, CollectorSettings, Setting, Settings, catalogue
 from kpod_metrics.yaml_file import NoYamlError
 
-_OF_A_SERVICE = re.compile(
+_SERVICE_VARIABLE = re.compile(
     rf"{ENVIRONMENT_PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)",
     re.ASCII,
 )
-"""Variables that Kubernetes gives every container for a Service, of which the name may be `kpod` or `kpod-metrics`."""
+"""Variables that Kubernetes sets in every container for a Service named `kpod` or `kpod-metrics`."""
 
 
 def load(
@@ -25,10 +25,10 @@ def load(
     collectors: Sequence[str],
     defaults: Mapping[str, str] | None = None,
 ) -> tuple[Settings, list[str]]:
-    """Read all settings; return them and warnings (an environment variable that is no setting).
+    """Read all settings; return them and warnings about unknown environment variables.
 
-    `flags` are those given, by key; `defaults` are a command's own where they are not those of an agent. Raises
-    SettingError: one line with the key, the value and what is accepted.
+    `flags` are the given flags by key. `defaults` are those of a command, if they differ from the agent's. Raises
+    SettingError: one line with the key, the value and the accepted values.
     """
     known = {setting.key: setting for setting in catalogue(collectors)}
     values: dict[str, tuple[Any, str]] = {key: (value, "default") for key, value in (defaults or {}).items()}
@@ -39,7 +39,7 @@ def load(
     for name, value in environment.items():
         if setting := variables.get(name):
             values[setting.key] = (value, name)
-        elif name.startswith(ENVIRONMENT_PREFIX) and name != "KPOD_CONFIG" and not _OF_A_SERVICE.fullmatch(name):
+        elif name.startswith(ENVIRONMENT_PREFIX) and name != "KPOD_CONFIG" and not _SERVICE_VARIABLE.fullmatch(name):
             warnings.append(f"unknown setting {shown(name)}{nearest(name, variables)}")
     for key, value in flags.items():
         values[key] = (value, known[key].flag)
@@ -59,7 +59,7 @@ def load(
     if both := features.with_needed(settings.kernel_features_on) & frozenset(settings.kernel_features_off):
         raise SettingError(
             f"kernel_features_on: {', '.join(settings.kernel_features_on)} is not accepted; "
-            f"accepted: what needs none of kernel_features_off ({', '.join(sorted(both))})"
+            f"accepted: features that need none of kernel_features_off ({', '.join(sorted(both))})"
         )
     settings.node_name = settings.node_name or socket.gethostname()
     return settings, warnings
@@ -102,11 +102,11 @@ def _flatten(
 
 
 def shown(name: str) -> str:
-    """Return a name from outside as it may be printed."""
+    """Return a name from outside, safe to print."""
     return name if name.isprintable() else repr(name)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Say which known names are like this one, if any."""
+    """Return a hint with similar known names; empty if there are none."""
     near = difflib.get_close_matches(str(name), known, 3, 0.6)
     return f" (nearest: {', '.join(near)})" if near else ""
