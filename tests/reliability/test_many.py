@@ -175,9 +175,10 @@ ROOM, OWNERS = 16, 30
 
 @pytest.mark.parametrize("kind", list(counting()))
 def test_every_map_at_capacity(
-    kind: type[BpfCollector], cgroup: MakeCgroup, tell: Callable[..., None], on_disk: Path
+    kind: type[BpfCollector], request: pytest.FixtureRequest, tell: Callable[..., None], on_disk: Path
 ) -> None:
     """More cgroups than a map has room for, all with events between two reads, and then one after another."""
+    cgroup: MakeCgroup = request.getfixturevalue("limited" if kind.controller else "cgroup")
     with opened(kind(Environment(map_entries=ROOM, syscalls=("read",)))) as collector:
         assert isinstance(collector, BpfCollector)
         totals = Totals(collector)
