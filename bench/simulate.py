@@ -9,6 +9,7 @@ import http.server
 import random
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 
 from isal import isal_zlib
@@ -94,7 +95,10 @@ class Node:
 def _sum(total: Value, more: Value) -> Value:
     if total is None or more is None:
         return more
-    return total.plus(more) if isinstance(total, Histogram) else total + more  # type: ignore[arg-type,operator]
+    if not isinstance(total, Histogram):
+        return total + more  # type: ignore[operator]
+    both = total.plus(more)  # type: ignore[arg-type]
+    return Histogram(array("I", both.counts), both.sum_ns, both.first)  # as it is read from a map
 
 
 def squeezed(page: bytes) -> bytes:
