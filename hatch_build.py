@@ -17,8 +17,8 @@ OBJECTS = PACKAGE / "bpf"
 SITE = PACKAGE / "site"
 
 # -g carries the BTF that CO-RE and the agent's layouts need. The instruction
-# set is v3: 32-bit ALU and jumps, in every kernel since 5.1. No target macro:
-# no program reads pt_regs by architecture, one object serves all of them.
+# set is v3: 32-bit ALU and jumps, in every kernel since 5.1. There is no target
+# macro: no program reads pt_regs, so one object works on all architectures.
 FLAGS = [
     "-O2",
     "-g",
@@ -34,21 +34,21 @@ FLAGS = [
 
 
 def compile_objects(sources: list[Path], into: Path) -> list[Path]:
-    """Compile each source to `into`/NAME.o, debug information other than BTF stripped, its checksum at the end.
+    """Compile each source to `into`/NAME.o, with BTF but no other debug information, and with a checksum at the end.
 
-    No reader of ELF looks there; the agent does, as libbpf does not survive every damaged file.
-    Raises SystemExit with the command that failed, or with what to install.
+    ELF readers ignore the checksum. The agent checks it, because libbpf can crash on a damaged file. Raises SystemExit
+    with the failed command, or with the packages to install.
     """
     for tool in ("clang", "llvm-strip"):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} not found, the BPF programs need it (Debian: apt-get install clang llvm)")
     into.mkdir(exist_ok=True)
-    # clang's bpf target does not search the multiarch folder, where Debian keeps <asm/types.h>.
+    # clang's bpf target does not search the multiarch folder, in which Debian has <asm/types.h>.
     headers = [f"-I{path.parent}" for path in Path("/usr/include").glob("*/asm") if path.is_dir()]
     made = []
     for source in sources:
         target = into / source.name.replace(".bpf.c", ".bpf.o")
-        # Relative paths: the objects are the same bytes wherever they are built.
+        # Relative paths, so that the objects do not depend on the folder of the build.
         command = [
             "clang",
             *FLAGS,
@@ -87,23 +87,23 @@ _PAGE = """<!doctype html>
 
 
 def _address(link: "re.Match[str]") -> str:
-    """A link to a page of `docs/`, as the agent serves it: `runbook.md#x` is `runbook#x`."""
+    """Return a link to a page of `docs/` as the agent serves it: `runbook.md#x` becomes `runbook#x`."""
     return f'href="{"./" if link[1] == "index" else link[1]}{link[2] or ""}"'
 
 
 def render_docs(docs: Path, into: Path) -> None:
-    """Render each page of `docs` to a file of its name in `into`, and put its pictures and the style beside them.
+    """Render each page of `docs` into the folder `into`, and copy its pictures and the style there.
 
-    At build time, so that an agent needs no Markdown library: it reads a file when someone asks for the page.
+    This happens at build time, so that an agent needs no Markdown library: it only reads the files.
     """
-    # Not at the top: tests import this file where there is no such library.
+    # Not at the top: some tests import this file without this library.
     import markdown  # noqa: PLC0415
 
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir()
     for page in sorted(docs.glob("*.md")):
         source = page.read_text()
-        # What the site of properdocs.yml has, so that anchors are the same.
+        # The same extensions as in properdocs.yml, so that anchors are the same.
         extensions = ["tables", "fenced_code", "toc"]
         body = markdown.markdown(source, extensions=extensions, extension_configs={"toc": {"permalink": "#"}})
         title = html.escape(source.partition("\n")[0].removeprefix("# ").replace("`", ""))
@@ -118,7 +118,7 @@ def render_docs(docs: Path, into: Path) -> None:
 
 
 class PackageBuildHook(BuildHookInterface[Any]):
-    """Runs before hatchling packs (or links, in an editable install) the package."""
+    """Runs before hatchling builds the package, also for an editable install."""
 
     PLUGIN_NAME = "custom"
 

@@ -1,4 +1,4 @@
-"""Print the software bill of materials of the image that this runs in: CycloneDX, from dpkg's and Python's records."""
+"""Print the software bill of materials of the image that this runs in, as CycloneDX, from dpkg and Python metadata."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def python() -> list[dict[str, Any]]:
 
 
 def bill() -> dict[str, Any]:
-    """Return the whole document; the same packages give the same document."""
+    """Return the document; equal packages give equal documents."""
     components = sorted(debian() + python(), key=lambda component: component["purl"])
     for component in components:
         component["bom-ref"] = component["purl"]

@@ -24,7 +24,7 @@ Object = dict[str, Any]
 
 
 def comments(text: str) -> dict[str, str]:
-    """Return the meaning of every value that has one, by dotted name: a comment that begins with `# --`."""
+    """Return the meanings of values by dotted name: their comments that begin with `# --`."""
     found: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     meaning: list[str] = []
@@ -76,7 +76,7 @@ def schema(values: Object, by_hand: Object, meanings: dict[str, str]) -> Object:
         "title": "Values of kpod-metrics",
         "type": "object",
         "additionalProperties": False,
-        # Helm's own, for a chart that is part of another.
+        # Helm sets it for a chart that is part of another chart.
         "properties": properties | {"enabled": {"type": "boolean"}},
     }
 
@@ -97,7 +97,7 @@ def config() -> Object:
         else:
             accepted["enum"] = [*accepted["enum"], None]
         at[name] = accepted | {"description": f"{setting.help}; {setting.kind.accepted}"}
-    for required in ("profile", "discovery"):  # the chart's own templates look at them
+    for required in ("profile", "discovery"):  # the chart's templates use them
         properties[required]["enum"].remove(None)
     return {
         "type": "object",
@@ -163,7 +163,7 @@ def main() -> int:
             path.write_text(content)
         return 0
     for path in differ:
-        print(f"{path.relative_to(ROOT)} is not what the declarations say: run `make generate`", file=sys.stderr)
+        print(f"{path.relative_to(ROOT)} does not match the declarations: run `make generate`", file=sys.stderr)
     return bool(differ)
 
 

@@ -19,7 +19,7 @@ GENERATED = {
     "docs/metrics.md",
     *(f"docs/{path.name}" for path in ROOT.glob("docs/evidence-*.md")),
 }
-"""Pages whose sentences stand in code."""
+"""Pages that are generated from sentences in code."""
 
 
 def phrases() -> dict[str, str]:

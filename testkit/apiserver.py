@@ -27,7 +27,7 @@ Object = dict[str, Any]
 
 
 class Request(NamedTuple):
-    """A request that came, whatever its answer."""
+    """A request that the server received."""
 
     path: str
     query: dict[str, str]
@@ -36,14 +36,14 @@ class Request(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What it asked for: list, watch, or other."""
+        """Kind of the request: list, watch, or other."""
         if not self.path.endswith("/pods"):
             return "other"
         return "watch" if self.query.get("watch") in ("true", "1") else "list"
 
 
 class Change(NamedTuple):
-    """One change of a pod; None: before it was made, after it was deleted."""
+    """One change of a pod. None: it did not exist yet, or was deleted."""
 
     version: int
     old: Object | None
@@ -52,7 +52,7 @@ class Change(NamedTuple):
 
 @dataclass
 class Fault:
-    """An answer instead of the right one, to the next so many requests of a kind."""
+    """An error for the next `times` requests of a kind."""
 
     kind: str
     status: int
@@ -63,14 +63,14 @@ class Fault:
 
 @dataclass
 class Watch:
-    """A watch that is open, and what its thread is told to send."""
+    """An open watch, and what its thread has to send."""
 
     raw: list[bytes] = field(default_factory=list)
     hangs: bool = False
     ending: bytes | None = None
     """Sent before the connection is dropped."""
     cleanly: bool = False
-    """Whether the end is one that HTTP knows, instead of a dropped connection."""
+    """Whether the response ends as HTTP requires; otherwise the connection is dropped."""
 
 
 class ApiServer:
@@ -85,16 +85,16 @@ class ApiServer:
         time_scale: float = 1.0,
         bookmark_interval: float = 60.0,
     ) -> None:
-        """`certificate`: files of certificate and key, for HTTPS; `time_scale`: seconds that one of a watch takes."""
+        """`certificate`: files of certificate and key, for HTTPS; `time_scale`: real seconds per second of a watch."""
         self.tokens: set[str] = set()
-        """Bearer tokens that are accepted; with none, every request is."""
+        """Accepted bearer tokens; if empty, every request is accepted."""
         self.page_size = 0
-        """Most pods in a page, whatever the client asks for; 0: as it asks."""
+        """Maximum pods in a page; 0: the limit of the request."""
         self.ignores_selectors = False
         self.list_lags_at = 0
-        """Not 0: lists at resourceVersion 0 are of this version, as of a server that is behind the others."""
+        """If not 0: lists at resourceVersion 0 have this version, as of a server that is behind the others."""
         self.chunk_size = 0
-        """Bytes in a chunk of a watch; 0: an event."""
+        """Bytes in a chunk of a watch; 0: one event per chunk."""
         self.chunk_delay = 0.0
         """Seconds between two chunks."""
         self.requests: list[Request] = []
@@ -148,7 +148,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its URL."""
         return f"{'https' if self._certificate else 'http'}://{self._host}:{self._port}"
 
     @property
@@ -169,14 +169,14 @@ class ApiServer:
 
     @property
     def watches(self) -> int:
-        """How many watches are open."""
+        """Number of open watches."""
         with self._changed:
             return len(self._watches)
 
     # Pods
 
     def create_pod(self, name: str, **shape: Any) -> Object:
-        """Make a pod; `shape` as of `pod_object`. Returns it as it is now."""
+        """Create a pod, `shape` as in `pod_object`; return it."""
         pod = pod_object(name, **shape)
         key = (pod["metadata"]["namespace"], name)
         with self._changed:
@@ -185,7 +185,7 @@ class ApiServer:
         return copy.deepcopy(pod)
 
     def update_pod(self, namespace: str, name: str, change: Callable[[Object], object]) -> Object:
-        """Change a pod in place by a function; return it as it is then."""
+        """Change a pod in place by a function; return it."""
         with self._changed:
             pod = copy.deepcopy(self._pods[namespace, name])
             change(pod)
@@ -198,18 +198,18 @@ class ApiServer:
             self._change((namespace, name), None)
 
     def run_container(self, namespace: str, pod: str, container: str, container_id: str = "") -> str:
-        """Run a container of a pod, anew if it ran before; return its id, without the runtime's prefix."""
+        """Start or restart a container of a pod; return its id, without the runtime's prefix."""
         container_id = container_id or hashlib.sha256(uuid.uuid4().bytes).hexdigest()
         self.update_pod(namespace, pod, lambda shape: _run(shape, container, container_id))
         return container_id
 
     def get_pod(self, namespace: str, name: str) -> Object:
-        """Return a pod as it is now."""
+        """Return a pod."""
         with self._changed:
             return copy.deepcopy(self._pods[namespace, name])
 
     def at_once(self) -> threading.Condition:
-        """Return what to hold for several changes and events to come to a watch together."""
+        """Return a lock that, while held, makes several changes arrive at a watch together."""
         return self._changed
 
     def _change(self, key: tuple[str, str], new: Object | None) -> None:
@@ -243,17 +243,17 @@ class ApiServer:
             self._faults.append(Fault(kind, status, headers or {}, message, times))
 
     def heal(self) -> None:
-        """Take back the errors that were not answered yet."""
+        """Remove the errors that were not sent yet."""
         with self._changed:
             self._faults.clear()
 
     def compact(self) -> None:
-        """Forget the history: a watch or a page from before now is told 410, in the stream as a real one does."""
+        """Forget the history: an older watch or page gets 410, in the stream as from a real server."""
         with self._changed:
             self._compacted = self._version
 
     def leap(self, by: int) -> None:
-        """Change the version by other resources' doing; back (negative) as a restored backup does."""
+        """Change the version, as other resources do, or a restored backup (negative)."""
         with self._changed:
             self._version += by
             if by < 0:
@@ -262,7 +262,7 @@ class ApiServer:
             self._changed.notify_all()
 
     def send(self, kind: str, obj: Object) -> None:
-        """Send an event to every open watch, whatever is true: a duplicate, a stale one, an ERROR."""
+        """Send any event to every open watch: a duplicate, a stale one, an ERROR."""
         self.send_raw(_event(kind, obj))
 
     def send_raw(self, line: bytes) -> None:
@@ -279,14 +279,14 @@ class ApiServer:
                 watch.hangs = True
 
     def end_watches(self, ending: bytes = b"", cleanly: bool = False) -> None:
-        """Drop the connections of all watches, after some bytes of an event; or end them as HTTP does."""
+        """Drop the connections of all watches after some bytes of an event, or end them as HTTP requires."""
         with self._changed:
             for watch in self._watches:
                 watch.ending, watch.cleanly = ending, cleanly
             self._watches.clear()
             self._changed.notify_all()
 
-    # Answers: called by the handler's thread
+    # Responses: called by the handler's thread
 
     def _fault(self, request: Request) -> Fault | None:
         kinds = {"any", request.kind, "page" if "continue" in request.query else request.kind}
@@ -300,7 +300,7 @@ class ApiServer:
         return None
 
     def _list(self, matches: "Callable[[Object | None], bool]", query: Mapping[str, str]) -> Object | None:
-        """Return a page; None: it begins at a version that is gone."""
+        """Return a page; None if it begins at a version that no longer exists."""
         with self._changed:
             version, start = self._version, ""
             if query.get("resourceVersion") == "0" and self.list_lags_at:
@@ -340,7 +340,7 @@ class ApiServer:
     def _events(
         self, watch: Watch, matches: "Callable[[Object | None], bool]", query: Mapping[str, str]
     ) -> Iterator[bytes]:
-        """Yield what a watch is sent, until it ends.
+        """Yield the bytes of a watch, until it ends.
 
         As of a real one, bookmarks come only if the version has moved since the watch began: never on a quiet cluster.
         """
@@ -382,7 +382,7 @@ class ApiServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A thousand agents that come at once are not refused.
+    # Do not refuse a thousand agents that connect at once.
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], api: ApiServer, certificate: tuple[str, str] | None) -> None:
@@ -396,7 +396,7 @@ class _Server(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self.context:
-            # The handshake is the handler's: one that hangs must not hold up the listener.
+            # The handler does the handshake: one that hangs must not block the listener.
             connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         with self.api._changed:
             self.api._sockets.add(connection)
@@ -408,7 +408,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away, or refuse the certificate, are what tests are about."""
+        """Ignore clients that disconnect or refuse the certificate: tests do this on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -495,7 +495,7 @@ class _Handler(BaseHTTPRequestHandler):
                     if api.chunk_delay:
                         time.sleep(api.chunk_delay)
             if watch.ending is not None and not watch.cleanly:
-                # A chunk that is announced and does not come.
+                # A chunk that is announced and never sent.
                 self.wfile.write(b"%x\r\n%b" % (len(watch.ending) + 1000, watch.ending))
                 self.close_connection = True
                 return
@@ -620,7 +620,7 @@ def pod_object(
     if owner:
         kind, owner_name = owner
         metadata["ownerReferences"] = [
-            # Another owner that does not control it comes first, as some operators have it.
+            # First an owner that is not the controller, as some operators set it.
             {"apiVersion": "v1", "kind": "ConfigMap", "name": "not-the-owner", "uid": str(uuid.uuid4())},
             {
                 "apiVersion": "v1" if kind == "Node" else "apps/v1",
@@ -710,7 +710,7 @@ def _container(name: str) -> Object:
 
 
 def _run(pod: Object, name: str, container_id: str) -> None:
-    """Make a container of a pod run, with a new id."""
+    """Start a container of a pod, with a new id."""
     kinds = {"initContainers": "init", "containers": "", "ephemeralContainers": "ephemeral"}
     kind = next(kind for kind in kinds if any(one["name"] == name for one in pod["spec"].get(kind, ())))
     key = f"{kinds[kind]}{'C' if kinds[kind] else 'c'}ontainerStatuses"
@@ -737,7 +737,7 @@ def _run(pod: Object, name: str, container_id: str) -> None:
 
 
 def _as_kubelet(pod: Object) -> Object:
-    """Return a pod as the kubelet has it: a static one itself, not its mirror in the API."""
+    """Return a pod as the kubelet lists it: a static pod itself, not its mirror in the API."""
     annotations = dict(pod["metadata"]["annotations"])
     static_hash = annotations.pop("kubernetes.io/config.mirror", "")
     if not static_hash:
@@ -750,7 +750,7 @@ def _as_kubelet(pod: Object) -> Object:
 
 
 def main() -> None:
-    """Serve some pods that come and go, until interrupted."""
+    """Serve some pods that start and end, until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m testkit.apiserver", description=main.__doc__)
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--node", default=socket.gethostname(), help="node that the pods are on")

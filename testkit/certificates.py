@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the real openssl: a CA with what it signed, and what nobody signed."""
+"""Certificates for tests, made by openssl: a CA, certificates that it signed, and self-signed ones."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ class Certificates:
     def __init__(self, openssl: Path, folder: Path) -> None:
         self._openssl = openssl
         self._folder = folder
-        # Nothing that a machine's own configuration of openssl would add.
+        # Without the machine's own configuration of openssl.
         self._config = folder / "openssl.cnf"
         self._config.write_text("[req]\ndistinguished_name = name\n[name]\n")
         self.ca = self._make("ca", "CA:TRUE", "-subj", "/CN=test CA", "-addext", "keyUsage=critical,keyCertSign")[0]
@@ -22,7 +22,7 @@ class Certificates:
         return self._make(name, "CA:FALSE", *by, "-subj", f"/CN={name}", "-addext", f"subjectAltName={names}")
 
     def self_signed(self, name: str) -> tuple[str, str]:
-        """Return the files of one that signed itself, for a name that nobody calls it by."""
+        """Return the files of a self-signed certificate for an unused name."""
         return self._make(name, "CA:FALSE", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}")
 
     def _make(self, name: str, basic: str, *arguments: str) -> tuple[str, str]:

@@ -1,1 +1,1 @@
-"""Virtual machines with kernels of Debian's, in an emulator."""
+"""Virtual machines with Debian's kernels, in an emulator."""

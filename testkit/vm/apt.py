@@ -1,4 +1,4 @@
-"""Fetches packages of any Debian release and architecture: lists, checks and cache of its own, nothing installed.
+"""Fetches packages of any Debian release and architecture: with its own lists, checks and cache; installs nothing.
 
 apt itself checks what it downloads against the release's signed lists. The mirror is the one that this machine's own
 configuration names for its release. No root is needed.
@@ -16,12 +16,12 @@ from pathlib import Path
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 LISTS_ARE_GOOD_FOR = 7 * 86400
-"""Seconds after which lists are fetched again: until then a run needs no network, and sees no newer kernel."""
+"""Seconds after which lists are fetched again. Until then a run needs no network, and finds no newer kernel."""
 
 
 @cache
 def mirror() -> str:
-    """The address that this machine's apt takes its release from."""
+    """Return the address of this machine's release in apt's configuration."""
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
@@ -49,7 +49,7 @@ class Suite:
             *("-o", "Dir::Etc::PreferencesParts=/dev/null"),
             *("-o", f"APT::Architecture={architecture}"),
             *("-o", f"APT::Architectures={architecture}"),
-            # As root, apt would fetch as a user that may not enter the folder.
+            # As root, apt would download as a user without access to the folder.
             *("-o", f"APT::Sandbox::User={os.environ.get('USER', 'root') if os.geteuid() else 'root'}"),
         ]
 
@@ -62,7 +62,7 @@ class Suite:
 
     @cache  # noqa: B019 - as long as the process
     def _refresh(self) -> None:
-        """Fetch the lists where they are old or not there."""
+        """Fetch the lists if they are old or missing."""
         stamp = self._folder / "fetched"
         if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_ARE_GOOD_FOR:
             return
@@ -71,7 +71,7 @@ class Suite:
         stamp.touch()
 
     def newest(self, pattern: str) -> tuple[str, str]:
-        """Name and version of the newest package whose whole name matches."""
+        """Return name and version of the newest package whose complete name matches."""
         self._refresh()
         names = [name for name in self._run("apt-cache", "pkgnames").split() if re.fullmatch(pattern, name)]
         if not names:
@@ -85,19 +85,19 @@ class Suite:
         return found[1] if found else ""
 
     def depends(self, package: str, pattern: str) -> list[str]:
-        """Those direct dependencies whose whole name matches."""
+        """Return the direct dependencies whose complete name matches."""
         names = re.split(r"[,|]\s*", self._field(package, "Depends"))
         return [name for name in (entry.split()[0] for entry in names if entry) if re.fullmatch(pattern, name)]
 
     def download(self, packages: Sequence[str], into: Path) -> list[Path]:
-        """Download packages alone."""
+        """Download packages without their dependencies."""
         self._refresh()
         into.mkdir(parents=True, exist_ok=True)
         self._run("apt-get", "-qq", "download", *packages, cwd=into)
         return sorted(into.glob("*.deb"))
 
     def download_with_dependencies(self, packages: Sequence[str], into: Path) -> list[Path]:
-        """Download packages and all that they need."""
+        """Download packages and their dependencies."""
         self._refresh()
         (into / "partial").mkdir(parents=True, exist_ok=True)
         how = ("-qq", "-y", "--download-only", "--no-install-recommends", "-o", f"Dir::Cache::Archives={into}")
@@ -106,10 +106,10 @@ class Suite:
 
 
 def unpack(packages: Sequence[Path], into: Path) -> None:
-    """Lay the packages' files into a folder; a link there that stands for a folder (/lib) stays one."""
+    """Unpack packages into a folder; an existing link to a folder (/lib) stays a link."""
     into.mkdir(parents=True, exist_ok=True)
     for package in packages:
-        # The owner is left out where there is no root: nothing in the images asks for another.
+        # Without root, owners are not kept; the images do not need them.
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as files:
             tar = ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(into)]
             subprocess.run(tar, stdin=files.stdout, check=True)

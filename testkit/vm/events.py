@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 Doing = Callable[[int], None]
 Event = tuple[str, Doing, int]
-"""The programs that are loaded, who does it, how often."""
+"""The collector to load, the function that makes the events, and how many."""
 
 
 def switch(times: int) -> None:
-    """Send a byte to another process and wait for it: it waits, too."""
+    """Send a byte to another process and wait for the answer; the other process waits too."""
     there, back = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -26,20 +26,20 @@ def switch(times: int) -> None:
 
 
 def read(times: int) -> None:
-    """Read, which is tracked."""
+    """Call read, which is tracked."""
     with open("/dev/zero", "rb", buffering=0) as file:
         for _ in range(times):
             os.read(file.fileno(), 1)
 
 
 def getppid(times: int) -> None:
-    """Make a call that is not tracked."""
+    """Call getppid, which is not tracked."""
     for _ in range(times):
         os.getppid()
 
 
 def exchange(times: int) -> None:
-    """Send a byte there and back over one connection."""
+    """Send a byte over a TCP connection and back."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, _ = server.accept()
         with accepted:

@@ -1,6 +1,6 @@
-"""Makes what a virtual machine boots: kernel, modules, root file system, and the tree with its objects and workloads.
+"""Makes the disks of a virtual machine: kernel, modules, root file system, and the tree with objects and workloads.
 
-The first three are kept in the cache until what they are made from changes; the tree is packed anew for every run.
+The first three stay in a cache until their sources change. The tree is packed for every run.
 """
 
 import fcntl
@@ -25,19 +25,19 @@ REPOSITORY = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kpod-metrics" / "kernels"
 
 PACKAGES = ("python3", "libbpf1", "dash", "coreutils", "util-linux", "mount", "iproute2", "kmod", "procps", "findutils")
-"""Of the root file system; with what they need, and nothing more."""
+"""Packages of the root file system, in addition to their dependencies."""
 
 WHEELS = (
     *("msgspec", "pyyaml", "h11", "isal", "typing-extensions"),  # what the agent needs
     *("pytest", "pytest-timeout", "iniconfig", "packaging", "pluggy", "pygments", "hypothesis", "sortedcontainers"),
     *("hatchling", "pathspec", "trove-classifiers"),  # hatch_build.py, which tests import
 )
-"""Of the locked requirements: all others are linters, or check what no kernel matters to."""
+"""The locked Python packages that it has. The others are linters, or for tests that do not depend on the kernel."""
 
 COMPILER_PACKAGES = ("libc6-dev", "linux-libc-dev", "libc6", "libgcc-12-dev")
 
 INIT = """#!/bin/sh
-# Process 1: the tree brings the rest. Disks are found a moment after the first one, and are told apart by number.
+# Process 1; the tree has the rest. Disks appear one after another, and are identified by number.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 mount -t proc none /proc
 mount -t sysfs none /sys
@@ -49,12 +49,12 @@ mount -t ext4 "$(disk 3)" /kpod
 """
 
 SIGNATURE = "6b706f64"
-"""Of the root's disk: the kernel finds its first partition by it, whatever else it finds first."""
+"""Signature of the root disk: the kernel finds the first partition by it, in whatever order disks appear."""
 
 
 @dataclass(frozen=True)
 class Booted:
-    """What one row boots."""
+    """The kernel and modules of one row."""
 
     kernel: Kernel
     package: str
@@ -65,7 +65,7 @@ class Booted:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """One run at a time makes what others find made."""
+    """Lock the cache, so that one run builds what the others use."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -73,7 +73,7 @@ def _locked() -> Iterator[None]:
 
 
 def _kept(name: str, make: Callable[[Path, Path], None]) -> Path:
-    """Return a folder of the cache, made by `make(folder, scratch)` if it is not there; it is whole or not at all."""
+    """Return a folder of the cache. If it does not exist, `make(folder, scratch)` fills it, and it is then renamed."""
     target = CACHE / name
     with _locked():
         if not target.exists():
@@ -92,7 +92,7 @@ def _suite(name: str, architecture: str) -> apt.Suite:
 
 
 def _ext4(image: Path, content: Path, spare: int, at: int = 0) -> int:
-    """Pack a folder, `at` MiB into an image that has `spare` MiB free, and holes there; return its size in MiB."""
+    """Pack a folder into an image at offset `at` MiB, with `spare` MiB free as holes; return the size in MiB."""
     used = sum(path.lstat().st_size + 4096 for path in content.rglob("*"))
     size = used // (1 << 20) * 11 // 10 + 8 + spare
     with image.open("wb") as file:
@@ -105,7 +105,7 @@ def _ext4(image: Path, content: Path, spare: int, at: int = 0) -> int:
 
 
 def _partitioned(image: Path, content: Path, spare: int) -> None:
-    """Pack a folder into the only partition of a disk with our signature (a PC's partition table, by hand)."""
+    """Pack a folder into the only partition of a disk with SIGNATURE (an MBR partition table)."""
     size = _ext4(image, content, spare, at=1)
     sectors = 2048
     entry = struct.pack("<B3sB3sII", 0, b"", 0x83, b"", sectors, size * sectors)
@@ -115,13 +115,13 @@ def _partitioned(image: Path, content: Path, spare: int) -> None:
 
 
 def kernel(row: Kernel) -> Booted:
-    """Fetch the newest kernel that a row's line names."""
+    """Fetch the newest kernel that matches the row."""
     suite = _suite(row.suite, row.architecture)
     with _locked():
         package, version = suite.newest(row.package)
 
     def make(folder: Path, scratch: Path) -> None:
-        # Since 7.2 the image and its modules are in packages that this one needs.
+        # Since 7.2 the image and its modules are in dependencies of this package.
         parts = suite.depends(package, r"linux-(binary|modules)-.*")
         apt.fetch(suite, [package, *parts], scratch, scratch / "files")
         release = package.removeprefix("linux-image-")
@@ -141,7 +141,7 @@ def kernel(row: Kernel) -> Booted:
 
 
 def _requirements() -> str:
-    """The lines of the lock file, hashes included, of those packages that the image gets."""
+    """Return the lines of the lock file, with hashes, of the packages in WHEELS."""
     entries = (REPOSITORY / "requirements-dev.txt").read_text().replace("\\\n", " ").splitlines()
     chosen = {entry.split("==")[0]: entry for entry in entries if entry.split("==")[0] in WHEELS}
     if missing := set(WHEELS) - chosen.keys():
@@ -200,7 +200,7 @@ def root(
             command += ["--platform", f"{tag}_{wheels}"]
         command += ["--target", str(tree / "usr/local/lib" / f"python{python}" / "dist-packages")]
         subprocess.run([*command, "-r", str(scratch / "requirements.txt")], check=True)
-        # Debian's python3 package makes the links by a script.
+        # A script of Debian's python3 package creates these links.
         for name, text in (("etc/passwd", "root:x:0:0::/root:/bin/sh\n"), ("etc/group", "root:x:0:\n")):
             (tree / name).write_text(text)
         command_file = tree / "usr/bin/kpod-metrics"
@@ -216,7 +216,7 @@ def root(
 
 
 def _compile_python(tree: Path) -> None:
-    """Compile all modules beforehand, where this Python is the image's: the emulator would take half a minute."""
+    """Compile all modules if this Python has the same version: the emulator would take half a minute."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     if (tree / "usr/bin" / version).exists():
         how = ["-m", "compileall", "-q", "-j0", "-s", str(tree), "--invalidation-mode", "unchecked-hash"]
@@ -237,7 +237,7 @@ def _compiler_root(architecture: str) -> Path:
 
 
 def _compile_workloads(architecture: str, into: Path) -> None:
-    """Static programs: nothing in the root file system matters to them."""
+    """Compile static workloads, which do not depend on the root file system."""
     sources = REPOSITORY / "tests/live/workloads"
     triplet = ARCHITECTURES[architecture].triplet
     system = _compiler_root(architecture)
@@ -269,7 +269,7 @@ def tree(architecture: str, monitoring: bool, into: Path, arguments: str = "") -
     """
     content = into / f"tree-{architecture}{'-monitoring' * monitoring}"
     ignore = shutil.ignore_patterns("__pycache__", ".*")
-    # Of the scripts tests ask scripts/tools for programs: it has none there, and they look on PATH then.
+    # Tests call scripts/tools for programs. It finds none there, and the tests then use PATH.
     for name in ("src", "testkit", "tests", "bench", "bpf", "monitoring", "scripts"):
         shutil.copytree(REPOSITORY / name, content / name, ignore=ignore)
     for name in ("hatch_build.py", "pyproject.toml"):
@@ -284,7 +284,7 @@ def tree(architecture: str, monitoring: bool, into: Path, arguments: str = "") -
 
 
 def objects() -> dict[str, str]:
-    """The compiled objects' checksums: what every row must have loaded."""
+    """Return the checksums of the compiled objects, which every row must load."""
     found = sorted((REPOSITORY / "src/kpod_metrics/bpf").glob("*.bpf.o"))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 

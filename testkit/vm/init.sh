@@ -1,17 +1,17 @@
-# Process 1 of a test machine: mounts what a node has, runs the tests, turns the machine off.
+# Process 1 of a test machine: mounts the file systems of a node, runs the tests, switches the machine off.
 mkdir -p /dev/pts /dev/shm
 mount -t devpts none /dev/pts
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run
 mount -t tmpfs none /tmp
 mount -t cgroup2 none /sys/fs/cgroup
-# A root with the kernel's headers has something of its own there, and needs no module.
+# A root with kernel headers has its own folder there, and needs no modules.
 if [ ! -e "/usr/lib/modules/$(uname -r)" ]; then
 	mount -t ext4 -o ro "$(disk 2)" /usr/lib/modules
-	# Without udev nobody loads these when they are asked for.
+	# There is no udev to load these on demand.
 	for module in tun fuse; do modprobe $module; done
 fi
-# What a container runtime does: hand the controllers on.
+# Enable the controllers, as a container runtime does.
 for controller in cpu io memory; do echo +$controller > /sys/fs/cgroup/cgroup.subtree_control; done
 ip link set lo up
 cd /kpod

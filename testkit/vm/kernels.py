@@ -1,4 +1,4 @@
-"""What names a kernel of Debian's, and the architectures that one can be of."""
+"""Debian's kernels, and their architectures."""
 
 import platform
 from dataclasses import dataclass
@@ -6,35 +6,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel; the live tests have a row for each of theirs (tests/kernels/table.py)."""
+    """One kernel: a row of the table of test kernels (tests/kernels/table.py)."""
 
     name: str
     suite: str
     package: str
-    """A pattern of the package's whole name: the newest version that matches is taken."""
+    """A pattern for the complete name of the package; the newest match is used."""
     architecture: str = "amd64"
     monitoring: bool = False
-    """Has Prometheus too, for alerts and panels that need a cgroup tree with all controllers."""
+    """Whether it also runs Prometheus, for alerts and panels that need all cgroup controllers."""
     counted: bool = False
-    """Is booted once more with a clock that counts instructions, for what an event executes."""
+    """Whether it boots again with a clock that counts instructions, to count those of an event."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How Debian, the compiler, Python's packages and the emulator name one architecture."""
+    """The names of an architecture in Debian, the compiler, Python packages and the emulator."""
 
     triplet: str
     wheels: str
     emulator: tuple[str, ...]
     console: str
     threads: str
-    """Of the emulator. With one for each CPU that of x86 was seen to execute half of an instruction that the kernel
-    was patching (a tracepoint, as a program is attached): its kernel died. As many machines as there are CPUs run at
-    once, so that more threads are no faster."""
+    """Threads of the emulator. With one thread per CPU, x86 emulation executed half of an instruction while the kernel
+    patched it (a tracepoint, when a program attaches), and the kernel crashed. One machine per CPU runs at the same
+    time, so more threads would not be faster."""
 
 
 ARCHITECTURES = {
-    # Five-level page tables would only cost the emulator time.
+    # Five-level page tables make the emulator slower.
     "amd64": Architecture(
         "x86_64-linux-gnu",
         "manylinux2014_x86_64",
@@ -42,7 +42,7 @@ ARCHITECTURES = {
         "ttyS0",
         "single",
     ),
-    # Pointer authentication costs the emulator half of its speed.
+    # Pointer authentication makes the emulator half as fast.
     "arm64": Architecture(
         "aarch64-linux-gnu",
         "manylinux2014_aarch64",
@@ -53,6 +53,6 @@ ARCHITECTURES = {
 }
 
 USERLAND = "bookworm"
-"""The Debian release whose Python, libbpf and tools all rows have."""
+"""The Debian release of Python, libbpf and tools in all rows."""
 
 HOST = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]

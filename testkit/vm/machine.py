@@ -1,6 +1,6 @@
-"""Boots one row and brings back its result.
+"""Boots one row and reads its result.
 
-The result comes on a disk of its own, as an archive that the guest writes to it raw; the console is a file.
+The guest writes the result as an archive directly to its own disk. The console is a file.
 """
 
 import io
@@ -22,29 +22,29 @@ MEMORY_MIB = 1024
 CPUS = 2
 OOPS = "Kernel panic"
 COUNTS, MAIN = "MACHINE_COUNTS", "MACHINE_MAIN"
-"""Of the environment of the guest's first process, which has it from the kernel's parameters: the clock counts; the
-module that runs."""
+"""Kernel parameters that become environment variables of the guest's first process: whether the clock counts
+instructions, and the module to run."""
 STARTED = "kpod: tests start"
-"""What the guest prints first: before it, the kernel's start can be at fault only."""
+"""The guest prints this first. Before it, only the start of the kernel can have failed."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a row boots, and a folder for the disks that it writes to."""
+    """The disks of a row, and a folder for those that it writes."""
 
     booted: Booted
     root: Path
     tree: Path
     work: Path
     main: str
-    """The module that runs there."""
+    """The module to run."""
     counts: bool = False
-    """With a clock that counts instructions, on one CPU: an instruction is a nanosecond, and nobody waits for one."""
+    """Whether it has one CPU with a clock that counts instructions: one per nanosecond."""
 
 
 @dataclass
 class Outcome:
-    """What became of one row."""
+    """The result of one row."""
 
     booted: Booted
     console: Path
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def _disks(machine: Machine) -> list[str]:
-    """One controller with a disk each: init.sh knows them by number."""
+    """Return the options of the disks. init.sh identifies them by number."""
     for name, size in (("result", RESULT_MIB), ("scratch", SCRATCH_MIB)):
         with (machine.work / name).open("wb") as file:
             file.truncate(size << 20)
@@ -75,7 +75,7 @@ def _command(machine: Machine, console: Path) -> list[str]:
     command = [*architecture.emulator, "-accel", f"tcg,thread={threads}", "-smp", str(cpus), "-m", str(MEMORY_MIB)]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"]
     parameters = f"root=PARTUUID={SIGNATURE}-01 rw rootwait init=/init console={architecture.console} panic=-1 psi=1"
-    # A busy machine makes the kernel doubt its clock, and patch its code while it runs: the emulator may die of that.
+    # On a busy machine the kernel would stop trusting its clock and patch its own code, which can crash the emulator.
     parameters += f" tsc=reliable {MAIN}={machine.main}"
     if machine.counts:
         command += ["-icount", "shift=0,sleep=off"]
@@ -84,10 +84,10 @@ def _command(machine: Machine, console: Path) -> list[str]:
 
 
 def boot(machine: Machine, console: Path, budget: float) -> Outcome:
-    """Run one machine to its end, or to the end of its budget.
+    """Run one machine until it ends, or until the end of its budget.
 
-    One whose kernel dies before the tests start, which is the emulator's fault about once in 30 boots, gets two more
-    goes; each is said, and leaves its console's log.
+    If the kernel crashes before the tests start (the emulator does this about once in 30 boots), it is booted again, at
+    most twice. Each crash is printed, and the console's log is kept.
     """
     machine.work.mkdir(parents=True, exist_ok=True)
     outcome = Outcome(machine.booted, console)
@@ -99,7 +99,7 @@ def boot(machine: Machine, console: Path, budget: float) -> Outcome:
         if STARTED in said or OOPS not in said or attempt == 3:
             break
         console.rename(console.with_suffix(f".died-{attempt}.log"))
-        print(f"{machine.booted.kernel.name}: the kernel died before the tests began; once more", flush=True)
+        print(f"{machine.booted.kernel.name}: the kernel crashed before the tests began; booting again", flush=True)
     outcome.seconds = time.monotonic() - began
     if not outcome.problem:
         try:
@@ -110,7 +110,7 @@ def boot(machine: Machine, console: Path, budget: float) -> Outcome:
 
 
 def _run(command: list[str], budget: float) -> str | None:
-    """Run an emulator; return what is wrong."""
+    """Run an emulator; return its error, None if there is none."""
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as emulator:
@@ -132,7 +132,7 @@ def _read(image: Path) -> dict[str, Any]:
 
 
 def write_result(result: dict[str, Any]) -> None:
-    """Write what `boot` brings back, from within the machine."""
+    """Write the result that `boot` reads; called in the machine."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         text = json.dumps(result).encode()

@@ -68,7 +68,7 @@ def test_every_scenario_is_valid_kubernetes(version: str, chart: Chart, tmp_path
         ("resources.limits.memory=lots", "/resources/limits/memory"),
         ("webConfig.probePort=70000", "/webConfig/probePort"),
         ("webConfig.key=a/b", "/webConfig/key"),
-        ("webConfig.secretName=web,webConfig.probePort=9090", "webConfig.probePort: it is the metrics port"),
+        ("webConfig.secretName=web,webConfig.probePort=9090", "webConfig.probePort: must differ from the metrics port"),
         ("networkPolicy.apiServerPorts={99999}", "/networkPolicy/apiServerPorts/0"),
     ],
 )
@@ -82,7 +82,7 @@ def test_without_a_repository_it_says_how_to_get_the_image(chart: Chart) -> None
         done = chart.run("template", "kpod-metrics", chart.chart, *values)
         assert done.returncode
         for said in (
-            "image.repository: it has to be given",
+            "image.repository: required",
             f"`make image` builds dist/kpod-metrics-{__version__}.oci.tar",
             *("kind load image-archive", "k3s ctr images import", "ctr -n k8s.io images import", "skopeo copy"),
             "--set image.repository=localhost/kpod-metrics",

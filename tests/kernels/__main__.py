@@ -1,7 +1,7 @@
-"""Boots the kernels of table.py, runs the live tests in each, and judges: `make test-kernels`.
+"""Boots the kernels of table.py, runs the live tests on each, and checks the results: `make test-kernels`.
 
-A row that is right leaves its result, so that one that was not can be run again alone: the page is written as soon as
-there is a result of every row, of the same programs.
+The result of a row without problems is kept, so that only the others must run again. When every row has a result with
+the same programs, the page is written.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from tests.kernels import matrix
 from tests.kernels.table import KERNELS
 
 LOGS = image.REPOSITORY / "build" / "kernels"
-"""Where each row leaves its console's log and its result."""
+"""The folder for the console's log and the result of each row."""
 LEFT = LOGS.relative_to(image.REPOSITORY)
 
 
 def _prepare(rows: list[Kernel], work: Path, arguments: str) -> list[tuple[image.Booted, Path, Path]]:
-    """Fetch and make all that the rows boot."""
+    """Fetch and build the disks of the rows."""
     kinds = {(row.architecture, row.monitoring) for row in rows}
     trees = {kind: image.tree(*kind, work, arguments) for kind in sorted(kinds)}
     roots = {name: image.root(name) for name in image.architectures(rows)}
@@ -41,7 +41,7 @@ def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> li
     with tempfile.TemporaryDirectory(prefix="kpod-kernels-") as scratch, ThreadPoolExecutor(together) as pool:
         began = time.monotonic()
         prepared = _prepare(rows, Path(scratch), arguments)
-        print(f"all is fetched and made: {time.monotonic() - began:.0f} s", flush=True)
+        print(f"everything is fetched and built: {time.monotonic() - began:.0f} s", flush=True)
 
         def row(parts: tuple[image.Booted, Path, Path]) -> Outcome:
             booted, root, tree = parts
@@ -62,7 +62,7 @@ def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> li
                 )
             return outcome
 
-        # The slow ones first, which the table has last: the last to end decides.
+        # The slow rows first, which are last in the table: together they end earlier.
         done = {outcome.booted.kernel.name: outcome for outcome in pool.map(row, reversed(prepared))}
     return [done[row.name] for row in rows]
 
@@ -72,7 +72,7 @@ def _result(row: Kernel) -> Path:
 
 
 def _all(outcomes: list[Outcome]) -> list[Outcome] | None:
-    """Return an outcome of every row: of the others what an earlier run left, if that was of the same programs."""
+    """Return an outcome of every row. Missing ones come from an earlier run, if it had the same programs."""
     now = {outcome.booted.kernel.name: outcome for outcome in outcomes}
     objects = outcomes[0].result["objects"]
     for row in KERNELS:

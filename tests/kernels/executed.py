@@ -1,4 +1,4 @@
-"""What runs in a virtual machine whose clock is the count of executed instructions: what an event costs there.
+"""Runs in a virtual machine whose clock counts executed instructions: counts those of each event.
 
 There (qemu's -icount, testkit/vm/machine.py) an instruction is a nanosecond, so what the kernel's account
 (kernel.bpf_stats_enabled) has as a program's time is the instructions that it executed: helpers included, and the few
@@ -29,7 +29,7 @@ Loads = Callable[[], BpfCollector | CgroupEvents]
 
 
 def events() -> Iterator[tuple[str, Event, Loads]]:
-    """What happens, how it is made to happen, and what loads the programs that count it."""
+    """Return the events: name, how to make them, and the collector that counts them."""
     for name, kind in registered().items():
         if issubclass(kind, BpfCollector):
             load = partial(kind, Environment(syscalls=DEFAULT_SYSCALLS))
@@ -38,7 +38,7 @@ def events() -> Iterator[tuple[str, Event, Loads]]:
 
 
 def measured() -> dict[str, dict[str, int]]:
-    """Instructions that a run of a program executes, by event and program: of those that ran at each of the events."""
+    """Return the instructions per run, by event and program, of the programs that run at each event."""
     knob = Path("/proc/sys/kernel/bpf_stats_enabled")
     knob.write_text("1")
     found = {}
@@ -55,9 +55,9 @@ def measured() -> dict[str, dict[str, int]]:
 
 
 def _counted(loaded: BpfCollector | CgroupEvents, event: Event) -> dict[str, int]:
-    """Instructions of a run, by program."""
+    """Return the instructions per run, by program."""
     with file_on_disk() as file:
-        event.do(event.times // 10, file)  # the first events make what the others find
+        event.do(event.times // 10, file)  # the first events create entries, which cost more
         before = {program.name: program for program in loaded.programs()}
         event.do(event.times, file)
     ran = [(after, before[after.name]) for after in loaded.programs()]

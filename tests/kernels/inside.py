@@ -1,4 +1,4 @@
-"""What runs in the virtual machine: what this kernel has, what the verifier says, the live tests; onto a disk."""
+"""Runs in the virtual machine: records the kernel's features, the verifier's counts and the live tests on a disk."""
 
 import ctypes
 import hashlib
@@ -25,7 +25,7 @@ from tests.kernels import executed
 from tests.live.harness import COMPILED
 
 STATISTICS, INSTRUCTIONS = 4, 1
-"""Bits of the verifier's log level."""
+"""Flags of the verifier's log level."""
 
 OF_COLLECTORS = tuple(
     f"tests/live/test_{name}.py" for name, kind in registered().items() if issubclass(kind, BpfCollector)
@@ -35,10 +35,10 @@ OF_SEVERAL = tuple(
     for what in ("cgroup_events", "controllers", "degrades", "demo", "files", "layouts", "loss", "oom", "rights")
 )
 HERE = tuple(dict.fromkeys((*OF_COLLECTORS, *OF_SEVERAL)))
-"""To what a kernel matters; the others need a compiler, a container runtime, Prometheus or a Kubernetes client."""
+"""Tests that depend on the kernel. The others need a compiler, a container runtime, Prometheus or a client."""
 
 WITH_PROMETHEUS = ("tests/live/test_monitoring_controllers.py",)
-"""On a row that has it, beside the workloads."""
+"""Additional tests on a row with Prometheus."""
 
 
 def kept_log(program: libbpf.Program, level: int, size: int) -> "ctypes.Array[ctypes.c_char]":
@@ -54,7 +54,7 @@ def kept_log(program: libbpf.Program, level: int, size: int) -> "ctypes.Array[ct
 
 
 class Verified(libbpf.Object):
-    """An object that keeps what the verifier says of each program."""
+    """An object that keeps the verifier's log of each program."""
 
     level = STATISTICS
     logs: dict[str, bytes]
@@ -69,7 +69,7 @@ class Verified(libbpf.Object):
 
 
 def verify(open_and_close: Any) -> dict[str, Any]:
-    """Load an object as the agent does; return each program's cost, or the verifier's whole log of what it refused."""
+    """Load an object as the agent does; return the cost of each program, or the verifier's log of refused ones."""
     real, libbpf.Object = libbpf.Object, Verified  # type: ignore[misc]
     try:
         for level in (STATISTICS, STATISTICS | INSTRUCTIONS):
@@ -88,7 +88,7 @@ def verify(open_and_close: Any) -> dict[str, Any]:
 
 
 def signals() -> dict[str, dict[str, str]]:
-    """The hook of every metric on this kernel, as `check` says, or why it has none."""
+    """Return the hook of every metric on this kernel, as `check` reports it, or why there is none."""
     found = {}
     for kind in registered().values():
         collector = kind(Environment(syscalls=DEFAULT_SYSCALLS))
@@ -105,7 +105,7 @@ def signals() -> dict[str, dict[str, str]]:
 
 
 def absent() -> dict[str, str]:
-    """Metrics whose file is not in a cgroup of this kernel."""
+    """Return the metrics whose file this kernel does not have."""
     cgroup = Path("/sys/fs/cgroup/absent")
     cgroup.mkdir()
     files = {"kpod_mem_cgroup_peak_bytes": "memory.peak"}
@@ -148,7 +148,7 @@ def verifier() -> dict[str, dict[str, Any]]:
 
 
 class Recorder:
-    """Keeps each test's outcome, and what it is said to prove."""
+    """Keeps the outcome of each test, and the metrics that it proves."""
 
     def __init__(self) -> None:
         self.tests: dict[str, dict[str, Any]] = {}

@@ -16,9 +16,9 @@ from testkit.vm.machine import Outcome
 from tests.kernels.executed import events
 
 LIMITS = Path(__file__).parent / "instructions.json"
-"""How many instructions the verifier looked at when a program was accepted here: twice that fails."""
+"""Accepted counts of instructions that the verifier processes: twice as many fail."""
 EXECUTED = Path(__file__).parent / "executed.json"
-"""How many instructions a program executed for an event when it was accepted here: a tenth more fails."""
+"""Accepted counts of instructions that an event executes: a tenth more fails."""
 
 PAGE = image.REPOSITORY / "docs" / "evidence-kernels.md"
 
@@ -26,11 +26,11 @@ MAY_BE_ABSENT = {
     "kpod_mem_cgroup_peak_bytes": "memory.peak is there since 5.19",
     "kpod_pressure_cpu_stalled_seconds_total": "the full line of cpu.pressure is there since 5.13",
 }
-"""The only metrics that a row may lack, and why."""
+"""The only metrics that a row may not have, and why."""
 
 
 def _shown(result: dict[str, Any], metric: str) -> tuple[str, bool]:
-    """How well a metric is shown to be counted on a row: in words, and whether that is enough."""
+    """Return how exactly the tests of a row show a metric to be counted, and whether that is enough."""
     bounds, failed, passed = [], [], 0
     for name, test in result["tests"].items():
         for metrics, within in test["proves"]:
@@ -47,7 +47,7 @@ def _shown(result: dict[str, Any], metric: str) -> tuple[str, bool]:
 
 
 def cell(result: dict[str, Any], metric: str) -> tuple[str, bool]:
-    """A cell's text, and whether it is good."""
+    """Return the text of a cell, and whether it is good."""
     signal = result["signals"].get(metric, {"hook": "", "problem": "no hook"})
     absent = result["absent"].get(metric)
     if absent and metric in MAY_BE_ABSENT:
@@ -67,16 +67,16 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _collectors() -> dict[str, list[str]]:
-    """The metrics of each collector, but of those that take a device: no virtual machine has one."""
+    """Return the metrics of each collector, except those for devices, which no virtual machine has."""
     found: dict[str, list[str]] = {name: [] for name, kind in registered().items() if not kind.device}
     for collector, _, metric in declared():
-        if collector in found:  # others are the agent's own, or what Kubernetes says
+        if collector in found:  # other metrics are the agent's own, or from Kubernetes
             found[collector].append(metric.name)
     return found
 
 
 def _instructions(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
-    """By program and row."""
+    """Return the verifier's counts by program and row."""
     found: dict[str, dict[str, int]] = {}
     for outcome in outcomes:
         for name, verdict in outcome.result.get("verifier", {}).items():
@@ -86,7 +86,7 @@ def _instructions(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
 
 
 def _executed(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
-    """By event and program, and by row, of those rows that were counted."""
+    """Return the executed instructions by event and program, and by row."""
     found: dict[str, dict[str, int]] = {}
     for outcome in outcomes:
         for event, programs in outcome.result.get("executed", {}).items():
@@ -166,14 +166,14 @@ def page(outcomes: Sequence[Outcome]) -> str:
 
 
 def substance(text: str) -> str:
-    """A page without what may change while all is as it was: releases of the same row, counts below the limit."""
+    """Return a page without what may change between equal runs: kernel releases, counts below the limit."""
     text = re.sub(r"\b\d+\.\d+\.\d+[\w.+~-]*", "RELEASE", text)
     text = re.sub(r"\| [0-9a-f]{12} \|", "| SHA |", text)
     return re.sub(r"(?<=\| )\d+(?= \|)", "COUNT", text)
 
 
 def problems(outcome: Outcome) -> list[str]:
-    """What is wrong with a row, a line each; what the verifier said follows its line."""
+    """Return the problems of a row, one per line, with the verifier's log of refused programs."""
     name, result = outcome.booted.kernel.name, outcome.result
     if outcome.problem:
         return [f"{name}: {outcome.problem}"]
@@ -185,7 +185,7 @@ def problems(outcome: Outcome) -> list[str]:
             found.append(f"{name}: {object_name} is refused: {verdict['error']}")
             found += [f"--- {program} of {object_name} on {name}\n{log}" for program, log in verdict["logs"].items()]
     unread = [test for test, told in result["tests"].items() if told["outcome"] == "failed" and test.endswith(".py")]
-    if unread:  # nothing has run then
+    if unread:  # then no test has run
         return [*found, *(f"{name}: {test} cannot be read\n{result['tests'][test]['why']}" for test in unread)]
     for metrics in _collectors().values():
         for metric in metrics:
@@ -210,7 +210,7 @@ def over_limit(outcomes: Sequence[Outcome], *, leave: Path | None = None) -> lis
 
 
 def _over(file: Path, measured: dict[str, dict[str, int]], room: float, said: str, leave: Path | None) -> list[str]:
-    """Which of one kind are at `room` times what was accepted, or beyond."""
+    """Return the counts of one kind that are at least `room` times the accepted ones."""
     limits: dict[str, dict[str, int]] = json.loads(file.read_text()) if file.exists() else {}
     found = []
     for what, counts in measured.items():
@@ -233,7 +233,7 @@ def _over(file: Path, measured: dict[str, dict[str, int]], room: float, said: st
 
 
 def missing() -> list[str]:
-    """What only the virtual machines can tell of these programs, and has not been told yet, a line each."""
+    """Return which figures of these programs are missing, one line each; only virtual machines can measure them."""
     limits, executed = json.loads(LIMITS.read_text()), json.loads(EXECUTED.read_text())
     page = PAGE.read_text()
     programs, others = [], []
@@ -254,7 +254,7 @@ def missing() -> list[str]:
 
 
 def chosen(rows: Sequence[Kernel], name: str) -> list[Kernel]:
-    """The rows of a name; all without one."""
+    """Return the rows with a name; all without one."""
     found = [row for row in rows if not name or row.name == name]
     if not found:
         raise SystemExit(f"no kernel is named {name!r}; there are {', '.join(row.name for row in rows)}")

@@ -1,4 +1,4 @@
-"""The kernels that the live tests run on, all Debian's own. A further one is one line."""
+"""The kernels of the live tests, all from Debian. One more is one line."""
 
 from testkit.vm.kernels import Kernel
 

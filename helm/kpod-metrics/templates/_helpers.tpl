@@ -13,7 +13,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What selectors have: the same in every version of the chart, as a DaemonSet's selector cannot be changed. */}}
+{{/* Labels of selectors. They must never change, because a DaemonSet's selector cannot be changed. */}}
 {{- define "kpod-metrics.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "kpod-metrics.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -43,7 +43,7 @@ default
 {{- define "kpod-metrics.image" -}}
 {{- $repository := .Values.image.repository -}}
 {{- if not $repository -}}
-{{- fail (printf "image.repository: it has to be given, as no registry has the image by default. `make image` builds dist/kpod-metrics-%s.oci.tar. Load that on every node (kind load image-archive FILE; k3s ctr images import FILE; ctr -n k8s.io images import FILE) and use --set image.repository=localhost/kpod-metrics, or push it to a registry of your own (skopeo copy oci-archive:FILE docker://REGISTRY/kpod-metrics:%s) and use --set image.repository=REGISTRY/kpod-metrics. docs/install.md has every step." .Chart.AppVersion .Chart.AppVersion) -}}
+{{- fail (printf "image.repository: required, because no registry has the image by default. `make image` builds dist/kpod-metrics-%s.oci.tar. Load that on every node (kind load image-archive FILE; k3s ctr images import FILE; ctr -n k8s.io images import FILE) and use --set image.repository=localhost/kpod-metrics, or push it to a registry of your own (skopeo copy oci-archive:FILE docker://REGISTRY/kpod-metrics:%s) and use --set image.repository=REGISTRY/kpod-metrics. docs/install.md has every step." .Chart.AppVersion .Chart.AppVersion) -}}
 {{- end -}}
 {{- with .Values.global.imageRegistry -}}
 {{- $repository = printf "%s/%s" . (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
@@ -55,7 +55,7 @@ default
 {{- end -}}
 {{- end -}}
 
-{{/* As a pod has them; a global one may be only a name. */}}
+{{/* Pull secrets as in a pod. A global one can be a name only. */}}
 {{- define "kpod-metrics.imagePullSecrets" -}}
 {{- $secrets := list -}}
 {{- range concat (default list .Values.global.imagePullSecrets) .Values.imagePullSecrets -}}
@@ -66,7 +66,7 @@ default
 {{- end -}}
 {{- end -}}
 
-{{/* The configuration file: what is given, but for what a values file takes back with null. */}}
+{{/* The configuration file: all values of config that are not null. */}}
 {{- define "kpod-metrics.config" -}}
 {{- $given := dict }}
 {{- range $key, $value := .Values.config }}
@@ -85,18 +85,18 @@ default
 {{- if and .Values.webConfig.secretName .Values.webConfig.tls }}https{{ else }}http{{ end -}}
 {{- end -}}
 
-{{/* The port that probes have for themselves; empty: they ask the metrics port. */}}
+{{/* The probes' own port; empty: the probes use the metrics port. */}}
 {{- define "kpod-metrics.probePort" -}}
 {{- if and .Values.webConfig.secretName .Values.webConfig.probePort -}}
 {{- $port := int .Values.webConfig.probePort -}}
 {{- if eq (toString $port) (include "kpod-metrics.port" .) -}}
-{{- fail "webConfig.probePort: it is the metrics port" -}}
+{{- fail "webConfig.probePort: must differ from the metrics port" -}}
 {{- end -}}
 {{- $port -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Where the kubelet asks. */}}
+{{/* The port of the probes. */}}
 {{- define "kpod-metrics.probe" -}}
 {{- if include "kpod-metrics.probePort" . -}}
 port: probes
@@ -123,14 +123,14 @@ true
 {{- end -}}
 {{- end -}}
 
-{{/* Whether it looks at what the kernel shows of a process to its tracers alone: mounts, descriptors. */}}
+{{/* Whether the agent reads mounts or descriptors of other processes, which needs CAP_SYS_PTRACE. */}}
 {{- define "kpod-metrics.traces" -}}
 {{- if or (include "kpod-metrics.on" (list . "filesystem")) (include "kpod-metrics.on" (list . "gpu" "comprehensive")) -}}
 true
 {{- end -}}
 {{- end -}}
 
-{{/* Whether it looks at other pods' processes in /proc; cgroups without processes are left out by discovery cgroup. */}}
+{{/* Whether the agent needs other pods' processes in /proc. Discovery cgroup reports only cgroups with processes. */}}
 {{- define "kpod-metrics.hostPID" -}}
 {{- if or (include "kpod-metrics.traces" .) (include "kpod-metrics.on" (list . "net_iface")) (eq .Values.config.discovery "cgroup") -}}
 true
@@ -158,7 +158,7 @@ RuntimeDefault
 {{- end -}}
 {{- end -}}
 
-{{/* The field is there from 1.30 on. */}}
+{{/* The field exists since Kubernetes 1.30. */}}
 {{- define "kpod-metrics.appArmorIsField" -}}
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}true{{ end -}}
 {{- end -}}
