@@ -12,7 +12,7 @@ from kpod_metrics.collectors.kit import Collector, Environment, Signal
 from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.metrics import Row, Table, counter
 from kpod_metrics.pods.finder import Finder
-from kpod_metrics.pods.model import PENDING, Group, Identity, Snapshot
+from kpod_metrics.pods.model import PENDING, Group, Identity, Snapshot, Workload
 from kpod_metrics.settings import load
 
 EVENTS = Table((counter("kpod_events_total", "Events.", "test", events=True),))
@@ -35,6 +35,7 @@ class Counting(Collector):
         self.opened = threading.Event()
         self.refused: Exception | None = None
         self.absent = ""
+        self.closed = 0
         super().__init__(Environment())
 
     def declare(self, environment: Environment) -> tuple[Table, ...]:  # type: ignore[override]
@@ -59,6 +60,10 @@ class Counting(Collector):
             self.totals[cgroup] = self.totals.get(cgroup, 0) + events
         return [Row(self.table, cgroup, (), (total,)) for cgroup, total in self.totals.items()]
 
+    def close(self) -> None:
+        """Count the call."""
+        self.closed += 1
+
     def forget(self, gone: Callable[[int], bool]) -> None:
         """Forget cgroups."""
         self.totals = {cgroup: total for cgroup, total in self.totals.items() if not gone(cgroup)}
@@ -75,6 +80,8 @@ class Names:
     def __init__(self) -> None:
         self.owners: dict[str, Identity | str] = {}
         self.error: Exception | None = None
+        self.workloads: tuple[Workload, ...] = ()
+        self.calls: list[str] = []
 
     def snapshot(
         self, root: str, directories: Sequence[Directory], passed: Mapping[int, str], active: frozenset[int]
@@ -90,6 +97,7 @@ class Names:
             groups=tuple(Group(d.id, f"{root}/{d.path}", d.pids, owners[d.id]) for d in directories if d.id in owners),
             present=frozenset(told),
             reasons={id_: owner for id_, owner in told.items() if isinstance(owner, str)},
+            workloads=self.workloads,
         )
 
     def problem(self) -> str:
@@ -97,10 +105,12 @@ class Names:
         return ""
 
     def start(self) -> None:
-        """Nothing."""
+        """Keep the call."""
+        self.calls.append("start")
 
     def close(self) -> None:
-        """Nothing."""
+        """Keep the call."""
+        self.calls.append("close")
 
 
 class Hub:
