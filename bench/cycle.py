@@ -26,7 +26,7 @@ audit hook counts the opened files.
 
 
 NOTE = """\
-The cgroup v2 tree of this machine does not have the controllers {missing}, so the files that mem_cgroup and disk read
+The cgroup v2 tree of this machine does not have the controllers {missing}, so the files that memory and disk read
 ({files}) do not exist. Where they exist, a cycle reads {count} more files per
 container. One file call took {each:.1f} us here, so this would add {more:.1f} ms with {pods} pods and
 {most:.1f} ms with {most_pods}; memory.stat takes longer than most files.

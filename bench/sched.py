@@ -52,7 +52,7 @@ def run(options: Options) -> Section:
         raise SkippedError("perf is missing; Debian: apt-get install linux-perf")
     mount_tracefs()
     article = compile_program(options, "article_sched")
-    ours = Shipped("cpu_sched")
+    ours = Shipped("run_queue")
     variants: dict[str, Variant] = {
         "nothing": Variant(),
         PEERS["article"]: Programs(compile_empty(options, CLASSIC), CLASSIC),

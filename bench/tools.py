@@ -61,7 +61,7 @@ class Question:
 
 QUESTIONS = {
     "sched": Question(
-        "cpu_sched",
+        "run_queue",
         {
             "libbpf-tools runqlat": (["runqlat"], MACHINE),
             "libbpf-tools runqlat --pidnss": (["runqlat", "--pidnss"], "a histogram for each PID namespace"),

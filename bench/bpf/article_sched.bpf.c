@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Bench-only: the article's design for run-queue latency, the peer of bpf/cpu_sched.bpf.c.
+ * Bench-only: the article's design for run-queue latency, the peer of bpf/run_queue.bpf.c.
  * A wakeup's time goes to a hash by pid; the switch to that task takes it out and adds the
  * difference to a log2 histogram by cgroup, and counts the switch in a second map. Health
  * is counted for new entries only, which is the cheap reading of the article. Each hook is

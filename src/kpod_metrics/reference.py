@@ -18,7 +18,7 @@ from kpod_metrics.settings import DEFAULT_SYSCALLS, Setting, catalogue
 _ENVIRONMENT = Environment(syscalls=DEFAULT_SYSCALLS)
 
 
-_OF_SANDBOX = "cpu_sched"
+_OF_SANDBOX = "run_queue"
 """The collector whose events a pod's sandbox has too."""
 _DESCRIPTIONS = {"agent": "the agent itself", "pods": "facts about each pod from Kubernetes"}
 

@@ -50,7 +50,7 @@ def exchange(times: int) -> None:
 
 
 EVENTS: dict[str, Event] = {
-    "a message there and back": ("cpu_sched", switch, 5_000),
+    "a message there and back": ("run_queue", switch, 5_000),
     "a tracked syscall": ("syscall", read, 20_000),
     "another syscall": ("syscall", getppid, 20_000),
     "a byte there and back by TCP": ("net_tcp", exchange, 5_000),

@@ -114,7 +114,7 @@ def test_assistive_technology_is_told_of_tables(browser: Chromium, address: str,
     """Also where rows look like cards."""
     roles = Tab(browser, address, width, 740, "light").roles()
     names = {name for role, name in roles if role == "rowheader"}
-    assert {"payments-7d9c5b6f4-x2v4q checkout", "cpu_sched"} <= names
+    assert {"payments-7d9c5b6f4-x2v4q checkout", "run_queue"} <= names
     assert [role for role, _ in roles].count("table") == 3
     assert ("columnheader", "Waits for") in roles
     assert ("navigation", "This agent") in roles

@@ -41,7 +41,7 @@ def page(cycle: int, pods: Mapping[Pod, Values], off: Sequence[str] = ()) -> byt
 
     add("kpod_last_cycle_timestamp_seconds", {}, BEGAN + cycle * INTERVAL)
     add("kpod_poll_interval_seconds", {}, INTERVAL)
-    for collector in ("cpu_sched", *off):
+    for collector in ("run_queue", *off):
         add("kpod_collector_up", {"collector": collector}, collector not in off)
     for pod, values in pods.items():
         labels = dict(zip(("namespace", "pod", "container"), pod, strict=True)) | {"node": "node-1"}

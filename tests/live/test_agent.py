@@ -214,8 +214,8 @@ def test_idle_container_over_the_limit_has_its_counters_once_there_is_room(
 
 def test_agents_own_health(scraped: Scraped) -> None:
     collectors = scraped.query("kpod_collector_up")
-    assert {labels["collector"] for labels, _ in collectors} >= {"cpu_sched", "memory"}
-    assert scraped.value('kpod_collector_up{collector="cpu_sched"}') == 1
+    assert {labels["collector"] for labels, _ in collectors} >= {"run_queue", "oom"}
+    assert scraped.value('kpod_collector_up{collector="run_queue"}') == 1
     assert scraped.value('kpod_pod_source_connected{source="cgroup"}') == 1
     while_on = {"kpod_bpf_program_run_seconds_total", "kpod_bpf_program_runs_total"}
     while_on |= {metric.name for table in (health.OTLP, health.WEB_CONFIG) for metric in table.metrics}

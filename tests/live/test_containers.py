@@ -12,9 +12,9 @@ import pytest
 
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import Tree
-from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.kit import Environment
-from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
+from kpod_metrics.collectors.page_faults import MAJOR_FAULTS, PageFaults
+from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import PERF_EVENT
 from kpod_metrics.pods.paths import kubernetes_ids
@@ -160,8 +160,8 @@ def test_a_container_between_two_reads_has_its_name(runtime: Runtime, tmp_path: 
 def test_faults_and_switches_of_each_container_are_its_own(runtime: Runtime, on_disk: Path) -> None:
     """Pages faulted from disk in two containers, against rusage; a hog's switches, against /proc."""
     with ExitStack() as stack:
-        memory = Totals(stack.enter_context(opened(Memory(Environment()))))
-        sched = Totals(stack.enter_context(opened(CpuSched(Environment()))))
+        memory = Totals(stack.enter_context(opened(PageFaults(Environment()))))
+        sched = Totals(stack.enter_context(opened(RunQueue(Environment()))))
         pages = {CRIO_CGROUPFS: 211, DOCKER: 83}
         faulting: dict[Container, int] = {
             stack.enter_context(runtime.container(path, "faults", str(on_disk), str(count), binds=[on_disk])): count

@@ -15,14 +15,14 @@ import pytest
 from kpod_metrics import agent as agents
 from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.cpu_cgroup import TABLE as CPU
-from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
-from kpod_metrics.collectors.cpu_sched import CpuSched
+from kpod_metrics.collectors.cpu import TABLE as CPU
+from kpod_metrics.collectors.cpu import Cpu
 from kpod_metrics.collectors.disk import TABLE as DISK
 from kpod_metrics.collectors.disk import Disk
 from kpod_metrics.collectors.kit import Environment
-from kpod_metrics.collectors.mem_cgroup import USAGE, MemCgroup
-from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
+from kpod_metrics.collectors.memory import USAGE, Memory
+from kpod_metrics.collectors.page_faults import MAJOR_FAULTS, PageFaults
+from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.metrics import Profile, Scope
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.reference import declared, profile_series
@@ -46,7 +46,7 @@ def test_throttling(limited: Limited, workload: Callable[[str], str], children: 
     for process in children:
         stop_point(process)
     usage, throttled, throttled_periods, periods = (metric.name for metric in CPU.metrics)
-    with opened(CpuCgroup(Environment())) as collector, opened(CpuSched(Environment())) as sched:
+    with opened(Cpu(Environment())) as collector, opened(RunQueue(Environment())) as sched:
         totals, waits = Totals(collector), Totals(sched)
         totals.read([group(a), group(b)])
         waits.read()
@@ -104,7 +104,7 @@ def test_memory_limit(limited: Limited) -> None:
     """As set and as changed; a cgroup without one has no series."""
     a, b = limited("a", memory_max=24 * MIB), limited("b")
     (limit,) = (metric.name for metric in USAGE.metrics if "limit" in metric.name)
-    with opened(MemCgroup(Environment())) as collector:
+    with opened(Memory(Environment())) as collector:
         totals = Totals(collector).read([group(a), group(b)])
         assert totals.number(a, limit) == 24 * MIB
         assert (b.id, limit, ()) not in totals.numbers
@@ -119,7 +119,7 @@ def test_memory(limited: Limited, workload: Callable[[str], str], children: list
     children.append(a.start(workload("glutton"), "20"))
     stop_point(children[0])
     usage, peak, cache, swap = (metric.name for metric in USAGE.metrics[:4])
-    with opened(MemCgroup(Environment())) as collector:
+    with opened(Memory(Environment())) as collector:
         totals = Totals(collector).read([group(a), group(b)])
         base = totals.number(a, usage)
         assert (b.id, usage, ()) in totals.numbers
@@ -154,7 +154,7 @@ def test_swap(limited: Limited, workload: Callable[[str], str], children: list[P
     process = a.start(workload("glutton"), "60")
     children.append(process)
     stop_point(process)
-    with opened(MemCgroup(Environment())) as collector:
+    with opened(Memory(Environment())) as collector:
         totals = Totals(collector)
         with swapping_to(disk):
             for _ in range(2):
@@ -186,7 +186,7 @@ def test_major_faults_of_swapped_memory(
         return int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[9])
 
     stop_point(process)
-    with opened(Memory(Environment())) as collector, swapping_to(disk):
+    with opened(PageFaults(Environment())) as collector, swapping_to(disk):
         totals = Totals(collector).read()
         start = totals.number(a, MAJOR_FAULTS.name) - true()
         for _ in range(2):
@@ -230,7 +230,7 @@ def test_major_faults_while_a_cpu_comes_and_goes(
         assert process.stdout is not None
         true += int(process.stdout.readline())
 
-    with opened(Memory(Environment())) as collector:
+    with opened(PageFaults(Environment())) as collector:
         totals = Totals(collector).read()
         start = totals.number(a, MAJOR_FAULTS.name)
         fault(1)
@@ -256,7 +256,7 @@ def test_faults_from_files_are_within_the_kernels_batches(
     process = a.start(workload("faults"), str(on_disk), "500", stdout=subprocess.PIPE)
     children.append(process)
     stop_point(process)
-    with opened(Memory(Environment(forced_off=frozenset({"perf_event"})))) as collector:
+    with opened(PageFaults(Environment(forced_off=frozenset({"perf_event"})))) as collector:
         totals = Totals(collector).read([group(a)])
         start = totals.number(a, MAJOR_FAULTS.name)
         true = 0

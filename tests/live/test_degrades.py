@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from hatch_build import compile_objects
-from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel.programs import OBJECTS
 from kpod_metrics.metrics import Row
@@ -106,10 +106,10 @@ def test_without_openat2_no_file_system_of_a_pod_is_looked_at(
 @pytest.mark.usefixtures("mount_namespaces")
 def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callable[..., tuple[str, str]]) -> None:
     metrics, ready = running("unshare", "--mount", "sh", "-ec", f'{HIDE_BTF}\nexec "$@"', "sh", *RUN)
-    assert 'kpod_collector_up{collector="cpu_sched"} 0' in metrics
-    assert 'kpod_collector_up{collector="cpu_cgroup"} 1' in metrics
+    assert 'kpod_collector_up{collector="run_queue"} 0' in metrics
+    assert 'kpod_collector_up{collector="cpu"} 1' in metrics
     assert "kpod_cpu_context_switches_total" not in metrics, "what cannot be had must not be exported as 0"
-    assert re.search(r"collector cpu_sched is off: .*/sys/kernel/btf/vmlinux is missing", ready)
+    assert re.search(r"collector run_queue is off: .*/sys/kernel/btf/vmlinux is missing", ready)
 
 
 @pytest.mark.usefixtures("mount_namespaces")
@@ -126,12 +126,12 @@ def test_a_small_limit_of_locked_memory_is_raised() -> None:
     """Before 5.11 maps count towards it; later the memory controller has them. libbpf sees to both."""
     command = ["prlimit", "--memlock=65536:65536", *AGENT, "check", "--discovery", "cgroup"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    for collector in ("cpu_sched", "memory", "net_tcp"):
+    for collector in ("run_queue", "oom", "page_faults", "net_tcp"):
         assert re.search(rf"^ok\s+{collector} ", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_without_btf_and_nothing_left_to_collect() -> None:
-    status, lines = outcome([*RUN, "--profile", "custom", "--collectors-cpu-sched-enabled", "true"], HIDE_BTF)
+    status, lines = outcome([*RUN, "--profile", "custom", "--collectors-run-queue-enabled", "true"], HIDE_BTF)
     assert status == 1
     [line] = lines
     assert re.search(r"^kpod-metrics: nothing can be collected here: .*vmlinux is missing", line)
@@ -139,17 +139,17 @@ def test_without_btf_and_nothing_left_to_collect() -> None:
 
 def test_without_bpf_capabilities_files_are_read(running: Callable[..., tuple[str, str]]) -> None:
     metrics, ready = running(*DROP, *RUN)
-    assert 'kpod_collector_up{collector="memory"} 0' in metrics
+    assert 'kpod_collector_up{collector="oom"} 0' in metrics
     assert 'kpod_collector_up{collector="pressure"} 1' in metrics
-    assert re.search(r"collector memory is off: .*EPERM", ready)
+    assert re.search(r"collector oom is off: .*EPERM", ready)
 
 
 def test_check_says_what_is_missing() -> None:
     done = subprocess.run([*DROP, *AGENT, "check"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.search(r"^FAIL\s+rights .*without CAP_BPF and CAP_PERFMON", done.stdout, re.MULTILINE)
-    assert re.search(r"^FAIL\s+cpu_sched .*EPERM", done.stdout, re.MULTILINE)
-    assert re.search(r"^ok\s+cpu_cgroup", done.stdout, re.MULTILINE)
+    assert re.search(r"^FAIL\s+run_queue .*EPERM", done.stdout, re.MULTILINE)
+    assert re.search(r"^ok\s+cpu ", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("mount_namespaces")
@@ -188,7 +188,7 @@ def test_without_cgroup2() -> None:
 
 
 def refusal(objects: Path) -> str:
-    collector = CpuSched(Environment(objects=str(objects)))
+    collector = RunQueue(Environment(objects=str(objects)))
     try:
         with pytest.raises(UnavailableError) as caught:
             collector.open()
@@ -200,7 +200,7 @@ def refusal(objects: Path) -> str:
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", os.urandom(4096)], ids=["empty", "cut", "noise"])
 def test_object_that_is_none(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "cpu_sched.bpf.o"
+    path = tmp_path / "run_queue.bpf.o"
     path.write_bytes(content)
     assert refusal(tmp_path) == f"{path}: damaged or cut short: its checksum is wrong"
     path.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
@@ -208,24 +208,24 @@ def test_object_that_is_none(tmp_path: Path, content: bytes) -> None:
 
 
 def test_object_that_is_missing(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path}/cpu_sched.bpf.o: No such file or directory"
+    assert refusal(tmp_path) == f"{tmp_path}/run_queue.bpf.o: No such file or directory"
 
 
 def test_object_of_another(tmp_path: Path) -> None:
-    (tmp_path / "cpu_sched.bpf.o").write_bytes(Path(OBJECTS, "cgroups.bpf.o").read_bytes())
+    (tmp_path / "run_queue.bpf.o").write_bytes(Path(OBJECTS, "cgroups.bpf.o").read_bytes())
     said = refusal(tmp_path)
-    assert said == "cpu_sched.bpf.o is not the object that belongs to this agent: KeyError: 'cpu_sched'"
+    assert said == "run_queue.bpf.o is not the object that belongs to this agent: KeyError: 'run_queue'"
 
 
 def variant(tmp_path: Path, old: str, new: str) -> Path:
     """The shipped program with one text replaced, compiled."""
     if COMPILED:
         pytest.skip("a machine without a compiler")
-    source = Path(__file__).parents[2] / "bpf" / "cpu_sched.bpf.c"
+    source = Path(__file__).parents[2] / "bpf" / "run_queue.bpf.c"
     text = source.read_text()
     assert old in text
-    (tmp_path / "cpu_sched.bpf.c").write_text(text.replace(old, new))
-    compile_objects([tmp_path / "cpu_sched.bpf.c"], tmp_path)
+    (tmp_path / "run_queue.bpf.c").write_text(text.replace(old, new))
+    compile_objects([tmp_path / "run_queue.bpf.c"], tmp_path)
     return tmp_path
 
 
@@ -263,7 +263,7 @@ def test_a_collector_that_raises_takes_nothing_down(
             page = agent.published.get("text/plain; version=0.0.4; charset=utf-8", False).decode()
             assert 'kpod_collector_up{collector="pressure"} 0' in page
             assert f'kpod_collector_errors_total{{collector="pressure"}} {cycle}' in page
-            assert 'kpod_collector_up{collector="cpu_sched"} 1' in page
+            assert 'kpod_collector_up{collector="run_queue"} 1' in page
             assert 'kpod_cpu_context_switches_total{namespace="cgroup",pod="/"' in page
         problems = [problem for problem in agent.problems() if "page_faults" not in problem]
         assert problems == ["collector pressure is failing: ZeroDivisionError: planted"]
@@ -323,18 +323,16 @@ def test_what_came_to_nothing_is_told_again(
 
 
 def test_a_hook_that_is_refused_is_told_in_a_metric_and_takes_nothing_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The collector is not up; its other metrics, and all others, are there."""
+    """The collector is not up; all other metrics are there."""
     from kpod_metrics import agent as agents
     from kpod_metrics.collectors import registered
-    from kpod_metrics.collectors.kit import Signal
-    from kpod_metrics.collectors.memory import MAJOR_FAULTS, Memory
+    from kpod_metrics.collectors.page_faults import PageFaults
     from kpod_metrics.settings import load
 
-    def refused(self: Memory) -> Signal:
-        self._program = None
-        return Signal((MAJOR_FAULTS,), "", "perf_event_open: EPERM")
+    def refused(self: PageFaults, bpf: object, links: object) -> None:
+        raise UnavailableError("perf_event_open: EPERM")
 
-    monkeypatch.setattr(Memory, "_attach_faults", refused)
+    monkeypatch.setattr(PageFaults, "attach", refused)
     settings, _ = load({"listen": "127.0.0.1:0"}, {}, None, list(registered()))
     agent = agents.build(settings)
     try:
@@ -342,10 +340,10 @@ def test_a_hook_that_is_refused_is_told_in_a_metric_and_takes_nothing_down(monke
         agent.cycle()
         page = agent.published.get("text/plain; version=0.0.4; charset=utf-8", False).decode()
         up = dict(re.findall(r'^kpod_collector_up\{collector="(\w+)"\} (\d)$', page, re.MULTILINE))
-        assert {name for name, value in up.items() if value == "0"} == {"memory"}
+        assert {name for name, value in up.items() if value == "0"} == {"page_faults"}
         assert 'kpod_mem_oom_kills_total{namespace="cgroup",pod="/"' in page
         assert "kpod_mem_major_page_faults_total" not in page
-        assert agent.problems() == ["kpod_mem_major_page_faults_total: perf_event_open: EPERM"]
+        assert agent.problems() == ["collector page_faults is off: perf_event_open: EPERM"]
     finally:
         agent.stop()
 
@@ -354,7 +352,7 @@ def test_a_slow_collector_delays_no_other(monkeypatch: pytest.MonkeyPatch, tell:
     """One that hangs: its cycle ends at the deadline, the next ones do not wait for it, and its rows are not lost."""
     from kpod_metrics import agent as agents
     from kpod_metrics.collectors import registered
-    from kpod_metrics.collectors.cpu_sched import CpuSched as Slow
+    from kpod_metrics.collectors.run_queue import RunQueue as Slow
     from kpod_metrics.settings import load
 
     gate = threading.Event()
@@ -387,21 +385,21 @@ def test_a_slow_collector_delays_no_other(monkeypatch: pytest.MonkeyPatch, tell:
         page, took, switches = cycle()
         assert took >= 2
         assert switches == before
-        assert 'kpod_collector_up{collector="cpu_sched"} 0' in page
-        assert 'kpod_collector_errors_total{collector="cpu_sched"} 1' in page
-        for name in ("mem_cgroup", "pressure", "net_tcp"):
+        assert 'kpod_collector_up{collector="run_queue"} 0' in page
+        assert 'kpod_collector_errors_total{collector="run_queue"} 1' in page
+        for name in ("memory", "pressure", "net_tcp"):
             assert f'kpod_collector_up{{collector="{name}"}} 1' in page
-        assert "collector cpu_sched is failing: late: no answer within its 2 s deadline" in agent.problems()
+        assert "collector run_queue is failing: late: no answer within its 2 s deadline" in agent.problems()
         page, took, _ = cycle()
         assert took < 2
-        assert 'kpod_collector_errors_total{collector="cpu_sched"} 1' in page  # it is late once, however long
+        assert 'kpod_collector_errors_total{collector="run_queue"} 1' in page  # it is late once, however long
         gate.set()
         time.sleep(0.1)
         page, _, _ = cycle()
         page, _, switches = cycle()
         assert switches > before
-        assert 'kpod_collector_up{collector="cpu_sched"} 1' in page
-        assert not [problem for problem in agent.problems() if "cpu_sched" in problem]
+        assert 'kpod_collector_up{collector="run_queue"} 1' in page
+        assert not [problem for problem in agent.problems() if "run_queue" in problem]
     finally:
         gate.set()
         agent.stop()

@@ -49,7 +49,7 @@ def test_what_is_forced_off_is_not_used(name: str, cgroup_root: str) -> None:
         off = frozenset({name})
         collector = kind(Environment(cgroup_root=cgroup_root, syscalls=DEFAULT_SYSCALLS, forced_off=off))
         try:
-            problems = [signal.problem for signal in collector.open() if signal.problem]
+            assert not [signal.problem for signal in collector.open() if signal.problem]
             if isinstance(collector, BpfCollector):
                 assert with_dependent({name}) <= collector.without
                 assert collector._loaded is not None
@@ -57,9 +57,11 @@ def test_what_is_forced_off_is_not_used(name: str, cgroup_root: str) -> None:
                 assert name not in sections
             else:
                 assert not collector.environment.tasks.is_open(collector)
+        except UnavailableError as refused:
+            if "there is no memory controller's memory.stat to read" not in str(refused):
+                raise
         finally:
             collector.close()
-        assert all("memory.stat" in problem for problem in problems), kind.name
 
 
 def check(*arguments: str) -> dict[str, dict[str, object]]:

@@ -20,7 +20,7 @@ import pytest
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.tree import Tree
 from kpod_metrics.collectors import filesystem
-from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
+from kpod_metrics.collectors.cpu import Cpu
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
@@ -69,7 +69,7 @@ def test_cpu_time_equals_schedstat(cgroup: MakeCgroup, children: Children) -> No
     def run_time() -> float:
         return int(Path(f"/proc/{children[0].pid}/schedstat").read_text().split()[0]) / 1e9
 
-    with opened(CpuCgroup(Environment())) as collector:
+    with opened(Cpu(Environment())) as collector:
         totals = Totals(collector)
         before: tuple[float, ...] = ()
         for _ in range(3):
@@ -661,7 +661,7 @@ def test_cgroup_that_is_removed_is_no_failure(cgroup: MakeCgroup) -> None:
     there = cgroup("there")
     groups = [group(there)]
     there.path.rmdir()
-    for collector in (CpuCgroup(Environment()), Pressure(Environment())):
+    for collector in (Cpu(Environment()), Pressure(Environment())):
         with opened(collector):
             assert list(collector.collect(groups)) == []
 

@@ -25,7 +25,7 @@ from tests.nesting import nest, unnest
 FAULTS = "kpod_mem_major_page_faults_total"
 SKIPPED = "kpod_discovery_skipped_cgroups"
 NOBODY = 65534
-AGENT = ["--poll-interval", "200ms", "--profile", "custom", "--collectors-memory-enabled", "true"]
+AGENT = ["--poll-interval", "200ms", "--profile", "custom", "--collectors-page-faults-enabled", "true"]
 DEEP, LONG = ["d"] * 1_100, ["x" * 255] * 20
 
 

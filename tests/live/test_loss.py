@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.kit import Collector, Environment
+from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import BATCH, TASK_ITERATOR
 from kpod_metrics.kernel.libbpf import KernelError
@@ -34,9 +34,9 @@ def failed_states(collector: Collector) -> int:
 
 def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgroup]) -> None:
     """More cgroups than a map has room for: each entry that a read saw, and that is gone, is an eviction."""
-    with opened(CpuSched(Environment(map_entries=16))) as collector:
-        assert isinstance(collector, CpuSched)
-        reader = collector.reader("cpu_sched")
+    with opened(RunQueue(Environment(map_entries=16))) as collector:
+        assert isinstance(collector, RunQueue)
+        reader = collector.reader("run_queue")
         totals = Totals(collector)
         born: set[tuple[bytes, int]] = set()
         alive: set[tuple[bytes, int]] = set()
@@ -56,7 +56,7 @@ def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgro
         assert reader.evictions >= 40 - 16
         for owner, before in counted.items():
             assert totals.number(owner, SWITCHES) >= before
-        [health] = [map_ for map_ in collector.maps() if map_.name == "cpu_sched"]
+        [health] = [map_ for map_ in collector.maps() if map_.name == "run_queue"]
         assert (health.evictions, health.capacity) == (reader.evictions, 16)
 
 
@@ -69,8 +69,8 @@ def test_failed_updates_are_counted(cgroup: Callable[[str], Cgroup]) -> None:
     """
     owner = cgroup("a")
     off = frozenset({"task_storage", TASK_ITERATOR})
-    with opened(CpuSched(Environment(map_entries=64, forced_off=off))) as collector:
-        assert isinstance(collector, CpuSched)
+    with opened(RunQueue(Environment(map_entries=64, forced_off=off))) as collector:
+        assert isinstance(collector, RunQueue)
         totals = Totals(collector).read()
 
         def made() -> int:
@@ -106,7 +106,7 @@ def test_failed_updates_are_counted(cgroup: Callable[[str], Cgroup]) -> None:
 def test_failed_updates_of_the_iterator_are_counted() -> None:
     """It finds more tasks than there is room for."""
     off = frozenset({"task_storage"})
-    with more_threads(64), opened(CpuSched(Environment(map_entries=32, forced_off=off))) as collector:
+    with more_threads(64), opened(RunQueue(Environment(map_entries=32, forced_off=off))) as collector:
         assert failed_states(collector) >= 32
 
 
@@ -119,8 +119,8 @@ def test_a_failed_and_a_late_read_lose_nothing(
 ) -> None:
     """A read that fails in its middle takes nothing as read; the next one has it all."""
     owner = cgroup("a")
-    with opened(CpuSched(Environment())) as collector:
-        assert isinstance(collector, CpuSched)
+    with opened(RunQueue(Environment())) as collector:
+        assert isinstance(collector, RunQueue)
         totals = Totals(collector)
         process = owner.start(workload("hog"), "0", "1000")
         children.append(process)
@@ -130,7 +130,7 @@ def test_a_failed_and_a_late_read_lose_nothing(
         start = totals.number(owner, SWITCHES) - switches(process.pid)
         go(process)
         time.sleep(0.2)
-        source = collector.reader("cpu_sched").map
+        source = collector.reader("run_queue").map
         with monkeypatch.context() as patch:
 
             def broken(room: int) -> object:

@@ -1,9 +1,10 @@
 """Real OOM kills in cgroups that the memory controller limits: whose they are, and how many."""
 
+import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from kpod_metrics import agent as agents
 from kpod_metrics.cgroup.keyed import flat
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Environment
-from kpod_metrics.collectors.memory import GROUP_KILLS, OOM_KILLS, Memory
+from kpod_metrics.collectors.oom import GROUP_KILLS, OOM_KILLS, Oom
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.settings import load
 from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point
@@ -42,12 +43,55 @@ def gone(processes: Sequence[Process]) -> None:
         assert process.wait(60) == -signal.SIGKILL
 
 
+@pytest.fixture
+def limited_by_v1() -> Iterator[Cgroup]:
+    """A memory limit that calls the real OOM killer, from a v1 controller beside the v2 tree (a hybrid host)."""
+    parent = Path("/sys/fs/cgroup/memory")
+    if not (parent / "memory.limit_in_bytes").exists():
+        pytest.skip("no v1 memory controller beside the cgroup2 tree to limit memory with")
+    path = parent / f"kpod-test-{os.getpid()}"
+    path.mkdir()
+    (path / "memory.limit_in_bytes").write_text(str(24 << 20))
+    group = Cgroup(path)
+    yield group
+    group.destroy()
+
+
+def test_oom_kills_are_the_victims(
+    cgroup: Callable[[str], Cgroup], workload: Callable[[str], str], limited_by_v1: Cgroup
+) -> None:
+    """Two kills in A, one of them of a process whose first thread is gone; one in B; a plain SIGKILL is none."""
+    a, b, c = cgroup("a"), cgroup("b"), cgroup("c")
+    program = workload("glutton")
+
+    def starve(owner: Cgroup, *arguments: str) -> None:
+        def enter() -> None:
+            owner.enter()
+            limited_by_v1.enter()
+
+        process = subprocess.Popen([program, *arguments], preexec_fn=enter)  # noqa: PLW1509
+        assert process.wait(30) == -signal.SIGKILL
+
+    with opened(Oom(Environment())) as collector:
+        totals = Totals(collector)
+        starve(a)
+        starve(b)
+        totals.read()
+        assert (totals.number(a, KILLS), totals.number(b, KILLS), totals.number(c, KILLS)) == (1, 1, 0)
+        starve(a, "thread")
+        killed = c.start("sleep", "60")
+        killed.kill()
+        killed.wait()
+        totals.read()
+        assert (totals.number(a, KILLS), totals.number(b, KILLS), totals.number(c, KILLS)) == (2, 1, 0)
+
+
 @proves(KILLS)
 def test_kills_equal_memory_events(limited: Limited, workload: Callable[[str], str]) -> None:
     """One in A and then another, of a process whose first thread is gone; one in B; C is killed by hand."""
     a, b, c = (limited(name, memory_max=24 * MIB) for name in "abc")
     program = workload("glutton")
-    with opened(Memory(Environment())) as collector:
+    with opened(Oom(Environment())) as collector:
         totals = Totals(collector)
         starve(a, program)
         starve(b, program)
@@ -72,7 +116,7 @@ def test_the_victims_not_the_triggers(
     a, b = limited("parent/a"), limited("parent/b")
     holder, trigger = (owner.start(workload("glutton"), size) for owner, size in ((a, "44"), (b, "36")))
     children += [holder, trigger]
-    with opened(Memory(Environment())) as collector:
+    with opened(Oom(Environment())) as collector:
         totals = Totals(collector)
         stop_point(holder)
         go(holder)
@@ -97,7 +141,7 @@ def test_a_group_is_so_many_kills_and_one_of_the_group(limited: Limited, workloa
     for group in (a, pod):
         (group.path / "memory.oom.group").write_text("1")
     program = workload("glutton")
-    with opened(Memory(Environment())) as collector:
+    with opened(Oom(Environment())) as collector:
         totals = Totals(collector)
         for done in (1, 2):
             idle = [a.start("sleep", "60") for _ in range(4)]
@@ -153,7 +197,7 @@ def test_kills_survive_the_containers_restart(
         agent.stop()
 
 
-class Small(Memory):
+class Small(Oom):
     """With a map of who was counted that is of this type, and has room for so many."""
 
     def __init__(self, **maps: tuple[int, int]) -> None:
@@ -231,7 +275,7 @@ def test_kill_of_a_process_that_was_there_before(
     process = a.start(workload("glutton"), "100")
     children.append(process)
     stop_point(process)
-    with opened(Memory(Environment(forced_off=frozenset(forced_off)))) as collector:
+    with opened(Oom(Environment(forced_off=frozenset(forced_off)))) as collector:
         go(process)
         gone([process])
         totals = Totals(collector).read()

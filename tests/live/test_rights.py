@@ -103,7 +103,7 @@ EXPECTED = [
     ("--profile=standard", {rights.CAP_PERFMON, rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
     ("--profile=comprehensive", {rights.CAP_PERFMON, rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
     ("--collectors-filesystem-enabled=off", {rights.CAP_PERFMON}),
-    ("--collectors-memory-enabled=off", {rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
+    ("--collectors-page-faults-enabled=off", {rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
 ]
 
 
@@ -181,9 +181,9 @@ def test_a_cpu_that_comes_up_later() -> None:
     code = """
         from kpod_metrics.agent import needs_bpf
         from kpod_metrics.collectors.kit import Environment
-        from kpod_metrics.collectors.memory import Memory
+        from kpod_metrics.collectors.page_faults import PageFaults
         from kpod_metrics.kernel import rights
-        collector = Memory(Environment())
+        collector = PageFaults(Environment())
         collector.open()
         needed = collector.rights() | ({rights.CAP_BPF} if needs_bpf("/proc") else set())
         rights.give_up_all_but(rights.mask(*needed))
@@ -191,7 +191,7 @@ def test_a_cpu_that_comes_up_later() -> None:
         collector._events.pop(min(cpus)).close()
         for _ in range(2):
             list(collector.collect([]))
-        print(sorted(needed), cpus - set(collector._events) == {min(cpus)}, collector._faults.problem)
+        print(sorted(needed), cpus - set(collector._events) == {min(cpus)}, collector._signal.problem)
         collector.close()
     """
     done = subprocess.run(

@@ -102,7 +102,7 @@ def test_prometheus_with_tls_and_a_password(secured: Secured, prometheus: Path, 
     ]
     target = f"127.0.0.1:{secured.port}"
     with running_prometheus(prometheus, tmp_path / "p", target, scrape=scrape) as there:
-        eventually(lambda: there.query('kpod_collector_up{collector="cpu_sched"} == 1'))
+        eventually(lambda: there.query('kpod_collector_up{collector="run_queue"} == 1'))
     wrong = base64.b64encode(b"prometheus:wrong").decode()
     assert secured.get("/metrics", Authorization=f"Basic {wrong}") == (401, "unauthorized\n")
     eventually(lambda: secured.page().sum("kpod_http_refused_total", reason="auth") >= 1)

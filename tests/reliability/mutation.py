@@ -45,7 +45,7 @@ PYTHON = {
 }
 _LOSS = "tests/live/test_loss.py"
 BPF = {"cgroups.bpf.c": ["tests/live/test_cgroup_events.py"]} | {
-    f"{name}.bpf.c": [f"tests/live/test_{name}.py", *([_LOSS] if name == "cpu_sched" else [])]
+    f"{name}.bpf.c": [f"tests/live/test_{name}.py", *([_LOSS] if name == "run_queue" else [])]
     for name, kind in registered().items()
     if issubclass(kind, BpfCollector)
 }
@@ -81,6 +81,7 @@ EXPLAINED = {
     ("syscall.bpf.c", "ret >= -4095", ">= to >"): "an error that no kernel has",
     ("net_tcp.bpf.c", "skc_state);", "dropped"): "the same: the next change of state says from which",
     ("net_tcp.bpf.c", "!is_tcp(sk)", r"\|\| to &&"): "the state of a socket without TCP is kept, which nobody asks for",
+    ("net_tcp.bpf.c", "(now - last) > 0", r"(?<![-<>=])>(?![>=]) to >="): "the same: 0 is added",
     ("cgroups.bpf.c", "length < 0", r"(?<![-<>=])<(?![<=]) to <="): "the same: a string has an end",
 }
 """Why survivors live: by the file, what is in the line, and what was changed."""

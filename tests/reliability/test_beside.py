@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.parts.statvfs import MOST_STUCK
+from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.features import PERF_EVENT
 from tests.forced import needs
 from tests.live.agents import COMMAND, Page, eventually, free_port, get, process
@@ -82,7 +82,7 @@ def test_two_agents_and_another_tracer(tmp_path: Path, worker: Worker, tell: Cal
         )
         with subprocess.Popen(tracers, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tracer:
             try:
-                with opened(CpuSched(Environment())):
+                with opened(RunQueue(Environment())):
                     time.sleep(0.5)
                     assert tracer.poll() is None
                     worker.work()

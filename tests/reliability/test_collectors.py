@@ -91,7 +91,7 @@ def test_a_collector_that_gives_nonsense(
 
     monkeypatch.setattr(Pressure, "collect", collect)
     flags = {"cgroup_root": str(root), "profile": "custom", "grace_period": "0"}
-    flags |= {f"collectors_{name}_enabled": "true" for name in ("pressure", "filesystem", "cpu_cgroup")}
+    flags |= {f"collectors_{name}_enabled": "true" for name in ("pressure", "filesystem", "cpu")}
     settings, _ = load(flags, {}, None, list(registered()))
     agent = agents.build(settings)
 

@@ -14,9 +14,9 @@ from threading import Semaphore, Thread
 import pytest
 
 from kpod_metrics.collectors import registered
-from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.kit import BpfCollector, Environment
 from kpod_metrics.collectors.net_tcp import NetTcp
+from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import SOCKET_STORAGE, TASK_STORAGE, TASK_TABLE
 from tests.forced import needs
@@ -129,7 +129,7 @@ def test_many_threads(
 ) -> None:
     """Each thread's switches are counted, its last one included, and no state of it stays."""
     owner = cgroup("threads")
-    with opened(CpuSched(Environment(forced_off=without))) as collector:
+    with opened(RunQueue(Environment(forced_off=without))) as collector:
         process = owner.start(workload("threads"), str(THREADS), "200", stdout=subprocess.PIPE)
         children.append(process)
         assert process.stdout is not None
@@ -241,7 +241,7 @@ def crowd() -> Iterator[Callable[[], None]]:
 @pytest.mark.parametrize(
     ("kind", "state", "lost"),
     [
-        (CpuSched, "task_delay_by_address", "the waits of tasks without state, not their switches"),
+        (RunQueue, "task_delay_by_address", "the waits of tasks without state, not their switches"),
         (Syscall, "task_syscall_by_address", "the calls of tasks without state"),
         (NetTcp, "tcp_sockets_by_address", "the traffic of sockets without state"),
     ],
@@ -270,7 +270,7 @@ def test_every_state_at_capacity(
         failed = failures() - before
         assert before
         assert failed
-        if kind is CpuSched:
+        if kind is RunQueue:
             assert totals.histogram(owner, "kpod_cpu_runqueue_latency_seconds").count < totals.number(owner, SWITCHES)
         if kind is Syscall:
             assert totals.number(owner, "kpod_syscall_count_total", "read") + failed >= 100

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kpod_metrics.errors import SettingError
 from kpod_metrics.settings import CollectorSettings, Setting, Settings, catalogue, load
 
-COLLECTORS = ("disk", "cpu_sched")
+COLLECTORS = ("disk", "run_queue")
 SETTINGS = {setting.key: setting for setting in catalogue(COLLECTORS)}
 
 
@@ -339,18 +339,18 @@ def test_wrong_value_that_is_overridden_does_no_harm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tree",
     [
-        {"collectors": {"cpu_sched": {"interval": "7s", "enabled": False}}},
-        {"collectors": {"cpu_sched_interval": "7s", "cpu_sched_enabled": False}},
-        {"collectors_cpu_sched": {"interval": "7s", "enabled": False}},
-        {"collectors_cpu_sched_interval": "7s", "collectors": {"cpu": {"sched_enabled": "off"}}},
-        {"collectors": {"cpu_sched": {"interval": 7.0, "enabled": False}, "disk": None}},
+        {"collectors": {"run_queue": {"interval": "7s", "enabled": False}}},
+        {"collectors": {"run_queue_interval": "7s", "run_queue_enabled": False}},
+        {"collectors_run_queue": {"interval": "7s", "enabled": False}},
+        {"collectors_run_queue_interval": "7s", "collectors": {"run": {"queue_enabled": "off"}}},
+        {"collectors": {"run_queue": {"interval": 7.0, "enabled": False}, "disk": None}},
     ],
 )
 def test_nested_and_flat_keys(tree: object, tmp_path: Path) -> None:
     settings, _ = load({}, {}, write(tmp_path / "f", tree), COLLECTORS)
     assert settings.collectors == {
         "disk": CollectorSettings(),
-        "cpu_sched": CollectorSettings(enabled=False, interval=7.0),
+        "run_queue": CollectorSettings(enabled=False, interval=7.0),
     }
 
 

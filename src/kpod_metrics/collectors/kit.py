@@ -279,7 +279,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         storages = self._storages(self._loaded.object) if refused.errno == errno.EINVAL else ()
         given_up = self.without | self._required()
         wanted = (*self._refused_iterator(refused), *self.extras, *storages, TP_BTF)
-        return [feature for feature in wanted if feature not in given_up]
+        return [feature for feature in wanted if feature in self.features and feature not in given_up]
 
     def _refused_iterator(self, refused: libbpf.KernelError) -> list[str]:
         """The feature of the iterator program that the kernel refused to load, attach or run, if it is one."""
@@ -292,9 +292,9 @@ class BpfCollector(OwnsBpfObject, Collector):
     def _choose_types(self, bpf: libbpf.Object) -> None:
         """Use tp_btf, whose arguments have types or, if the kernel refuses that, raw tracepoints: without storage."""
         untyped = TP_BTF in self.without
-        bpf.set_rodata("kpod_untyped", bytes([untyped]))
-        if not untyped:
-            for program in bpf.programs.values():
+        for program in [program for program in bpf.programs.values() if program.is_raw_tracepoint]:
+            bpf.set_rodata("kpod_untyped", bytes([untyped]))
+            if not untyped:
                 program.load_as_tp_btf()
 
     def _choose_storage(self, bpf: libbpf.Object) -> None:

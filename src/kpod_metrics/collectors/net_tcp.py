@@ -40,7 +40,7 @@ TRAFFIC = Table(
         ),
         counter(
             "kpod_net_tcp_retransmits_total",
-            "TCP segments sent again; SYNs too, and SYN-ACKs once their connection is made.",
+            "TCP segments retransmitted, with SYNs, and SYN-ACKs of connections that were established.",
             "tcp_sock.total_retrans, as tcpi_total_retrans of TCP_INFO",
             events=True,
             advice=("More than 2 % of segments: packets are lost, or nobody answers (KpodTcpRetransmits)."),

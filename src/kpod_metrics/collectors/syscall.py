@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 COUNT = counter(
     "kpod_syscall_count_total",
-    "Calls of a tracked syscall that ended, by a process of 64 or 32 bits. Those that seccomp refused are not there: "
-    "the kernel tells nobody of their beginning.",
+    "Calls of a tracked syscall that ended, by a process of 64 or 32 bits, without those that seccomp refused: "
+    "the kernel does not report their entry.",
     "sys_enter to sys_exit",
     profile=Profile.COMPREHENSIVE,
     events=True,

@@ -414,13 +414,13 @@ class Program(_Tagged):
         """Whether it runs on request, for each object of a kind."""
         return self.section.startswith("iter/")
 
-    def load_as_tp_btf(self) -> None:
-        """Give a raw tracepoint's program typed arguments; programs of other sections do not change.
+    @property
+    def is_raw_tracepoint(self) -> bool:
+        """Whether it is compiled for a raw tracepoint."""
+        return self.section.startswith(_RAW)
 
-        Raises KernelError where the kernel's BTF does not have the tracepoint.
-        """
-        if not self.section.startswith(_RAW):
-            return
+    def load_as_tp_btf(self) -> None:
+        """Give a raw tracepoint's program typed arguments; raises KernelError if the kernel has no BTF of it."""
         so, self._typed = self._lib.so, True
         so.bpf_program__set_type(self._pointer, _PROG_TYPE_TRACING)
         so.bpf_program__set_expected_attach_type(self._pointer, _TRACE_RAW_TP)

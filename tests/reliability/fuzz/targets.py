@@ -159,7 +159,7 @@ def check_kubernetes(data: bytes) -> None:
             assert [one.name for one in api.merge(pod, pod).containers] == [one.name for one in pod.containers]
 
 
-COLLECTORS = ("cpu_sched", "net_tcp")
+COLLECTORS = ("run_queue", "net_tcp")
 
 
 def check_settings(data: bytes) -> None:
@@ -339,7 +339,7 @@ syscalls: [read, write]
 pod_labels: [app, "app.kubernetes.io/name"]
 pod_selector: app=web,tier!=cache,env in (a,b)
 otlp: {endpoint: "http://otel:4318", headers: {authorization: Bearer x}}
-collectors: {cpu_sched: {enabled: true, interval: 60s}, net_tcp: {interval: 1m}}
+collectors: {run_queue: {enabled: true, interval: 60s}, net_tcp: {interval: 1m}}
 """
 
 _NET_DEV = b"""\

@@ -25,7 +25,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "release": "6.1.0-50-cloud-amd64",
         "machine": "x86_64",
         "objects": image.objects(),
-        "verifier": {"cpu_sched": {"instructions": {"task_leaves": 500}}},
+        "verifier": {"run_queue": {"instructions": {"task_leaves": 500}}},
         "signals": {metric: {"hook": "tp_btf/x", "problem": ""} for metric in every},
         "absent": {},
         "tests": {"test_all": {"outcome": "passed", "seconds": 1.0, "why": "", "proves": [[every, ""]]}},
@@ -99,19 +99,19 @@ def test_a_doubled_cost_fails_and_a_new_program_is_accepted_once(
     left.mkdir()
 
     def cost(count: int) -> Outcome:
-        return outcome(result(verifier={"cpu_sched": {"instructions": {"task_leaves": count}}}))
+        return outcome(result(verifier={"run_queue": {"instructions": {"task_leaves": count}}}))
 
     assert "has no figure" in matrix.over_limit([cost(500)], leave=left)[0]
-    assert json.loads((left / "limits.json").read_text()) == {"cpu_sched/task_leaves": {"6.1": 500}}
+    assert json.loads((left / "limits.json").read_text()) == {"run_queue/task_leaves": {"6.1": 500}}
     assert not (tmp_path / "limits.json").exists()
     assert matrix.over_limit([cost(500)]) == []
     assert matrix.over_limit([cost(999)], leave=left) == []
     assert matrix.over_limit([cost(999)]) == []
-    assert json.loads((tmp_path / "limits.json").read_text()) == {"cpu_sched/task_leaves": {"6.1": 500}}
+    assert json.loads((tmp_path / "limits.json").read_text()) == {"run_queue/task_leaves": {"6.1": 500}}
     assert "looked at 1000 instructions, 500 were accepted" in matrix.over_limit([cost(1000)], leave=left)[0]
-    gone = outcome(result(verifier={"cpu_sched": {"instructions": {"another": 1}}}))
+    gone = outcome(result(verifier={"run_queue": {"instructions": {"another": 1}}}))
     matrix.over_limit([gone])
-    assert json.loads((tmp_path / "limits.json").read_text()) == {"cpu_sched/another": {"6.1": 1}}
+    assert json.loads((tmp_path / "limits.json").read_text()) == {"run_queue/another": {"6.1": 1}}
 
 
 def test_a_tenth_more_executed_for_an_event_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_what_only_virtual_machines_tell_is_said(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(image, "objects", lambda: {"tasks.bpf.o": "0123456789abcdef"})
     limits, counts, page = matrix.missing()
     assert limits.startswith("limits.json has no figure of tasks/")
-    assert counts.startswith("executed.json has no figure of a message there and back, ")
+    assert counts.startswith("executed.json has no figure of a byte there and back by TCP, ")
     assert page == "page.md was made with other objects than tasks.bpf.o"
     [*_, programs] = limits.split(" of ")
     files["LIMITS"].write_text(json.dumps({program: {} for program in programs.split(", ")}))
@@ -153,11 +153,11 @@ def test_what_only_virtual_machines_tell_is_said(tmp_path: Path, monkeypatch: py
 
 def test_a_page_differs_in_substance_only() -> None:
     page = matrix.page([outcome(result())])
-    newer = result(release="6.1.0-51-cloud-amd64", verifier={"cpu_sched": {"instructions": {"task_leaves": 501}}})
+    newer = result(release="6.1.0-51-cloud-amd64", verifier={"run_queue": {"instructions": {"task_leaves": 501}}})
     assert matrix.substance(matrix.page([outcome(newer)])) == matrix.substance(page)
     for changed in (
         result(absent={PEAK: "no memory.peak"}),
-        result(verifier={"cpu_sched": {"instructions": {"another": 500}}}),
+        result(verifier={"run_queue": {"instructions": {"another": 500}}}),
     ):
         assert matrix.substance(matrix.page([outcome(changed)])) != matrix.substance(page)
 

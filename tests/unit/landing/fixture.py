@@ -70,10 +70,10 @@ def grown(growth: dict[str, float], identity: Identity = A_POD) -> Node:
 
 def healthy(node: Node) -> None:
     """Add the agent's own numbers, all well."""
-    for name in ("cpu_sched", "disk"):
+    for name in ("run_queue", "disk"):
         node.agent(health.COLLECTORS, (name,), 1, 0.0021, 0)
     node.agent(health.CYCLE, (), 0.034, 1000.0, 2, 30.0)
     node.agent(health.SOURCE, ("kubernetes",), 1, 0)
-    node.agent(health.MAPS, ("cpu_sched",), 512, 10240, 0, 0, 4096)
+    node.agent(health.MAPS, ("run_queue",), 512, 10240, 0, 0, 4096)
     for reason in ("host", "filtered", "unresolved"):
-        node.agent(health.UNATTRIBUTED, ("cpu_sched", reason), 7 if reason == "host" else 0)
+        node.agent(health.UNATTRIBUTED, ("run_queue", reason), 7 if reason == "host" else 0)

@@ -109,8 +109,8 @@ def test_content() -> None:
         "Failed map updates 0",
     ):
         assert said in found.text
-    assert ["cpu_sched", "works", "2.1 ms", "0"] in found.rows
-    assert ["cpu_sched", "512 of 10240", "5 %"] in found.rows
+    assert ["run_queue", "works", "2.1 ms", "0"] in found.rows
+    assert ["run_queue", "512 of 10240", "5 %"] in found.rows
     assert {"metrics", "readyz", "healthz"} <= set(found.links)
     assert f"{page.DOCS}/runbook#kpodrunqueuesaturated" in found.links
 

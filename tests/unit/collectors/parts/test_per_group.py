@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.cpu_cgroup import CpuCgroup
+from kpod_metrics.collectors.cpu import Cpu
 from kpod_metrics.collectors.disk import Disk
-from kpod_metrics.collectors.mem_cgroup import MemCgroup
+from kpod_metrics.collectors.memory import Memory
 from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.pods.model import Group
 from tests.unit.collectors.cycles import Tree, refuse, write
@@ -24,13 +24,13 @@ def groups(tree: Tree) -> list[Group]:
 def test_refused_group_does_not_lose_the_others(
     tree: Tree, groups: list[Group], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    collector = CpuCgroup(tree.environment)
+    collector = Cpu(tree.environment)
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         refuse(patch, "/refused/")
         for _ in range(3):
             assert [row.owner for row in collector.collect(groups)] == [0, 2]
         assert [record.getMessage() for record in caplog.records] == [
-            f"collector cpu_cgroup: 1 of 3 cgroups cannot be read, among them {groups[1].path}: "
+            f"collector cpu: 1 of 3 cgroups cannot be read, among them {groups[1].path}: "
             f"[Errno 13] Permission denied: '{groups[1].path}/cpu.stat'"
         ]
     assert collector.unread == 3
@@ -46,8 +46,8 @@ def test_collector_fails_if_every_group_is_refused(
 ) -> None:
     refuse(monkeypatch, "cpu.stat")
     with pytest.raises(PermissionError, match=r"readable/cpu\.stat"):
-        CpuCgroup(tree.environment).collect(groups)
-    assert CpuCgroup(tree.environment).collect([]) == []
+        Cpu(tree.environment).collect(groups)
+    assert Cpu(tree.environment).collect([]) == []
 
 
 def test_group_that_goes_while_it_is_read_is_no_failure(
@@ -57,11 +57,11 @@ def test_group_that_goes_while_it_is_read_is_no_failure(
         raise OSError(19, "No such device")
 
     monkeypatch.setattr("kpod_metrics.files.os.read", no_device)
-    assert CpuCgroup(tree.environment).collect(groups) == []
+    assert Cpu(tree.environment).collect(groups) == []
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("kind", "controller"), [(Disk, "io"), (MemCgroup, "memory")])
+@pytest.mark.parametrize(("kind", "controller"), [(Disk, "io"), (Memory, "memory")])
 def test_absent_controller_is_said(tree: Tree, kind: type[FileCollector], controller: str) -> None:
     """Beside cgroup v1 the tree may have none: no failure, but `check` must not promise the metrics."""
     for controllers, absent in (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.cpu_sched import CpuSched
 from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.features import TASK_ITERATOR
 from tests.forced import needs
 from tests.live.harness import Cgroup, Totals, go, opened, proves, stop_point, switches
@@ -42,7 +42,7 @@ def test_wait_and_switches_equal_schedstat(
     """Three in A and one in B compete for one CPU; C has none."""
     a, b, c = cgroup("a"), cgroup("b"), cgroup("c")
     program = workload("hog")
-    with opened(CpuSched(Environment(forced_off=frozenset(forced_off)))) as collector:
+    with opened(RunQueue(Environment(forced_off=frozenset(forced_off)))) as collector:
         totals = Totals(collector)
         owners = (a, a, a, b)
         processes = [owner.start(program, "0", *([pause] if pause else [])) for owner in owners]
@@ -111,7 +111,7 @@ def test_what_older_tasks_waited_before_is_not_counted(
         stop_point(process)
     before = compete(0.5)
     assert min(waited for waited, _ in before) > 50e6
-    with opened(CpuSched(Environment(forced_off=frozenset(forced_off)))) as collector:
+    with opened(RunQueue(Environment(forced_off=frozenset(forced_off)))) as collector:
         totals = Totals(collector)
         after = compete(0.3)
         totals.read()
@@ -131,7 +131,7 @@ def test_without_the_iterator_older_tasks_switch_and_have_no_waits(
     children.append(older)
     stop_point(older)
     before = switches(older.pid)
-    with opened(CpuSched(Environment(forced_off=frozenset({TASK_ITERATOR})))) as collector:
+    with opened(RunQueue(Environment(forced_off=frozenset({TASK_ITERATOR})))) as collector:
         totals = Totals(collector)
         younger = new.start(workload("hog"), "0", "1000")
         children.append(younger)

@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* OOM kills and major page faults, charged to the process that died or waited. */
+/* OOM kills of each cgroup, charged to the victims. */
 #include <linux/errno.h>
 
 #include "kpod.bpf.h"
 #include "compat.bpf.h"
 
-struct memory_key {
+struct oom_key {
 	__u64 cgroup_id;
 };
 
-struct memory_value {
+struct oom_value {
 	__u64 created_ns;
-	__u64 oom_kills;
-	__u64 major_faults;
+	__u64 kills;
 	__u64 group_kills;
 	__u64 group_killed_ns; /* when the first exit of the last group kill was seen */
 };
 
-KPOD_METRIC_MAP(memory, struct memory_key, struct memory_value)
+KPOD_METRIC_MAP(oom, struct oom_key, struct oom_value)
 
 struct victim {
 	__u64 start_time;
@@ -89,13 +88,13 @@ static __always_inline __u64 oom_group_id(struct task_struct *task)
  */
 static __always_inline void count_group_kill(struct task_struct *task)
 {
-	struct memory_key key = {.cgroup_id = oom_group_id(task)};
+	struct oom_key key = {.cgroup_id = oom_group_id(task)};
 	struct group_kill kill = {.cgroup_id = key.cgroup_id};
-	struct memory_value *value;
+	struct oom_value *value;
 
 	if (!key.cgroup_id)
 		return;
-	value = memory_of(&key);
+	value = oom_of(&key);
 	if (!value)
 		return;
 	kill.before_ns = value->group_killed_ns;
@@ -110,17 +109,17 @@ static __always_inline void count_group_kill(struct task_struct *task)
 static __always_inline void count_victim(struct task_struct *task)
 {
 	struct victim victim = {};
-	struct memory_key key;
-	struct memory_value *value;
+	struct oom_key key;
+	struct oom_value *value;
 
 	victim.start_time = READ(task, group_leader, start_time);
 	victim.tgid = READ(task, tgid);
 	if (!oom_victims_first(&victim))
 		return;
 	key.cgroup_id = task_cgroup_id(task);
-	value = memory_of(&key);
+	value = oom_of(&key);
 	if (value)
-		__sync_fetch_and_add(&value->oom_kills, 1);
+		__sync_fetch_and_add(&value->kills, 1);
 	count_group_kill(task);
 }
 
@@ -139,18 +138,6 @@ int BPF_PROG(process_exits, struct task_struct *task)
 {
 	if (!mark_victim_has_task() && READ(task, signal, oom_mm))
 		count_victim(task);
-	return 0;
-}
-
-/* PERF_COUNT_SW_PAGE_FAULTS_MAJ, period 1: runs in the task that faults. */
-SEC("perf_event")
-int major_fault(void *ctx)
-{
-	struct memory_key key = {.cgroup_id = bpf_get_current_cgroup_id()};
-	struct memory_value *value = memory_of(&key);
-
-	if (value)
-		__sync_fetch_and_add(&value->major_faults, 1);
 	return 0;
 }
 

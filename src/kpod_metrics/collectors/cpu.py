@@ -51,10 +51,10 @@ TABLE = Table(
 )
 
 
-class CpuCgroup(FileCollector):
+class Cpu(FileCollector):
     """CPU time of each cgroup, and how its limit held it back."""
 
-    name = "cpu_cgroup"
+    name = "cpu"
     description = "CPU time, throttling"
     question = Question.CPU
     columns = (

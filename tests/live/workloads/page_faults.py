@@ -1,4 +1,4 @@
-"""Page faults that wait for a disk. What the OOM killer does takes a memory limit: tests/live/test_oom.py."""
+"""Page faults that wait for a disk."""
 
 import mmap
 import os

@@ -1,4 +1,4 @@
-"""Wait for a CPU and context switches, from `bpf/cpu_sched.bpf.c`."""
+"""Run-queue latency and context switches, from `bpf/run_queue.bpf.c`."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ TABLE = Table(
     (
         latency(
             "kpod_cpu_runqueue_latency_seconds",
-            "Time that tasks waited for a CPU before each stint on one, throttled time included "
+            "Time that tasks spent in the run queue before each stint on a CPU, throttled time included "
             "(read it beside kpod_cpu_throttled_seconds_total). Observed when the task leaves the CPU.",
             "sched_switch: growth of task_struct.sched_info.run_delay, as in /proc/PID/schedstat",
             profile=Profile.MINIMAL,
@@ -40,10 +40,10 @@ TABLE = Table(
 )
 
 
-class CpuSched(BpfCollector):
+class RunQueue(BpfCollector):
     """Run-queue latency and context switches of each cgroup."""
 
-    name = "cpu_sched"
+    name = "run_queue"
     description = "run-queue latency, context switches"
     question = Question.CPU
     columns = (
@@ -67,7 +67,6 @@ class CpuSched(BpfCollector):
             place=30,
         ),
     )
-    metric_maps = ("cpu_sched",)
     features = (TP_BTF, TASK_STORAGE, TASK_TABLE, TASK_ITERATOR, BATCH)
     extras = (TASK_TABLE,)
 
@@ -84,7 +83,7 @@ class CpuSched(BpfCollector):
         if existing.loaded:
             return [Signal(TABLE.metrics, leaves.hook)]
         wait, switches = TABLE.metrics
-        return [Signal((wait,), f"{leaves.hook}, of tasks begun since"), Signal((switches,), leaves.hook)]
+        return [Signal((wait,), f"{leaves.hook}, of tasks created since"), Signal((switches,), leaves.hook)]
 
     def rows(self, entry: Entry) -> Iterable[Row]:
         """One row a cgroup."""

@@ -22,7 +22,7 @@ struct cpu_value {
 	struct histogram wait;
 };
 
-KPOD_METRIC_MAP(cpu_sched, struct cpu_key, struct cpu_value)
+KPOD_METRIC_MAP(run_queue, struct cpu_key, struct cpu_value)
 
 struct delay {
 	__u64 run_delay; /* when the task last left a CPU */
@@ -71,7 +71,7 @@ int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
 	if (!READ(prev, pid))
 		return 0; /* the idle task */
 	key.cgroup_id = task_cgroup_id(prev);
-	value = cpu_sched_of(&key);
+	value = run_queue_of(&key);
 	if (!value)
 		return 0;
 	last = task_delay_get(prev);
