@@ -85,8 +85,8 @@ class Calls:
 
     def read(self) -> Counter[int]:
         """The calls so far; what this reading takes is the same each time."""
-        count, keys, values = self._object.maps["calls"].lookup_batch(512)
-        return Counter(dict(zip(keys.cast("I")[:count], values.cast("Q")[:count], strict=True)))
+        entries = self._object.maps["calls"].lookup_batch(512)
+        return Counter({struct.unpack("=I", key)[0]: struct.unpack("=Q", value)[0] for key, value in entries})
 
     def close(self) -> None:
         """Detach."""

@@ -97,7 +97,7 @@ def _sum(total: Value, more: Value) -> Value:
         return more
     if not isinstance(total, Histogram):
         return total + more  # type: ignore[operator]
-    both = total.plus(more)  # type: ignore[arg-type]
+    both = total + more  # type: ignore[operator]
     return Histogram(array("I", both.counts), both.sum_ns, both.first)  # as it is read from a map
 
 

@@ -21,12 +21,8 @@ FIRST_INDEX = MIN_EXPONENT * SLOTS_PER_OCTAVE
 SLOTS = (MAX_EXPONENT - MIN_EXPONENT) * SLOTS_PER_OCTAVE + 2
 
 
-def _grown32(now: int, before: int) -> int:
-    return now - before & 0xFFFFFFFF
-
-
 class Histogram:
-    """Observations by slot, and their sum in nanoseconds. An object never changes: `plus` makes another.
+    """Observations by slot, and their sum in nanoseconds. An object never changes: a sum is another one.
 
     Only the slots from the first to the last that ever counted are kept: most have few, and there are many histograms.
     """
@@ -39,27 +35,30 @@ class Histogram:
             raise ValueError(f"slots {first} to {first + len(counts)} of {SLOTS}")
         self.counts, self.first, self.sum_ns = counts, first, sum_ns
 
-    def plus(self, other: "Histogram") -> "Histogram":
+    def __add__(self, other: "Histogram") -> "Histogram":
         """Return the observations of both."""
-        if not other.counts or not self.counts:
-            kept = other if other.counts else self
-            return Histogram([*map(index, kept.counts)], self.sum_ns + other.sum_ns, kept.first)
-        return self._with(add, other, self.sum_ns + other.sum_ns)
+        mine, at = self.counts, other.first - self.first
+        sum_ns, end = self.sum_ns + other.sum_ns, at + len(other.counts)
+        if not other.counts:
+            return Histogram(mine, sum_ns, self.first)
+        if not mine:
+            return Histogram([*map(index, other.counts)], sum_ns, other.first)
+        if at < 0 or end > len(mine):
+            # A list taken less than once is empty.
+            wider = [0] * -at + [*mine] + [0] * (end - len(mine))
+            return Histogram(wider, self.sum_ns, min(self.first, other.first)) + other
+        total = [*mine]
+        total[at:end] = map(add, mine[at:end], other.counts)
+        return Histogram(total, sum_ns, self.first)
 
-    def since(self, before: "Histogram") -> "Histogram":
+    def __sub__(self, before: "Histogram") -> "Histogram":
         """Return what was observed since an earlier total of the same 32-bit counts, which may have wrapped."""
-        return self._with(_grown32, before, self.sum_ns - before.sum_ns)
-
-    def _with(self, operation: Callable[[int, int], int], other: "Histogram", sum_ns: int) -> "Histogram":
-        """Return what an operation makes of both counts of each slot."""
-        low = min(self.first, other.first)
-        end = max(self.first + len(self.counts), other.first + len(other.counts))
-        at = other.first - low
-        # A list taken less than once is empty.
-        counts = [0] * (self.first - low) + [*self.counts] + [0] * (end - self.first - len(self.counts))
-        of_both = slice(at, at + len(other.counts))
-        counts[of_both] = map(operation, counts[of_both], other.counts)
-        return Histogram(counts, sum_ns, low)
+        at, end = before.first - self.first, before.first - self.first + len(before.counts)
+        if before.counts and (at < 0 or end > len(self.counts)):
+            return Histogram(self.slots, self.sum_ns) - before
+        grown = [*self.counts]
+        grown[at:end] = [now - then & 0xFFFFFFFF for now, then in zip(grown[at:end], before.counts, strict=True)]
+        return Histogram(grown, self.sum_ns - before.sum_ns, self.first)
 
     @property
     def slots(self) -> Sequence[int]:

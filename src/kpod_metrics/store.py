@@ -169,7 +169,11 @@ class Store:
                 return
         grown = _growth(row, before)
         series = series or self._child(table, identity, labels, update=any(grown))
-        self._replace(table, series, [*map(_plus, series.values, grown)])
+        changed = self._changed[table]
+        # All sums before the first is kept: one that cannot be made is not to leave half a row.
+        for at, total in enumerate(_sums(series.values, grown)):
+            if total is not series.values[at]:
+                series.values[at], changed[at] = total, True
         read[key] = _latest(row, before)
 
     def pass_over(self, row: Row) -> int:
@@ -205,7 +209,7 @@ class Store:
         _check(table, values)
         series = series or self._child(table, identity, labels)
         if series.cycle == cycle:
-            values = [*map(_plus, series.values, values)]
+            values = _sums(series.values, values)
         series.cycle = cycle
         self._replace(table, series, values)
 
@@ -320,7 +324,7 @@ def _growth(row: Row, before: Row | None) -> Sequence[Value]:
         if total is None or previous is None:
             grown.append(total)
         elif isinstance(total, Histogram):
-            grown.append(total.since(previous))  # type: ignore[arg-type]
+            grown.append(total - previous)  # type: ignore[operator]
         elif metric.wraps:
             grown.append(total - previous & 0xFFFFFFFF)  # type: ignore[operator]
         else:
@@ -346,11 +350,9 @@ def _events(row: Row, before: Row | None) -> int:
     )
 
 
-def _plus(total: Any, more: Any) -> Any:
-    """Return the sum of two values of a metric, either of which may be absent: the first itself if nothing is added."""
-    if total is None or not more:
-        return more if total is None else total
-    return total.plus(more) if isinstance(total, Histogram) else total + more
+def _sums(totals: Iterable[Any], more: Iterable[Any]) -> list[Any]:
+    """Add values, of which either may be absent: a total to which nothing is added is itself."""
+    return [by if total is None else total + by if by else total for total, by in zip(totals, more, strict=True)]
 
 
 def _check(table: Table, values: Sequence[Value]) -> None:

@@ -262,9 +262,9 @@ def owners(tracing: Collector) -> list[int]:
     assert isinstance(tracing, Syscall)
     assert tracing._loaded is not None
     assert tracing._has_table()
-    count, _, values = tracing._loaded.object.maps["task_syscall_table"].lookup_batch(65536)
-    assert count == 65536
-    return [owner for owner, *_ in struct.iter_unpack("QQQ", values)]
+    places = tracing._loaded.object.maps["task_syscall_table"].lookup_batch(65536)
+    assert len(places) == 65536
+    return [struct.unpack("QQQ", value)[0] for _, value in places]
 
 
 @needs(TASK_TABLE)

@@ -120,14 +120,14 @@ def test_c_slots_stay_inside(slot_in_c: Callable[[int], int]) -> None:
 
 
 def test_histogram_adds_up() -> None:
-    first = Histogram().plus(Histogram([1] * SLOTS, 5))
-    second = first.plus(Histogram([3, 2] + [0] * (SLOTS - 2), 8))
+    first = Histogram() + Histogram([1] * SLOTS, 5)
+    second = first + Histogram([3, 2] + [0] * (SLOTS - 2), 8)
     assert (first.count, first.sum_ns) == (SLOTS, 5)
     assert (second.count, second.sum_ns) == (SLOTS + 5, 13)
     assert second.slots[:3] == [4, 3, 1]
-    third = second.plus(Histogram([1, 2], 3, first=SLOTS - 2))
+    third = second + Histogram([1, 2], 3, first=SLOTS - 2)
     assert (third.count, third.slots[-3:], third.sum_ns) == (SLOTS + 8, [1, 2, 3], 16)
-    fourth = third.plus(Histogram([], 1))
+    fourth = third + Histogram([], 1)
     assert (fourth.slots, fourth.sum_ns) == (third.slots, 17)
     with pytest.raises(ValueError, match="slots 105 to 107 of 106"):
         Histogram([1, 2], 3, first=SLOTS - 1)
@@ -149,7 +149,7 @@ def test_histogram_of_few_slots_equals_one_of_all(added: list[tuple[int, list[in
     for first, some, ns in added:
         counts = some[: SLOTS - first]
         before = list(total.slots)
-        grown = total.plus(Histogram(counts, ns, first))
+        grown = total + Histogram(counts, ns, first)
         assert total.slots == before, "an object never changes"
         total, sum_ns = grown, sum_ns + ns
         for slot, count in enumerate(counts, first):
@@ -234,8 +234,8 @@ def test_histogram_since_another_counts_modulo_32_bits(
 ) -> None:
     """What the kernel's 32-bit slots counted between two reads comes out, wherever each begins and if they wrapped."""
     earlier, news = Histogram(before, 5, at), Histogram(grown, 9, grown_at)
-    both = earlier.plus(news)
+    both = earlier + news
     wrapped = [count % 2**32 for count in both.slots]
     later = Histogram(wrapped, 14)
-    since = later.since(earlier)
+    since = later - earlier
     assert (since.slots, since.sum_ns) == (news.slots, 9)

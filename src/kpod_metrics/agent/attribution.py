@@ -7,7 +7,7 @@ and the grace time (a cgroup that is gone keeps its owner for a while). All othe
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from kpod_metrics.errors import is_unexpected
 from kpod_metrics.metrics import Row
@@ -39,6 +39,15 @@ class Ownerless:
     def pending(self, store: Store) -> int:
         """Return the events in the rows that are kept."""
         return sum(store.events(row) for rows in self._held.values() for row in rows.values())
+
+
+class Reader(Protocol):
+    """Who read rows."""
+
+    ownerless: Ownerless
+
+    def failed(self, error: Exception) -> None:
+        """One of the rows was refused."""
 
 
 class Attribution:
@@ -117,8 +126,8 @@ class Attribution:
         """Whether there are cgroups whose owner is pending."""
         return PENDING in self.snapshot.reasons.values()
 
-    def charge(self, rows: Iterable[Row], store: Store, ownerless: Ownerless) -> Exception | None:
-        """Give each row to its owner's series; count or hold the others. Return the first row's error.
+    def charge(self, rows: Iterable[Row], store: Store, reader: Reader) -> None:
+        """Give each row to its owner's series; count or hold the others.
 
         A row that is not of its table is the collector's fault; the others are taken all the same.
         """
@@ -131,12 +140,13 @@ class Attribution:
                 if isinstance(owner, Identity):
                     store.put(row, owner)
                 elif owner == PENDING:
-                    ownerless.hold(row)
+                    reader.ownerless.hold(row)
                 else:
-                    ownerless.unattributed[owner] += store.pass_over(row)
+                    reader.ownerless.unattributed[owner] += store.pass_over(row)
             except Exception as error:
                 refused = refused or error
-        return refused
+        if refused is not None:
+            reader.failed(refused)
 
     def expire(self, read: float) -> bool:
         """Forget what has been gone for the grace time and since `read`; return whether series may have to go.

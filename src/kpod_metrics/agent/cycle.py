@@ -12,7 +12,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from kpod_metrics import health
 from kpod_metrics.agent.attribution import Attribution
@@ -28,7 +28,7 @@ from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.exposition.recent import Recent
 from kpod_metrics.headroom import Headroom
-from kpod_metrics.metrics import Metric, Row, label_of
+from kpod_metrics.metrics import Metric, label_of
 from kpod_metrics.pods import info
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Group, Snapshot
@@ -225,7 +225,7 @@ class Agent:
         """Bring the store up to date with what is there: new containers at 0, rows whose owner is known by now."""
         self._discover()
         for state in self.states:
-            self._charge(state, state.ownerless.release(self.attribution.is_pending))
+            self.attribution.charge(state.ownerless.release(self.attribution.is_pending), self._store, state)
         for table in info.TABLES:
             self._store.begin_cycle(table)
         for identity, row in info.rows(self.attribution.snapshot.workloads):
@@ -243,14 +243,10 @@ class Agent:
 
     def _gather(self, deadline: float) -> list[Result[State]]:
         """Collect results until all started collectors answered or the deadline passed."""
-        results: list[Result[State]] = []
         started = [state for state in self.states if state.running and not state.is_late]
-
-        def take(result: Result[State]) -> None:
+        results = self._workers.gather(deadline, started)
+        for result in results:
             result.whose.running = False
-            results.append(result)
-
-        self._workers.gather(deadline, lambda: any(state.running for state in started), take)
         for state in started:
             if state.running:
                 state.late(deadline)
@@ -267,12 +263,7 @@ class Agent:
             return
         state.problem = ""
         state.read = state.started
-        self._charge(state, result.rows)
-
-    def _charge(self, state: State, rows: Iterable[Row]) -> None:
-        """Charge rows to their owners."""
-        if (refused := self.attribution.charge(rows, self._store, state.ownerless)) is not None:
-            state.failed(refused)
+        self.attribution.charge(result.rows, self._store, state)
 
     def _expire(self) -> None:
         """Drop what is kept of cgroups that are gone; a page with their last values is out."""

@@ -17,7 +17,7 @@ _OVERDUE = 60.0
 _LATE = "late: no answer within its"
 
 
-@dataclass
+@dataclass(eq=False)
 class State:
     """One collector: whether it works, when it reads, and what it counted of no owner."""
 

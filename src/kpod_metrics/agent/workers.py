@@ -46,19 +46,20 @@ class Workers(Generic[_Whose]):
         """Have `read` called when a thread is free; its result is marked with `whose`."""
         self._jobs.put((whose, read))
 
-    def gather(self, seconds: float, is_waited_for: Callable[[], bool], take: Callable[[Result[_Whose]], None]) -> None:
-        """Give each result to `take`, until nothing is waited for any more or the time is over."""
-        end = time.monotonic() + seconds
+    def gather(self, seconds: float, waited_for: Iterable[_Whose]) -> list[Result[_Whose]]:
+        """Return the results that there are once those that are waited for have come, or the time is over."""
+        end, missing = time.monotonic() + seconds, set(waited_for)
+        results: list[Result[_Whose]] = []
         self._help()
         woken = True
         while True:
             # Only what is there: a worker may add more meanwhile.
             taken = [self._results.popleft() for _ in range(len(self._results))]
-            for result in taken:
-                take(result)
+            results += taken
+            missing.difference_update(result.whose for result in taken)
             left = end - time.monotonic()
-            if left <= 0 or not is_waited_for():
-                return
+            if left <= 0 or not missing:
+                return results
             if not woken and not taken:
                 self._help()
             woken = self._wait(min(left, TIMEOUT))

@@ -82,28 +82,26 @@ def _openmetrics_heading(metric: Metric) -> bytes:
     return f"# TYPE {name} {metric.kind.value}\n{said}# HELP {name} {escape(metric.help)}\n".encode()
 
 
-def _lines(family: Family, labels: Labels) -> Iterable[bytes]:
-    if family.lines:
-        return family.lines
-    if not family.stays:
-        return _pieces(family, labels)
-    family.lines = tuple(_pieces(family, labels))
-    return family.lines
-
-
-def _pieces(family: Family, labels: Labels) -> Iterator[bytes]:
+def _lines(family: Family, labels: Labels) -> Iterator[bytes]:
     """Write a family's samples; one piece after the other is made, for all of them may be much."""
-    samples = family.samples
+    if family.lines:
+        yield from family.lines
+        return
+    samples, lines = family.samples, []
     for at in range(0, len(samples), _TOGETHER):
         texts = [sample.text or _write(family, sample, labels) for sample in samples[at : at + _TOGETHER]]
         texts.append(b"")
-        yield b"\n".join(texts)
+        piece = b"\n".join(texts)
+        if family.stays:
+            lines.append(piece)
+        yield piece
+    family.lines = lines
 
 
 def _write(family: Family, sample: Sample, labels: Labels) -> bytes:
     """Write the lines of one sample, and keep them with it."""
     if not sample.form:
-        sample.form = _form(family, sample, labels)
+        sample.form = _form(family, labels.of(family.table, sample.series))
     value = sample.value
     if isinstance(value, Histogram):
         below = value.at_or_below(_ends(family.metric.exponents))
@@ -113,13 +111,13 @@ def _write(family: Family, sample: Sample, labels: Labels) -> bytes:
     return sample.text
 
 
-def _form(family: Family, sample: Sample, labels: Labels) -> bytes:
+def _form(family: Family, labels: Iterable[tuple[str, str]]) -> bytes:
     """Return all of a series' lines, with what `%` puts a number in the place of each.
 
     In bytes, not in characters: numbers come into those in a third of the time, and a page is bytes.
     """
     metric = family.metric
-    pairs = ",".join(f'{name}="{escape(value)}"' for name, value in labels.of(family.table, sample.series))
+    pairs = ",".join(f'{name}="{escape(value)}"' for name, value in labels)
     pairs = pairs.replace("%", "%%")
     if metric.kind is not Kind.HISTOGRAM:
         form = f"{metric.name}{{{pairs}}} %b" if pairs else f"{metric.name} %b"

@@ -309,43 +309,34 @@ class Map(_Tagged):
         if result != -errno_names.ENOENT:
             self._check(result, f"map {self.name}: next key")
 
-    def lookup_batch(self, room: int) -> tuple[int, memoryview, memoryview]:
-        """Read all entries with one call, without disturbing them: their number, keys, values.
+    def lookup_batch(self, room: int) -> list[tuple[bytes, bytes]]:
+        """Read all entries with one call, without disturbing them: their keys and values.
 
         `room` is the number of entries to allocate at first. The kernel's last call returns ENOENT with a valid count.
         ENOSPC means that one hash bucket did not fit: the call is repeated from there with twice the room. Raises
         KernelError, with EINVAL or ENOTSUPP if the map has no batch operations.
         """
         so, fd = self._lib.so, self.fd
-        keys = bytearray()
-        values = bytearray()
-        place = ctypes.create_string_buffer(max(self.key_size, 4))
-        first, total = True, 0
-        while True:
-            key_room = ctypes.create_string_buffer(self.key_size * room)
-            value_room = ctypes.create_string_buffer(self.value_size * room)
+        key, value = self.key_size, self.value_size
+        place = ctypes.create_string_buffer(max(key, 4))
+        found: list[tuple[bytes, bytes]] = []
+        result, begin = 0, None
+        while result != -errno_names.ENOENT:
+            keys, values = ctypes.create_string_buffer(key * room), ctypes.create_string_buffer(value * room)
             count = ctypes.c_uint32(room)
-            result = so.bpf_map_lookup_batch(
-                fd, None if first else place, place, key_room, value_room, ctypes.byref(count), None
-            )
+            result = so.bpf_map_lookup_batch(fd, begin, place, keys, values, ctypes.byref(count), None)
             if result == -errno_names.ENOSPC:
                 room *= 2
                 continue
             if result not in {0, -errno_names.ENOENT}:
                 raise self._lib.error(f"map {self.name}: batch lookup", result)
-            total += count.value
-            done = result == -errno_names.ENOENT
-            if first and done:
-                return (
-                    total,
-                    memoryview(key_room)[: self.key_size * total],
-                    memoryview(value_room)[: self.value_size * total],
-                )
-            keys += memoryview(key_room)[: self.key_size * count.value]
-            values += memoryview(value_room)[: self.value_size * count.value]
-            if done:
-                return total, memoryview(keys), memoryview(values)
-            first = False
+            of_keys, of_values = memoryview(keys), memoryview(values)
+            found += [
+                (bytes(of_keys[at * key : at * key + key]), bytes(of_values[at * value : at * value + value]))
+                for at in range(count.value)
+            ]
+            begin = place
+        return found
 
     def take_records(self) -> list[bytes]:
         """Take all records out of a ring buffer (BPF_MAP_TYPE_RINGBUF, Linux 5.8), the oldest first; does not wait.

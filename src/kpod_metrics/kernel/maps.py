@@ -8,7 +8,7 @@ the last read and the eviction are lost.
 import errno
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from kpod_metrics.histogram import EMPTY, Histogram
 from kpod_metrics.kernel.btf import Layout
@@ -89,7 +89,9 @@ class CumulativeMap:
         seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         rows: list[Row] = []
         evicted = 0
-        for key, value in self._entries():
+        # Twice what was there leaves room for what comes; the kernel fills it in one call.
+        room = max(64, 2 * len(self._seen))
+        for key, value in self.map.lookup_batch(room) if self._batch else self._one_by_one():
             before, hashed = self._seen.get(key), hash(value)
             if before is not None and before[0] == hashed:
                 seen[key] = before
@@ -109,17 +111,7 @@ class CumulativeMap:
         self._seen = seen
         return rows
 
-    def _entries(self) -> Iterator[tuple[bytes, bytes]]:
-        if self._batch:
-            # Twice the last number leaves room for new entries; the kernel fills it in one call.
-            count, keys, values = self.map.lookup_batch(max(64, 2 * len(self._seen)))
-            key_size, value_size = self.map.key_size, self.map.value_size
-            for i in range(count):
-                yield (
-                    bytes(keys[i * key_size : (i + 1) * key_size]),
-                    bytes(values[i * value_size : (i + 1) * value_size]),
-                )
-            return
+    def _one_by_one(self) -> Iterable[tuple[bytes, bytes]]:
         found: dict[bytes, bytes] = {}
         # get_next_key starts again if its key was evicted meanwhile: the dict takes each key once.
         for key in self.map.iterate():
@@ -127,7 +119,7 @@ class CumulativeMap:
                 found[key] = value
             if len(found) > self.map.max_entries:
                 break
-        yield from found.items()
+        return found.items()
 
     def forget(self, gone: Callable[[tuple[int, ...]], bool]) -> int:
         """Delete the entries whose key is `gone`, after their last read; return how many there were."""

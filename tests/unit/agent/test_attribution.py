@@ -190,20 +190,33 @@ def test_unknown_cgroup_is_looked_for_and_one_outside_once(there: There) -> None
     assert len(there.names.asked) == 4
 
 
+class Reads:
+    """Who reads rows."""
+
+    def __init__(self) -> None:
+        self.ownerless = Ownerless()
+        self.errors: list[Exception] = []
+
+    def failed(self, error: Exception) -> None:
+        self.errors.append(error)
+
+
 def test_rows_go_to_their_owners_or_are_counted_or_held(there: There) -> None:
     a, host, pending = there.make("a", A), there.make("h", HOST), there.make("p")
     there.attribution.look()
-    of, ownerless = store(), Ownerless()
+    of, reader = store(), Reads()
+    ownerless = reader.ownerless
     of.discover([A])
     rows = [
         Row(EVENTS, owner, (), (number,)) for owner, number in ((a, 1), (host, 10), (pending, 100), (OUTSIDE, 1000))
     ]
-    assert there.attribution.charge(rows, of, ownerless) is None
+    there.attribution.charge(rows, of, reader)
+    assert reader.errors == []
     assert totals(of) == {("kpod_events_total", "a"): 1, ("kpod_others_total", "a"): 0}
     assert ownerless.unattributed == {HOST: 1010, FILTERED: 0, UNRESOLVED: 0}
     assert ownerless.pending(of) == 100
     # Running totals: the last one is held.
-    there.attribution.charge([Row(EVENTS, pending, (), (300,)), Row(OTHERS, pending, (), (7,))], of, ownerless)
+    there.attribution.charge([Row(EVENTS, pending, (), (300,)), Row(OTHERS, pending, (), (7,))], of, reader)
     assert ownerless.pending(of) == 307
     assert ownerless.release(there.attribution.is_pending) == []
     there.names.owners["p"] = B
@@ -219,10 +232,10 @@ def test_first_wrong_row_is_told_and_the_others_are_taken(there: There) -> None:
     there.attribution.look()
     of = store()
     rows = [Row(EVENTS, a, (), (-1,)), Row(EVENTS, a, ("x",), (1,)), Row(OTHERS, a, (), (5,))]
-    refused = there.attribution.charge(rows, of, Ownerless())
-    assert refused is not None
-    [alone] = [there.attribution.charge(rows[:1], store(), Ownerless())]
-    assert str(refused) == str(alone)
+    reader, alone = Reads(), Reads()
+    there.attribution.charge(rows, of, reader)
+    there.attribution.charge(rows[:1], store(), alone)
+    assert [*map(str, reader.errors)] == [*map(str, alone.errors)] == ["kpod_events_total cannot be -1"]
     assert totals(of)["kpod_others_total", "a"] == 5
 
 

@@ -13,11 +13,9 @@ from tests.unit.agent.hub import EVENTS
 ROW = Row(EVENTS, 1, (), (1,))
 
 
-def gathered(workers: Workers[str], number: int, seconds: float = 30) -> list[Result[str]]:
-    """Wait for so many results, or so long."""
-    results: list[Result[str]] = []
-    workers.gather(seconds, lambda: len(results) < number, results.append)
-    return results
+def gathered(workers: Workers[str], *names: str, seconds: float = 30) -> list[Result[str]]:
+    """Wait for these results, or so long."""
+    return workers.gather(seconds, names)
 
 
 def test_prompt_reads_are_done_in_turn_by_one_thread() -> None:
@@ -31,7 +29,7 @@ def test_prompt_reads_are_done_in_turn_by_one_thread() -> None:
     for _ in range(2):
         for name in ("a", "b", "c"):
             workers.add(name, read)
-        results = gathered(workers, 3)
+        results = gathered(workers, "a", "b", "c")
         assert [(result.whose, result.rows, result.error) for result in results] == [
             (name, [ROW], None) for name in ("a", "b", "c")
         ]
@@ -55,7 +53,7 @@ def test_read_that_waits_for_another_one_gets_a_thread_of_its_own() -> None:
 
     workers.add("slow", slow)
     workers.add("fast", fast)
-    assert sorted(result.whose for result in gathered(workers, 2)) == ["fast", "slow"]
+    assert sorted(result.whose for result in gathered(workers, "slow", "fast")) == ["fast", "slow"]
 
 
 def test_gathering_ends_with_its_time_and_the_result_comes_with_the_next() -> None:
@@ -67,9 +65,9 @@ def test_gathering_ends_with_its_time_and_the_result_comes_with_the_next() -> No
         return [ROW]
 
     workers.add("slow", slow)
-    assert gathered(workers, 1, 0.01) == []
+    assert gathered(workers, "slow", seconds=0.01) == []
     go_on.set()
-    [result] = gathered(workers, 1)
+    [result] = gathered(workers, "slow")
     assert (result.whose, result.rows) == ("slow", [ROW])
 
 
@@ -81,7 +79,7 @@ def test_time_of_a_read_is_told() -> None:
         return []
 
     workers.add("a", read)
-    [result] = gathered(workers, 1)
+    [result] = gathered(workers, "a")
     assert 0.02 <= result.seconds < 30
 
 
@@ -94,7 +92,7 @@ def test_failing_read_is_a_result_and_the_thread_goes_on() -> None:
 
     workers.add("failing", fail)
     workers.add("fine", lambda: iter([ROW]))
-    failing, fine = gathered(workers, 2)
+    failing, fine = gathered(workers, "failing", "fine")
     assert (failing.whose, failing.rows, failing.error) == ("failing", [], refused)
     assert (fine.whose, fine.rows, fine.error) == ("fine", [ROW], None)
 
@@ -103,7 +101,7 @@ def test_failing_read_is_a_result_and_the_thread_goes_on() -> None:
 def test_what_is_no_row_fails_the_read(wrong: object) -> None:
     workers: Workers[str] = Workers()
     workers.add("a", lambda: [ROW, wrong, ROW])
-    [result] = gathered(workers, 1)
+    [result] = gathered(workers, "a")
     assert result.rows == []
     assert isinstance(result.error, TypeError)
     assert str(result.error) == f"a collector gave {wrong!r} for a row"
@@ -111,6 +109,6 @@ def test_what_is_no_row_fails_the_read(wrong: object) -> None:
 
 def test_no_thread_is_started_for_nothing() -> None:
     before = threading.active_count()
-    assert gathered(Workers(), 0) == []
-    assert gathered(Workers(), 1, 0.01) == []
+    assert gathered(Workers()) == []
+    assert gathered(Workers(), "a", seconds=0.01) == []
     assert threading.active_count() == before

@@ -34,7 +34,6 @@ class FakeMap:
             ],
             unnamed_holes=False,
         )
-        self.key_size, self.value_size = self.key_layout.size, self.value_layout.size
         self.max_entries = 1000
         self.content: dict[bytes, bytes] = {}
         self.batch_error: int | None = None
@@ -47,12 +46,11 @@ class FakeMap:
         """What the kernel's programs do."""
         self.content[struct.pack("<Q", key)] = struct.pack("<QQQII", born, total, 10 * total, *(slots or (0, 0)))
 
-    def lookup_batch(self, room: int) -> tuple[int, memoryview, memoryview]:
+    def lookup_batch(self, room: int) -> list[tuple[bytes, bytes]]:
         self.rooms.append(room)
         if self.batch_error is not None:
             raise KernelError("batch lookup", self.batch_error, [])
-        keys, values = b"".join(self.content), b"".join(self.content.values())
-        return len(self.content), memoryview(keys), memoryview(values)
+        return list(self.content.items())
 
     def iterate(self) -> Iterator[bytes]:
         for _ in range(self.repeat):
