@@ -1,4 +1,4 @@
-"""What the HTTP endpoint answers, and its life: it reads what the agent published and never waits for a cycle."""
+"""The answers of the HTTP endpoint, and its life. It reads what the agent published and never waits for a cycle."""
 
 import asyncio
 import os
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 PAGES = frozenset({"/metrics", "/actuator/prometheus"})
 PROBES = frozenset({"/healthz", "/readyz"})
-_OF_A_LOOP = 4
-"""Descriptors that an event loop takes, and one for a first client."""
+_LOOP_DESCRIPTORS = 4
+"""Descriptors of an event loop, and one for a first client."""
 
 _QUALITY = re.compile(r";\s*q=([0-9.]+)", re.IGNORECASE)
 _MEDIA = {
@@ -36,28 +36,28 @@ _MEDIA = {
     "*/*": TEXT,
 }
 _DELIMITED = {"proto=io.prometheus.client.metricfamily", "encoding=delimited"}
-"""What must be said of protobuf: it has other encodings and could be any message."""
+"""Required parameters of protobuf, which has other encodings and messages."""
 _HTML = "text/html; charset=utf-8"
 _VARY = (b"vary", b"accept, accept-encoding")
 _ZIPPED = (b"content-encoding", b"gzip")
 NOT_FOUND = Answer(404, PLAIN, b"not found\n")
 NOT_ALLOWED = Answer(405, PLAIN, b"method not allowed: GET, HEAD\n", ((b"allow", b"GET, HEAD"),))
-_PATIENCE = 0.5
-"""Seconds that a client has to read its answer when the agent ends."""
+_CLOSE_TIMEOUT = 0.5
+"""Seconds in which a client can read its answer when the agent ends."""
 _PROBE_LIMITS = Limits(connections=16, receive=5.0, send=5.0)
 
 
 def bind(address: tuple[str, int], flag: str = "--listen") -> socket.socket:
-    """Bind the endpoint's socket; raises RefusedError with the address and the flag that sets it."""
+    """Bind the socket of the endpoint; raises RefusedError with the address and the flag that sets it."""
     try:
         return listening(*address)
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be encoded
+    except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
     raise RefusedError(f"cannot listen on {host_port(*address)}: {reason}; {flag} HOST:PORT sets another address")
 
 
 def negotiate(accept: str) -> str:
-    """Choose the format for an Accept header: the one with the highest quality, the text format by default."""
+    """Return the format for an Accept header: the one with the highest quality, by default the text format."""
     best, chosen = 0.0, TEXT
     for part in accept.split(","):
         media, *parameters = (word.strip().lower() for word in part.split(";"))
@@ -76,7 +76,7 @@ def negotiate(accept: str) -> str:
 
 
 def accepts_gzip(header: str) -> bool:
-    """Whether an Accept-Encoding header allows gzip."""
+    """Return whether an Accept-Encoding header allows gzip."""
     allowed: dict[str, bool] = {}
     for part in header.split(","):
         match = _QUALITY.search(part)
@@ -85,7 +85,7 @@ def accepts_gzip(header: str) -> bool:
 
 
 class Application:
-    """What the endpoint answers: it reads what the agent published."""
+    """Answers requests with what the agent published."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -97,7 +97,7 @@ class Application:
         }
 
     async def __call__(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
-        """Answer one request; `target` is its path, and a query if it has one (and `*` for OPTIONS of the server)."""
+        """Answer one request; `target` is its path and query, or `*`."""
         path, _, query = target.partition("?")
         route = self._routes.get(path)
         documentation = path == "/docs" or path.startswith("/docs/")
@@ -110,7 +110,7 @@ class Application:
         return await route(headers) if route is not None else await asyncio.to_thread(self._landing, query)
 
     async def probe(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
-        """Answer one request of somebody who need show nothing: whether it is well, in a word."""
+        """Answer a probe, without authentication: the status and the first line only."""
         if target.partition("?")[0] not in {*PROBES, "*"}:
             return NOT_FOUND
         answer = await self(method, target, headers)
@@ -136,35 +136,35 @@ class Application:
 
     def _docs(self, below: str) -> Answer:
         """Read a page of the documentation."""
-        from kpod_metrics import docs  # noqa: PLC0415 - most agents are never asked
+        from kpod_metrics import docs  # noqa: PLC0415 - few agents get such a request
 
-        if not below:  # relative, as all links are: the agent may be behind a prefix
+        if not below:  # relative, as all links: the agent may be behind a prefix
             return Answer(308, PLAIN, b"see docs/\n", ((b"location", b"docs/"), *docs.HEADERS))
         found = docs.read(below.removeprefix("/"))
         return NOT_FOUND if found is None else Answer(200, *found, docs.HEADERS)
 
     def _landing(self, query: str) -> Answer:
-        """Make the page for a person; the first to ask has its module imported."""
-        from kpod_metrics.landing import page  # noqa: PLC0415 - most agents are never asked
+        """Make the page for people; the first request imports its module."""
+        from kpod_metrics.landing import page  # noqa: PLC0415 - few agents get such a request
 
         if self._pages is None:
             self._pages = page.Pages()
         settings = self._agent.settings
         headers = tuple((name.encode(), value.encode()) for name, value in page.HEADERS.items())
         try:
-            most = page.asked(query)
+            pods = page.limit_of(query)
         except ValueError as error:
             return Answer(400, PLAIN, f"{error}\n".encode(), headers)
         problems = self._agent.problems()
-        body = self._pages.get(self._agent.recent.newest, problems, settings.node_name, most, settings.cluster)
+        body = self._pages.get(self._agent.recent.newest, problems, settings.node_name, pods, settings.cluster)
         return Answer(200, _HTML, body, headers)
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new event loop; raises RefusedError where its descriptors cannot be had (asyncio leaves half a loop)."""
+    """Return a new event loop; raises RefusedError without enough descriptors: asyncio would leave half a loop."""
     spare: list[int] = []
     try:
-        for _ in range(_OF_A_LOOP):
+        for _ in range(_LOOP_DESCRIPTORS):
             spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401 - it may fail midway
     except OSError as error:
         raise RefusedError(f"nothing can be served: {error.strerror}") from None
@@ -177,9 +177,9 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 def serve(
     agent: Agent, listener: socket.socket, probes: socket.socket | None = None, guard: Guard | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT, and `/healthz` and `/readyz` also on `probes`, for whoever asks there.
+    """Serve until SIGTERM or SIGINT, then close the listeners.
 
-    The listeners are closed at the end.
+    `probes` serves `/healthz` and `/readyz` only, without authentication.
     """
     settings = agent.settings
     limits = Limits(settings.web_max_connections, settings.web_max_requests, settings.web_request_timeout)
@@ -201,11 +201,11 @@ def serve(
             task.cancel()
         for one in filter(None, (listener, probes)):
             one.close()
-        await asyncio.gather(*(endpoint.close(_PATIENCE) for endpoint in endpoints))
+        await asyncio.gather(*(endpoint.close(_CLOSE_TIMEOUT) for endpoint in endpoints))
         for task in ended:
             task.result()
 
-    # Not asyncio.run: that waits for its threads, of which one may compare a password.
+    # Not asyncio.run: it waits for its threads, and one may be comparing a password.
     loop = _event_loop()
     try:
         loop.run_until_complete(main())

@@ -47,11 +47,11 @@ def test_contention_is_told(
         eventually(lambda: TASKS - 1.1 < waiting() <= TASKS)
         page = get(f"http://127.0.0.1:{port}/")
         assert "Node &lt;node&gt;" in page
-        assert re.search(r"\d+ of \d+ pods? (is|are) over the limit of an alert", page)
+        assert re.search(r"\d+ of \d+ pods? (is|are) over the threshold of an alert", page)
         now = rows()
         assert "#kpodrunqueuesaturated" in now["contended"]
         assert '<span class="quiet">nothing</span>' in now["quiet"]
-        assert 'data-name="CPU wait">0</td>' in now["quiet"]
+        assert 'data-name="in the run queue">0</td>' in now["quiet"]
         assert list(now).index("contended") < list(now).index("quiet")
 
 

@@ -1,4 +1,4 @@
-"""The page at `/`, as HTML: no script, nothing from elsewhere, every name escaped, no more than MAX_PODS pods."""
+"""The page at `/`, as HTML: no script, no resources of other hosts, every name escaped, at most MAX_PODS pods."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ from kpod_metrics.landing.waits import Waits
 from kpod_metrics.metrics import Scope
 
 DOCS = "docs"
-"""Where the agent serves its documentation, beside this page."""
+"""Path of the documentation that the agent serves, relative to this page."""
 DEFAULT_PODS, MAX_PODS = 50, 1000
 MAX_PROBLEMS = 30
 """Lines about what does not work; `/readyz` has all of them."""
@@ -40,7 +40,7 @@ _ICON = (
     "%3Cpath d='M3 9h2l2-5 2 8 2-5h2' fill='none' stroke='white' stroke-width='1.5'/%3E%3C/svg%3E"
 )
 _COLUMNS = (
-    ("Tasks waiting for a CPU", "CPU wait"),
+    ("Tasks in the run queue", "in the run queue"),
     ("Throttled", "throttled"),
     ("Retransmits, a second", "retransmits a second"),
     ("Major faults, a second", "major faults a second"),
@@ -48,19 +48,19 @@ _COLUMNS = (
     ("I/O", "I/O"),
     ("Memory", "memory"),
 )
-"""Headings, and what stands before a number where there is no room for columns."""
+"""Headings, and labels of the numbers where a narrow screen has no columns."""
 
 
-def asked(query: str) -> int:
-    """Return how many pods a query string asks for; raises ValueError, with what is accepted."""
-    said = parse_qs(query, keep_blank_values=True, max_num_fields=10).get("pods", [str(DEFAULT_PODS)])[-1]
-    if not re.fullmatch(r"[0-9]{1,4}", said) or not 1 <= int(said) <= MAX_PODS:
-        raise ValueError(f"pods: {said[:40]!r} is not accepted; accepted: 1 to {MAX_PODS}")
-    return int(said)
+def limit_of(query: str) -> int:
+    """Return how many pods a query string asks for; raises ValueError with the accepted values."""
+    pods = parse_qs(query, keep_blank_values=True, max_num_fields=10).get("pods", [str(DEFAULT_PODS)])[-1]
+    if not re.fullmatch(r"[0-9]{1,4}", pods) or not 1 <= int(pods) <= MAX_PODS:
+        raise ValueError(f"pods: {pods[:40]!r} is not accepted; accepted: 1 to {MAX_PODS}")
+    return int(pods)
 
 
 def text(value: str) -> str:
-    """Escape a name: what cannot be seen is shown by its number."""
+    """Escape a name, and show invisible characters by their number."""
     return html.escape(printable(value))
 
 
@@ -89,15 +89,15 @@ def render(
         parts += (_summary(found, compared), _node(node_causes(containers.values())), _problems(problems))
         parts += (_pods(found, compared, limit), _agent(compared))
     parts.append(
-        f'</main>\n<footer><p>kpod-metrics {text(__version__)}. Limits are those of the alerts: <a href="{DOCS}/'
-        f'runbook">the runbook</a> says what each means and what to do. <a href="{DOCS}/metrics">Every metric</a>'
-        ".</p></footer>\n</body>\n</html>\n"
+        f"</main>\n<footer><p>kpod-metrics {text(__version__)}. The thresholds are those of the alerts. "
+        f'<a href="{DOCS}/runbook">Runbook</a>: what each means, and what to do. '
+        f'<a href="{DOCS}/metrics">All metrics</a>.</p></footer>\n</body>\n</html>\n'
     )
     return "".join(parts).encode("utf-8", "replace")
 
 
 class Pages:
-    """Makes the page once a second at most, however often it is asked for: it must not take the agent's time."""
+    """Makes the page at most once per second, however many requests there are: it must not use much CPU time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -113,7 +113,7 @@ class Pages:
         limit: int = DEFAULT_PODS,
         cluster: str = "",
     ) -> bytes:
-        """Return the page of that cycle."""
+        """Return the page for the newest cycle."""
         with self._lock:
             key = (compared and compared.at, tuple(problems), limit, int(self._clock()))
             if key != self._key:
@@ -132,12 +132,12 @@ def _problems(problems: Sequence[str]) -> str:
 
 def _summary(found: Sequence[Waits], compared: Comparison) -> str:
     if not compared.seconds:
-        return '<p class="said some">Rates are known from the second cycle on: reload then.</p>\n'
+        return '<p class="said some">Rates need a second cycle: reload this page then.</p>\n'
     many = sum(pod.severity >= 1 for pod in found)
     if not many:
-        return f'<p class="said good">None of {_count(len(found), "pod")} is over the limit of an alert.</p>\n'
+        return f'<p class="said good">None of {_count(len(found), "pod")} is over the threshold of an alert.</p>\n'
     are = "is" if many == 1 else "are"
-    return f'<p class="said bad">{many} of {_count(len(found), "pod")} {are} over the limit of an alert.</p>\n'
+    return f'<p class="said bad">{many} of {_count(len(found), "pod")} {are} over the threshold of an alert.</p>\n'
 
 
 def _node(causes: Sequence[Cause]) -> str:
@@ -154,8 +154,8 @@ def _count(number_: int, what: str) -> str:
 
 def _pods(found: Sequence[Waits], compared: Comparison, limit: int) -> str:
     if not found:
-        return "<h2>Pods</h2>\n<p>There are none on this node.</p>\n"
-    when = f"over the last {compared.seconds:.3g} s" if compared.seconds else "not known yet"
+        return "<h2>Pods</h2>\n<p>There are no pods on this node.</p>\n"
+    when = f"over the last {compared.seconds:.3g} s" if compared.seconds else "without rates yet"
     heads = "".join(f'<th scope="col" role="columnheader" class="n">{heading}</th>' for heading, _ in _COLUMNS)
     rows = "".join(_row(pod, known=bool(compared.seconds)) for pod in found[:limit])
     more = len(found) - limit
@@ -164,10 +164,10 @@ def _pods(found: Sequence[Waits], compared: Comparison, limit: int) -> str:
         quiet = sum(not pod.causes for pod in found[limit:])
         following = min(MAX_PODS, limit * 4, len(found))
         link = f' <a href="?pods={following}">Show {following}</a>' if following > limit else ""
-        rest = f"<p>{_count(more, 'more pod')}, {quiet} of them waiting for nothing.{link}</p>\n"
+        rest = f"<p>{_count(more, 'more pod')}, {quiet} of them wait for nothing.{link}</p>\n"
     return (
         f'<h2>What pods wait for</h2>\n<table class="pods" role="table"><caption>The worst first, {when}. '
-        f'"-": not known.</caption>\n'
+        f'"-": unknown.</caption>\n'
         f'<thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Pod</th>'
         f'<th scope="col" role="columnheader">Waits for</th>{heads}</tr></thead>\n'
         f'<tbody role="rowgroup">\n{rows}</tbody></table>\n{rest}'
@@ -183,7 +183,7 @@ def _row(pod: Waits, *, known: bool) -> str:
         )
         words = f"<ul>{words}</ul>"
     else:
-        words = f'<span class="quiet">{"nothing" if known else "nothing is known yet"}</span>'
+        words = f'<span class="quiet">{"nothing" if known else "unknown yet"}</span>'
     cells = (
         (pod.runqueue, short),
         (pod.throttled, percent),
@@ -205,7 +205,7 @@ def _row(pod: Waits, *, known: bool) -> str:
 
 
 def _own(compared: Comparison) -> dict[str, list[tuple[tuple[str, ...], float]]]:
-    """The agent's own metrics: labels and values by name."""
+    """Return the agent's own metrics: labels and values by name."""
     return {
         family.metric.name: [
             (sample.series.labels, sample.value) for sample in family.samples if not isinstance(sample.value, Histogram)
@@ -227,32 +227,32 @@ def _agent(compared: Comparison) -> str:
     facts: list[tuple[str, str, bool]] = []
     collectors = own.get("kpod_collector_up", [])
     up = int(total("kpod_collector_up"))
-    facts.append(("Collectors that work", f"{up} of {len(collectors)}", up < len(collectors)))
+    facts.append(("Working collectors", f"{up} of {len(collectors)}", up < len(collectors)))
     ended, took = value("kpod_last_cycle_timestamp_seconds"), value("kpod_collection_cycle_seconds")
     interval = value("kpod_poll_interval_seconds") or 0.0
     if ended is not None and took is not None:
         age = max(0.0, time.time() - ended)
         facts.append(("Last cycle ended", f"{short(round(age, 1))} s ago", age > 3 * interval))
-        facts.append(("It took", f"{1000 * took:.0f} ms, every {interval:g} s", False))
+        facts.append(("Duration of the cycle", f"{1000 * took:.0f} ms, every {interval:g} s", False))
     for labels, connected in own.get("kpod_pod_source_connected", ()):
-        facts.append(("Source of pods", f"{labels[0]}, {'answers' if connected else 'does not answer'}", not connected))
+        facts.append(("Source of pods", f"{labels[0]}, {'connected' if connected else 'disconnected'}", not connected))
     for name, what, bad in (
-        ("kpod_pending_events", "Events whose pod is not known yet", False),
+        ("kpod_pending_events", "Events of pods not known yet", False),
         ("kpod_bpf_map_update_errors_total", "Failed map updates", True),
         ("kpod_bpf_map_evictions_total", "Evicted map entries", True),
         ("kpod_bpf_program_missed_runs_total", "Missed program runs", True),
-        ("kpod_series_overflow_total", "Updates over the series limit", True),
-        ("kpod_otlp_dropped_points_total", "Points that OTLP dropped", True),
+        ("kpod_series_overflow_total", "Updates above the series limit", True),
+        ("kpod_otlp_dropped_points_total", "Dropped OTLP points", True),
     ):
         if name in own:
             facts.append((what, f"{total(name):.0f}", bad and total(name) > 0))
     unresolved = total("kpod_unattributed_events_total", "unresolved")
-    facts.append(("Unresolved events", f"{unresolved:.0f}", unresolved > 0))
+    facts.append(("Events of unknown pods", f"{unresolved:.0f}", unresolved > 0))
     resident = value("process_resident_memory_bytes")
     if resident is not None:
         facts.append(("Resident memory", f"{resident / 1e6:.1f} MB", False))
     items = "".join(
-        f"<div><dt>{what}</dt><dd{' class=bad' if bad else ''}>{text(said)}</dd></div>\n" for what, said, bad in facts
+        f"<div><dt>{what}</dt><dd{' class=bad' if bad else ''}>{text(fact)}</dd></div>\n" for what, fact, bad in facts
     )
     return f'<h2>The agent</h2>\n<dl>\n{items}</dl>\n<div class="two">{_collectors(own)}{_maps(own)}</div>\n'
 

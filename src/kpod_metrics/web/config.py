@@ -1,6 +1,7 @@
 """The web configuration file: TLS, users, tokens, headers, a rate limit, in the format of Prometheus' exporter-toolkit.
 
-What that has and Python's ssl has not is refused and not ignored (docs/security.md lists it); `bearer_tokens` is ours.
+What Python's ssl does not support is refused, not ignored (docs/security.md has the list). `bearer_tokens` is an
+addition to the format.
 """
 
 import os
@@ -17,7 +18,7 @@ VERSIONS = ("TLS12", "TLS13")
 VERIFYING = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
 CLIENT_AUTH_TYPES = ("NoClientCert", *VERIFYING)
 CURVES = {"CurveP256": "prime256v1", "CurveP384": "secp384r1", "CurveP521": "secp521r1", "X25519": "X25519"}
-"""Go's names, and OpenSSL's."""
+"""Go's names and OpenSSL's names."""
 _ECDHE = {
     "AES_128_CBC_SHA": "AES128-SHA",
     "AES_256_CBC_SHA": "AES256-SHA",
@@ -30,7 +31,7 @@ CIPHERS = {
 }
 """Go's cipher suites up to TLS 1.2 (crypto/tls, CipherSuites), and OpenSSL's names."""
 CIPHERS_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-"""Suites of TLS 1.3: always all on, in Go too."""
+"""Cipher suites of TLS 1.3: all are always enabled, in Go too."""
 HEADERS: Mapping[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
     "X-Frame-Options": ("deny", "sameorigin"),
@@ -38,7 +39,7 @@ HEADERS: Mapping[str, tuple[str, ...]] = {
     "X-XSS-Protection": (),
     "Strict-Transport-Security": (),
 }
-"""The headers that may be set, and their values where not any will do."""
+"""The headers that can be set, and their values if only some are valid."""
 
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -50,7 +51,7 @@ _SECRET = "its value"
 
 @dataclass
 class Tls:
-    """`tls_server_config`. A certificate, key or CA is in a file or inline, not both."""
+    """`tls_server_config`. A certificate, key or CA is either in a file or inline."""
 
     cert: str = ""
     key: str = ""
@@ -68,7 +69,7 @@ class Tls:
 
     @property
     def files(self) -> list[str]:
-        """Paths of the files that it names."""
+        """Paths of the files in it."""
         return [path for path in (self.cert_file, self.key_file, self.client_ca_file) if path]
 
 
@@ -81,26 +82,26 @@ class WebConfig:
     users: dict[str, bytes] = field(default_factory=dict)
     """bcrypt hashes by user name."""
     tokens: dict[str, bytes] = field(default_factory=dict)
-    """SHA-256 of tokens by a name for people."""
+    """SHA-256 of tokens, by a name for people."""
     rate_interval: float = 0.0
-    """Seconds between two requests; 0: any number."""
+    """Seconds between two requests; 0: no limit."""
     rate_burst: int = 0
 
 
 def read(path: str) -> WebConfig:
-    """Read and check the file; raises SettingError: one line with the key, its value and what is accepted."""
+    """Read and check the file; raises SettingError, one line with the key, its value and the accepted values."""
     try:
         tree = yaml_file.load(path)
     except OSError as error:
         raise SettingError(f"web_config_file: {path!r} cannot be read ({error.strerror})") from None
     except NoYamlError as error:
-        # Without the reason: that shows what stands there, and it may be a secret.
+        # Without the reason: it quotes the file, which may be a secret.
         raise SettingError(f"web_config_file: {path!r}{error.where} is not YAML") from None
     return _Reader(path).config(tree)
 
 
 class _Reader:
-    """Takes one file's tree apart."""
+    """Checks the content of one file."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -187,7 +188,7 @@ class _Reader:
         self._config.tls = tls
 
     def _check(self, at: str, tls: Tls) -> None:
-        """Refuse what does not go together."""
+        """Refuse contradictions."""
         for name in ("cert", "key"):
             if bool(getattr(tls, name)) == bool(getattr(tls, f"{name}_file")):
                 said = "both" if getattr(tls, name) else "nothing"
@@ -223,7 +224,7 @@ class _Reader:
     def _users(self, value: Any) -> None:
         at = "basic_auth_users"
         for number, (name, content) in enumerate(self._mapping(at, value).items(), 1):
-            # Neither name nor hash is shown: who mixes the two up would have a password in the log.
+            # Neither the name nor the hash is shown: if a user swaps the two, a password would be in the log.
             if not isinstance(name, str) or not name or ":" in name or not name.isprintable():
                 raise self._refuse(f"{at}, user {number}", "its name", "text without a colon")
             if not isinstance(content, str) or not _BCRYPT.fullmatch(content):
@@ -235,7 +236,7 @@ class _Reader:
     def _tokens(self, value: Any) -> None:
         at = "bearer_tokens"
         for number, (name, content) in enumerate(self._mapping(at, value).items(), 1):
-            # A hash of digits alone is a number to YAML.
+            # YAML reads a hash of digits only as a number.
             if isinstance(content, bool) or not _SHA256.fullmatch(str(content)):
                 raise self._refuse(
                     f"{at}, token {number}", _SECRET, "the token's SHA-256, 64 hexadecimal digits in quotes"

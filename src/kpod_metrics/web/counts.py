@@ -1,4 +1,4 @@
-"""What the endpoint refused, for the agent's own metrics: written by the event loop, read by a cycle."""
+"""What the endpoint refused, for the agent's own metrics: the event loop writes it, a cycle reads it."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ REASONS = (
     "auth",
     "config",
 )
-"""Why: as the label `reason` of kpod_http_refused_total has it."""
+"""Values of the label `reason` of kpod_http_refused_total."""
 
 
 @dataclass
@@ -22,6 +22,6 @@ class Counts:
 
     refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     connections: int = 0
-    """Open now."""
+    """Open connections."""
     config_valid: bool | None = None
-    """Whether the web configuration can be used; None where there is none."""
+    """Whether the web configuration is valid; None without one."""

@@ -1,8 +1,8 @@
-"""HTTP/1.1 for scrapers and probes: few connections, short deadlines, small requests, bounded memory. Parsed by h11.
+"""HTTP/1.1 for scrapers and probes: few connections, short timeouts, small requests, bounded memory. h11 parses it.
 
-Every wait has a deadline and everything that is kept has a limit; each refusal is counted. Nothing here blocks: the
-agent's cycles are on other threads. At the limit of connections the oldest that waits for its request, of the address
-(an IPv6 client's is its /64) that has the most, makes room for the new one, so that idle ones keep no scraper out.
+Every wait has a timeout, all memory has a limit, and each refusal is counted. Nothing here blocks: the agent's cycles
+run on other threads. At the limit of connections, a new one replaces one that waits for a request: the oldest one of
+the network (of an IPv6 client, its /64) that has the most. So idle connections cannot keep a scraper out.
 """
 
 import asyncio
@@ -27,32 +27,32 @@ from kpod_metrics.web.request import origin_form, receive
 log = logging.getLogger(__name__)
 
 _CHUNK = 64 << 10
-"""Bytes of an answer that are handed to the system at a time: what a reader that does not read can hold of it."""
+"""Bytes of an answer that are written at a time: a client that does not read cannot make the agent buffer more."""
 _GRACE = 0.25
-"""Seconds in which a new connection is not taken for an idle one."""
-_STALLED = 1.0
-"""Seconds without a part being taken, after which a page makes room for another that is asked for."""
+"""Seconds after which a connection without a request is idle."""
+_STALL_TIMEOUT = 1.0
+"""Seconds in which a client reads nothing of its page, after which another request can replace it."""
 _LINGER = 1.0
-"""Seconds in which a client may go on to send what is not read: a connection that is reset loses its answer."""
+"""Seconds in which the rest of a refused request is read and dropped: a reset connection would lose the answer."""
 
 
 class _Connection:
     """One client."""
 
     def __init__(self, client: socket.socket, network: bytes) -> None:
-        """`network` is where the client comes from: one that has many connections has them all from there."""
+        """`network` is where the client comes from: all connections of one client have the same."""
         self.socket, self.network = client, network
         self.task: asyncio.Task[None] | None = None
         self.waits_since: float | None = time.monotonic()
-        """When it began to wait for a request; None while one is answered."""
+        """When it began to wait for a request; None while a request is answered."""
         self.page_taken: float | None = None
-        """When it last took a part of a page; None while it gets none."""
+        """When the client last read a part of a page; None while no page is sent."""
         self.lost = False
-        """Whether the transport is gone."""
+        """Whether the transport is closed."""
 
 
 class _Protocol(asyncio.StreamReaderProtocol):
-    """Notes when the connection is gone."""
+    """Notes when the connection is closed."""
 
     def __init__(self, reader: asyncio.StreamReader, one: _Connection) -> None:
         super().__init__(reader)
@@ -64,7 +64,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
 
 
 class Endpoint:
-    """Serves one listener; of one event loop."""
+    """Serves one listener, on one event loop."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class Endpoint:
         guard: Guard | None = None,
         limited: frozenset[str] = frozenset(),
     ) -> None:
-        """`limited` are the paths that only `limits.requests` are answered of at once."""
+        """`limited` are the paths of which `limits.requests` can be answered at the same time."""
         self._listener, self._answer, self._counts = listener, answer, counts
         self._limits, self._guard, self._limited = limits, guard, limited
         self._open: set[_Connection] = set()
         self._freed = asyncio.Event()
         self.answering = 0
-        """Pages that are on their way."""
+        """Pages that are being sent."""
 
     async def run(self) -> None:
         """Accept until cancelled."""
@@ -94,7 +94,7 @@ class Endpoint:
             try:
                 client, address = await loop.sock_accept(self._listener)
                 failed = False
-            except OSError as error:  # out of descriptors or memory, or a client that is gone already
+            except OSError as error:  # no descriptors or memory left, or the client has gone already
                 if not failed:
                     log.error("a connection cannot be accepted: %s", error.strerror)
                 failed = True
@@ -107,18 +107,18 @@ class Endpoint:
             one.task = loop.create_task(self._serve(one))
             one.task.add_done_callback(lambda _, one=one: self._end(one))  # type: ignore[misc]
 
-    async def close(self, patience: float) -> None:
-        """End all connections: idle ones at once, those with an answer on its way after `patience` seconds."""
+    async def close(self, timeout: float) -> None:
+        """End all connections: idle ones at once, those with an answer in progress after `timeout` seconds."""
         tasks = {one.task for one in self._open if one.task is not None}
         for one in self._open:
             if one.waits_since is not None and one.task is not None:
                 one.task.cancel()
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=patience)
+            _, late = await asyncio.wait(tasks, timeout=timeout)
             for task in late:
                 task.cancel()
             if late:
-                await asyncio.wait(late, timeout=patience)
+                await asyncio.wait(late, timeout=timeout)
 
     def _end(self, one: _Connection) -> None:
         self._open.discard(one)
@@ -142,7 +142,7 @@ class Endpoint:
                 await asyncio.wait_for(self._freed.wait(), _GRACE / 5)
 
     async def _serve(self, one: _Connection) -> None:
-        """Answer one client until it is gone; its connection is closed then, however that came."""
+        """Answer one client until it has gone, then close its connection."""
         writer: asyncio.StreamWriter | None = None
         try:
             opened = await self._secure(one)
@@ -152,23 +152,23 @@ class Endpoint:
             await self._converse(one, reader, writer)
             one.waits_since = time.monotonic()
             writer.close()
-            # The end of the last answer may be in the transport's buffer: a slow client has time to take that too.
+            # The end of the last answer may still be in the transport's buffer: a slow client has time to read it.
             try:
                 async with asyncio.timeout(self._limits.send):
                     await writer.wait_closed()
             except TimeoutError:
                 self._counts.refused["timeout"] += 1
-        except (OSError, TimeoutError):  # the client is gone, or does not read (an SSLError is an OSError)
+        except (OSError, TimeoutError):  # the client has gone, or does not read (an SSLError is an OSError)
             pass
         finally:
             if writer is None:
                 one.socket.close()
             elif not one.lost:
-                # asyncio fails to abort a transport that was closed with data in its buffer and is gone since.
+                # asyncio cannot abort a transport that was closed with data in its buffer and then lost.
                 writer.transport.abort()
 
     async def _secure(self, one: _Connection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """Make streams of a socket, by TLS where that is set; None if it is refused."""
+        """Make streams of a socket, with TLS if it is configured; None if the client is refused."""
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {}
         if self._guard is not None and self._guard.secure:
@@ -182,7 +182,7 @@ class Endpoint:
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: protocol, one.socket, **options)
         except (OSError, TimeoutError):
-            # A wrong certificate, another protocol, too slow, gone.
+            # A wrong certificate, another protocol, a timeout, or the client has gone.
             self._counts.refused["tls"] += 1
             return None
         transport.set_write_buffer_limits(_CHUNK)
@@ -211,7 +211,7 @@ class Endpoint:
                         limited = path in self._limited and self._may_answer()
                         if limited:
                             self.answering += 1
-                            one.page_taken = math.inf  # it is not the client that is waited for yet
+                            one.page_taken = math.inf  # the client does not delay it yet
                         answer = BUSY if path in self._limited and not limited else await self._ask(request, target)
                     await self._send(http, writer, answer, one, head=_is_head(request))
                 finally:
@@ -229,7 +229,7 @@ class Endpoint:
             first = False
 
     async def _admit(self, request: h11.Request) -> Answer | None:
-        """Return the refusal of who may not ask, or not now."""
+        """Return the refusal of a client without rights, or over the rate limit."""
         if self._guard is None:
             return None
         if not self._guard.refresh():
@@ -245,11 +245,11 @@ class Endpoint:
         return refusal(401, "unauthorized", "auth", *self._guard.challenges)
 
     def _may_answer(self) -> bool:
-        """Whether one more page may be on its way, in place of one that its reader does not read if need be."""
+        """Return whether one more page can be sent. If necessary, it replaces a page that its client does not read."""
         if self.answering < self._limits.requests:
             return True
         stalled = min((one for one in self._open if one.page_taken is not None), key=_taken, default=None)
-        if stalled is None or time.monotonic() - _taken(stalled) < _STALLED:
+        if stalled is None or time.monotonic() - _taken(stalled) < _STALL_TIMEOUT:
             return False
         stalled.page_taken = math.inf
         self._counts.refused["timeout"] += 1
@@ -261,7 +261,7 @@ class Endpoint:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
         try:
             return await self._answer(request.method.decode("latin-1"), target, headers)
-        except Exception:  # a defect: the others are answered, and this one is not left to wonder
+        except Exception:  # a defect: this client gets an answer, and the others are not affected
             log.exception("%s cannot be answered", target.partition("?")[0])
             return FAILED
 
@@ -274,7 +274,7 @@ class Endpoint:
         *,
         head: bool = False,
     ) -> None:
-        """Send an answer in pieces, each when the one before is taken; raises TimeoutError."""
+        """Send an answer in pieces, each after the one before is read; raises TimeoutError."""
         if answer.counted:
             self._counts.refused[answer.counted] += 1
         headers = [
@@ -291,7 +291,7 @@ class Endpoint:
                 piece = http.send(h11.Response(status_code=answer.status, headers=headers, reason=reason)) or b""
                 body = memoryview(b"" if head else answer.body)
                 for at in range(0, len(body), _CHUNK):
-                    # The first piece and the head together: a small answer is one packet.
+                    # The first piece together with the head: a small answer is one packet.
                     if one.page_taken is not None:
                         one.page_taken = time.monotonic()
                     writer.write(piece + (http.send(h11.Data(data=bytes(body[at : at + _CHUNK]))) or b""))
@@ -304,7 +304,7 @@ class Endpoint:
             raise
 
     async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Have the client get its last answer: take what it still sends, for a moment."""
+        """Make sure that the client gets its last answer: read what it still sends, for a moment."""
         if writer.can_write_eof():
             writer.write_eof()
         with suppress(TimeoutError):

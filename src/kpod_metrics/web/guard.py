@@ -1,7 +1,7 @@
-"""Who may ask: the web configuration in force, read again when its files change, and what each request has to show.
+"""Authentication: the web configuration, which is read again when its files change, and the check of each request.
 
-As in exporter-toolkit a new file counts from the next connection (TLS) or request (all else) on, and while it is wrong
-nobody is answered: an old password must not go on to work because a new file has a fault.
+As in exporter-toolkit, a changed file takes effect with the next connection (TLS) or request (everything else). While
+the file is invalid, all requests are refused: an old password must not stay valid because the new file has an error.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NOBODY = b"$2b$10$m/kSvNZex0pFU59A.e7SU.NEpcaUE/bKin9bTWH.ryJqvFBEk8IG2"
-"""A hash of nothing that is known: an unknown user's password takes as long to refuse as a known one's."""
-_REMEMBERED = 100
-"""Passwords whose comparison is remembered, right ones and wrong ones."""
-_MOST_WAITING = 8
-"""Passwords that may wait to be compared; a comparison takes 50 to 100 ms of CPU time."""
+_UNKNOWN_USER = b"$2b$10$m/kSvNZex0pFU59A.e7SU.NEpcaUE/bKin9bTWH.ryJqvFBEk8IG2"
+"""Hash of a password that no user has: refusing an unknown user takes as long as refusing a wrong password."""
+_MAX_CACHED = 100
+"""Cached comparisons of passwords, right and wrong ones."""
+_MAX_WAITING = 8
+"""Passwords that can wait for their comparison, which takes 50 to 100 ms of CPU time."""
 
 Signature = tuple[tuple[str, int, int, int, int] | None, ...]
 
 
 def _signature(paths: Iterable[str]) -> Signature:
-    """Return what changes with the files: a Secret's volume is a symbolic link that is replaced."""
+    """Return a value that changes when a file does: the volume of a Secret is a symbolic link that is replaced."""
     found: list[tuple[str, int, int, int, int] | None] = []
     for path in paths:
         try:
@@ -48,14 +48,14 @@ def _signature(paths: Iterable[str]) -> Signature:
 
 
 class BusyError(Exception):
-    """More passwords wait than may."""
+    """Too many passwords wait for their comparison."""
 
 
 class Guard:
-    """The web configuration of a path, and what follows from it. Of the event loop's thread, but for `__init__`."""
+    """Checks connections and requests by the web configuration. Only the event loop calls it, but for `__init__`."""
 
     def __init__(self, path: str, counts: Counts) -> None:
-        """Read it; raises SettingError."""
+        """Read the file; raises SettingError."""
         self._path, self._counts = path, counts
         self._paths = [path]
         self._fault = ""
@@ -69,8 +69,8 @@ class Guard:
         counts.config_valid = True
 
     def _take(self) -> None:
-        """Read the files and replace what is in force."""
-        # Each file's before it is read: a change meanwhile is seen the next time.
+        """Read the files and use them from now on."""
+        # The signature of a file comes first: if it changes while it is read, the next check sees that.
         self._paths = [self._path]
         self._seen = _signature(self._paths)
         config = files.read(self._path)
@@ -87,7 +87,7 @@ class Guard:
         self._config, self._context = config, context
 
     def refresh(self) -> bool:
-        """Read the files if they changed; return whether they can be used."""
+        """Read the files if they changed; return whether they are valid."""
         if _signature(self._paths) == self._seen:
             return not self._fault
         before = self._fault
@@ -101,7 +101,7 @@ class Guard:
             self._fault = ""
         except SettingError as error:
             self._fault = str(error)
-        except Exception as error:  # whatever it is: what was in force must not stay
+        except Exception as error:  # after any error: the old configuration must not stay valid
             self._fault = f"web_config_file: {self._path!r}: {type(error).__name__}: it cannot be used"
         self._counts.config_valid = not self._fault
         if self._fault:
@@ -114,11 +114,11 @@ class Guard:
 
     @property
     def context(self) -> "ssl.SSLContext | None":
-        """What a new connection is secured with; None: not at all."""
+        """TLS of a new connection; None without TLS."""
         return self._context
 
     def admits(self, certificate: Mapping[str, object] | None) -> bool:
-        """Whether a client's verified certificate has a name that may ask."""
+        """Return whether the verified certificate of a client has an allowed name."""
         tls = self._config.tls
         if tls is None or not tls.client_allowed_sans:
             return True
@@ -128,22 +128,22 @@ class Guard:
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Headers for every answer."""
+        """Headers of every answer."""
         return [(name.lower().encode(), value.encode()) for name, value in self._config.headers.items()]
 
     @property
     def challenges(self) -> list[tuple[bytes, bytes]]:
-        """What a refused client is told to show."""
+        """Headers that tell a refused client how to authenticate."""
         asked = [b"Basic"] if self._config.users else []
         asked += [b"Bearer"] if self._config.tokens else []
         return [(b"www-authenticate", one) for one in asked]
 
     def in_rate(self) -> bool:
-        """Whether one more request is within the rate; it is counted then."""
+        """Return whether one more request is within the rate limit, and count it."""
         return self._rate.take()
 
     async def knows(self, authorization: bytes) -> bool:
-        """Whether an Authorization header is that of a user or a token; raises BusyError."""
+        """Return whether an Authorization header has a known user or token; raises BusyError."""
         config = self._config
         if not config.users and not config.tokens:
             return True
@@ -151,7 +151,7 @@ class Guard:
         rest = rest.strip()
         if scheme.lower() == b"bearer":
             digest = hashlib.sha256(rest).digest()
-            # All of them, whatever the first ones give.
+            # All are compared, so that the time does not depend on which one is right.
             return sum(hmac.compare_digest(digest, token) for token in config.tokens.values()) > 0
         if scheme.lower() != b"basic" or not config.users:
             return False
@@ -160,34 +160,34 @@ class Guard:
             hashed = config.users.get(name.decode())
         except (binascii.Error, UnicodeDecodeError):
             return False
-        right = await self._passwords.right(hashed or _NOBODY, password)
+        right = await self._passwords.right(hashed or _UNKNOWN_USER, password)
         return right and hashed is not None and bool(colon)
 
 
 class Passwords:
-    """Compares passwords with bcrypt hashes: on another thread, one at a time, each once."""
+    """Compares passwords with bcrypt hashes: on another thread, one at a time, with a cache."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, bool] = {}
-        # What is remembered is of no use to whoever reads the agent's memory without this, and hard with it.
+        # Keys of the cache are HMACs, so that a dump of the agent's memory has no hashes that are fast to guess.
         self._pepper = os.urandom(32)
         self._turn = asyncio.Lock()
         self._waiting = 0
 
     async def right(self, hashed: bytes, password: bytes) -> bool:
-        """Whether a password is the one of a hash; raises BusyError."""
+        """Return whether a password matches a hash; raises BusyError."""
         key = hmac.digest(self._pepper, hashed + password, "sha256")
         if key in self._known:
             return self._known[key]
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= _MAX_WAITING:
             raise BusyError
         self._waiting += 1
         try:
             async with self._turn:
                 if key not in self._known:
                     answer = await asyncio.to_thread(_compare, hashed, password)
-                    while len(self._known) >= _REMEMBERED:
-                        # Wrong ones first: guesses must not push out what scrapers use.
+                    while len(self._known) >= _MAX_CACHED:
+                        # Wrong ones first: guesses must not evict the passwords of scrapers.
                         wrong = (known for known, was_right in self._known.items() if not was_right)
                         del self._known[next(wrong, next(iter(self._known)))]
                     self._known[key] = answer
@@ -200,27 +200,27 @@ def _compare(hashed: bytes, password: bytes) -> bool:
     import bcrypt  # noqa: PLC0415 - only where there are users
 
     try:
-        # bcrypt has never looked at more than 72 bytes; Go's does the same, this one's raises.
+        # bcrypt uses 72 bytes at most. Go's library cuts a longer password, this one raises.
         return bcrypt.checkpw(password[:72], hashed)
     except ValueError:
         return False
 
 
 class Rate:
-    """A token bucket: `burst` requests at once, and one more every `interval` seconds."""
+    """A token bucket: `burst` requests, and one more every `interval` seconds."""
 
     def __init__(self, interval: float, burst: int) -> None:
         self._interval, self._burst = interval, burst
         self._left, self._at = float(burst), time.monotonic()
 
     def change(self, interval: float, burst: int) -> None:
-        """Begin anew, if these are other limits."""
+        """Start with a full bucket if the limits differ."""
         if (interval, burst) != (self._interval, self._burst):
             self._interval, self._burst = interval, burst
             self._left, self._at = float(burst), time.monotonic()
 
     def take(self) -> bool:
-        """Take one, if there is one."""
+        """Return whether there is a token, and take it."""
         if not self._interval:
             return True
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""TLS of the endpoint, made from the web configuration. Imported only where that has `tls_server_config`."""
+"""TLS of the endpoint, from the web configuration. Imported only if that has `tls_server_config`."""
 
 import ipaddress
 import os
@@ -18,7 +18,7 @@ _VERIFY = {
 
 
 def context_of(tls: Tls) -> ssl.SSLContext:
-    """Return a context for connections; raises SettingError, which names the key whose content cannot be used."""
+    """Return a context for connections; raises SettingError with the key that is invalid."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version, context.maximum_version = _VERSION[tls.min_version], _VERSION[tls.max_version]
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
@@ -29,7 +29,7 @@ def context_of(tls: Tls) -> ssl.SSLContext:
             context.set_ciphers(":".join(named))
         elif tls.max_version == "TLS12":
             raise _unusable("cipher_suites", "none of TLS 1.2", "one of those with max_version TLS12")
-        else:  # only those of 1.3 are wanted
+        else:  # only suites of TLS 1.3
             context.minimum_version = ssl.TLSVersion.TLSv1_3
     for curve in tls.curve_preferences:
         context.set_ecdh_curve(CURVES[curve])
@@ -37,7 +37,7 @@ def context_of(tls: Tls) -> ssl.SSLContext:
     context.verify_mode = _VERIFY[tls.client_auth_type]
     if context.verify_mode is not ssl.CERT_NONE:
         try:
-            # OpenSSL is given ASCII alone: what is not, is in no certificate but in what people write between them.
+            # OpenSSL accepts only ASCII. Other characters can be in comments between certificates.
             inline = tls.client_ca.encode("ascii", "ignore").decode() if tls.client_ca else None
             context.load_verify_locations(tls.client_ca_file or None, None, inline)
         except (OSError, ValueError) as error:  # an SSLError is an OSError
@@ -46,7 +46,7 @@ def context_of(tls: Tls) -> ssl.SSLContext:
 
 
 def _load_pair(context: ssl.SSLContext, tls: Tls) -> None:
-    # OpenSSL says of neither file which one it is that it cannot read.
+    # OpenSSL does not report which of the two files it cannot read.
     for name, path in (("cert_file", tls.cert_file), ("key_file", tls.key_file)):
         try:
             if path:
@@ -57,7 +57,7 @@ def _load_pair(context: ssl.SSLContext, tls: Tls) -> None:
     try:
         certificate = tls.cert_file or _as_file(tls.cert, kept)
         key = tls.key_file or _as_file(tls.key, kept)
-        # A key with a password: none is asked for on a terminal.
+        # For a key with a password: without this OpenSSL asks on the terminal.
         context.load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
         where = f"{_shown(tls.cert_file, error)} with key_file {tls.key_file or 'inline'!r}"
@@ -68,7 +68,7 @@ def _load_pair(context: ssl.SSLContext, tls: Tls) -> None:
 
 
 def _as_file(content: str, kept: list[int]) -> str:
-    """Give what is inline a path, which ssl asks for: memory, never a disk."""
+    """Return a path for inline content, since ssl needs one: in memory, never on a disk."""
     kept.append(os.memfd_create("pem", os.MFD_CLOEXEC))
     os.write(kept[-1], content.encode())
     return f"/proc/self/fd/{kept[-1]}"
@@ -84,7 +84,7 @@ def _unusable(key: str, what: str, accepted: str) -> SettingError:
 
 
 def is_allowed(certificate: Mapping[str, Any] | None, sans: Iterable[str]) -> bool:
-    """Whether a verified certificate (`SSLObject.getpeercert`) has one of these alternative names, exactly."""
+    """Return whether a verified certificate (`SSLObject.getpeercert`) has exactly one of these alternative names."""
     wanted = set(sans)
     for kind, value in (certificate or {}).get("subjectAltName", ()):
         if kind in {"DNS", "email", "URI"} and value in wanted:

@@ -91,7 +91,7 @@ def test_content() -> None:
     node.cycle()
     found = parsed(node, name="node-7")
     assert "Node node-7" in found.text
-    assert "1 of 1 pod is over the limit of an alert." in found.text
+    assert "1 of 1 pod is over the threshold of an alert." in found.text
     assert "The worst first, over the last 10 s." in found.text
     heads, row = found.rows[:2]
     assert heads[:2] == ["Pod", "Waits for"]
@@ -102,10 +102,10 @@ def test_content() -> None:
     ]
     assert len(heads) == len(row)
     for said in (
-        "Collectors that work 2 of 2",
-        "It took 34 ms, every 30 s",
-        "Source of pods kubernetes, answers",
-        "Unresolved events 0",
+        "Working collectors 2 of 2",
+        "Duration of the cycle 34 ms, every 30 s",
+        "Source of pods kubernetes, connected",
+        "Events of unknown pods 0",
         "Failed map updates 0",
     ):
         assert said in found.text
@@ -126,9 +126,9 @@ def test_what_is_wrong_with_the_agent() -> None:
     found = parsed(node, ("collector disk is off: EPERM",))
     for said in (
         "Not working collector disk is off: EPERM",
-        "Collectors that work 1 of 2",
-        "kubernetes, does not answer",
-        "Unresolved events 12",
+        "Working collectors 1 of 2",
+        "kubernetes, disconnected",
+        "Events of unknown pods 12",
         "Failed map updates 5",
         "Evicted map entries 2",
     ):
@@ -151,8 +151,8 @@ def test_an_empty_node() -> None:
     node.cycle()
     node.cycle()
     found = parsed(node)
-    assert "There are none on this node." in found.text
-    assert "None of 0 pods is over the limit of an alert." in found.text
+    assert "There are no pods on this node." in found.text
+    assert "None of 0 pods is over the threshold of an alert." in found.text
 
 
 def test_before_the_first_cycle_and_the_second() -> None:
@@ -161,8 +161,8 @@ def test_before_the_first_cycle_and_the_second() -> None:
     node.saw(A_POD, cpu_runqueue_latency_seconds=9.0)
     node.cycle()
     found = parsed(node)
-    assert "Rates are known from the second cycle on: reload then." in found.text
-    assert found.rows[1] == ["web-1shop", "nothing is known yet", *"-------"]
+    assert "Rates need a second cycle: reload this page then." in found.text
+    assert found.rows[1] == ["web-1shop", "unknown yet", *"-------"]
 
 
 def test_hostile_names() -> None:
@@ -205,9 +205,9 @@ def test_many_pods(many: Node) -> None:
     pods = [row[0] for row in found.rows if row[0].endswith("many")]
     assert pods == [f"pod-{at}many" for at in range(1233, 1233 - 50, -1)]
     # Of the 1,184 others, those that wait less than half of 30 % of the time wait for nothing: 0 to 185.
-    assert "1184 more pods, 186 of them waiting for nothing. Show 200" in found.text
+    assert "1184 more pods, 186 of them wait for nothing. Show 200" in found.text
     assert "?pods=200" in found.links
-    assert "863 of 1234 pods are over the limit of an alert." in found.text
+    assert "863 of 1234 pods are over the threshold of an alert." in found.text
     assert len(document) < 60_000
 
 
@@ -215,7 +215,7 @@ def test_as_many_pods_as_there_may_be(many: Node) -> None:
     document = page.render(many.compared, [], "n1", page.MAX_PODS)
     found = Parsed(document)
     assert sum(row[0].endswith("many") for row in found.rows) == 1000
-    assert "234 more pods, 186 of them waiting for nothing." in found.text
+    assert "234 more pods, 186 of them wait for nothing." in found.text
     assert not any(link.startswith("?") for link in found.links)
     assert len(document) < 1_000_000
 
@@ -245,7 +245,7 @@ def test_made_once_a_second_at_most(many: Node, monkeypatch: pytest.MonkeyPatch)
     [("", 50), ("pods=1", 1), ("pods=1000", 1000), ("x=2&pods=7", 7), ("pods=3&pods=4", 4), ("pods=0099", 99)],
 )
 def test_query(query: str, expected: int) -> None:
-    assert page.asked(query) == expected
+    assert page.limit_of(query) == expected
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_query(query: str, expected: int) -> None:
 )
 def test_wrong_query(said: str) -> None:
     with pytest.raises(ValueError, match=r"^pods: '.{0,40}' is not accepted; accepted: 1 to 1000$"):
-        page.asked(f"pods={said}")
+        page.limit_of(f"pods={said}")
 
 
 def test_it_needs_nothing_else(many: Node) -> None:
