@@ -88,7 +88,7 @@ def test_workload_moves_its_signal_and_the_sleeper_does_not(work: Workload, one:
     needed = one.controller or work.needs
     if needed and needed not in growth.workloads.controllers:
         pytest.skip(f"the cgroup v2 tree is without {needed}: {ONLY_THERE}")
-    assert growth.of(work, one) > one.least
+    assert growth.of(work, one) > one.minimum
     if "seconds" in one.metric:
         # It wakes once a second, and on a busy machine waits for a CPU then.
         assert growth.of(SLEEPER, one) < growth.of(work, one) / 4

@@ -35,7 +35,7 @@ def test_contention_is_told(
 
         def waiting() -> float:
             """How many tasks of the contended pod wait, in words."""
-            said = re.search(r">a CPU (?:\d+ % of the time)?: ([0-9.]+) tasks at a time<", rows()["contended"])
+            said = re.search(r">CPU: (?:in the run queue \d+ % of the time, )?([0-9.]+) tasks ", rows()["contended"])
             return float(said[1]) if said else 0.0
 
         eventually(lambda: {"contended", "quiet"} <= rows().keys())

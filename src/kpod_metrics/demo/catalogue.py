@@ -1,24 +1,24 @@
-"""The workloads: what each does, and by how much it moves which metrics."""
+"""The workloads: what each does, which metrics it moves, and by how much."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Signal:
-    """A metric that a workload moves, by more than `least` a second: a histogram by its sum, a gauge to that value.
+    """A metric that a workload moves: by more than `minimum` per second (a histogram's sum), or above it (a gauge).
 
-    `label` is the value of its own label ("openat"). `controller`: what the cgroup v2 tree must have for it.
+    `label` is the value of the metric's label ("openat"). `controller` is the cgroup v2 controller that it needs.
     """
 
     metric: str
-    least: float
+    minimum: float
     label: str = ""
     controller: str = ""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One workload. `needs` is the controller without which there is none; `limits` are its cgroup's files."""
+    """One workload. `needs` is a cgroup v2 controller; `limits` are files of its cgroup, with their content."""
 
     name: str
     does: str
@@ -30,17 +30,17 @@ class Workload:
 WORKLOADS = (
     Workload(
         "hog",
-        "two tasks that want the same CPU half of the time: each waits while the other runs",
+        "two tasks that compete for the same CPU half of the time: one waits while the other runs",
         (
             Signal("kpod_cpu_runqueue_latency_seconds", 0.02),
             Signal("kpod_cpu_usage_seconds_total", 0.02),
             Signal("kpod_pressure_cpu_waiting_seconds_total", 0.02),
         ),
     ),
-    Workload("sleeper", "sleeps a second at a time, on the hog's CPU: how calm looks"),
+    Workload("sleeper", "sleeps, on the CPU of the hog: nothing moves"),
     Workload(
         "lossy",
-        "two ends of a TCP connection, of which one never sees every tenth segment",
+        "a TCP connection that loses every tenth segment in one direction",
         (
             Signal("kpod_net_tcp_retransmits_total", 0.3),
             Signal("kpod_net_tcp_bytes_sent_total", 20_000),
@@ -50,22 +50,22 @@ WORKLOADS = (
     ),
     Workload(
         "refused",
-        "connects to a port where nobody listens",
+        "connects to a port that no process listens on",
         (Signal("kpod_net_tcp_connect_failures_total", 1), Signal("kpod_syscall_errors_total", 1, "connect")),
     ),
     Workload(
         "faults",
-        "reads a mapped file whose pages are not in memory: each waits for the disk",
+        "reads a mapped file whose pages are not in memory: each read waits for the disk",
         (Signal("kpod_mem_major_page_faults_total", 3), Signal("kpod_disk_read_bytes_total", 5_000, "", "io")),
     ),
     Workload(
         "syscalls",
-        "opens a file that is not there, again and again",
+        "opens a file that does not exist, again and again",
         (Signal("kpod_syscall_count_total", 5, "openat"), Signal("kpod_syscall_errors_total", 5, "openat")),
     ),
     Workload(
         "writer",
-        "writes and waits until it is on the disk",
+        "writes and waits for the disk",
         (
             Signal("kpod_syscall_latency_seconds", 1e-4, "fsync"),
             Signal("kpod_syscall_count_total", 1, "fsync"),
@@ -74,14 +74,14 @@ WORKLOADS = (
     ),
     Workload(
         "throttled",
-        "wants a whole CPU and may have a fifth",
+        "needs a whole CPU and has a limit of a fifth",
         (Signal("kpod_cpu_throttled_seconds_total", 0.05), Signal("kpod_cpu_throttled_periods_total", 1)),
         "cpu",
         (("cpu.max", "20000 100000"),),
     ),
     Workload(
         "memory",
-        "takes 64 MB of memory until the kernel kills it for more, and begins anew after six seconds",
+        "allocates 64 MB until the OOM killer kills it, and starts again after six seconds",
         (Signal("kpod_mem_oom_kills_total", 0.02), Signal("kpod_mem_cgroup_usage_bytes", 4096)),
         "memory",
         (("memory.max", str(64 << 20)), ("memory.swap.max", "0")),
@@ -89,4 +89,4 @@ WORKLOADS = (
 )
 
 LOAD = "0.7 of a CPU at low priority, 0.5 MB/s from and to the disk, 100 MB of memory"
-"""What all of them cost the machine together, about."""
+"""What all of them use together, about."""

@@ -1,4 +1,4 @@
-"""The command `demo`: the agent beside the workloads, until it is told to end."""
+"""The command `demo`: the agent beside the workloads, until a signal or the end of its duration."""
 
 import ctypes
 import os
@@ -18,20 +18,20 @@ from kpod_metrics.settings import Settings
 from kpod_metrics.web.address import local_url
 
 DEFAULTS = {"profile": "comprehensive", "poll_interval": "2s", "listen": "127.0.0.1:9090"}
-"""Where they are not those of `run`: for somebody who looks on, on this machine."""
+"""Defaults that differ from those of `run`: for a user who watches on this machine."""
 
 _PR_SET_PDEATHSIG = 1
-_STOP = 5.0
-"""Seconds that the agent has to end by itself."""
+_STOP_TIMEOUT = 5.0
+"""Seconds in which the agent must end by itself."""
 
 
 def run(settings: Settings, flags: Sequence[str], duration: float) -> int:
     """Run both for so many seconds (0: until a signal); return the exit status.
 
-    `flags` are those for the agent; what else it takes from the environment and a file is its own business. Raises
-    RefusedError where the machine does not let it.
+    `flags` are for the agent, which reads its environment and configuration file too. Raises RefusedError if the
+    machine cannot run it.
     """
-    # What would be refused later is refused before anything was started.
+    # Check what can be refused before anything is started.
     agents.build(settings).close()
     server.bind(settings.listen).close()
     over = threading.Event()
@@ -41,7 +41,7 @@ def run(settings: Settings, flags: Sequence[str], duration: float) -> int:
     }
     try:
         with Workloads(settings.cgroup_root or find_root(settings.proc_root)) as workloads:
-            print(said(workloads, settings), flush=True)
+            print(summary(workloads, settings), flush=True)
             return _beside(workloads, settings, flags, duration, over)
     finally:
         for number, handler in before.items():
@@ -51,7 +51,7 @@ def run(settings: Settings, flags: Sequence[str], duration: float) -> int:
 def _beside(
     workloads: Workloads, settings: Settings, flags: Sequence[str], duration: float, over: threading.Event
 ) -> int:
-    """Run the agent; return 0 when the time or a signal ended it, else its own status."""
+    """Run the agent; return 0 if the time or a signal ended it, else its own status."""
     host, port = settings.listen
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     chosen = ("--profile", settings.profile, "--poll-interval", f"{settings.poll_interval}s", "--listen", where)
@@ -59,7 +59,7 @@ def _beside(
     agent = subprocess.Popen(
         [sys.executable, "-P", "-m", "kpod_metrics", "run", *flags, *chosen],
         stdin=subprocess.DEVNULL,
-        process_group=0,  # the terminal's Ctrl-C is for this process, which ends the agent
+        process_group=0,  # Ctrl-C is for this process, which ends the agent
         preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - there are no threads yet
     )
     end = time.monotonic() + duration if duration else float("inf")
@@ -76,20 +76,20 @@ def _beside(
     finally:
         agent.terminate()
         try:
-            agent.wait(_STOP)
+            agent.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             agent.kill()
             agent.wait()
 
 
-def said(workloads: Workloads, settings: Settings) -> str:
-    """Say what runs, and what to look at."""
+def summary(workloads: Workloads, settings: Settings) -> str:
+    """Return what runs, and where to look."""
     url = local_url(settings.listen)
     found = url in {"http://localhost:9090", "http://127.0.0.1:9090"}
     top = "kpod-metrics top" + ("" if found else f" --url {url}")
     lines = [
-        f"kpod-metrics demo: workloads in cgroups of their own below {workloads.name}, which cost {LOAD}.",
-        f"Look at {url}/metrics, or in another terminal at: {top} --filter {workloads.name}",
+        f"kpod-metrics demo: workloads in their own cgroups below {workloads.name}, which use {LOAD}.",
+        f"See {url}/ and {url}/metrics, or in another terminal: {top} --filter {workloads.name}",
         "",
     ]
     for work in workloads.chosen:
@@ -101,4 +101,4 @@ def said(workloads: Workloads, settings: Settings) -> str:
     lines += [
         f"{work.name:<10} not here: the cgroup v2 tree has no {work.needs} controller" for work in workloads.left_out
     ]
-    return "\n".join([*lines, "", f"Ctrl-C ends it, and leaves nothing behind. Process {os.getpid()}."])
+    return "\n".join([*lines, "", f"Ctrl-C ends it and removes everything. Process {os.getpid()}."])

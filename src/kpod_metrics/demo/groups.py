@@ -1,4 +1,4 @@
-"""The workloads' cgroups: made, filled, emptied and removed."""
+"""The cgroups of the workloads: made, filled, emptied and removed."""
 
 import contextlib
 import fcntl
@@ -14,17 +14,17 @@ from kpod_metrics.errors import RefusedError
 
 PREFIX = "kpod-demo-"
 _CONTROLLERS = ("cpu", "io", "memory")
-_PATIENCE = 5.0
-"""Seconds that the kernel has to be done with killed processes."""
+_KILL_TIMEOUT = 5.0
+"""Seconds in which the kernel must remove killed processes."""
 _NUMBERS = itertools.count()
-"""Of the demos of one process, for those who import this."""
+"""Numbers of the demos in one process."""
 
 
 class Workloads:
-    """All workloads that this machine can have, from `start` to `close`; a context manager does both."""
+    """All workloads that this machine supports, from `start` to `close`; a context manager calls both."""
 
     def __init__(self, root: str, directory: str = "/var/tmp") -> None:
-        """`root` is the mount of the cgroup v2 tree; files without a name are made in `directory`, for their disk."""
+        """`root` is the mount of the cgroup v2 tree; `directory` is on the disk that the workloads use."""
         self._root, self._directory = root, directory
         number = next(_NUMBERS)
         self.name = f"{PREFIX}{os.getpid()}" + (f"-{number}" if number else "")
@@ -47,15 +47,15 @@ class Workloads:
         self.close()
 
     def pod(self, work: Workload) -> str:
-        """Return a workload's pod label (`--discovery cgroup`)."""
+        """Return the label `pod` of a workload (`--discovery cgroup`)."""
         return f"{self.name}/{work.name}"
 
     def start(self) -> None:
-        """Remove what a demo before this one could not, make the cgroups and start all; raises RefusedError."""
+        """Remove the cgroups of earlier demos, make those of this one and start all; raises RefusedError."""
         remove_left_behind(self._root)
         try:
             os.mkdir(self._top)
-            # Who may lock it knows that nobody uses it any more: the lock ends with this process.
+            # The lock ends with this process: another demo that gets it knows that the cgroups are unused.
             self._lock = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for controller in self.controllers:
@@ -63,7 +63,7 @@ class Workloads:
             for work in self.chosen:
                 os.mkdir(f"{self._top}/{work.name}")
                 for file, value in work.limits:
-                    # Without swap there is no limit of it.
+                    # Without swap there is no file for its limit.
                     with contextlib.suppress(FileNotFoundError):
                         _write(f"{self._top}/{work.name}/{file}", value)
         except OSError as error:
@@ -72,14 +72,14 @@ class Workloads:
             self._processes[work.name] = self._started(work)
 
     def _started(self, work: Workload) -> "subprocess.Popen[bytes]":
-        # -P: nothing that lies in the current directory is imported.
+        # -P: no module of the current directory is imported.
         command = [sys.executable, "-P", "-m", "kpod_metrics.demo.work", work.name]
         return subprocess.Popen(
             [*command, f"{self._top}/{work.name}", str(os.getpid()), self._directory], stdin=subprocess.DEVNULL
         )
 
     def ended(self) -> list[str]:
-        """Return the workloads that have ended though none should."""
+        """Return the workloads that have ended, although none should."""
         return [name for name, process in self._processes.items() if process.poll() is not None]
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Workloads:
             self._lock = -1
 
     def _inherited(self) -> tuple[str, ...]:
-        """Return the controllers that a cgroup below the root has: others are not turned on for a demo's sake."""
+        """Return the controllers that a cgroup below the root has; a demo enables no others."""
         try:
             with open(f"{self._root}/cgroup.subtree_control", encoding="ascii") as file:
                 there = file.read().split()
@@ -105,7 +105,7 @@ class Workloads:
 
 
 def remove_left_behind(root: str) -> None:
-    """Remove the cgroups of demos that were killed: those that nobody holds a lock on."""
+    """Remove the cgroups of demos that were killed: those without a lock."""
     for name in os.listdir(root):
         if not name.startswith(PREFIX):
             continue
@@ -119,8 +119,8 @@ def remove_left_behind(root: str) -> None:
 
 
 def _remove(top: str) -> None:
-    """Kill what is in a cgroup and below it, and remove it; what cannot be removed in time is left to the next demo."""
-    end = time.monotonic() + _PATIENCE
+    """Kill all processes in and below a cgroup, and remove it. After a timeout, it is left to the next demo."""
+    end = time.monotonic() + _KILL_TIMEOUT
     while os.path.isdir(top):
         for directory, _, _ in os.walk(top, topdown=False):
             with contextlib.suppress(OSError):

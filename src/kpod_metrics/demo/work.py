@@ -1,7 +1,7 @@
-"""What a workload does, in a process of its own: `python -m kpod_metrics.demo.work NAME CGROUP PARENT DIRECTORY`.
+"""The work of one workload, in its own process: `python -m kpod_metrics.demo.work NAME CGROUP PARENT DIRECTORY`.
 
-It enters the cgroup by itself, and ends when its parent ends, however that happens. Whatever it makes (files without a
-name, a network namespace without one) ends with it.
+It moves itself into the cgroup, and ends with its parent. Its files and its network namespace have no name, so that
+they end with it too.
 """
 
 import contextlib
@@ -32,21 +32,21 @@ def main(arguments: list[str]) -> None:
     """Do the work until the parent ends."""
     name, cgroup, parent, directory = arguments
     die_with(int(parent))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, which ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     with open(f"{cgroup}/cgroup.procs", "w", encoding="ascii") as procs:
         procs.write(str(os.getpid()))
     WORK[name](directory)
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent has ended."""
+    """Make the kernel kill this process when its parent ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before
+    if os.getppid() != parent:  # the parent has ended already
         os._exit(0)
 
 
 def _beside(work: Callable[[], None]) -> int:
-    """Start a process that does something else beside this one, and ends with it."""
+    """Start a second process, which ends with this one."""
     parent = os.getpid()
     child = os.fork()
     if not child:
@@ -69,7 +69,7 @@ def _on_last_cpu() -> None:
 
 
 def _spin_half() -> None:
-    """From each tenth of a second's beginning use 25 ms of CPU time: the other one wants it at the same time."""
+    """Use 25 ms of CPU time from the start of each tenth of a second on: both tasks need the CPU at the same time."""
     while True:
         time.sleep(0.1 - time.monotonic() % 0.1)
         enough = time.thread_time() + 0.025
@@ -84,13 +84,13 @@ def _sleeper(_: str) -> None:
 
 
 def _lossy(_: str) -> None:
-    """Send to a socket whose filter drops segments before TCP sees them, as a bad wire would; any kernel has that."""
-    with contextlib.suppress(OSError):  # without one the loss is of this connection alone as well
+    """Send to a socket whose filter drops segments before TCP sees them, like a bad link; all kernels support it."""
+    with contextlib.suppress(OSError):  # also without it, only this connection has losses
         _own_network()
     listener = socket.create_server(("127.0.0.1", 0))
     sender = socket.create_connection(listener.getsockname())
     receiver, _ = listener.accept()
-    # Classic BPF (Documentation/networking/filter.rst): a random number, and whether it is among the lowest tenth.
+    # Classic BPF (Documentation/networking/filter.rst): drop if a random number is in the lowest tenth.
     load, jump_if_above, give = 0x20, 0x25, 0x06
     random_number = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
     program = (
@@ -114,7 +114,7 @@ def _lossy(_: str) -> None:
 
 
 def _own_network() -> None:
-    """Go into a network namespace without a name, and have its loopback up."""
+    """Enter a new network namespace, and set its loopback interface up."""
     if _LIBC.unshare(_CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare")
     with socket.socket() as control:
@@ -125,7 +125,7 @@ def _own_network() -> None:
 
 def _refused(_: str) -> None:
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # a port that is taken, and not listened on
+        held.bind(("127.0.0.1", 0))  # the port is taken, but no process listens on it
         while True:
             with socket.socket() as sock, contextlib.suppress(ConnectionRefusedError):
                 sock.connect(held.getsockname())
@@ -136,14 +136,14 @@ _FILE_BYTES = 4 << 20
 
 
 def _faults(directory: str) -> None:
-    """Touch pages that were dropped from the page cache, one by one: 40 a second."""
-    with _nameless(directory) as file:
+    """Read pages that were dropped from the page cache, 40 a second."""
+    with _unnamed(directory) as file:
         for _ in range(_FILE_BYTES >> 20):
             file.write(os.urandom(1 << 20))
         file.flush()
         os.fsync(file.fileno())
         pages = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
-        pages.madvise(mmap.MADV_RANDOM)  # or a fault would read its neighbours too
+        pages.madvise(mmap.MADV_RANDOM)  # otherwise a fault reads neighbouring pages too
         before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
         for turn in itertools.count():
             pages.madvise(mmap.MADV_DONTNEED)
@@ -151,7 +151,7 @@ def _faults(directory: str) -> None:
             for page in random.sample(range(_FILE_BYTES // mmap.PAGESIZE), 20):
                 pages[page * mmap.PAGESIZE]
             if not turn and resource.getrusage(resource.RUSAGE_SELF).ru_majflt == before:
-                print(f"kpod-metrics demo: {directory} is on no disk: nothing faults", file=sys.stderr)
+                print(f"kpod-metrics demo: {directory} is not on a disk: no page faults", file=sys.stderr)
             time.sleep(0.5)
 
 
@@ -164,7 +164,7 @@ def _syscalls(directory: str) -> None:
 
 
 def _writer(directory: str) -> None:
-    with _nameless(directory) as file:
+    with _unnamed(directory) as file:
         while True:
             file.seek(0)
             file.write(os.urandom(1 << 16))
@@ -173,8 +173,8 @@ def _writer(directory: str) -> None:
             time.sleep(0.2)
 
 
-def _nameless(directory: str) -> BinaryIO:
-    """Open a file that has no name, so that it is gone when this process is."""
+def _unnamed(directory: str) -> BinaryIO:
+    """Open a file without a name, which ends with this process."""
     return tempfile.TemporaryFile(dir=directory)
 
 
@@ -185,7 +185,7 @@ def _throttled(_: str) -> None:
 
 
 def _memory(_: str) -> None:
-    """Have a process take memory until it is killed: not often, as the kernel logs each time."""
+    """Start a process that allocates memory until it is killed; rarely, as the kernel logs each kill."""
     while True:
         eater = _beside(_eat)
         os.waitpid(eater, 0)
@@ -194,7 +194,7 @@ def _memory(_: str) -> None:
 
 def _eat() -> None:
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as own:
-        own.write("1000")  # this one, and not who starts it
+        own.write("1000")  # kill this process, not its parent
     taken = []
     while True:
         taken.append(b"\x01" * (1 << 20))

@@ -1,4 +1,4 @@
-"""From the store to a page: one cycle's samples, to be written in any format."""
+"""From the store to a page: the samples of one cycle, to be written in any format."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -12,17 +12,17 @@ from kpod_metrics.store import Store
 
 
 class Renderer:
-    """Makes pages of a store."""
+    """Makes pages from a store."""
 
     def __init__(self, constant: dict[str, str], extra: Sequence[str] = (), *, classic: bool = True) -> None:
         """`constant` and `extra` are as in `Labels`; `classic`: histograms in protobuf have classic buckets too."""
         self._labels = Labels(constant, extra)
         self._classic = classic
         self._families: dict[tuple[Table, int], Family] = {}
-        """Of the last page, by table and place."""
+        """Families of the last page, by table and the metric's place in it."""
 
     def render(self, store: Store) -> "Page":
-        """Take all samples; a sample whose value is that of a cycle ago is that of a cycle ago."""
+        """Make a page of all samples. A sample whose value has not changed is the one of the last page."""
         families = []
         changed = store.take_changed()
         for table, at, metric, children in store.families():
@@ -40,7 +40,7 @@ class Renderer:
                 sample = series.written[at]
                 if sample is None:
                     sample = series.written[at] = Sample(series, value)
-                # One that has not changed is most often the same object; it is written alike if its type is the same.
+                # A value that has not changed is usually the same object. It is written the same only if its type is.
                 elif (before := sample.value) is not value and (before != value or type(before) is not type(value)):
                     sample = series.written[at] = Sample(series, value, sample.form)
                 add(sample)
@@ -53,17 +53,17 @@ class Renderer:
 
 
 class Page:
-    """One cycle's samples. Nothing in it changes, so that any thread may write it."""
+    """The samples of one cycle. It never changes, so that any thread can write it."""
 
     def __init__(self, families: Sequence[Family], labels: Labels, classic: bool = True) -> None:
         self.families = families
         self.labels = labels
         self.time_ns = time.time_ns()
-        """When it was made, in Unix time."""
+        """Unix time of its creation."""
         self._classic = classic
 
     def pieces(self, content_type: str) -> Iterator[bytes]:
-        """Write in the format of a content type, a family after the other."""
+        """Write in the format of a content type, one family after the other."""
         if content_type == PROTOBUF:
             return protobuf.write(self.families, self.labels, classic=self._classic)
         return {TEXT: text.write, OPENMETRICS: text.write_openmetrics}[content_type](self.families, self.labels)

@@ -1,4 +1,4 @@
-"""The page that scrapers get: one a cycle, written in each format that is asked for at most once."""
+"""The page that scrapers get: one per cycle, written at most once in each requested format."""
 
 import threading
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from isal import isal_zlib
 from kpod_metrics.exposition.page import Page
 
 GZIP = 31
-"""The window of 15 bits, in gzip's wrapping: zlib.h, deflateInit2()."""
-_REMEMBERED = 20
-"""Cycles for which a format that was asked for is written in advance."""
+"""A window of 15 bits, with a gzip header: zlib.h, deflateInit2()."""
+_WARM_CYCLES = 20
+"""Cycles for which a requested format is written in advance."""
 
 
 class Published:
-    """The newest page, as bytes in any format; safe for use by several threads."""
+    """The newest page, as bytes in any format; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class Published:
 
     @property
     def page(self) -> Page | None:
-        """The newest page; None before the first."""
+        """The newest page; None before the first one."""
         return self._page
 
     @property
@@ -33,7 +33,7 @@ class Published:
         return self._page is not None
 
     def publish(self, page: Page) -> None:
-        """Replace the page, written already in the formats that were asked for lately."""
+        """Replace the page; it is written first in the formats that clients requested recently."""
         with self._lock:
             self._asked = {variant: left - 1 for variant, left in self._asked.items() if left > 1}
             variants = sorted(self._asked)
@@ -44,10 +44,10 @@ class Published:
             self._page, self._written = page, written
 
     def get(self, content_type: str, zipped: bool) -> bytes:
-        """Return the page in a format; the first to ask in a cycle has it written."""
+        """Return the page in a format; the first request in a cycle writes it."""
         with self._lock:
             assert self._page is not None
-            self._asked[content_type, zipped] = _REMEMBERED
+            self._asked[content_type, zipped] = _WARM_CYCLES
             return self._write(self._page, self._written, content_type, zipped)
 
     @staticmethod
@@ -57,9 +57,9 @@ class Published:
             plain = written.get((content_type, False))
             pieces: Iterable[bytes] = page.pieces(content_type) if plain is None else (plain,)
             if zipped:
-                # Never a whole page beside the zipped one: it is many times as large, in memory that has to be mapped.
-                # Level 1: level 0 makes a third more bytes in the same time, the higher ones hardly fewer.
-                squeezer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP)
-                pieces = (*map(squeezer.compress, pieces), squeezer.flush())
+                # Never a whole page beside the compressed one: it is many times larger, in newly mapped memory.
+                # Level 0 writes a third more bytes in the same time, levels above 1 hardly fewer.
+                compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP)
+                pieces = (*map(compressor.compress, pieces), compressor.flush())
             body = written[content_type, zipped] = b"".join(pieces)
         return body

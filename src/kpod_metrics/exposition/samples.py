@@ -1,4 +1,4 @@
-"""What a page is made of: values as they were at the end of one cycle, and the labels of their series."""
+"""The parts of a page: values at the end of one cycle, and the labels of their series."""
 
 import re
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _LOOKS_LIKE_A_BYTE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
 
 
 def shown(value: str) -> str:
-    r"""Return a label's value in characters that every format has.
+    r"""Return the value of a label in characters that every format has.
 
-    A byte of a path that is no UTF-8 (os.fsdecode() made a surrogate of it) is shown as `\xff`, and the backslash of a
-    path in which that stands literally as `\x5c`: two names are never shown as one.
+    A byte that is not UTF-8 (a surrogate, by os.fsdecode()) becomes `\xff`. If the path contains that text literally,
+    its backslash becomes `\x5c`: different names stay different.
     """
     if "\\" in value:
         value = _LOOKS_LIKE_A_BYTE.sub(r"\\x5c", value)
@@ -26,7 +26,7 @@ def shown(value: str) -> str:
 
 
 def printable(value: str) -> str:
-    r"""Return it as `shown`, with what cannot be seen written out too: a line's end is `\n`, ESC is `\x1b`."""
+    r"""Return it as `shown`, with invisible characters escaped too: a newline is `\n`, ESC is `\x1b`."""
     whole = shown(value)
     if whole.isprintable():
         return whole
@@ -34,9 +34,9 @@ def printable(value: str) -> str:
 
 
 class Sample:
-    """One value, which never changes, and what it is in each format from when that is first asked for.
+    """One value, which never changes, and its text in each format, once that was requested.
 
-    Any thread may write it in a format: two at once write the same.
+    Any thread can write a format: two at the same time write the same bytes.
     """
 
     __slots__ = ("form", "protobuf", "series", "text", "value")
@@ -44,42 +44,42 @@ class Sample:
     def __init__(self, series: Series, value: int | float | Histogram, form: bytes = b"") -> None:
         self.series, self.value = series, value
         self.form = form
-        """Its lines in the text format, `%b` or `%d` for each number: the same for all values of its series."""
+        """Its lines in the text format, with `%b` or `%d` for each number: the same for all values of its series."""
         self.text = b""
         self.protobuf = b""
 
 
 class Family:
-    """The samples of one metric, which never change; that of a metric of which nothing has is in the next page too."""
+    """The samples of one metric. It never changes; if no sample does, the next page has the same family."""
 
     __slots__ = ("lines", "metric", "samples", "stays", "table")
 
     def __init__(self, table: Table, metric: Metric, samples: list[Sample]) -> None:
         self.table, self.metric, self.samples = table, metric, samples
         self.stays = False
-        """Whether it is in more than one page: then it is worth to keep what is written of it."""
+        """Whether it is on more than one page: then its lines are kept."""
         self.lines: Sequence[bytes] = ()
         """Its samples in the text format, in pieces."""
 
 
 class Labels:
-    """Names and values of the labels of any series."""
+    """Names and values of the labels of all series."""
 
     def __init__(self, constant: dict[str, str], extra: Sequence[str] = ()) -> None:
-        """`constant` are labels that every pod's series has with one value (node, and cluster where set).
+        """`constant` are the labels that have the same value for all pods (node, and cluster if configured).
 
-        `extra` are the names of those whose values an identity has.
+        `extra` are the names of the labels whose values are in an identity.
         """
         self.constant = constant
         self.extra = extra
 
     def of(self, table: Table, series: Series) -> list[tuple[str, str]]:
-        """Return a series' labels in their order."""
+        """Return the labels of a series, in order."""
         own = [(label.name, value) for label, value in zip(table.labels, series.labels, strict=True)]
         if table.scope is Scope.AGENT:
             return own
         pod = series.identity
-        # One whose pod is not known has them too, empty: every series of a name has the same labels.
+        # A series of an unknown pod has them too, empty: all series of a metric have the same labels.
         chosen = zip_longest(self.extra, pod.extra, fillvalue="")
         where = [("namespace", pod.namespace), ("pod", pod.pod), ("container", pod.container)]
         return [*where, *self.constant.items(), *chosen, *own]

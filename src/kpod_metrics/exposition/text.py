@@ -1,7 +1,7 @@
 """The Prometheus text format 0.0.4 and OpenMetrics 1.0: the same samples under different headers.
 
-Specifications: prometheus.io/docs/instrumenting/exposition_formats and the OpenMetrics specification. A series' labels
-are escaped and joined once in its life and kept with it; a cycle only formats numbers.
+Specifications: prometheus.io/docs/instrumenting/exposition_formats and the OpenMetrics specification. The labels of a
+series are escaped and joined once, and kept with it; a cycle only formats numbers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,17 +17,17 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 _UNITS = ("seconds", "bytes", "ratio")
-_TOGETHER = 100
-"""Samples written in one piece: of a histogram's, 0.3 MB, which is less than the allocator keeps at hand."""
+_PIECE_SAMPLES = 100
+"""Samples of one piece. Of histograms this is 0.3 MB, less than the allocator keeps for reuse."""
 
 
 def escape(value: str) -> str:
-    """Escape a label's value."""
+    """Escape the value of a label."""
     return shown(value).translate(_ESCAPES)
 
 
-def number(value: float) -> bytes:
-    """Format a sample's value."""
+def decimal(value: float) -> bytes:
+    """Format the value of a sample."""
     if type(value) is int:
         return b"%d" % value
     if value != value:  # noqa: PLR0124 - NaN
@@ -39,18 +39,18 @@ def number(value: float) -> bytes:
 
 @cache
 def _ends(exponents: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the slots that the buckets end with, +Inf's included."""
+    """Return the last kernel bucket of each classic bucket, +Inf included."""
     return (*map(slot_of_exponent, exponents), SLOTS - 1)
 
 
 def unit(metric: Metric) -> str:
-    """Return the unit that a metric's name ends with, or nothing."""
+    """Return the unit at the end of a metric's name; "" without one."""
     family = family_name(metric)
     return next((unit for unit in _UNITS if family.endswith(f"_{unit}")), "")
 
 
 def family_name(metric: Metric) -> str:
-    """Return the name of a metric's family in OpenMetrics: a counter's is without _total."""
+    """Return the name of a metric's family in OpenMetrics, for a counter without _total."""
     return metric.name.removesuffix("_total") if metric.kind is Kind.COUNTER else metric.name
 
 
@@ -68,7 +68,7 @@ def _heading(metric: Metric) -> bytes:
 
 
 def write_openmetrics(families: Iterable[Family], labels: Labels) -> Iterator[bytes]:
-    """Write in OpenMetrics 1.0: a counter's family is named without _total, the unit is said, the end is marked."""
+    """Write in OpenMetrics 1.0: the names of counter families lack _total, and there are UNIT and EOF lines."""
     for family in families:
         yield _openmetrics_heading(family.metric)
         yield from _lines(family, labels)
@@ -78,18 +78,18 @@ def write_openmetrics(families: Iterable[Family], labels: Labels) -> Iterator[by
 @cache
 def _openmetrics_heading(metric: Metric) -> bytes:
     name, of = family_name(metric), unit(metric)
-    said = f"# UNIT {name} {of}\n" if of else ""
-    return f"# TYPE {name} {metric.kind.value}\n{said}# HELP {name} {escape(metric.help)}\n".encode()
+    unit_line = f"# UNIT {name} {of}\n" if of else ""
+    return f"# TYPE {name} {metric.kind.value}\n{unit_line}# HELP {name} {escape(metric.help)}\n".encode()
 
 
 def _lines(family: Family, labels: Labels) -> Iterator[bytes]:
-    """Write a family's samples; one piece after the other is made, for all of them may be much."""
+    """Write the samples of a family, one piece after the other, as all together can be large."""
     if family.lines:
         yield from family.lines
         return
     samples, lines = family.samples, []
-    for at in range(0, len(samples), _TOGETHER):
-        texts = [sample.text or _write(family, sample, labels) for sample in samples[at : at + _TOGETHER]]
+    for at in range(0, len(samples), _PIECE_SAMPLES):
+        texts = [sample.text or _write(family, sample, labels) for sample in samples[at : at + _PIECE_SAMPLES]]
         texts.append(b"")
         piece = b"\n".join(texts)
         if family.stays:
@@ -99,22 +99,22 @@ def _lines(family: Family, labels: Labels) -> Iterator[bytes]:
 
 
 def _write(family: Family, sample: Sample, labels: Labels) -> bytes:
-    """Write the lines of one sample, and keep them with it."""
+    """Write the lines of one sample, and keep them with the sample."""
     if not sample.form:
         sample.form = _form(family, labels.of(family.table, sample.series))
     value = sample.value
     if isinstance(value, Histogram):
         below = value.at_or_below(_ends(family.metric.exponents))
-        sample.text = sample.form % (*below, number(value.sum_ns / 1e9), below[-1])
+        sample.text = sample.form % (*below, decimal(value.sum_ns / 1e9), below[-1])
     else:
-        sample.text = sample.form % number(value)
+        sample.text = sample.form % decimal(value)
     return sample.text
 
 
 def _form(family: Family, labels: Iterable[tuple[str, str]]) -> bytes:
-    """Return all of a series' lines, with what `%` puts a number in the place of each.
+    """Return all lines of a series, with a conversion of `%` in place of each number.
 
-    In bytes, not in characters: numbers come into those in a third of the time, and a page is bytes.
+    They are bytes: formatting numbers into bytes takes a third of the time of text, and a page is bytes.
     """
     metric = family.metric
     pairs = ",".join(f'{name}="{escape(value)}"' for name, value in labels)

@@ -1,7 +1,6 @@
-"""The protobuf wire format, as much of it as is written and read here.
+"""The part of the protobuf wire format that the agent writes and reads (protobuf.dev/programming-guides/encoding).
 
-By hand: it is three kinds of field, and a library for it costs memory in every agent, for the scrapers that ask for it
-(protobuf.dev/programming-guides/encoding).
+It is written by hand: there are three kinds of fields, and a library would cost memory in every agent.
 """
 
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ _SIGNED_FIXED = Struct("<q").pack
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 """Wire types."""
 _FLOATS = {_FIXED64: Struct("<d"), _FIXED32: Struct("<f")}
-"""How fields of fixed length are read."""
+"""Formats of the fields of fixed length."""
 
 Field = int | float | bytes
-"""A decoded value: bytes are a message, a string, or packed numbers."""
+"""A decoded value; bytes are a message, a string, or packed numbers."""
 
 
 def varint(number: int) -> bytes:
-    """Encode a number that is not negative: seven bits a byte, the low ones first."""
+    """Encode an unsigned number: seven bits per byte, the low ones first."""
     if number < 128:
         return _BYTES[number]
     if number < 1 << 14:
@@ -37,39 +36,39 @@ def varint(number: int) -> bytes:
 
 
 def signed(number: int) -> bytes:
-    """Encode a number of a `sint32` or `sint64`: those near zero are short, whatever their sign."""
+    """Encode a number of type `sint32` or `sint64`: numbers near zero are short, whatever their sign."""
     zigzag = 2 * number if number >= 0 else -2 * number - 1
     return _BYTES[zigzag] if zigzag < 128 else varint(zigzag)
 
 
 @cache
 def tag(field: int, kind: int) -> bytes:
-    """Encode what comes before a field's value."""
+    """Encode the number and type of a field."""
     return varint(field << 3 | kind)
 
 
 def message(field: int, body: bytes) -> bytes:
-    """Encode a field of bytes: a message, a string, packed numbers."""
+    """Encode a field of bytes: a message, a string, or packed numbers."""
     return tag(field, _LENGTH) + varint(len(body)) + body
 
 
 def string(field: int, text: str) -> bytes:
-    """Encode a field of text; a lone surrogate, which UTF-8 has not, becomes a question mark."""
+    """Encode a field of text. A lone surrogate, which UTF-8 cannot encode, becomes a question mark."""
     return message(field, text.encode("utf-8", "replace"))
 
 
-def number(field: int, value: int) -> bytes:
-    """Encode a field of a number that is not negative."""
+def uint(field: int, value: int) -> bytes:
+    """Encode a field of an unsigned number."""
     return tag(field, _VARINT) + varint(value)
 
 
-def signed_number(field: int, value: int) -> bytes:
+def sint(field: int, value: int) -> bytes:
     """Encode a field of type `sint32` or `sint64`."""
     return tag(field, _VARINT) + signed(value)
 
 
 def double(field: int, value: float) -> bytes:
-    """Encode a field of a floating-point number."""
+    """Encode a field of type `double`."""
     return tag(field, _FIXED64) + _DOUBLE(value)
 
 
@@ -84,9 +83,9 @@ def signed_fixed(field: int, value: int) -> bytes:
 
 
 def fields(data: bytes) -> Iterator[tuple[int, Field]]:
-    """Yield the number and value of each field of a message; raises ValueError for bytes that are no message.
+    """Yield the number and value of each field of a message; raises ValueError if the bytes are not a message.
 
-    Every field of fixed length is read as a floating-point number: no reader here asks for one that is an integer.
+    Fields of fixed length are read as floating-point numbers: no caller needs an integer of fixed length.
     """
     at = 0
     while at < len(data):
@@ -104,12 +103,12 @@ def fields(data: bytes) -> Iterator[tuple[int, Field]]:
             (value,) = form.unpack(part(data, at, form.size))
             at += form.size
         else:
-            raise ValueError(f"a field of wire type {kind}")
+            raise ValueError(f"unknown wire type {kind}")
         yield key >> 3, value
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number that begins at an offset, and the offset after it; raises ValueError."""
+    """Return the number at an offset, and the offset behind it; raises ValueError."""
     decoded = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -119,16 +118,16 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         decoded |= (byte & 127) << shift
         if byte < 128:
             return decoded, at
-    raise ValueError("a number without an end")
+    raise ValueError("truncated number")
 
 
 def part(data: bytes, at: int, length: int) -> bytes:
-    """Return bytes from an offset; raises ValueError where there are fewer."""
+    """Return bytes from an offset; raises ValueError if there are fewer."""
     if at + length > len(data):
-        raise ValueError("a field ends after its message")
+        raise ValueError("truncated field")
     return data[at : at + length]
 
 
 def unzigzag(number: int) -> int:
-    """Return the number of a `sint32` or `sint64`: what `signed` encodes."""
+    """Return the number of a `sint32` or `sint64`, as `signed` encodes it."""
     return number >> 1 ^ -(number & 1)

@@ -1,1 +1,1 @@
-"""Pushing what the pages say by OTLP; imported only where an endpoint is set."""
+"""Pushes pages by OTLP. Imported only if an endpoint is configured."""

@@ -1,8 +1,8 @@
-"""A page as OTLP requests: the same names and values, pods as resources.
+"""A page as OTLP requests: the same names and values, with pods as resources.
 
-The messages are those of github.com/open-telemetry/opentelemetry-proto (ExportMetricsServiceRequest), the attributes
-those of OpenTelemetry's semantic conventions for Kubernetes and services. Without Kubernetes the k8s.* attributes have
-what the labels have.
+The messages are those of github.com/open-telemetry/opentelemetry-proto (ExportMetricsServiceRequest). The attributes
+are those of OpenTelemetry's semantic conventions for Kubernetes and services. Without Kubernetes the k8s.* attributes
+have the values of the labels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ from kpod_metrics.exposition.wire import (
     fields,
     fixed,
     message,
-    number,
     signed_fixed,
-    signed_number,
+    sint,
     string,
+    uint,
     varint,
 )
 from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, Histogram
@@ -30,18 +30,18 @@ from kpod_metrics.pods import info
 from kpod_metrics.pods.model import Identity
 
 SERVICE = "kpod-metrics"
-MOST_POINTS = 5000
-"""Points of a request that is not one pod's alone: some hundred kilobytes, well below what receivers refuse."""
+MAX_POINTS = 5000
+"""Data points of a request, unless one pod has more: some hundred kilobytes, which all receivers accept."""
 
-_CUMULATIVE = number(2, 2)
+_CUMULATIVE = uint(2, 2)
 """Aggregation temporality: totals since the start time."""
-_MONOTONIC = number(3, 1)
+_MONOTONIC = uint(3, 1)
 _GAUGE, _SUM, _HISTOGRAM = 5, 7, 10
 """Fields of message Metric."""
 _NUMBER_ATTRIBUTES, _HISTOGRAM_ATTRIBUTES = 7, 1
-"""Field of the attributes in a data point."""
+"""Fields of the attributes in a data point."""
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1", "": ""}
-"""In UCUM, as OpenTelemetry has them."""
+"""Units in UCUM, as OpenTelemetry uses them."""
 _OWNERS = {
     kind: f"k8s.{kind.lower()}.name"
     for kind in ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob")
@@ -49,14 +49,14 @@ _OWNERS = {
 
 
 class Request(NamedTuple):
-    """An encoded request, and how many data points are in it."""
+    """An encoded request, and the number of its data points."""
 
     body: bytes
     points: int
 
 
 class _Resource:
-    """What is said of one pod, container, or the agent."""
+    """The metrics of one container, one pod, or the agent."""
 
     def __init__(self, attributes: bytes) -> None:
         self.attributes = attributes
@@ -68,12 +68,12 @@ class Encoder:
     """Encodes pages."""
 
     def __init__(self, started_ns: int, pod_labels: Sequence[str] = ()) -> None:
-        """`started_ns`: since when the agent's own counters count; `pod_labels`: keys of an identity's extra values."""
+        """`started_ns` is when the agent's own counters started; `pod_labels` are the keys of `Identity.extra`."""
         self._started = fixed(2, started_ns)
         self._pod_labels = pod_labels
 
     def requests(self, page: Page) -> Iterator[Request]:
-        """Encode a page, in requests of about MOST_POINTS at most; a pod's points are never in two."""
+        """Encode a page, in requests of about MAX_POINTS at most; the points of a container are in one request."""
         owners = {
             sample.series.identity: (sample.series.labels[0], sample.series.labels[1])
             for family in page.families
@@ -97,7 +97,7 @@ class Encoder:
         bodies: list[bytes] = []
         count = 0
         for resource in resources.values():
-            if bodies and count + resource.points > MOST_POINTS:
+            if bodies and count + resource.points > MAX_POINTS:
                 yield Request(b"".join(bodies), count)
                 bodies, count = [], 0
             bodies.append(message(1, message(1, resource.attributes) + message(2, _SCOPE + b"".join(resource.metrics))))
@@ -106,13 +106,13 @@ class Encoder:
             yield Request(b"".join(bodies), count)
 
     def _attributes(self, page: Page, identity: Identity | None, owners: dict[Identity, tuple[str, str]]) -> bytes:
-        """Encode the attributes of a resource; those that would be empty are left out."""
+        """Encode the attributes of a resource, without empty ones."""
         node, cluster = page.labels.constant.get("node", ""), page.labels.constant.get("cluster", "")
         where = {"k8s.node.name": node, "k8s.cluster.name": cluster}
         if identity is None:
             own = {"service.name": SERVICE, "service.version": __version__, "service.instance.id": node}
         else:
-            # As OpenTelemetry derives them for what runs in Kubernetes
+            # As OpenTelemetry derives them for workloads in Kubernetes
             # (opentelemetry.io/docs/specs/semconv/non-normative/k8s-attributes).
             kind, owner = owners.get(identity.of_pod, ("", ""))
             names = identity[:3]
@@ -130,7 +130,7 @@ class Encoder:
         return b"".join(message(1, _attribute(key, value)) for key, value in (own | where).items() if value)
 
     def _point(self, family: Family, sample: Sample, time_ns: int) -> bytes:
-        """Encode a data point, as the field that it is of its metric."""
+        """Encode a data point as a field of its metric."""
         series, value = sample.series, sample.value
         field = _HISTOGRAM_ATTRIBUTES if isinstance(value, Histogram) else _NUMBER_ATTRIBUTES
         attributes = _labels(field, tuple(label.name for label in family.table.labels), series.labels)
@@ -140,7 +140,7 @@ class Encoder:
         times = start + fixed(3, time_ns)
         if isinstance(value, Histogram):
             return message(1, attributes + times + _histogram(value))
-        # One type for all points of a metric: seconds are fractions even where a total is still 0.
+        # All points of a metric have one type: seconds are floating point even if a total is still 0.
         whole = isinstance(value, int) and unit(family.metric) in {"bytes", ""} and -(2**63) <= value < 2**63
         return message(1, attributes + times + (signed_fixed(6, int(value)) if whole else double(4, value)))
 
@@ -168,22 +168,22 @@ _SCOPE = message(1, string(1, SERVICE) + string(2, __version__))
 
 
 def _histogram(total: Histogram) -> bytes:
-    """Encode an exponential histogram of scale 2, with slot 0 as its zero bucket, as in Prometheus' format."""
-    parts = [fixed(4, total.count), double(5, total.sum_ns / 1e9), signed_number(6, SCHEMA), fixed(7, total.zeros)]
+    """Encode an exponential histogram of scale 2, with bucket 0 as its zero bucket, as in Prometheus' format."""
+    parts = [fixed(4, total.count), double(5, total.sum_ns / 1e9), sint(6, SCHEMA), fixed(7, total.zeros)]
     filled = [slot for slot, count in enumerate(total.counts, total.first) if slot and count]
     if filled:
         counts = total.counts[filled[0] - total.first : filled[-1] + 1 - total.first]
-        # Here bucket 0 is the one that begins at 1, in Prometheus the one that ends there.
+        # Here bucket 0 begins at 1, in Prometheus it ends there.
         buckets = message(2, b"".join(map(varint, counts)))
-        parts.append(message(8, signed_number(1, filled[0] + FIRST_INDEX - 1) + buckets))
+        parts.append(message(8, sint(1, filled[0] + FIRST_INDEX - 1) + buckets))
     parts.append(double(14, 2.0**MIN_EXPONENT))
     return b"".join(parts)
 
 
 def rejected(body: bytes) -> tuple[int, str]:
-    """Return how many points an ExportMetricsServiceResponse says were rejected, and what it says about it.
+    """Return the number of rejected points in an ExportMetricsServiceResponse, and its message.
 
-    An answer that is not one says nothing.
+    A body that is not such a message means that no point was rejected.
     """
     count, said = 0, ""
     try:
@@ -200,7 +200,7 @@ def rejected(body: bytes) -> tuple[int, str]:
 
 
 def refusal(body: bytes) -> str:
-    """Return the message of a google.rpc.Status, which is what an OTLP receiver answers a refused request with."""
+    """Return the message of a google.rpc.Status, which an OTLP receiver sends with a refusal."""
     try:
         return next((v.decode() for field, v in fields(body) if field == 2 and isinstance(v, bytes)), "")
     except ValueError:

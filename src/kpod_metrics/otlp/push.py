@@ -1,8 +1,8 @@
-"""Pushes pages to an OTLP receiver over HTTP, on two threads of its own: nothing here is waited for by a cycle.
+"""Pushes pages to an OTLP receiver over HTTP, on two threads of its own, so that no cycle waits for the receiver.
 
-One thread encodes the newest page once an interval and queues it, the other sends. What the receiver cannot take now is
-tried again, later and later; what it refuses, and what the queue has no room for (the oldest goes), is dropped and
-counted. As totals are cumulative, a dropped point costs resolution in time, and no event.
+One thread encodes the newest page once per interval and queues it, the other sends. If the receiver is busy, a request
+is retried with backoff. Points that it rejects, or that do not fit into the queue (the oldest first), are dropped and
+counted. As totals are cumulative, a dropped point costs time resolution, but no event.
 """
 
 import logging
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 PATH = "/v1/metrics"
 QUEUE_BYTES = 4 << 20
-"""Most that waits, as it is sent: 19 pushes of 100 pods in profile comprehensive, compressed."""
-_ANSWER_BYTES = 64 << 10
+"""Size of the queue: 19 compressed pushes of 100 pods in profile comprehensive."""
+_MAX_ANSWER_BYTES = 64 << 10
 _RETRYABLE = frozenset({429, 502, 503, 504})
-"""All others mean that the same request will be refused again (opentelemetry.io/docs/specs/otlp, "Retryable")."""
-_FIRST_PAGE = 0.2
-"""Seconds between two looks for the first page."""
+"""Statuses after which a retry can succeed (opentelemetry.io/docs/specs/otlp, "Retryable")."""
+_FIRST_PAGE_INTERVAL = 0.2
+"""Seconds between two checks for the first page."""
 
 
 class _Answer(NamedTuple):
-    """What became of a request: `problem` is empty if it was taken, wholly or but for the points `rejected`."""
+    """The result of a request: `problem` is empty if all points but `rejected` were accepted."""
 
     problem: str = ""
     retry: bool = False
@@ -56,7 +56,7 @@ class Exporter:
         queue_bytes: int = QUEUE_BYTES,
         backoff: Backoff | None = None,
     ) -> None:
-        """`page` returns the newest page. Raises SettingError for files of certificates that cannot be used."""
+        """`page` returns the newest page. Raises SettingError if a certificate or key is invalid."""
         url = httpx2.URL(settings.otlp_endpoint)
         self.endpoint = str(url if url.path.strip("/") else url.copy_with(path=PATH))
         self._interval = settings.otlp_interval
@@ -64,7 +64,7 @@ class Exporter:
         self._gzip = settings.otlp_compression == "gzip"
         self._page = page
         self._encoder = Encoder(started_ns, settings.pod_labels)
-        self._most = queue_bytes
+        self._max_bytes = queue_bytes
         self._backoff = backoff or Backoff()
         headers = {
             "user-agent": USER_AGENT,
@@ -86,20 +86,20 @@ class Exporter:
         self._threads: list[threading.Thread] = []
         self.queued_bytes = 0
         self.sent = 0
-        """Data points that the receiver took."""
+        """Data points that the receiver accepted."""
         self.dropped = 0
-        """Data points that it refused, or that there was no room for."""
+        """Data points that it rejected, or that did not fit into the queue."""
         self.problem = ""
-        """Why the last request was not taken; empty if it was."""
+        """Why the last request failed; empty if it succeeded."""
 
     def start(self) -> None:
-        """Begin to push."""
+        """Start the threads."""
         for run, name in ((self._encode, "otlp-encode"), (self._deliver, "otlp-send")):
             self._threads.append(threading.Thread(target=run, name=name, daemon=True))
             self._threads[-1].start()
 
     def stop(self, timeout: float = 0.5) -> None:
-        """End; a request that is on its way for longer than `timeout` seconds is left behind."""
+        """End the threads; do not wait longer than `timeout` seconds for a request in progress."""
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
@@ -110,7 +110,7 @@ class Exporter:
             self._http.close()
 
     def probe(self) -> str:
-        """Send a request with nothing in it; return what is wrong, or nothing."""
+        """Send an empty request; return the problem, or ""."""
         return self._send(self._packed(Request(b"", 0))).problem
 
     def _encode(self) -> None:
@@ -120,7 +120,7 @@ class Exporter:
             began = time.monotonic()
             page = self._page()
             if page is None:
-                wait = _FIRST_PAGE
+                wait = _FIRST_PAGE_INTERVAL
                 continue
             try:
                 if page is not last:
@@ -135,18 +135,18 @@ class Exporter:
         return request._replace(body=isal_zlib.compress(request.body, 1, wbits=GZIP)) if self._gzip else request
 
     def _put(self, request: Request, *, back: bool = False) -> None:
-        """Queue a request, or put one back to where it came from; the oldest are dropped for want of room."""
+        """Queue a request, or put it back at the front; if the queue is full, drop the oldest ones."""
         with self._changed:
             (self._queue.appendleft if back else self._queue.append)(request)
             self.queued_bytes += len(request.body)
-            while self.queued_bytes > self._most:
+            while self.queued_bytes > self._max_bytes:
                 oldest = self._queue.popleft()
                 self.queued_bytes -= len(oldest.body)
                 self.dropped += oldest.points
             self._changed.notify_all()
 
     def _take(self) -> Request | None:
-        """Return the oldest request, when there is one; None at the end."""
+        """Wait for the oldest request and return it; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._stop.is_set())
             if self._stop.is_set():
@@ -158,7 +158,7 @@ class Exporter:
     def _deliver(self) -> None:
         while (request := self._take()) is not None:
             answer = self._send(request)
-            self._say(answer.problem)
+            self._report(answer.problem)
             if answer.retry:
                 self._put(request, back=True)
                 self._stop.wait(self._backoff.next(answer.retry_after))
@@ -169,8 +169,8 @@ class Exporter:
                 self.dropped += lost
                 self.sent += request.points - lost
 
-    def _say(self, problem: str) -> None:
-        """Keep what is wrong, and log it when it is another thing than before."""
+    def _report(self, problem: str) -> None:
+        """Keep the problem, and log it if it has changed."""
         if problem != self.problem:
             if problem:
                 log.error("OTLP to %s: %s", self.endpoint, problem)
@@ -186,24 +186,24 @@ class Exporter:
                 body = b""
                 for chunk in response.iter_raw():
                     body += chunk
-                    if len(body) > _ANSWER_BYTES or time.monotonic() > end:
+                    if len(body) > _MAX_ANSWER_BYTES or time.monotonic() > end:
                         break
         except httpx2.TimeoutException:
             return _Answer(f"no answer within {self._timeout:g} s", retry=True)
         except (httpx2.HTTPError, OSError) as error:
             return _Answer(" ".join(str(error).split()) or type(error).__name__, retry=True)
         except Exception as error:
-            # What the client has no name for must not end the thread: the next request may do better.
+            # An unexpected error must not end the thread: the next request may succeed.
             log.exception("OTLP to %s", self.endpoint)
             return _Answer(f"{type(error).__name__}: {error}", rejected=request.points)
         if status in _RETRYABLE:
             wait = retry_after(response.headers.get("retry-after", ""))
             return _Answer(f"HTTP {status}", retry=True, retry_after=wait)
         if not 200 <= status < 300:
-            said = "".join(char for char in refusal(body) if char.isprintable())[:200]
-            return _Answer(f"HTTP {status}{': ' if said else ''}{said}", rejected=request.points)
-        count, said = rejected(body)
+            text = "".join(char for char in refusal(body) if char.isprintable())[:200]
+            return _Answer(f"HTTP {status}{': ' if text else ''}{text}", rejected=request.points)
+        count, message = rejected(body)
         if count:
-            said = "".join(char for char in said if char.isprintable())[:200]
-            return _Answer(f"{count} points rejected{': ' if said else ''}{said}", rejected=count)
+            text = "".join(char for char in message if char.isprintable())[:200]
+            return _Answer(f"{count} points rejected{': ' if text else ''}{text}", rejected=count)
         return _Answer()

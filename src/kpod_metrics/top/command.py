@@ -1,4 +1,4 @@
-"""The command `top`: chooses where the pages come from and how they are shown."""
+"""The command `top`: chooses the source of pages, and how they are shown."""
 
 import logging
 import sys
@@ -17,14 +17,14 @@ from kpod_metrics.web.address import local_url
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for."""
+    """What the user asks for."""
 
     url: str = ""
-    """Empty: the agent of this machine."""
+    """"" is the agent on this machine."""
     collect: bool = False
     access: Access = field(default_factory=Access)
     interval: float = 2.0
-    """Seconds between two looks for a new page."""
+    """Seconds between two fetches."""
     once: bool = False
     json: bool = False
     sort: str = "waits"
@@ -36,7 +36,7 @@ def run(options: Options, settings: Settings) -> int:
     once = options.once or options.json
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise RefusedError("top needs a terminal: --once and --json print the table to anything")
-    # A log would be written over the table, which says itself what does not work.
+    # Log messages would overwrite the table, which shows problems itself.
     logging.getLogger().handlers[:] = [logging.NullHandler()]
     source = _source(options, settings)
     watch = Watch(source, options.interval)
@@ -48,20 +48,20 @@ def run(options: Options, settings: Settings) -> int:
             found = chosen(latest.figures, options.sort, options.filter)
             print(as_json(found) if options.json else as_text(found))
             return 0
-        from kpod_metrics.top.screen import show  # noqa: PLC0415 - an interpreter without curses has --once
+        from kpod_metrics.top.screen import show  # noqa: PLC0415 - --once works without curses
 
         watch.start()
         show(watch, Choices(sort=options.sort, filter=options.filter))
         return 0
     except ModuleNotFoundError as error:
-        raise RefusedError(f"this Python lacks {error.name}: --once needs none") from None
+        raise RefusedError(f"this Python lacks {error.name}: use --once") from None
     finally:
         watch.stop()
         source.close()
 
 
 def _source(options: Options, settings: Settings) -> Source:
-    """Return the agent at the URL, or the one of this machine, or where none is there one of our own."""
+    """Return the agent at the URL or on this machine; without one, start an agent in this process."""
     if options.collect:
         return Own(settings, "own collection")
     endpoint = Endpoint(options.url or local_url(settings.listen), options.access)
@@ -71,28 +71,30 @@ def _source(options: Options, settings: Settings) -> Source:
         if error.soon:
             return endpoint
         endpoint.close()
-        nobody = f"no agent at {endpoint.name} ({error})"
+        reason = f"no agent at {endpoint.name} ({error})"
         if options.url:
-            raise RefusedError(nobody) from None
+            raise RefusedError(reason) from None
         try:
-            return Own(settings, f"own collection, {nobody}")
+            return Own(settings, f"own collection, {reason}")
         except KpodError as refused:
-            raise RefusedError(f"{nobody}, and none of its own: {refused}; --url names an agent") from None
+            raise RefusedError(
+                f"{reason}, and this process cannot collect: {refused}; --url sets another agent"
+            ) from None
     return endpoint
 
 
 def _two_cycles(watch: Watch, pause: float) -> Latest:
-    """Wait for rates, which take two cycles: three intervals of the agent at most, and ten seconds at least."""
+    """Wait for rates, which need two cycles. The timeout is three intervals of the agent, but at least ten seconds."""
     began = time.monotonic()
-    longest, problem = 10.0, ""
-    while time.monotonic() - began < longest:
+    timeout, problem = 10.0, ""
+    while time.monotonic() - began < timeout:
         try:
             latest = watch.take()
             if latest.rated:
                 return latest
             assert latest.reading is not None
-            problem = f"no new cycle of {latest.source}, which has one every {latest.reading.interval:g} s"
-            longest = max(longest, 3 * latest.reading.interval)
+            problem = f"no new cycle at {latest.source}; its interval is {latest.reading.interval:g} s"
+            timeout = max(timeout, 3 * latest.reading.interval)
         except NoPageError as error:
             problem = f"{watch.latest.source}: {error}"
             if not error.soon:

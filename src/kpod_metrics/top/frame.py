@@ -1,4 +1,4 @@
-"""What a terminal of a given size shows: lines of text, made without touching one."""
+"""The lines of text that a terminal of a given size shows. Nothing here accesses the terminal."""
 
 import time
 from collections.abc import Sequence
@@ -14,28 +14,28 @@ from kpod_metrics.top.watch import Latest
 KEYS_LINE = "q quit  h help  ←→ sort  r reverse  / filter  p pause  ↑↓ scroll"
 HELP = (
     "q            quit",
-    "←  →         sort by the column before, after",
-    "r            sort the other way",
+    "←  →         sort by the previous, next column",
+    "r            reverse the order",
     "/            filter by a part of a name: Enter keeps it, Esc clears it",
-    "p, space     pause and go on",
+    "p, space     pause, resume",
     "↑  ↓         scroll by a line; PgUp, PgDn by a page; Home, End",
-    "h, ?         this help, and back",
+    "h, ?         show and hide this help",
     "",
 )
 
 
 _MARGIN = 14
-"""Columns before what the help says."""
+"""Width of the first column of the help."""
 
 
 class Style(Enum):
-    """How a part of a line stands out."""
+    """How a part of a line is highlighted."""
 
     PLAIN = "plain"
     TITLE = "title"
     PROBLEM = "problem"
     CHOSEN = "chosen"
-    """The head of the column that is sorted by."""
+    """The header of the column that the table is sorted by."""
     HEAD = "head"
 
 
@@ -50,23 +50,23 @@ class Choices:
     reverse: bool = False
     filter: str = ""
     typing: bool = False
-    """Whether keys are the filter's letters."""
+    """Whether keys are letters of the filter."""
     paused: Latest | None = None
-    """What was there when it was paused."""
+    """The figures when the user paused."""
     help: bool = False
     top: int = 0
-    """First row, or line of the help, that is shown."""
+    """First visible row, or line of the help."""
     page: int = 1
-    """Rows that the last frame had room for."""
+    """Number of rows of the last frame."""
 
 
 def frame(latest: Latest, choices: Choices, lines: int, columns: int, *, unicode: bool = True) -> list[Line]:
-    """Return at most so many lines, each of so many columns at most; `unicode`: the terminal has more than ASCII."""
+    """Return at most this many lines and columns; `unicode`: the terminal shows more than ASCII."""
     if lines < 1 or columns < 1:
         return []
     latest = choices.paused or latest
     rows = chosen(latest.figures, choices.sort, choices.filter, reverse=choices.reverse)
-    # What is left out first where there are few lines: the keys, the title, the head.
+    # With few lines, the keys are left out first, then the title, then the header.
     with_title, with_keys, with_head = lines >= 3, lines >= 4 or choices.typing, lines >= 2
     if choices.help:
         with_head = False
@@ -90,7 +90,7 @@ def frame(latest: Latest, choices: Choices, lines: int, columns: int, *, unicode
 
 
 def _cut(line: Line, columns: int, unicode: bool) -> Line:
-    """Make a line's parts fit; a title goes on to the end of the line."""
+    """Make the parts of a line fit; a title is extended to the end of the line."""
     parts: Line = []
     for text, style in line:
         text = clean(text)  # noqa: PLW2901
@@ -114,26 +114,26 @@ def _title(latest: Latest, choices: Choices, found: int) -> Line:
         return [(f"{latest.problem}: {latest.source}{f', shown is {at}' if at else ''}", Style.PROBLEM)]
     if reading is None:
         return [(f"kpod-metrics top  {latest.source}", Style.TITLE)]
-    # In the order in which a narrow terminal may do without.
-    said = [
+    # The most important first: a narrow terminal cuts the end.
+    parts = [
         "PAUSED" if choices.paused else "kpod-metrics top",
         latest.source if latest.own else "",
         f"off: {', '.join(reading.off)}" if reading.off else "",
         reading.node,
         f"{at} every {reading.interval:g}s",
         f"{found} of {len(latest.figures)}" if choices.filter else str(len(latest.figures)),
-        f"by {choices.sort}{', the other way' if choices.reverse else ''}",
-        "rates with the next cycle" if not latest.rated else "",
+        f"by {choices.sort}{', reversed' if choices.reverse else ''}",
+        "rates after the next cycle" if not latest.rated else "",
         f"filter: {choices.filter}" if choices.filter else "",
         "" if latest.own else latest.source,
     ]
-    return [("  ".join(filter(None, said)), Style.TITLE)]
+    return [("  ".join(filter(None, parts)), Style.TITLE)]
 
 
 def _nothing(latest: Latest, choices: Choices) -> str:
     if latest.reading is None:
         return "waiting for the first page"
-    return f"no name has {choices.filter!r} in it: Esc clears the filter" if choices.filter else "no pods"
+    return f"no name contains {choices.filter!r}: Esc clears the filter" if choices.filter else "no pods"
 
 
 def _help(columns: int) -> list[Line]:
@@ -145,7 +145,7 @@ def _help(columns: int) -> list[Line]:
 
 
 def _table(rows: Sequence[Figures], choices: Choices, columns: int, with_head: bool) -> list[Line]:
-    """Return the head, and a line for each row."""
+    """Return the header, and a line for each container."""
     layout = _layout(rows, choices.sort, columns)
     lines: list[Line] = []
     if with_head:
@@ -167,13 +167,13 @@ def _aligned(column: Column, text: str, wide: int) -> str:
     return " " * (wide - width(text)) + fit(text, min(wide, width(text)))
 
 
-_NAME, _LEAST_NAME = 16, 4
+_NAME, _MIN_NAME = 16, 4
 
 
 def _layout(rows: Sequence[Figures], sort: str, columns: int) -> list[tuple[Column, int]]:
-    """Return the columns that fit, with their widths; the one that is sorted by is always among them.
+    """Return the columns that fit, with their widths; the column that the table is sorted by is always one of them.
 
-    Where there is little room, a pod's name is what is left of its names.
+    A narrow terminal shows only the pod of the names.
     """
     needed = {
         column.key: max([width(column.title), *(width(clean(column.cell(row))) for row in rows)]) for column in NAMES
@@ -184,14 +184,14 @@ def _layout(rows: Sequence[Figures], sort: str, columns: int) -> list[tuple[Colu
     widths = {c.key: min(needed[c.key], c.width) for c in names}
     at = max(KEYS.index(sort) - len(NAMES), 0)
     others = sum(widths[c.key] + 1 for c in names if c.key != "pod")
-    # A third of the terminal, or at least 16 columns, but no more than leaves room for the one that is sorted by.
+    # A third of the terminal, or at least 16 columns, but not the room of the column that the table is sorted by.
     most = min(max(columns // 3 - others, _NAME), columns - others - 2 - FIGURES[at].width)
-    widths["pod"] = max(min(widths["pod"], most), min(_LEAST_NAME, columns))
+    widths["pod"] = max(min(widths["pod"], most), min(_MIN_NAME, columns))
     left = columns - others - widths["pod"]
     fitting = [FIGURES[at]] if left > FIGURES[at].width else []
     left -= sum(c.width + 1 for c in fitting)
     if fitting:
-        # As many before it as have room, so that few columns move when another is sorted by; then those after it.
+        # As many columns before it as fit, so that few columns move when the user sorts by another; then those after.
         first = 0
         while sum(c.width + 1 for c in FIGURES[first:at]) > left:
             first += 1
@@ -207,5 +207,5 @@ def _layout(rows: Sequence[Figures], sort: str, columns: int) -> list[tuple[Colu
 
 
 def _of(of: Figures, column: Column) -> str:
-    """Return the name itself, which may be empty."""
+    """Return the name itself, which can be empty."""
     return str(getattr(of.owner, column.key))

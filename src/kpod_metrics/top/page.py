@@ -1,7 +1,7 @@
-"""Reading a page in Prometheus' protobuf format: the counterpart of `exposition.protobuf`, which says where it is from.
+"""Reads a page in Prometheus' protobuf format, as `exposition.protobuf` writes it.
 
-It is the format with native histograms, so that quantiles are as exact as the kernel's own slots. Of all messages
-only the few fields that an agent writes are read.
+It is the format with native histograms, so that quantiles are as exact as the kernel's buckets. Only the fields that an
+agent writes are read.
 """
 
 import math
@@ -14,7 +14,7 @@ from kpod_metrics.histogram import FIRST_INDEX, SCHEMA, SLOTS, Histogram
 
 @dataclass(frozen=True)
 class Sample:
-    """One series' value."""
+    """The value of one series."""
 
     name: str
     labels: dict[str, str]
@@ -22,7 +22,7 @@ class Sample:
 
 
 def decode(page: bytes, wanted: Collection[str]) -> Iterator[Sample]:
-    """Yield the samples of the `wanted` metrics; raises ValueError for bytes that are no such page."""
+    """Yield the samples of the `wanted` metrics; raises ValueError if the bytes are not such a page."""
     at = 0
     while at < len(page):
         length, at = read_varint(page, at)
@@ -78,8 +78,8 @@ def _histogram(data: bytes) -> Histogram:
                 delta, at = read_varint(packed, at)
                 deltas.append(unzigzag(delta))
     if schema != SCHEMA:
-        raise ValueError(f"a histogram of schema {schema}, not {SCHEMA}")
-    # The first offset is an index of the schema, others are gaps; a count is the sum of the differences up to it.
+        raise ValueError(f"histogram schema {schema} instead of {SCHEMA}")
+    # The first offset is an index of the schema, the others are gaps. A count is the sum of the differences before it.
     slot, count, following = -FIRST_INDEX, 0, iter(deltas)
     for offset, length in spans:
         slot += offset
@@ -94,17 +94,17 @@ def _histogram(data: bytes) -> Histogram:
 
 def _bytes(value: Field) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueError("a number where bytes should be")
+        raise ValueError("a number instead of bytes")
     return value
 
 
 def _int(value: Field) -> int:
     if not isinstance(value, int):
-        raise ValueError("no whole number where one should be")
+        raise ValueError("no integer where one is expected")
     return value
 
 
 def _double(value: Field) -> float:
     if not isinstance(value, float):
-        raise ValueError("no floating-point number where one should be")
+        raise ValueError("no floating-point number where one is expected")
     return value

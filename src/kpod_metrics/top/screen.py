@@ -1,6 +1,6 @@
-"""The terminal: draws frames and reads keys, with the curses of the standard library.
+"""The terminal: draws frames and reads keys, with curses from the standard library.
 
-Measured: it is imported in 3 ms and needs no package, so that `top` works in the image too.
+Curses takes 3 ms to import and needs no package, so that `top` works in the image too.
 """
 
 import curses
@@ -16,21 +16,21 @@ from kpod_metrics.top.frame import Choices, Style, frame
 from kpod_metrics.top.watch import Watch
 
 _TICK_MS = 200
-"""How soon a new page is shown, at most."""
+"""Milliseconds after which a new page is shown, at most."""
 _ESCAPE = 27
 
 
 def show(watch: Watch, choices: Choices) -> None:
-    """Show the table until it is quit; raises RefusedError where the terminal cannot show one."""
+    """Show the table until the user quits; raises RefusedError if the terminal cannot show it."""
     locale.setlocale(locale.LC_ALL, "")
-    # By the end of an escape sequence a lone Esc is told from an arrow: a second is too long to wait for that.
+    # Curses waits this long to distinguish Esc from an escape sequence; its default is a second.
     os.environ.setdefault("ESCDELAY", "25")
     before = signal.signal(signal.SIGTERM, _end)
     try:
         curses.wrapper(_loop, watch, choices)
     except curses.error as error:
         term = os.environ.get("TERM", "")
-        raise RefusedError(f"this terminal (TERM={term!r}) cannot show a table: {error}; --once needs none") from None
+        raise RefusedError(f"this terminal (TERM={term!r}) cannot show a table: {error}; use --once") from None
     except KeyboardInterrupt:
         pass
     finally:
@@ -38,7 +38,7 @@ def show(watch: Watch, choices: Choices) -> None:
 
 
 def _end(number: int, where: FrameType | None) -> None:
-    """End as by a key, so that the terminal is left as it was."""
+    """End as by a key, so that the terminal is restored."""
     raise KeyboardInterrupt
 
 
@@ -57,7 +57,7 @@ def _loop(screen: curses.window, watch: Watch, choices: Choices) -> None:
             drawn = now
         try:
             key: str | int = screen.get_wch()
-        except curses.error:  # none was pressed, or the terminal is gone and this process was told to stay (nohup)
+        except curses.error:  # no key was pressed, or the terminal is gone and nohup keeps this process
             if not os.isatty(0):
                 return
             continue
@@ -87,7 +87,7 @@ def _styles() -> dict[Style, int]:
 def _draw(screen: curses.window, lines: list[list[tuple[str, Style]]], styles: dict[Style, int]) -> None:
     screen.erase()
     for at, line in enumerate(lines):
-        # The cell in the last corner is written, and then the cursor has nowhere to go: an error all the same.
+        # After the cell in the last corner the cursor has no place: curses reports an error, although it is written.
         with suppress(curses.error):
             screen.move(at, 0)
             for text, style in line:
@@ -96,7 +96,7 @@ def _draw(screen: curses.window, lines: list[list[tuple[str, Style]]], styles: d
 
 
 def press(key: str | int, choices: Choices, watch: Watch) -> bool:
-    """Do what a key says; return whether to go on."""
+    """Handle a key; return whether to continue."""
     if choices.typing and isinstance(key, str):
         _type(key, choices)
     elif choices.typing and key == curses.KEY_BACKSPACE:
@@ -142,7 +142,7 @@ _SCROLL: dict[str | int, tuple[int, int]] = {
 
 
 def _type(key: str, choices: Choices) -> None:
-    """Take a letter of the filter."""
+    """Add a letter to the filter."""
     if key in ("\n", "\r"):
         choices.typing = False
     elif key == chr(_ESCAPE):

@@ -1,4 +1,4 @@
-"""Where pages come from: a running agent, by HTTP, or an agent of top's own."""
+"""Where pages come from: a running agent, by HTTP, or an agent in this process."""
 
 import re
 import time
@@ -17,15 +17,15 @@ from kpod_metrics.tls_client import context
 from kpod_metrics.top.text import clean
 
 _TIMEOUT = 5.0
-"""Seconds that an agent may take to connect, to answer, to send some more."""
-_PATIENCE = 15.0
-"""Seconds that a page may take in all."""
-_MOST_BYTES = 256 << 20
-"""Of a page: 200,000 series are 30 MB."""
+"""Timeout of connecting, and of each read, in seconds."""
+_PAGE_TIMEOUT = 15.0
+"""Timeout of a whole page, in seconds."""
+_MAX_BYTES = 256 << 20
+"""Size of a page: 200,000 series are 30 MB."""
 
 
 class NoPageError(Exception):
-    """There is no page now; the text says why. `soon`: the agent is there, and will have one."""
+    """There is no page; the text is the reason. `soon`: the agent answers, and will have one."""
 
     def __init__(self, problem: str, *, soon: bool = False) -> None:
         super().__init__(clean(" ".join(problem.split()))[:300])
@@ -33,23 +33,23 @@ class NoPageError(Exception):
 
 
 class Source(Protocol):
-    """What gives pages."""
+    """A source of pages."""
 
     name: str
-    """As it is shown."""
+    """Its name in the first line."""
     own: bool
-    """Whether it is an agent of top's own."""
+    """Whether it is an agent in this process."""
 
     def fetch(self) -> bytes:
         """Return the newest page in protobuf; raises NoPageError."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free all resources."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """How to be let in: files, each empty where there is none."""
+    """How to authenticate: paths of files, or ""."""
 
     ca: str = ""
     certificate: str = ""
@@ -63,7 +63,7 @@ class Endpoint:
     own = False
 
     def __init__(self, url: str, access: Access) -> None:
-        """Raises SettingError for a URL or a file that cannot be used."""
+        """Raises SettingError if the URL or a file is invalid."""
         self.name, self._url, basic = _parsed(url)
         self._access = access
         headers = {"accept": PROTOBUF, "accept-encoding": "identity", "user-agent": USER_AGENT}
@@ -76,25 +76,25 @@ class Endpoint:
         self._token()
 
     def fetch(self) -> bytes:
-        """Ask for the page."""
-        end = time.monotonic() + _PATIENCE
+        """Request the page."""
+        end = time.monotonic() + _PAGE_TIMEOUT
         try:
             with self._http.stream("GET", self._url, headers=self._token()) as response:
                 body = bytearray()
                 for chunk in response.iter_bytes():
                     body += chunk
-                    if len(body) > _MOST_BYTES or time.monotonic() > end:
-                        raise NoPageError(f"more than {_MOST_BYTES} bytes, or not all within {_PATIENCE:g} s")
+                    if len(body) > _MAX_BYTES or time.monotonic() > end:
+                        raise NoPageError(f"more than {_MAX_BYTES} bytes, or incomplete after {_PAGE_TIMEOUT:g} s")
         except httpx2.TimeoutException:
             raise NoPageError(f"no answer within {_TIMEOUT:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, SettingError) as error:
             raise NoPageError(re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__) from None
         if response.status_code != 200:
-            said = bytes(body[:200]).decode("utf-8", "replace") if response.status_code == 503 else ""
-            raise NoPageError(f"HTTP {response.status_code} {said}", soon=response.status_code == 503)
+            text = bytes(body[:200]).decode("utf-8", "replace") if response.status_code == 503 else ""
+            raise NoPageError(f"HTTP {response.status_code} {text}", soon=response.status_code == 503)
         kind = response.headers.get("content-type", "").partition(";")[0]
         if kind != PROTOBUF.partition(";")[0]:
-            raise NoPageError(f"no agent's page ({kind or 'of no type'})")
+            raise NoPageError(f"not an agent's page ({kind or 'without a type'})")
         return bytes(body)
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Endpoint:
         self._http.close()
 
     def _token(self) -> dict[str, str]:
-        """Return the header with the token, read anew: those of service accounts are renewed."""
+        """Return the header with the token. The file is read each time, as tokens of service accounts are renewed."""
         path = self._access.token_file
         if not path:
             return {}
@@ -114,7 +114,7 @@ class Endpoint:
 
 
 def _parsed(url: str) -> tuple[str, str, tuple[str, str] | None]:
-    """Return the URL as it may be shown, as it is asked for, and the user and password that it has."""
+    """Return the URL for people, the URL of the page, and the user and password in it."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -124,7 +124,7 @@ def _parsed(url: str) -> tuple[str, str, tuple[str, str] | None]:
     if not good:
         raise SettingError(
             f"url: {url!r} (from --url) is not accepted; accepted: http://HOST:PORT or https://HOST:PORT, "
-            "with USER:PASSWORD@ before the host and a path where need be"
+            "optionally with USER:PASSWORD@ before the host, and a path"
         )
     where = parts.netloc.rpartition("@")[2]
     basic = (unquote(parts.username), unquote(parts.password or "")) if parts.username is not None else None
@@ -134,14 +134,14 @@ def _parsed(url: str) -> tuple[str, str, tuple[str, str] | None]:
 
 
 class Own:
-    """An agent in this process, which serves nobody else."""
+    """An agent in this process, without an endpoint."""
 
     own = True
 
     def __init__(self, settings: Settings, why: str) -> None:
-        """Load the programs; raises RefusedError where this machine or user cannot have them."""
+        """Load the programs; raises RefusedError if this machine does not support them or the user has no rights."""
         self.name = why
-        # What looks on has nothing to tell to others.
+        # It pushes nothing: it runs only as long as its user watches.
         self._agent = agents.build(replace(settings, otlp_endpoint=""))
         try:
             self._agent.open()

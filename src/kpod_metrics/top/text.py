@@ -1,4 +1,4 @@
-"""Text for a terminal: nothing of a name may reach it as a command, and a cell is as wide as the terminal makes it."""
+"""Text for a terminal: no control character of a name reaches it, and widths are those on the screen."""
 
 import unicodedata
 
@@ -8,7 +8,7 @@ PLAIN_BARS = " .:-=+*#@"
 
 
 def clean(text: str) -> str:
-    r"""Return text with what is not printable written out: ESC is `\x1b`, a bidirectional override `\u202e`."""
+    r"""Return text with what is not printable escaped: ESC is `\x1b`, a bidirectional override `\u202e`."""
     if text.isprintable():
         return text
     return "".join(
@@ -17,7 +17,7 @@ def clean(text: str) -> str:
 
 
 def width(text: str) -> int:
-    """Columns that printable text takes."""
+    """Return the number of columns that printable text takes."""
     return len(text) if text.isascii() else sum(map(_width, text))
 
 
@@ -28,7 +28,7 @@ def _width(char: str) -> int:
 
 
 def fit(text: str, columns: int, *, middle: bool = False) -> str:
-    """Return clean text that takes exactly so many columns; what is too long loses its end, or its middle."""
+    """Return clean text of exactly this many columns. If it is too long, its end or its middle is cut."""
     text = clean(text)
     if width(text) > columns:
         if columns < 2:

@@ -38,7 +38,7 @@ class Watch:
         try:
             now = read(self._source.fetch())
         except ValueError as error:
-            raise NoPageError(f"no agent's page: {error}") from None
+            raise NoPageError(f"not an agent's page: {error}") from None
         last = self.latest.reading
         if last is not None and now.time < last.time:
             self._before = None  # another agent, or another clock

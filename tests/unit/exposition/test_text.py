@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.samples import Sample, shown
-from kpod_metrics.exposition.text import escape, number
+from kpod_metrics.exposition.text import decimal, escape
 from kpod_metrics.histogram import Histogram, slot_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
@@ -231,7 +231,7 @@ def test_sample_of_a_value_that_is_back_is_the_one_before() -> None:
 @example(-0.0)
 @example(2**64)
 def test_numbers_come_back(value: float) -> None:
-    written = number(value).decode()
+    written = decimal(value).decode()
     back = int(written) if isinstance(value, int) else float(written)
     assert back == value or (math.isnan(back) and math.isnan(value))
     assert math.copysign(1, back) == math.copysign(1, value) or math.isnan(value)

@@ -40,7 +40,7 @@ def test_varints_at_the_bounds_of_their_lengths(number: int) -> None:
 @example(0, 0, "", 0.0)
 @example(2**63 - 1, -(2**63), "x" * 200, float("inf"))
 def test_fields_come_back(number: int, signed: int, text: str, double: float) -> None:
-    body = wire.number(1, number) + wire.signed_number(2, signed) + wire.string(300, text) + wire.double(4, double)
+    body = wire.uint(1, number) + wire.sint(2, signed) + wire.string(300, text) + wire.double(4, double)
     (first, whole), (second, zigzag), *others = wire.fields(body)
     assert (first, whole) == (1, number)
     assert isinstance(zigzag, int)
@@ -54,22 +54,22 @@ def test_a_number_of_single_precision_is_read() -> None:
 
 def test_numbers_have_ten_bytes_at_most() -> None:
     assert wire.read_varint(b"_" + b"\xff" * 9 + b"\x01_", 1) == (2**64 - 1, 11)
-    with pytest.raises(ValueError, match="a number without an end"):
+    with pytest.raises(ValueError, match="truncated number"):
         wire.read_varint(b"\xff" * 10 + b"\x01", 0)
 
 
 def test_the_last_byte_of_a_number_may_be_missing() -> None:
-    with pytest.raises(ValueError, match="a number without an end"):
+    with pytest.raises(ValueError, match="truncated number"):
         wire.read_varint(b"\xff", 0)
 
 
 @pytest.mark.parametrize("body", [b"\x0a\x02a", b"\x09" + bytes(7), b"\x0d" + bytes(3)])
 def test_a_field_that_ends_after_its_message(body: bytes) -> None:
-    with pytest.raises(ValueError, match="a field ends after its message"):
+    with pytest.raises(ValueError, match="truncated field"):
         list(wire.fields(body))
 
 
 @pytest.mark.parametrize("kind", [3, 4, 6, 7])
 def test_other_wire_types_are_refused(kind: int) -> None:
-    with pytest.raises(ValueError, match=f"a field of wire type {kind}"):
+    with pytest.raises(ValueError, match=f"unknown wire type {kind}"):
         list(wire.fields(bytes([1 << 3 | kind])))

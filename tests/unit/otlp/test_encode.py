@@ -168,7 +168,7 @@ def test_type_of_a_value_is_the_metrics() -> None:
 
 
 def test_requests_are_bounded_and_pods_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "MOST_POINTS", 10)
+    monkeypatch.setattr(encode, "MAX_POINTS", 10)
     store = Store([THINGS], frozenset(THINGS.metrics))
     for pod in range(17):
         grow(store, THINGS, Identity("n", f"p{pod}", "c"), (), (1, 2), pod)

@@ -162,8 +162,8 @@ def test_own_collection_that_is_refused_too(tmp_path: Path) -> None:
     with FakeAgent() as agent:
         address = agent.url.removeprefix("http://")
     said = failed(1, "--once", "--listen", address, "--proc-root", str(tmp_path))
-    assert said.startswith(f"no agent at http://{address} (Connection refused), and none of its own: ")
-    assert said.endswith("; --url names an agent")
+    assert said.startswith(f"no agent at http://{address} (Connection refused), and this process cannot collect: ")
+    assert said.endswith("; --url sets another agent")
 
 
 def test_the_settings_say_where_this_machines_agent_is() -> None:
@@ -178,7 +178,7 @@ def test_the_settings_say_where_this_machines_agent_is() -> None:
     [
         (404, "text/plain", b"secret", "HTTP 404"),
         (500, "text/plain", b"", "HTTP 500"),
-        (200, "text/html; charset=utf-8", b"<html>", "no agent's page (text/html)"),
+        (200, "text/html; charset=utf-8", b"<html>", "not an agent's page (text/html)"),
     ],
 )
 def test_answer_that_is_no_page(status: int, kind: str, body: bytes, said: str) -> None:
@@ -191,7 +191,7 @@ def test_page_that_is_broken() -> None:
     with FakeAgent() as agent:
         agent.page = b"\xff" * 30
         said = failed(1, "--once", "--url", agent.url)
-        assert said == f"no agent at {agent.url} (no agent's page: a number without an end)"
+        assert said == f"no agent at {agent.url} (not an agent's page: truncated number)"
 
 
 def test_page_of_something_else() -> None:
@@ -199,7 +199,7 @@ def test_page_of_something_else() -> None:
     with FakeAgent() as agent:
         agent.page = known(1).replace(b"kpod_last_cycle", b"prom_last_cycle")
         said = failed(1, "--once", "--url", agent.url)
-    assert said == f"no agent at {agent.url} (no agent's page: kpod_last_cycle_timestamp_seconds is missing)"
+    assert said == f"no agent at {agent.url} (not an agent's page: kpod_last_cycle_timestamp_seconds is missing)"
 
 
 def test_agent_before_its_first_cycle_is_waited_for() -> None:

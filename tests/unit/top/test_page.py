@@ -85,5 +85,5 @@ def test_histogram_of_another_resolution_is_refused() -> None:
     # Field 5, the schema: sint32 2 is written 4; 6 is 3.
     body = GOOD.replace(b"\x28\x04", b"\x28\x06")
     assert body != GOOD
-    with pytest.raises(ValueError, match="schema 3, not 2"):
+    with pytest.raises(ValueError, match="schema 3 instead of 2"):
         read(body)

@@ -145,7 +145,7 @@ def test_sort_and_scroll(agent: FakeAgent) -> None:
         shown.press(RIGHT)
         shown.until(lambda lines: "by cpu" in lines[0] and names(lines) == [f"pod-{n}" for n in range(29, 24, -1)])
         shown.press("r")
-        shown.until(lambda lines: "by cpu, the other way" in lines[0] and names(lines)[0] == "pod-00")
+        shown.until(lambda lines: "by cpu, reversed" in lines[0] and names(lines)[0] == "pod-00")
         shown.press(DOWN, DOWN, UP)
         shown.until(lambda lines: names(lines)[0] == "pod-01")
         shown.press(END)
@@ -165,7 +165,7 @@ def test_filter(agent: FakeAgent) -> None:
         shown.press(ENTER)
         shown.until(lambda lines: lines[-1] == KEYS_LINE and "1 of 3" in lines[0])
         shown.press("/", "x", "x", ENTER)
-        shown.until(lambda lines: lines[2] == "no name has 'wExx' in it: Esc clears the filter")
+        shown.until(lambda lines: lines[2] == "no name contains 'wExx': Esc clears the filter")
         shown.press(ESCAPE)
         shown.until(lambda lines: len(names(lines)) == 3)
         shown.press("q")  # a letter of the filter no longer
@@ -221,7 +221,7 @@ def test_endpoint_goes_away_and_comes_back(agent: FakeAgent) -> None:
         agent.start()
         shown.until(lambda lines: lines[0].startswith("kpod-metrics top  node-1  22:13:40"))
         agent.page = b"\xff"
-        shown.until(lambda lines: lines[0].startswith("no agent's page: a number without an end"))
+        shown.until(lambda lines: lines[0].startswith("not an agent's page: truncated number"))
         agent.page, agent.status = b"one\n\x1b[2Jtwo", 503
         shown.until(lambda lines: lines[0].startswith(r"HTTP 503 one \x1b[2Jtwo: "))
         agent.page, agent.status = page(3, pods(3), off=["disk", "memory"]), 200
