@@ -1,4 +1,4 @@
-"""A node's page without a node: the agent's own store and renderer, filled with pods that are made up.
+"""The page of a simulated node: the agent's own store and renderer, with simulated pods.
 
 The same numbers every time, for a seed. `python -m bench.simulate PORT PROFILE` serves such pages at /NUMBER, of which
 each differs from the others in its node's and its pods' names only.
@@ -21,22 +21,22 @@ from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import GZIP
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import TEXT
-from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.metrics import Kind, Metric, Profile, Row, Scope, Table, Value
 from kpod_metrics.pods.info import INFO, TABLES
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 
 NUMBER = 99_999
-"""The node whose page is written; another's is had by replacing its number, which is as long."""
+"""The node whose page is written. Other pages are made by replacing its number with another of the same length."""
 NAMES = {"device": "nvme0n1", "interface": "eth0", "mountpoint": "/", "gpu": "0"}
-"""One of each thing that a container has no fixed number of."""
+"""One value for each label without fixed values."""
 OBSERVATIONS = 20
-"""A container's observations in each histogram in a cycle, in six neighbouring slots or so."""
+"""Observations of a container in each histogram per cycle, in about six neighbouring buckets."""
 
 
 class Node:
-    """A node with pods of one container, all of which do something in every cycle."""
+    """A node with pods of one container, all of them active in every cycle."""
 
     def __init__(self, profile: str, pods: int, *, classic: bool = True, seed: int = 1) -> None:
         self._random = random.Random(seed)
@@ -58,7 +58,7 @@ class Node:
         return Identity(f"team-{number % 20}", f"{name}-{hashed}-{NUMBER}{number:03}", "app")
 
     def cycle(self) -> None:
-        """Have every pod do something, and the store take it."""
+        """Let every pod be active, and put its rows into the store."""
         put = self.store.put
         for table in (*TABLES, *self._tables):
             self.store.begin_cycle(table)
@@ -82,11 +82,11 @@ class Node:
         if metric not in self._wanted:
             return None
         if metric.kind is Kind.HISTOGRAM:
-            first = self._random.randrange(SLOTS // 4, SLOTS // 2)
-            slots = [0] * 6
+            first = self._random.randrange(BUCKETS // 4, BUCKETS // 2)
+            buckets = [0] * 6
             for _ in range(OBSERVATIONS):
-                slots[min(5, int(abs(self._random.gauss(2, 1.5))))] += 1
-            return Histogram(slots, self._random.randrange(10**5, 10**7), first)
+                buckets[min(5, int(abs(self._random.gauss(2, 1.5))))] += 1
+            return Histogram(buckets, self._random.randrange(10**5, 10**7), first)
         if metric.name.endswith("_seconds_total"):
             return round(self._random.expovariate(1), 6)
         return self._random.randrange(2**28) if "bytes" in metric.name else self._random.randrange(1000)
@@ -102,12 +102,12 @@ def _sum(total: Value, more: Value) -> Value:
 
 
 def squeezed(page: bytes) -> bytes:
-    """A page as it is sent."""
+    """The bytes of a page."""
     return isal_zlib.compress(page, 1, wbits=GZIP)
 
 
 def combinations(table: Table) -> Iterator[tuple[str, ...]]:
-    """The label values that a container has in a table: all of a label's declared ones, else one."""
+    """Return the label values of a container in a table: the declared ones, or one."""
     found: list[tuple[str, ...]] = [()]
     for label in table.labels:
         values = label.values or (NAMES.get(label.name, label.name),)
@@ -127,10 +127,10 @@ class _Server(http.server.ThreadingHTTPServer):
         self._written: dict[str, bytes] = {}
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a Prometheus that ended within a scrape."""
+        """Ignore a Prometheus that ended during a scrape."""
 
     def page(self, number: int, content_type: str) -> bytes:
-        """A node's page; all nodes' numbers grow together, once a second at most."""
+        """Return the page of a node. The numbers of all nodes grow together, at most once per second."""
         with self._lock:
             if time.monotonic() - self._made > 1:
                 self._node.cycle()
@@ -156,7 +156,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def main() -> None:

@@ -79,9 +79,9 @@ def labels_of(metric: Any) -> dict[str, str]:
     return labels
 
 
-def slots_of(histogram: Any, slots: int, first_index: int) -> list[int]:
-    """The counts of a native histogram by our slots: the zero bucket is the first, `first_index` the one after."""
-    counts = [0] * slots
+def buckets_of(histogram: Any, buckets: int, first_index: int) -> list[int]:
+    """The counts of a native histogram by our buckets: the zero bucket is the first, `first_index` the one after."""
+    counts = [0] * buckets
     counts[0] = histogram.zero_count
     index, count = 0, 0
     deltas = iter(histogram.positive_delta)

@@ -11,7 +11,7 @@
 #include "kernel_types.h"
 
 #define MAX_ENTRIES 10240
-#define LOG2_SLOTS 27 /* up to 134 ms, in nanoseconds */
+#define LOG2_BUCKETS 27 /* up to 134 ms, in nanoseconds */
 
 enum { ADDED, FAILED, HEALTH_COUNTERS };
 
@@ -32,18 +32,18 @@ enum { ADDED, FAILED, HEALTH_COUNTERS };
 			__sync_fetch_and_add(count, 1);                    \
 	}
 
-static __always_inline __u32 log2_slot(__u64 ns)
+static __always_inline __u32 log2_bucket(__u64 ns)
 {
-	__u32 slot = 0;
+	__u32 bucket = 0;
 
 #pragma unroll
 	for (int shift = 32; shift; shift >>= 1) {
 		if (ns >> shift) {
 			ns >>= shift;
-			slot += shift;
+			bucket += shift;
 		}
 	}
-	return slot < LOG2_SLOTS ? slot : LOG2_SLOTS - 1;
+	return bucket < LOG2_BUCKETS ? bucket : LOG2_BUCKETS - 1;
 }
 
 #endif

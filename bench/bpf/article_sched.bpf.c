@@ -13,7 +13,7 @@ struct key {
 };
 
 struct latency {
-	__u64 slots[LOG2_SLOTS];
+	__u64 buckets[LOG2_BUCKETS];
 	__u64 count;
 	__u64 sum_ns;
 };
@@ -65,7 +65,7 @@ static __always_inline int switched(__u32 next_pid)
 	struct key key = {.cgroup_id = bpf_get_current_cgroup_id()};
 	struct latency first = {}, *latency;
 	__u64 *since, waited;
-	__u32 slot;
+	__u32 bucket;
 
 	count_switch(&key);
 	since = bpf_map_lookup_elem(&wakeup_time, &next_pid);
@@ -73,14 +73,14 @@ static __always_inline int switched(__u32 next_pid)
 		return 0;
 	waited = bpf_ktime_get_ns() - *since;
 	bpf_map_delete_elem(&wakeup_time, &next_pid);
-	slot = log2_slot(waited);
+	bucket = log2_bucket(waited);
 	latency = bpf_map_lookup_elem(&latencies, &key);
 	if (latency) {
-		__sync_fetch_and_add(&latency->slots[slot], 1);
+		__sync_fetch_and_add(&latency->buckets[bucket], 1);
 		__sync_fetch_and_add(&latency->count, 1);
 		__sync_fetch_and_add(&latency->sum_ns, waited);
 	} else {
-		first.slots[slot] = 1;
+		first.buckets[bucket] = 1;
 		first.count = 1;
 		first.sum_ns = waited;
 		latencies_updated(bpf_map_update_elem(&latencies, &key, &first, BPF_NOEXIST));

@@ -16,7 +16,7 @@ struct call {
 	__u64 count;
 	__u64 errors;
 	__u64 sum_ns;
-	__u64 slots[LOG2_SLOTS];
+	__u64 buckets[LOG2_BUCKETS];
 };
 
 struct start {
@@ -70,7 +70,7 @@ int leave(struct bpf_raw_tracepoint_args *ctx)
 	struct key key = {};
 	struct call first = {}, *call;
 	struct start *start;
-	__u32 slot;
+	__u32 bucket;
 
 	start = bpf_map_lookup_elem(&starts, &thread);
 	if (!start)
@@ -79,19 +79,19 @@ int leave(struct bpf_raw_tracepoint_args *ctx)
 	key.nr = start->nr;
 	key.cgroup_id = bpf_get_current_cgroup_id();
 	bpf_map_delete_elem(&starts, &thread);
-	slot = log2_slot(took);
+	bucket = log2_bucket(took);
 	call = bpf_map_lookup_elem(&calls, &key);
 	if (call) {
 		__sync_fetch_and_add(&call->count, 1);
 		if (result < 0)
 			__sync_fetch_and_add(&call->errors, 1);
 		__sync_fetch_and_add(&call->sum_ns, took);
-		__sync_fetch_and_add(&call->slots[slot], 1);
+		__sync_fetch_and_add(&call->buckets[bucket], 1);
 	} else {
 		first.count = 1;
 		first.errors = result < 0;
 		first.sum_ns = took;
-		first.slots[slot] = 1;
+		first.buckets[bucket] = 1;
 		calls_updated(bpf_map_update_elem(&calls, &key, &first, BPF_NOEXIST));
 	}
 	return 0;

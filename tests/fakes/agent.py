@@ -11,13 +11,13 @@ from threading import Thread
 from typing import Any
 
 from kpod_metrics.exposition.protobuf import PROTOBUF
-from kpod_metrics.histogram import FIRST_INDEX, SCHEMA, SLOTS
+from kpod_metrics.histogram import BUCKETS, FIRST_INDEX, SCHEMA
 from testkit.certificates import Certificates
 from tests.client_model import FAMILY
 
 Pod = tuple[str, str, str]
 Values = Mapping[str, float | Mapping[int, int] | Mapping[tuple[str, str], Any]]
-"""By metric: a number, a histogram as counts by slot, or either by a label of its own (its name and value)."""
+"""By metric: a number, a histogram as counts by bucket, or either by a label of its own (its name and value)."""
 
 BEGAN = 1_700_000_000
 """Unix time of cycle 0: 22:13:20 UTC."""
@@ -59,13 +59,13 @@ def page(cycle: int, pods: Mapping[Pod, Values], off: Sequence[str] = ()) -> byt
 def _fill(histogram: Any, counts: Mapping[int, int]) -> None:
     histogram.schema, histogram.zero_threshold = SCHEMA, 2.0**-20
     histogram.sample_count = sum(counts.values())
-    histogram.sample_sum = sum(count * 2.0 ** (slot / 4 - 20) for slot, count in counts.items())
+    histogram.sample_sum = sum(count * 2.0 ** (bucket / 4 - 20) for bucket, count in counts.items())
     histogram.zero_count = counts.get(0, 0)
     previous = 0
-    histogram.positive_span.add(offset=FIRST_INDEX + 1, length=SLOTS - 1)
-    for slot in range(1, SLOTS):
-        histogram.positive_delta.append(counts.get(slot, 0) - previous)
-        previous = counts.get(slot, 0)
+    histogram.positive_span.add(offset=FIRST_INDEX + 1, length=BUCKETS - 1)
+    for bucket in range(1, BUCKETS):
+        histogram.positive_delta.append(counts.get(bucket, 0) - previous)
+        previous = counts.get(bucket, 0)
 
 
 def _length(message: bytes) -> bytes:

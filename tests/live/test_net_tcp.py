@@ -551,8 +551,8 @@ def test_rtt_equals_the_trace_and_is_charged_to_the_socket(
                 assert observed.count == sum(1 for probe in of_owner if probe.srtt_us)
                 assert observed.count >= 5 * done
                 assert observed.sum_ns == sum(probe.srtt_us for probe in of_owner) * 1000
-                slots = [*accumulate(observed.slots)]
-                median = next(slot for slot, below in enumerate(slots) if 2 * below >= observed.count)
+                buckets = [*accumulate(observed.buckets)]
+                median = next(bucket for bucket, below in enumerate(buckets) if 2 * below >= observed.count)
                 true = sorted(probe.srtt_us for probe in of_owner if probe.srtt_us)[(observed.count - 1) // 2] / 1e6
                 assert histogram.upper_bound(median - 1) < true <= histogram.upper_bound(median)
                 assert true >= rtt

@@ -16,7 +16,7 @@ import pytest
 from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import TASK_ITERATOR, TASK_TABLE
-from kpod_metrics.histogram import SLOTS, upper_bound
+from kpod_metrics.histogram import BUCKETS, upper_bound
 from kpod_metrics.kernel import syscalls
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 from tests.forced import needs
@@ -123,9 +123,9 @@ def collector(*names: str, **options: object) -> Syscall:
     return Syscall(Environment(syscalls=names or DEFAULT_SYSCALLS, **options))  # type: ignore[arg-type]
 
 
-def slot_of(ns: int) -> int:
-    """The slot that holds a duration: the first whose bound is not below it."""
-    return next(slot for slot in range(SLOTS) if ns / 1e9 <= upper_bound(slot))
+def bucket_of(ns: int) -> int:
+    """The bucket that holds a duration: the first whose bound is not below it."""
+    return next(bucket for bucket in range(BUCKETS) if ns / 1e9 <= upper_bound(bucket))
 
 
 def seen(totals: Totals, owner: Cgroup) -> dict[str, tuple[float, float]]:
@@ -184,7 +184,7 @@ def test_latency_of_known_sleeps(cgroup: Callable[[str], Cgroup], launch: Launch
     with opened(collector()) as tracing:
         totals = Totals(tracing)
         before = dict.fromkeys(DEFAULT_SYSCALLS, 0)
-        slots = {name: [0] * SLOTS for name in DEFAULT_SYSCALLS}
+        buckets = {name: [0] * BUCKETS for name in DEFAULT_SYSCALLS}
         for _ in range(2):
             already = blocked.done
             blocked.start_phase()
@@ -198,9 +198,9 @@ def test_latency_of_known_sleeps(cgroup: Callable[[str], Cgroup], launch: Launch
                 true = blocked.done[name].ns - already[name].ns
                 took = histogram.sum_ns - before[name]
                 assert least <= took <= true
-                new = [now - old for now, old in zip(histogram.slots, slots[name], strict=True)]
-                assert [slot for slot, count in enumerate(new) if count] == [slot_of(took)]
-                before[name], slots[name] = histogram.sum_ns, list(histogram.slots)
+                new = [now - old for now, old in zip(histogram.buckets, buckets[name], strict=True)]
+                assert [bucket for bucket, count in enumerate(new) if count] == [bucket_of(took)]
+                before[name], buckets[name] = histogram.sum_ns, list(histogram.buckets)
         assert seen(totals, a) == {"read": (2, 0), "epoll_wait": (2, 0), "futex": (2, 2)}
 
 

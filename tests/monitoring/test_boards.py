@@ -84,7 +84,7 @@ def test_panels_do_not_overlap() -> None:
 
 def _value(metric: Metric) -> Value:
     if metric.kind is Kind.HISTOGRAM:
-        return Histogram([3] * histogram.SLOTS, 10**9)
+        return Histogram([3] * histogram.BUCKETS, 10**9)
     return 7
 
 

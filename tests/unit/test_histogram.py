@@ -1,4 +1,4 @@
-"""Histogram slots: the model, the C function that the kernel programs run, and the quantiles read back from them."""
+"""Histogram buckets: the model, the C function that the kernel programs run, and the quantiles read back from them."""
 
 import ctypes
 import math
@@ -14,155 +14,155 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpod_metrics import histogram
-from kpod_metrics.histogram import SLOTS, Histogram, quantile, slot_of_exponent, upper_bound
+from kpod_metrics.histogram import BUCKETS, Histogram, bucket_of_exponent, quantile, upper_bound
 from kpod_metrics.metrics import LATENCY_EXPONENTS
 
 BPF = Path(__file__).parent.parent.parent / "bpf"
 FACTOR = 2**0.25
 
 
-def fits(ns: int, slot: int) -> bool:
-    """Whether ns <= 2**(slot/4 - 20) s, in whole numbers: both sides to the fourth power, times 10**36 * 2**80."""
-    return bool(ns**4 * 2**80 <= 10**36 * 2**slot)
+def fits(ns: int, bucket: int) -> bool:
+    """Whether ns <= 2**(bucket/4 - 20) s, in whole numbers: both sides to the fourth power, times 10**36 * 2**80."""
+    return bool(ns**4 * 2**80 <= 10**36 * 2**bucket)
 
 
-def floor_bound(slot: int) -> int:
-    """The most nanoseconds that a finite slot holds."""
+def floor_bound(bucket: int) -> int:
+    """The most nanoseconds that a finite bucket holds."""
     low, high = 0, 2**40
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle, slot) else (low, middle - 1)
+        low, high = (middle, high) if fits(middle, bucket) else (low, middle - 1)
     return low
 
 
-BOUNDS = [floor_bound(slot) for slot in range(SLOTS - 1)]
+BOUNDS = [floor_bound(bucket) for bucket in range(BUCKETS - 1)]
 
 
 def model(ns: int) -> int:
-    """The slot of an observation: the first whose bound is not below it."""
+    """The bucket of an observation: the first whose bound is not below it."""
     return bisect_left(BOUNDS, ns)
 
 
 NEAR_BOUNDS = [bound + off for bound in BOUNDS for off in range(-3, 4)]
 
 
-def test_slots_are_the_format() -> None:
-    assert (histogram.SCHEMA, histogram.SLOTS_PER_OCTAVE, histogram.FIRST_INDEX, SLOTS) == (2, 4, -80, 106)
-    assert len(BOUNDS) == SLOTS - 1
+def test_buckets_are_the_format() -> None:
+    assert (histogram.SCHEMA, histogram.BUCKETS_PER_OCTAVE, histogram.FIRST_INDEX, BUCKETS) == (2, 4, -80, 106)
+    assert len(BOUNDS) == BUCKETS - 1
 
 
 def test_bounds_rise_from_a_microsecond_to_a_minute() -> None:
-    bounds = [upper_bound(slot) for slot in range(SLOTS)]
+    bounds = [upper_bound(bucket) for bucket in range(BUCKETS)]
     assert all(low < high for low, high in pairwise(bounds))
     assert bounds[0] <= 1e-6
     assert bounds[-2] >= 60
     assert bounds[-1] == math.inf
-    assert upper_bound(SLOTS + 10) == math.inf
-    assert [high / low for low, high in pairwise(bounds[:-1])] == pytest.approx([FACTOR] * (SLOTS - 2))
+    assert upper_bound(BUCKETS + 10) == math.inf
+    assert [high / low for low, high in pairwise(bounds[:-1])] == pytest.approx([FACTOR] * (BUCKETS - 2))
 
 
 def test_bounds_are_those_of_the_whole_number_model() -> None:
-    for slot, bound in enumerate(BOUNDS):
-        assert fits(bound, slot)
-        assert not fits(bound + 1, slot)
-        assert bound <= upper_bound(slot) * 1e9 + 1e-4 < bound + 1
+    for bucket, bound in enumerate(BOUNDS):
+        assert fits(bound, bucket)
+        assert not fits(bound + 1, bucket)
+        assert bound <= upper_bound(bucket) * 1e9 + 1e-4 < bound + 1
 
 
 @pytest.mark.parametrize("exponent", range(histogram.MIN_EXPONENT, histogram.MAX_EXPONENT + 1))
 def test_octaves_are_powers_of_two_seconds(exponent: int) -> None:
-    assert upper_bound(slot_of_exponent(exponent)) == 2.0**exponent
+    assert upper_bound(bucket_of_exponent(exponent)) == 2.0**exponent
 
 
 @pytest.mark.parametrize("exponent", [-21, 7])
-def test_no_slot_outside(exponent: int) -> None:
+def test_no_bucket_outside(exponent: int) -> None:
     with pytest.raises(ValueError, match="-20 to 6"):
-        slot_of_exponent(exponent)
+        bucket_of_exponent(exponent)
 
 
-def test_classic_buckets_are_slot_bounds() -> None:
-    assert [upper_bound(slot_of_exponent(e)) for e in LATENCY_EXPONENTS] == [2.0**e for e in LATENCY_EXPONENTS]
+def test_classic_buckets_are_bucket_bounds() -> None:
+    assert [upper_bound(bucket_of_exponent(e)) for e in LATENCY_EXPONENTS] == [2.0**e for e in LATENCY_EXPONENTS]
     assert LATENCY_EXPONENTS[0] == histogram.MIN_EXPONENT
     assert LATENCY_EXPONENTS[-1] == histogram.MAX_EXPONENT
 
 
 @pytest.fixture(scope="module")
-def slot_in_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], int]:
+def bucket_in_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], int]:
     """`histogram_bucket` of bpf/kpod.bpf.h, compiled for this machine."""
-    folder = tmp_path_factory.mktemp("slot")
-    source, library = folder / "slot.c", folder / "slot.so"
-    source.write_text('#include "kpod.bpf.h"\n__u32 slot_of(__u64 ns) { return histogram_bucket(ns); }\n')
+    folder = tmp_path_factory.mktemp("bucket")
+    source, library = folder / "bucket.c", folder / "bucket.so"
+    source.write_text('#include "kpod.bpf.h"\n__u32 bucket_of(__u64 ns) { return histogram_bucket(ns); }\n')
     headers = [f"-I{path.parent}" for path in Path("/usr/include").glob("*/asm")]
     # -w: attributes of the bpf target mean nothing here; what is tested has none.
     command = ["clang", "-O2", "-w", "-shared", "-fPIC", f"-I{BPF}", *headers, "-o", str(library), str(source)]
     subprocess.run(command, check=True)
-    function = ctypes.CDLL(str(library)).slot_of
+    function = ctypes.CDLL(str(library)).bucket_of
     function.restype, function.argtypes = ctypes.c_uint32, [ctypes.c_uint64]
     return function
 
 
-def test_c_equals_model_at_every_bound(slot_in_c: Callable[[int], int]) -> None:
-    assert [(ns, slot_in_c(ns)) for ns in NEAR_BOUNDS] == [(ns, model(ns)) for ns in NEAR_BOUNDS]
+def test_c_equals_model_at_every_bound(bucket_in_c: Callable[[int], int]) -> None:
+    assert [(ns, bucket_in_c(ns)) for ns in NEAR_BOUNDS] == [(ns, model(ns)) for ns in NEAR_BOUNDS]
 
 
-def test_c_equals_model_at_random(slot_in_c: Callable[[int], int]) -> None:
+def test_c_equals_model_at_random(bucket_in_c: Callable[[int], int]) -> None:
     generator = random.Random(1)
     observed = [*range(3000)]
     observed += [int(2 ** generator.uniform(0, 38)) for _ in range(100_000)]
     observed += [2**power + off for power in range(2, 63) for off in (-1, 0, 1)] + [2**64 - 1]
     for ns in observed:
-        assert slot_in_c(ns) == model(ns), ns
+        assert bucket_in_c(ns) == model(ns), ns
 
 
-def test_c_slots_stay_inside(slot_in_c: Callable[[int], int]) -> None:
-    assert slot_in_c(0) == 0
-    assert slot_in_c(64_000_000_000) == SLOTS - 2
-    assert slot_in_c(64_000_000_001) == slot_in_c(2**64 - 1) == SLOTS - 1
+def test_c_buckets_stay_inside(bucket_in_c: Callable[[int], int]) -> None:
+    assert bucket_in_c(0) == 0
+    assert bucket_in_c(64_000_000_000) == BUCKETS - 2
+    assert bucket_in_c(64_000_000_001) == bucket_in_c(2**64 - 1) == BUCKETS - 1
 
 
 def test_histogram_adds_up() -> None:
-    first = Histogram() + Histogram([1] * SLOTS, 5)
-    second = first + Histogram([3, 2] + [0] * (SLOTS - 2), 8)
-    assert (first.count, first.sum_ns) == (SLOTS, 5)
-    assert (second.count, second.sum_ns) == (SLOTS + 5, 13)
-    assert second.slots[:3] == [4, 3, 1]
-    third = second + Histogram([1, 2], 3, first=SLOTS - 2)
-    assert (third.count, third.slots[-3:], third.sum_ns) == (SLOTS + 8, [1, 2, 3], 16)
+    first = Histogram() + Histogram([1] * BUCKETS, 5)
+    second = first + Histogram([3, 2] + [0] * (BUCKETS - 2), 8)
+    assert (first.count, first.sum_ns) == (BUCKETS, 5)
+    assert (second.count, second.sum_ns) == (BUCKETS + 5, 13)
+    assert second.buckets[:3] == [4, 3, 1]
+    third = second + Histogram([1, 2], 3, first=BUCKETS - 2)
+    assert (third.count, third.buckets[-3:], third.sum_ns) == (BUCKETS + 8, [1, 2, 3], 16)
     fourth = third + Histogram([], 1)
-    assert (fourth.slots, fourth.sum_ns) == (third.slots, 17)
-    with pytest.raises(ValueError, match="slots 105 to 107 of 106"):
-        Histogram([1, 2], 3, first=SLOTS - 1)
-    with pytest.raises(ValueError, match="slots -1 to 0 of 106"):
+    assert (fourth.buckets, fourth.sum_ns) == (third.buckets, 17)
+    with pytest.raises(ValueError, match="buckets 105 to 107 of 106"):
+        Histogram([1, 2], 3, first=BUCKETS - 1)
+    with pytest.raises(ValueError, match="buckets -1 to 0 of 106"):
         Histogram([1], 3, first=-1)
-    with pytest.raises(ValueError, match="slots 0 to 107 of 106"):
-        Histogram([1] * (SLOTS + 1))
+    with pytest.raises(ValueError, match="buckets 0 to 107 of 106"):
+        Histogram([1] * (BUCKETS + 1))
 
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, SLOTS), st.lists(st.integers(0, 2**40), max_size=SLOTS), st.integers(0, 2**50)),
+        st.tuples(st.integers(0, BUCKETS), st.lists(st.integers(0, 2**40), max_size=BUCKETS), st.integers(0, 2**50)),
         max_size=5,
     ),
-    st.lists(st.integers(0, SLOTS - 1), min_size=2, max_size=SLOTS),
+    st.lists(st.integers(0, BUCKETS - 1), min_size=2, max_size=BUCKETS),
 )
-def test_histogram_of_few_slots_equals_one_of_all(added: list[tuple[int, list[int], int]], ends: list[int]) -> None:
-    total, dense, sum_ns = Histogram(), [0] * SLOTS, 0
+def test_histogram_of_few_buckets_equals_one_of_all(added: list[tuple[int, list[int], int]], ends: list[int]) -> None:
+    total, dense, sum_ns = Histogram(), [0] * BUCKETS, 0
     for first, some, ns in added:
-        counts = some[: SLOTS - first]
-        before = list(total.slots)
+        counts = some[: BUCKETS - first]
+        before = list(total.buckets)
         grown = total + Histogram(counts, ns, first)
-        assert total.slots == before, "an object never changes"
+        assert total.buckets == before, "an object never changes"
         total, sum_ns = grown, sum_ns + ns
-        for slot, count in enumerate(counts, first):
-            dense[slot] += count
-        assert (total.slots, total.sum_ns, total.count, total.zeros) == (dense, sum_ns, sum(dense), dense[0])
+        for bucket, count in enumerate(counts, first):
+            dense[bucket] += count
+        assert (total.buckets, total.sum_ns, total.count, total.zeros) == (dense, sum_ns, sum(dense), dense[0])
         assert total.at_or_below(tuple(ends)) == tuple(sum(dense[: end + 1]) for end in ends)
 
 
 def bucketed(observed: list[int]) -> list[int]:
-    slots = [0] * SLOTS
+    buckets = [0] * BUCKETS
     for ns in observed:
-        slots[model(ns)] += 1
-    return slots
+        buckets[model(ns)] += 1
+    return buckets
 
 
 def exact(ordered: list[int], q: float) -> float:
@@ -181,13 +181,13 @@ def test_quantile_is_within_one_bucket(observed: list[int], q: float) -> None:
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=50))
 def test_quantile_rises_with_q(observed: list[int]) -> None:
-    slots = bucketed(observed)
-    estimates = [quantile(slots, q / 20) for q in range(21)]
+    buckets = bucketed(observed)
+    estimates = [quantile(buckets, q / 20) for q in range(21)]
     assert estimates == sorted(estimates)
 
 
 def test_quantile_at_the_ends() -> None:
-    assert math.isnan(quantile([0] * SLOTS, 0.5))
+    assert math.isnan(quantile([0] * BUCKETS, 0.5))
     assert quantile(bucketed([1, 2]), 0.5) == 2.0**-20
     # Nothing is known above the last finite bound but that: as Prometheus, it is what is answered.
     assert quantile(bucketed([10**12]), 0.5) == 64.0
@@ -215,10 +215,10 @@ def test_mean_quantile_error_of_many_distributions() -> None:
         scale = 10 ** generator.uniform(-4, 0)
         shape = SHAPES[seed % len(SHAPES)]
         observed = sorted(int(min(max(shape(generator, scale), 20e-6), 10.0) * 1e9) for _ in range(3000))
-        slots = bucketed(observed)
+        buckets = bucketed(observed)
         for q in (0.5, 0.9, 0.99):
             true = exact(observed, q)
-            errors.append(abs(quantile(slots, q) / true - 1))
+            errors.append(abs(quantile(buckets, q) / true - 1))
     assert len(errors) == 900
     # The clamp to 10 s piles observations up in the middle of a bucket, which no estimate can see.
     assert max(errors) <= FACTOR - 1
@@ -232,10 +232,10 @@ SLOT_COUNTS = st.lists(st.integers(0, 3) | st.integers(0, 2**32 - 1), max_size=8
 def test_histogram_since_another_counts_modulo_32_bits(
     at: int, before: list[int], grown_at: int, grown: list[int]
 ) -> None:
-    """What the kernel's 32-bit slots counted between two reads comes out, wherever each begins and if they wrapped."""
+    """Counts of 32 bits between two reads, wherever each begins, also if they wrapped."""
     earlier, news = Histogram(before, 5, at), Histogram(grown, 9, grown_at)
     both = earlier + news
-    wrapped = [count % 2**32 for count in both.slots]
+    wrapped = [count % 2**32 for count in both.buckets]
     later = Histogram(wrapped, 14)
     since = later - earlier
-    assert (since.slots, since.sum_ns) == (news.slots, 9)
+    assert (since.buckets, since.sum_ns) == (news.buckets, 9)

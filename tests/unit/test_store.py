@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.metrics import Kind, Label, Metric, Row, Scope, Table, Value, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import OVERFLOW, Store
@@ -52,14 +52,14 @@ def put(  # noqa: PLR0917
 
 
 def delta(*counts: int, sum_ns: int = 0) -> Histogram:
-    return Histogram([*counts, *[0] * (SLOTS - len(counts))], sum_ns)
+    return Histogram([*counts, *[0] * (BUCKETS - len(counts))], sum_ns)
 
 
 def read(store: Store, metric: Metric) -> dict[tuple[Identity, tuple[str, ...]], object]:
-    """All series of a metric; histograms as (slots that are not 0, sum)."""
+    """All series of a metric; histograms as (buckets that are not 0, sum)."""
     return {
         (series.identity, series.labels): (
-            ({slot: n for slot, n in enumerate(value.slots) if n}, value.sum_ns)
+            ({bucket: n for bucket, n in enumerate(value.buckets) if n}, value.sum_ns)
             if isinstance(value := series.values[at], Histogram)
             else value
         )
@@ -159,9 +159,9 @@ def test_histogram_and_counter_of_32_bits_wrap() -> None:
     table = Table((wrapping, WAIT))
     store = store_of(table)
     for total in (2**32 - 3, 2**32 + 4, 2**33 + 4):
-        # The sum of two slots of 32 bits, of which one has wrapped.
-        slots = (total % 2**32, 1)
-        put(store, table, ONE, (), (sum(slots), delta(*slots, sum_ns=total)))
+        # The sum of two buckets of 32 bits, of which one has wrapped.
+        buckets = (total % 2**32, 1)
+        put(store, table, ONE, (), (sum(buckets), delta(*buckets, sum_ns=total)))
     expected = 2**32 + 4 + 1  # a whole 2**32 between two reads is not seen
     assert read(store, wrapping) == {(ONE, ()): expected}
     assert read(store, WAIT) == {(ONE, ()): ({0: expected - 1, 1: 1}, 2**33 + 4)}

@@ -115,9 +115,9 @@ class Rates:
                 continue
             if not re.fullmatch(chosen, ",".join(labels)):
                 continue
-            grown = [one - other for one, other in zip(now.slots, was.slots, strict=True)]
+            grown = [one - other for one, other in zip(now.buckets, was.buckets, strict=True)]
             if min(grown) < 0:
-                grown = list(now.slots)
+                grown = list(now.buckets)
             total = grown if total is None else [one + other for one, other in zip(total, grown, strict=True)]
         return total
 

@@ -10,7 +10,7 @@ from operator import sub
 
 from kpod_metrics.exposition.samples import Family, Labels, Sample, shown
 from kpod_metrics.exposition.wire import double, message, signed, sint, string, uint, varint
-from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, Histogram, slot_of_exponent
+from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, Histogram, bucket_of_exponent
 from kpod_metrics.metrics import Kind, Metric
 
 PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
@@ -78,7 +78,7 @@ def _histogram(metric: Metric, total: Histogram, classic: bool) -> bytes:
 @cache
 def _buckets(exponents: tuple[int, ...]) -> tuple[tuple[int, ...], list[bytes]]:
     """Return the last kernel bucket of each classic bucket, and the bounds as fields of message Bucket."""
-    return tuple(map(slot_of_exponent, exponents)), [double(2, 2.0**exponent) for exponent in exponents]
+    return tuple(map(bucket_of_exponent, exponents)), [double(2, 2.0**exponent) for exponent in exponents]
 
 
 def _spans(total: Histogram) -> list[tuple[int, int]]:
@@ -89,14 +89,14 @@ def _spans(total: Histogram) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     first = end = 0
-    for slot, count in enumerate(total.counts, total.first):
-        if slot and count:
-            if end and slot - end > _MAX_GAP:
+    for bucket, count in enumerate(total.counts, total.first):
+        if bucket and count:
+            if end and bucket - end > _MAX_GAP:
                 spans.append((first, end))
-                first = slot
+                first = bucket
             elif not end:
-                first = slot
-            end = slot + 1
+                first = bucket
+            end = bucket + 1
     if end:
         spans.append((first, end))
     return spans

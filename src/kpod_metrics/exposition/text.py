@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 
 from kpod_metrics.exposition.samples import Family, Labels, Sample, shown
-from kpod_metrics.histogram import SLOTS, Histogram, slot_of_exponent
+from kpod_metrics.histogram import BUCKETS, Histogram, bucket_of_exponent
 from kpod_metrics.metrics import Kind, Metric
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -40,7 +40,7 @@ def decimal(value: float) -> bytes:
 @cache
 def _ends(exponents: tuple[int, ...]) -> tuple[int, ...]:
     """Return the last kernel bucket of each classic bucket, +Inf included."""
-    return (*map(slot_of_exponent, exponents), SLOTS - 1)
+    return (*map(bucket_of_exponent, exponents), BUCKETS - 1)
 
 
 def unit(metric: Metric) -> str:

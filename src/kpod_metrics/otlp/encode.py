@@ -170,7 +170,7 @@ _SCOPE = message(1, string(1, SERVICE) + string(2, __version__))
 def _histogram(total: Histogram) -> bytes:
     """Encode an exponential histogram of scale 2, with bucket 0 as its zero bucket, as in Prometheus' format."""
     parts = [fixed(4, total.count), double(5, total.sum_ns / 1e9), sint(6, SCHEMA), fixed(7, total.zeros)]
-    filled = [slot for slot, count in enumerate(total.counts, total.first) if slot and count]
+    filled = [bucket for bucket, count in enumerate(total.counts, total.first) if bucket and count]
     if filled:
         counts = total.counts[filled[0] - total.first : filled[-1] + 1 - total.first]
         # Here bucket 0 begins at 1, in Prometheus it ends there.

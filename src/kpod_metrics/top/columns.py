@@ -7,7 +7,7 @@ from functools import partial
 
 from kpod_metrics import columns as declared
 from kpod_metrics.columns import Shows, Unit
-from kpod_metrics.histogram import SLOTS_PER_OCTAVE
+from kpod_metrics.histogram import BUCKETS_PER_OCTAVE
 from kpod_metrics.top import rates
 from kpod_metrics.top.rates import Figures
 from kpod_metrics.top.text import BARS
@@ -67,11 +67,11 @@ def amount(value: float) -> str:
     return f"{value:.3g}P"
 
 
-def picture(slots: Sequence[int], bars: str = BARS) -> str:
+def picture(buckets: Sequence[int], bars: str = BARS) -> str:
     """Draw a histogram of durations: a bar for each two octaves, as high as its share of the highest one."""
     cells = [0] * _BARS
-    for slot, count in enumerate(slots):
-        cells[min(max(slot - 1, 0) // (2 * SLOTS_PER_OCTAVE), _BARS - 1)] += count
+    for bucket, count in enumerate(buckets):
+        cells[min(max(bucket - 1, 0) // (2 * BUCKETS_PER_OCTAVE), _BARS - 1)] += count
     highest = max(cells)
     return "".join(bars[math.ceil(count * (len(bars) - 1) / highest)] if count else bars[0] for count in cells)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from kpod_metrics.exposition.wire import Field, fields, part, read_varint, unzigzag
-from kpod_metrics.histogram import FIRST_INDEX, SCHEMA, SLOTS, Histogram
+from kpod_metrics.histogram import BUCKETS, FIRST_INDEX, SCHEMA, Histogram
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _metric(name: str, data: bytes) -> Sample:
 
 
 def _histogram(data: bytes) -> Histogram:
-    slots = [0] * SLOTS
+    buckets = [0] * BUCKETS
     total, schema = 0.0, None
     spans: list[tuple[int, int]] = []
     deltas: list[int] = []
@@ -66,7 +66,7 @@ def _histogram(data: bytes) -> Histogram:
         elif field == 5:
             schema = unzigzag(_int(value))
         elif field == 7:
-            slots[0] = _int(value)
+            buckets[0] = _int(value)
         elif field == 12:
             span = {key: _int(inner) for key, inner in fields(_bytes(value))}
             spans.append((unzigzag(span.get(1, 0)), span.get(2, 0)))
@@ -80,16 +80,16 @@ def _histogram(data: bytes) -> Histogram:
     if schema != SCHEMA:
         raise ValueError(f"histogram schema {schema} instead of {SCHEMA}")
     # The first offset is an index of the schema, the others are gaps. A count is the sum of the differences before it.
-    slot, count, following = -FIRST_INDEX, 0, iter(deltas)
+    bucket, count, following = -FIRST_INDEX, 0, iter(deltas)
     for offset, length in spans:
-        slot += offset
-        if not 0 < slot <= slot + length <= SLOTS:
-            raise ValueError(f"histogram buckets {slot} to {slot + length} of {SLOTS}")
+        bucket += offset
+        if not 0 < bucket <= bucket + length <= BUCKETS:
+            raise ValueError(f"histogram buckets {bucket} to {bucket + length} of {BUCKETS}")
         for _ in range(length):
             count += next(following, 0)
-            slots[slot] = count
-            slot += 1
-    return Histogram(tuple(slots), round(total * 1e9) if math.isfinite(total) else 0)
+            buckets[bucket] = count
+            bucket += 1
+    return Histogram(tuple(buckets), round(total * 1e9) if math.isfinite(total) else 0)
 
 
 def _bytes(value: Field) -> bytes:

@@ -1,7 +1,7 @@
 """Differences of totals between two pages."""
 
 from kpod_metrics.diagnosis.rates import GAUGES, PREEXISTING, RATED, Input, Rates, Totals
-from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.metrics import Kind, Scope
 from kpod_metrics.reference import declared
 
@@ -27,7 +27,7 @@ def test_a_new_series_of_an_event_started_at_0() -> None:
     rates = Rates({}, now, 10.0)
     assert (rates.rate(Input.MAJOR_FAULTS), rates.rate(Input.CPU_USAGE)) == (4.0, None)
     assert rates.rate(Input.RUNQUEUE_WAIT) == 0.3
-    assert rates.observed(Input.RUNQUEUE_WAIT) == list(one(5, 3).slots)
+    assert rates.observed(Input.RUNQUEUE_WAIT) == list(one(5, 3).buckets)
 
 
 def test_without_an_earlier_page_only_gauges_are_known() -> None:
@@ -45,7 +45,7 @@ def test_histograms_are_added_up_and_chosen_by_label() -> None:
     now: Totals = {name: {("read",): one(5, 4), ("fsync",): one(7, 2), ("openat",): one(7, 1)}}
     rates = Rates(before, now, 2.0)
     assert rates.by_label(name) == {"read": 1.5, "fsync": 1.0, "openat": 0.5}
-    expected = [0] * SLOTS
+    expected = [0] * BUCKETS
     expected[7] = 3
     assert rates.observed(name, "(?!read).*") == expected
     expected[5] = 3

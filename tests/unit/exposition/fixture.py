@@ -6,7 +6,7 @@ from zlib import crc32
 from kpod_metrics import health
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Environment
-from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.metrics import Kind, Metric, Scope, Table, Value
 from kpod_metrics.pods import info
 from kpod_metrics.pods.model import Identity
@@ -43,8 +43,8 @@ def value_of(metric: Metric, *key: object) -> Value:
     """A value that stays the same when other metrics come and go."""
     seed = crc32(repr((metric.name, *key)).encode("utf-8", "backslashreplace"))
     if metric.kind is Kind.HISTOGRAM:
-        slots = [(seed >> slot % 29) % 7 for slot in range(SLOTS)]
-        return Histogram(slots, seed * 1_000_003)
+        buckets = [(seed >> bucket % 29) % 7 for bucket in range(BUCKETS)]
+        return Histogram(buckets, seed * 1_000_003)
     if "seconds" in metric.name or metric.name.endswith("_ratio"):
         return seed / 7
     return seed * 10**7 if seed % 2 else seed

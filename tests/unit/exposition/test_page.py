@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kpod_metrics.exposition.page import Renderer
-from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.metrics import Label, Row, Scope, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
@@ -29,7 +29,7 @@ WHO = [Identity("n", pod, container) for pod in ("p", "q") for container in ("on
 identities = st.sampled_from(WHO)
 numbers = st.none() | st.integers(0, 3)
 pairs = st.tuples(numbers, numbers)
-waits = st.none() | st.builds(lambda at, n: Histogram((n,), n, at), st.integers(0, SLOTS - 1), st.integers(0, 3))
+waits = st.none() | st.builds(lambda at, n: Histogram((n,), n, at), st.integers(0, BUCKETS - 1), st.integers(0, 3))
 STEPS = st.one_of(
     st.tuples(st.just("put"), st.just(DELTAS), identities, st.just(()), st.tuples(numbers, waits)),
     st.tuples(st.just("put"), st.just(TOTALS), identities, st.just(()), pairs),

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.samples import shown
-from kpod_metrics.histogram import MIN_EXPONENT, SLOTS, Histogram, slot_of_exponent
+from kpod_metrics.histogram import BUCKETS, MIN_EXPONENT, Histogram, bucket_of_exponent
 from kpod_metrics.metrics import Table, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
-from tests.client_model import TYPES, decode, labels_of, slots_of
+from tests.client_model import TYPES, buckets_of, decode, labels_of
 from tests.growth import grow
 from tests.unit.exposition.fixture import CONSTANT, EXTRA
 from tests.unit.exposition.fixture import labels_of as expected_labels
@@ -36,28 +36,28 @@ def test_values_are_the_stores(page: Page, store: Store) -> None:
                 assert getattr(one, TYPES[family.type]).value == value
                 continue
             histogram = one.histogram
-            assert slots_of(histogram, SLOTS, FIRST) == list(value.slots)
+            assert buckets_of(histogram, BUCKETS, FIRST) == list(value.buckets)
             assert (histogram.sample_count, histogram.sample_sum) == (value.count, value.sum_ns / 1e9)
             assert [(bucket.upper_bound, bucket.cumulative_count) for bucket in histogram.bucket] == [
-                (2.0**exponent, sum(value.slots[: slot_of_exponent(exponent) + 1])) for exponent in metric.exponents
+                (2.0**exponent, sum(value.buckets[: bucket_of_exponent(exponent) + 1])) for exponent in metric.exponents
             ]
 
 
 def test_without_classic_buckets(store: Store) -> None:
-    families = list(decode(Renderer(CONSTANT, EXTRA, classic=False).render(store_of([1] * SLOTS)).protobuf()))
+    families = list(decode(Renderer(CONSTANT, EXTRA, classic=False).render(store_of([1] * BUCKETS)).protobuf()))
     [histogram] = [one.histogram for family in families for one in family.metric]
     assert not histogram.bucket
-    assert (histogram.schema, histogram.sample_count) == (2, SLOTS)
+    assert (histogram.schema, histogram.sample_count) == (2, BUCKETS)
 
 
-def store_of(slots: list[int], first: int = 0) -> Store:
+def store_of(buckets: list[int], first: int = 0) -> Store:
     store = Store([TABLE], frozenset(TABLE.metrics))
-    grow(store, TABLE, ME, (), (Histogram(slots, 3, first),))
+    grow(store, TABLE, ME, (), (Histogram(buckets, 3, first),))
     return store
 
 
-def one(slots: list[int], first: int = 0) -> Any:
-    [family] = decode(Renderer({}).render(store_of(slots, first)).protobuf())
+def one(buckets: list[int], first: int = 0) -> Any:
+    [family] = decode(Renderer({}).render(store_of(buckets, first)).protobuf())
     [metric] = family.metric
     return metric.histogram
 
@@ -76,26 +76,28 @@ def test_least_and_most() -> None:
     least = one([7])
     assert (least.zero_count, least.sample_count, spans(least)) == (7, 7, [])
     assert least.zero_threshold == 2.0**MIN_EXPONENT
-    most = one([9], SLOTS - 1)
+    most = one([9], BUCKETS - 1)
     # Index 25: (2**6, 2**6.25].
     assert (spans(most), list(most.positive_delta), most.zero_count) == ([(25, 1)], [9], 0)
 
 
 def test_short_gaps_are_bridged() -> None:
-    slots = [0] * SLOTS
-    slots[1], slots[4], slots[8], slots[9] = 5, 2, 1, 1
-    histogram = one(slots)
+    buckets = [0] * BUCKETS
+    buckets[1], buckets[4], buckets[8], buckets[9] = 5, 2, 1, 1
+    histogram = one(buckets)
     assert spans(histogram) == [(FIRST, 4), (3, 2)]
     assert list(histogram.positive_delta) == [5, -5, 0, 2, -1, 0]
 
 
-@given(st.lists(st.integers(0, 2**62) | st.just(0), min_size=SLOTS, max_size=SLOTS).filter(lambda s: sum(s) < 2**63))
-@example([2**50] * SLOTS)
+@given(
+    st.lists(st.integers(0, 2**62) | st.just(0), min_size=BUCKETS, max_size=BUCKETS).filter(lambda s: sum(s) < 2**63)
+)
+@example([2**50] * BUCKETS)
 @example([0, *([0, 0, 0, 1] * 26), 0])
-def test_any_histogram_comes_back(slots: list[int]) -> None:
-    histogram = one(slots)
-    assert slots_of(histogram, SLOTS, FIRST) == slots
-    assert histogram.sample_count == sum(slots)
+def test_any_histogram_comes_back(buckets: list[int]) -> None:
+    histogram = one(buckets)
+    assert buckets_of(histogram, BUCKETS, FIRST) == buckets
+    assert histogram.sample_count == sum(buckets)
     assert all(offset > 2 for offset, _ in spans(histogram)[1:])
     assert all(length > 0 for _, length in spans(histogram))
 

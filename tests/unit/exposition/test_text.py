@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.samples import Sample, shown
 from kpod_metrics.exposition.text import decimal, escape
-from kpod_metrics.histogram import Histogram, slot_of_exponent
+from kpod_metrics.histogram import Histogram, bucket_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
@@ -50,7 +50,7 @@ def expected(store: Store) -> Samples:
             labels, value = labels_of(table, series), series.values[at]
             if isinstance(value, Histogram):
                 for exponent in metric.exponents:
-                    below = sum(value.slots[: slot_of_exponent(exponent) + 1])
+                    below = sum(value.buckets[: bucket_of_exponent(exponent) + 1])
                     add(f"{metric.name}_bucket", labels | {"le": repr(2.0**exponent)}, below)
                 add(f"{metric.name}_bucket", labels | {"le": "+Inf"}, value.count)
                 add(f"{metric.name}_sum", labels, value.sum_ns / 1e9)

@@ -21,7 +21,7 @@ typedef unsigned long long u64;
 typedef u64 const counted;
 enum colour { RED, GREEN = 7 };
 
-struct inner { u64 sum; u32 slots[3]; u32 last; };
+struct inner { u64 sum; u32 buckets[3]; u32 last; };
 struct outer {
 	counted born;
 	struct inner wait;
@@ -82,7 +82,7 @@ def id_of(types: Types, name: str) -> int:
 
 
 class Inner(ctypes.Structure):
-    _fields_ = (("sum", ctypes.c_uint64), ("slots", ctypes.c_uint32 * 3), ("last", ctypes.c_uint32))
+    _fields_ = (("sum", ctypes.c_uint64), ("buckets", ctypes.c_uint32 * 3), ("last", ctypes.c_uint32))
 
 
 class Outer(ctypes.Structure):
@@ -111,7 +111,7 @@ def test_values_of_a_nested_structure(types: Types) -> None:
     assert by_name == {
         "born": (2**64 - 1,),
         "wait.sum": (2**63,),
-        "wait.slots": (1, 2, 2**32 - 1),
+        "wait.buckets": (1, 2, 2**32 - 1),
         "wait.last": (9,),
         "small": (-5,),
         "pair": (-300, 300),
@@ -120,7 +120,7 @@ def test_values_of_a_nested_structure(types: Types) -> None:
         "flag": (1,),
         "below": (-(2**63),),
     }
-    assert fields["wait.slots"] == Field("wait.slots", 3, 16, 12)
+    assert fields["wait.buckets"] == Field("wait.buckets", 3, 16, 12)
     assert layout.pack(*numbers) == bytes(value)
 
 

@@ -42,9 +42,9 @@ class FakeMap:
         """How many times an iteration begins anew."""
         self.rooms: list[int] = []
 
-    def set(self, key: int, born: int, total: int, *slots: int) -> None:
+    def set(self, key: int, born: int, total: int, *buckets: int) -> None:
         """What the kernel's programs do."""
-        self.content[struct.pack("<Q", key)] = struct.pack("<QQQII", born, total, 10 * total, *(slots or (0, 0)))
+        self.content[struct.pack("<Q", key)] = struct.pack("<QQQII", born, total, 10 * total, *(buckets or (0, 0)))
 
     def lookup_batch(self, room: int) -> list[tuple[bytes, bytes]]:
         self.rooms.append(room)
@@ -86,14 +86,14 @@ def rows_of(entry: Entry) -> Iterator[Row]:
 
 
 def read(reader: CumulativeMap) -> dict[int, tuple[int, list[int]]]:
-    """One read: key to the total and the slots."""
+    """One read: key to the total and the buckets."""
     found = {}
     for row in reader.read(rows_of):
         total, wait = row.values
         assert isinstance(total, int)
         assert isinstance(wait, Histogram)
         assert wait.sum_ns == (10 * total if wait.count else 0)
-        found[row.owner] = (total, [*wait.slots[:2]])
+        found[row.owner] = (total, [*wait.buckets[:2]])
     return found
 
 
@@ -170,9 +170,9 @@ COUNTS = st.integers(0, 3) | st.integers(0, WRAP - 1)
 @given(st.lists(COUNTS, min_size=1, max_size=40))
 @example([0, 0, 2**31, 0])
 @example([0, 0])
-def test_histogram_is_from_the_first_bucket_that_counted_to_the_last(slots: list[int]) -> None:
+def test_histogram_is_from_the_first_bucket_that_counted_to_the_last(buckets: list[int]) -> None:
     """Beside it, in the value, is something else."""
-    size = len(slots)
+    size = len(buckets)
     layout = Layout(
         24 + 4 * size,
         [
@@ -183,10 +183,10 @@ def test_histogram_is_from_the_first_bucket_that_counted_to_the_last(slots: list
         ],
         unnamed_holes=True,
     )
-    found = Entry((1,), struct.pack(f"<QQ{size}IQ", 7, 9, *slots, WRAP), layout).histogram("wait")
-    counted = [at for at, count in enumerate(slots) if count]
+    found = Entry((1,), struct.pack(f"<QQ{size}IQ", 7, 9, *buckets, WRAP), layout).histogram("wait")
+    counted = [at for at, count in enumerate(buckets) if count]
     first, end = (counted[0], counted[-1] + 1) if counted else (0, 0)
-    assert (found.first, list(found.counts), found.sum_ns) == (first, slots[first:end], 9 if counted else 0)
+    assert (found.first, list(found.counts), found.sum_ns) == (first, buckets[first:end], 9 if counted else 0)
 
 
 @pytest.mark.parametrize("batch", [True, False])

@@ -65,17 +65,19 @@ def growth(series: dict[str, Any], end: int, minutes: int) -> dict[str, dict[str
         now, was = values[min(end, len(values) - 1)], values[max(0, end - minutes)]
         key = "__".join((*own.values(), re.sub(r"_(bucket|sum)$", "", name)))
         if le:
-            slot = histogram.SLOTS - 1 if le == "+Inf" else histogram.slot_of_exponent(round(math.log2(float(le))))
-            below.setdefault((pod, key), {})[slot] = now - was
+            bucket = (
+                histogram.BUCKETS - 1 if le == "+Inf" else histogram.bucket_of_exponent(round(math.log2(float(le))))
+            )
+            below.setdefault((pod, key), {})[bucket] = now - was
         elif name.endswith("_sum"):
             sums[pod, key] = now - was
         else:
             found.setdefault(pod, {})[key] = now - was if name.endswith("_total") or "restarts" in name else now
     for (pod, key), total in sums.items():
-        slots, last = [0] * histogram.SLOTS, 0.0
-        for slot, count in sorted(below.get((pod, key), {0: 1.0}).items()):
-            slots[slot], last = round(count - last), count
-        found.setdefault(pod, {})[key] = Histogram(slots, round(total * 1e9))
+        buckets, last = [0] * histogram.BUCKETS, 0.0
+        for bucket, count in sorted(below.get((pod, key), {0: 1.0}).items()):
+            buckets[bucket], last = round(count - last), count
+        found.setdefault(pod, {})[key] = Histogram(buckets, round(total * 1e9))
     return found
 
 

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from kpod_metrics import __version__
 from kpod_metrics.exposition.page import Page, Renderer
-from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.metrics import Kind, Scope, Table, counter, latency
 from kpod_metrics.otlp import encode
 from kpod_metrics.otlp.encode import Encoder, rejected
@@ -49,9 +49,9 @@ def points(page: Page, *keys: str) -> list[Point]:
     return found
 
 
-def slots_of(point: Any) -> list[int]:
-    """The counts by our slots; OTLP's bucket -80 is (2**-20, 2**-19.75], slot 1."""
-    counts = [0] * SLOTS
+def buckets_of(point: Any) -> list[int]:
+    """The counts by our buckets; OTLP's bucket -80 is (2**-20, 2**-19.75], bucket 1."""
+    counts = [0] * BUCKETS
     counts[0] = point.zero_count
     for at, count in enumerate(point.positive.bucket_counts, point.positive.offset):
         counts[at + 81] = count
@@ -85,7 +85,7 @@ def test_values_are_the_stores(page: Page, store: Store) -> None:
             assert point.start_time_unix_nano == (0 if metric.kind is Kind.GAUGE else start)
             if isinstance(value, Histogram):
                 assert described.exponential_histogram.aggregation_temporality == CUMULATIVE
-                assert slots_of(point) == list(value.slots)
+                assert buckets_of(point) == list(value.buckets)
                 assert (point.count, point.sum, point.scale) == (value.count, value.sum_ns / 1e9, 2)
                 assert point.zero_threshold == 2.0**-20
                 continue
@@ -182,12 +182,12 @@ def _decoded(body: bytes) -> ExportMetricsServiceRequest:
     return ExportMetricsServiceRequest.FromString(body)
 
 
-@given(st.lists(st.integers(0, 2**40) | st.just(0), min_size=SLOTS, max_size=SLOTS))
-def test_any_histogram_comes_back(slots: list[int]) -> None:
+@given(st.lists(st.integers(0, 2**40) | st.just(0), min_size=BUCKETS, max_size=BUCKETS))
+def test_any_histogram_comes_back(buckets: list[int]) -> None:
     store = Store([WAIT], frozenset(WAIT.metrics))
-    grow(store, WAIT, WEB, (), (Histogram(slots, 7),))
+    grow(store, WAIT, WEB, (), (Histogram(buckets, 7),))
     [point] = points(Renderer({}).render(store))
-    assert (slots_of(point.point), point.point.count) == (slots, sum(slots))
+    assert (buckets_of(point.point), point.point.count) == (buckets, sum(buckets))
 
 
 def test_an_empty_page_is_no_request() -> None:

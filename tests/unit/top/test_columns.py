@@ -9,7 +9,7 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Collector
 from kpod_metrics.columns import FIXED, Shows, Unit
 from kpod_metrics.diagnosis.causes import Cause
-from kpod_metrics.histogram import MAX_EXPONENT, MIN_EXPONENT, SLOTS, slot_of_exponent
+from kpod_metrics.histogram import BUCKETS, MAX_EXPONENT, MIN_EXPONENT, bucket_of_exponent
 from kpod_metrics.metrics import Kind
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.reference import declared as declared_metrics
@@ -64,14 +64,19 @@ def test_figures_fit_into_their_columns(value: float) -> None:
 
 
 def test_picture() -> None:
-    slots = [0] * SLOTS
-    assert picture(slots) == " " * 13
-    slots[0], slots[slot_of_exponent(-18)], slots[slot_of_exponent(-18) + 1], slots[SLOTS - 1] = 6, 2, 1, 4
-    assert picture(slots) == "█▁          ▄"
-    assert picture(slots, PLAIN_BARS) == "@.          ="
+    buckets = [0] * BUCKETS
+    assert picture(buckets) == " " * 13
+    buckets[0], buckets[bucket_of_exponent(-18)], buckets[bucket_of_exponent(-18) + 1], buckets[BUCKETS - 1] = (
+        6,
+        2,
+        1,
+        4,
+    )
+    assert picture(buckets) == "█▁          ▄"
+    assert picture(buckets, PLAIN_BARS) == "@.          ="
     for cell, exponent in enumerate(range(MIN_EXPONENT + 2, MAX_EXPONENT + 1, 2)):
-        alone = [0] * SLOTS
-        alone[slot_of_exponent(exponent)] = 1
+        alone = [0] * BUCKETS
+        alone[bucket_of_exponent(exponent)] = 1
         assert picture(alone).index("█") == cell
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.exposition.protobuf import PROTOBUF
-from kpod_metrics.histogram import slot_of_exponent
+from kpod_metrics.histogram import bucket_of_exponent
 from kpod_metrics.top.columns import KEYS
 from testkit.certificates import Certificates
 from tests.fakes.agent import FakeAgent, basic, page
 from tests.forced import variables
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
-MS = slot_of_exponent(-10)
+MS = bucket_of_exponent(-10)
 
 
 def values(cycle: int) -> dict[str, object]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpod_metrics.exposition.page import Renderer
-from kpod_metrics.histogram import SLOTS, Histogram
+from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.top.page import Sample, decode
 from kpod_metrics.top.rates import read
@@ -30,7 +30,7 @@ def test_all_that_the_exposition_writes(classic: bool) -> None:
     for sample, value in zip(found, values, strict=True):
         if isinstance(value, Histogram):
             assert isinstance(sample.value, Histogram)
-            assert (sample.value.slots, sample.value.sum_ns) == (value.slots, value.sum_ns)
+            assert (sample.value.buckets, sample.value.sum_ns) == (value.buckets, value.sum_ns)
         else:
             assert sample.value == float(value)
 
@@ -41,12 +41,12 @@ def test_only_what_is_wanted_is_read() -> None:
     assert list(decode(body, {"kpod_y_bytes"})) == [Sample("kpod_y_bytes", labels, 4.5)]
 
 
-def test_first_and_last_slot() -> None:
-    counts = {0: 5, 1: 7, SLOTS - 1: 3}
+def test_first_and_last_bucket() -> None:
+    counts = {0: 5, 1: 7, BUCKETS - 1: 3}
     body = page(0, {("", "p", ""): {"kpod_cpu_runqueue_latency_seconds": counts}})
     [sample] = decode(body, {"kpod_cpu_runqueue_latency_seconds"})
     assert isinstance(sample.value, Histogram)
-    assert {slot: count for slot, count in enumerate(sample.value.slots) if count} == counts
+    assert {bucket: count for bucket, count in enumerate(sample.value.buckets) if count} == counts
 
 
 def test_a_reading() -> None:

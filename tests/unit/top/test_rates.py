@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from kpod_metrics.histogram import quantile, slot_of_exponent, upper_bound
+from kpod_metrics.histogram import bucket_of_exponent, quantile, upper_bound
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.top.rates import Figures, figures, read
 from tests.fakes.agent import page
 
 P, Q = ("shop", "web-1", "app"), ("shop", "web-2", "app")
 WAIT, CALLS, CALL_TIME = "kpod_cpu_runqueue_latency_seconds", "kpod_syscall_count_total", "kpod_syscall_latency_seconds"
-MS = slot_of_exponent(-10)
+MS = bucket_of_exponent(-10)
 
 
 def between(before: dict[str, Any], now: dict[str, Any], cycles: int = 1) -> Figures:
@@ -47,13 +47,13 @@ def test_histogram_that_began_anew() -> None:
     )
 
 
-def test_quantile_is_of_what_came_since_and_as_exact_as_the_slots() -> None:
+def test_quantile_is_of_what_came_since_and_as_exact_as_the_buckets() -> None:
     row = between({WAIT: {80: 1000}}, {WAIT: {80: 1000, MS: 98, MS + 1: 2}})
     assert row.values["runqueue_p99"] is not None
     assert upper_bound(MS) < row.values["runqueue_p99"] < upper_bound(MS + 1)
-    slots = [0] * len(row.bars["runqueue_waits"])
-    slots[MS], slots[MS + 1] = 98, 2
-    assert row.values["runqueue_p99"] == quantile(slots, 0.99)
+    buckets = [0] * len(row.bars["runqueue_waits"])
+    buckets[MS], buckets[MS + 1] = 98, 2
+    assert row.values["runqueue_p99"] == quantile(buckets, 0.99)
     assert between({WAIT: {80: 5}}, {WAIT: {80: 5}}).values["runqueue_p99"] is None
 
 

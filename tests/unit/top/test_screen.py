@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.histogram import slot_of_exponent
+from kpod_metrics.histogram import bucket_of_exponent
 from kpod_metrics.top.text import fit
 from tests.fakes.agent import FakeAgent, Pod, Values, page
 from tests.terminal import DOWN, END, ENTER, ESCAPE, LEFT, RIGHT, UP, Terminal, terminal
 
 COMMAND = Path(sys.executable).parent / "kpod-metrics"
-MS, US, SECOND = (slot_of_exponent(exponent) for exponent in (-10, -20, 0))
+MS, US, SECOND = (bucket_of_exponent(exponent) for exponent in (-10, -20, 0))
 KEYS_LINE = "q quit  h help  ←→ sort  r reverse  / filter  p pause  ↑↓ scroll"
 EVIL = "evil\x1b]0;title\x07\x1b[31m\x9b2J\u202e日本"
 
