@@ -1,1 +1,1 @@
-"""Benchmarks, side by side with the alternatives in the same run."""
+"""Benchmarks, with the alternatives measured in the same run."""

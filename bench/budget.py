@@ -1,4 +1,4 @@
-"""Costs that no clock tells, and that are the same on a busy machine: counted, and compared with what was accepted.
+"""Counts costs that do not depend on the load of the machine, and compares them with the accepted ones.
 
 `python -m bench.budget` prints them as JSON; `--write` accepts them, into `budget.json`. As root.
 
@@ -46,14 +46,14 @@ from kpod_metrics.kernel.syscalls import ARM64, X86_64
 ACCEPTED = Path(__file__).with_suffix(".json")
 ON_OTHER_KERNELS = Path(__file__).parents[1] / "tests" / "kernels" / "instructions.json"
 SIZES = (8, 16, 32)
-"""Pods; twice as many each time, to see whether a cost grows faster."""
+"""Numbers of pods, each twice the last, to see whether a cost grows faster."""
 WARM_UP, CYCLES, TRIES = 5, 3, 5
 GROWING = ("system calls", "opens")
-"""What each pod adds as much to as every other one."""
+"""Counts that grow evenly with the pods."""
 Figures = dict[int, dict[str, int]]
-"""By the number of pods, and what is counted."""
+"""Counts by number of pods and kind."""
 VERIFIED = slice(216, 220)
-"""Place of verified_insns in struct bpf_prog_info (include/uapi/linux/bpf.h, since 5.16)."""
+"""Offset of verified_insns in struct bpf_prog_info (include/uapi/linux/bpf.h, since 5.16)."""
 
 NUMBERS = {"x86_64": X86_64, "aarch64": ARM64}[platform.machine()]
 BPF = NUMBERS["bpf"]
@@ -84,7 +84,7 @@ class Calls:
         self._link = self._object.programs["call_begins"].attach()
 
     def read(self) -> Counter[int]:
-        """The calls so far; what this reading takes is the same each time."""
+        """Return the calls so far. A read itself always makes the same number of calls."""
         entries = self._object.maps["calls"].lookup_batch(512)
         return Counter({struct.unpack("=I", key)[0]: struct.unpack("=Q", value)[0] for key, value in entries})
 
@@ -95,7 +95,7 @@ class Calls:
 
 
 class Allocations:
-    """Counts what this process' interpreter allocates; it cannot be ended."""
+    """Counts the allocations of this process' interpreter; it cannot be switched off."""
 
     def __init__(self, options: Options) -> None:
         self._library = ctypes.CDLL(compile_workload(options, "allocations", "-shared", "-fPIC"))
@@ -103,7 +103,7 @@ class Allocations:
         self._library.watch(ctypes.pythonapi.PyMem_GetAllocator, ctypes.pythonapi.PyMem_SetAllocator)
 
     def read(self) -> int:
-        """Allocations so far."""
+        """Return the allocations so far."""
         made: int = self._library.allocations()
         return made
 
@@ -131,7 +131,7 @@ def _agent(profile: str, root: Path, row: str) -> Iterator[agents.Agent]:
 
 
 def cycles(options: Options, profile: str, row: str, allocations: Allocations) -> Figures:
-    """Calls, opened files, allocations and new objects of a cycle, by the number of pods: the least of some cycles."""
+    """Return calls, opened files, allocations and new objects per cycle, by pods: the minimum of some cycles."""
     found = {}
     for pods in SIZES:
         with Pods(options, pods, own_namespaces=True) as there, _agent(profile, there.root, row) as agent:
@@ -164,7 +164,7 @@ def cycles(options: Options, profile: str, row: str, allocations: Allocations) -
 
 
 def slopes(found: Figures, what: str) -> tuple[float, float]:
-    """What a pod adds: from the fewest pods to the middle, and from there to the most."""
+    """Return what a pod adds: from the smallest number of pods to the middle, and from there to the largest."""
     few, middle, most = SIZES
     return (
         (found[middle][what] - found[few][what]) / (middle - few),
@@ -173,7 +173,7 @@ def slopes(found: Figures, what: str) -> tuple[float, float]:
 
 
 def evenly(measured: Callable[[], Figures]) -> Figures:
-    """The least of some measurements: one, unless what else the machine did shows in it."""
+    """Return the minimum of some measurements: other work on the machine can only increase one."""
     found = measured()
     for _ in range(TRIES - 1):
         if all(first == second for first, second in (slopes(found, what) for what in GROWING)):
@@ -186,14 +186,14 @@ def evenly(measured: Callable[[], Figures]) -> Figures:
 
 
 def lacking() -> dict[str, str]:
-    """Features that are not there or are forced off, and why."""
+    """Return the features that are missing or forced off, and why."""
     states = features(Environment(cgroup_root=find_root()))
     refused = {state.name: state.refusal for state in states if not state.available}
     return refused | dict.fromkeys(sorted(FORCED_OFF), "forced off")
 
 
 def verified(row: str) -> dict[str, int]:
-    """Instructions that the verifier looked at, by collector and program, of those that this kernel loads."""
+    """Return the verifier's counts by collector and program, of the programs that this kernel loads."""
     found = {}
     off = FORCED_OFF.union(ROWS[row])
     for name, kind in registered().items():
@@ -216,7 +216,7 @@ def verified(row: str) -> dict[str, int]:
 
 
 def series(profile: str) -> dict[str, float]:
-    """Bytes of a series in each format, and memory: held by the store and its samples, and at a cycle's peak beyond."""
+    """Return bytes per series in each format, and memory: of store and samples, and additionally at the peak."""
     node = Node(profile, 100)
     gc.collect()
     tracemalloc.start()
@@ -246,7 +246,7 @@ def series(profile: str) -> dict[str, float]:
 
 
 def measure() -> dict[str, Any]:
-    """All figures, and for what grows with the pods whether it grows evenly."""
+    """Return all figures, and for those that grow with the pods whether they grow evenly."""
     made: dict[str, Any] = {name: {} for name in ("series", "cycle", "allocations", "verifier", *NOT_ACCEPTED)}
     made["series"] = {profile: series(profile) for profile in PROFILES}
     made["lacking"] = lacking()

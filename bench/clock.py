@@ -1,4 +1,4 @@
-"""Times the calls that read files: wraps them in `os`, before what uses them is imported."""
+"""Measures the calls that read files: wraps them in `os`, before other modules import them."""
 
 import os
 import time
@@ -9,7 +9,7 @@ CALLS = (
     *("open", "read", "readv", "pread", "preadv", "close", "stat", "lstat", "fstat"),
     *("statvfs", "fstatvfs", "listdir", "readlink"),
 )
-"""What is wrapped, besides scandir."""
+"""The wrapped calls, in addition to scandir."""
 
 
 class Clock:
@@ -33,13 +33,13 @@ class Clock:
         return timed
 
     def take(self) -> tuple[int, float]:
-        """Return the calls since the last time and their seconds, without what the clock itself takes."""
+        """Return the calls since the last time and their seconds, without the time of the clock itself."""
         calls, seconds = len(self._spent), sum(self._spent)
         self._spent.clear()
         return calls, seconds - calls * self._own_cost
 
     def start(self) -> None:
-        """Have `os` hold the wrapped calls."""
+        """Replace the calls in `os` by the wrapped ones."""
         nothing = self.wrap(lambda path: None)
         for _ in range(20_000):
             nothing("/")
@@ -58,7 +58,7 @@ class Clock:
 
 
 class Entries:
-    """A directory that was read whole inside the clock."""
+    """A directory that was read completely while the clock ran."""
 
     def __init__(self, entries: list["os.DirEntry[str]"]) -> None:
         self._entries = iter(entries)
@@ -76,4 +76,4 @@ class Entries:
         return next(self._entries)
 
     def close(self) -> None:
-        """It is closed already."""
+        """Do nothing: it is closed already."""

@@ -1,4 +1,4 @@
-"""What runs in the virtual machine of the part "emulated": each tool's instructions an event, onto a disk.
+"""Runs in the virtual machine of the part "emulated": counts each tool's instructions per event, onto a disk.
 
 Its clock counts the instructions that are executed (testkit/vm/machine.py): a nanosecond is one instruction, of the
 kernel's account of BPF programs as of the time that an event takes.
@@ -25,10 +25,10 @@ ASKED = {
 """Events of testkit/vm/events.py that every tool of a question sees, and short names for them."""
 
 QUICK = "quick"
-"""The argument with which only those tools are started that have nothing to compile."""
+"""With this argument only tools that compile nothing are started."""
 ROUNDS = 5
 STARTS_IN, QUIET, SETTLES_IN = 600, 10, 10
-"""Seconds of a clock that leaps while the machine is idle, also when that waits for its disk: they cost little."""
+"""Seconds on a clock that jumps while the machine is idle, also while it waits for its disk: they pass quickly."""
 
 Counts = dict[str, list[float]]
 """Of an event, a value a round: instructions of "programs" that are attached, their "runs", "all" instructions."""
@@ -42,7 +42,7 @@ def count(variant: Variant, do: Doing, times: int) -> Counts:
     """
     found: Counts = {"programs": [], "runs": [], "all": []}
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    do(times // 10)  # the first events make what the others find
+    do(times // 10)  # the first events create entries, which costs more
     for _ in range(ROUNDS):
         with statistics(True):
             before = variant.read()
@@ -60,7 +60,7 @@ def count(variant: Variant, do: Doing, times: int) -> Counts:
 
 
 def _settle() -> None:
-    """Let the kernel end what a start left to it: its work would be counted as the events'."""
+    """Wait until the kernel has finished the work of a start, which would count as that of the events."""
     os.sync()
     time.sleep(SETTLES_IN)
 

@@ -1,4 +1,4 @@
-"""What a cycle of the whole agent costs, with real cgroups that each hold a process."""
+"""Cost of a cycle of the whole agent, with real cgroups with one process each."""
 
 from pathlib import Path
 from statistics import median
@@ -12,7 +12,7 @@ CPU_MS, OUTSIDE_MS = 20.0, 10.0
 LIMITED_AT = 100
 ROUNDS = 3
 MORE_PODS, MORE_CPU_MS = 250, 60.0
-"""So many pods at comprehensive, and the limit there."""
+"""Number of pods for comprehensive, and its limit."""
 
 TEXT = """\
 {pods} pods with one container each (other numbers are in the row), in cgroups laid out as by the kubelet. Each has one
@@ -35,7 +35,7 @@ FILES = {
     "memory": ("memory.current", "memory.peak", "memory.stat", "memory.max"),
     "io": ("io.stat",),
 }
-"""Files of each container, by the controller that makes them."""
+"""Files of each container, by their controller."""
 
 
 def run(options: Options) -> Section:
@@ -67,7 +67,7 @@ def run(options: Options) -> Section:
 
 
 def _measure(options: Options, section: Section, profile: str, name: str, more: int = 0) -> float:
-    """Add the rows of a profile; return what a call for a file takes, in us."""
+    """Add the rows of a profile; return the time of a file call, in us."""
     say(f"cycle {name}")
     cycles = str(3 if options.quick else 20)
     cpu, inside, outside, wall, shares, calls = [], [], [], [], [], []

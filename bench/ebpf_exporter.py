@@ -1,4 +1,4 @@
-"""ebpf_exporter (by cloudflare), a peer in the part "tools": built here, with its own examples or configs of ours."""
+"""ebpf_exporter (by cloudflare), a peer in the part "tools": built here, with its examples or our configurations."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from bench.rig import BENCH, Options, SkippedError, free_port, made_once, output
 
 MODULE = "github.com/cloudflare/ebpf_exporter/v2"
 PINNED = BENCH / "peers" / "ebpf_exporter"
-"""Its version and its dependencies', with Go's checksums; and configs of ours, for programs in `bpf`."""
+"""Its version and those of its dependencies, with Go's checksums, and our configurations for programs in `bpf`."""
 LIBBPF, KERNEL_HEADERS = "trixie/libbpf-dev", "trixie/linux-libc-dev"
-"""Of the release whose libbpf is the one (1.5) that the exporter's Makefile.libbpf asks for."""
+"""A Debian release with libbpf 1.5, which the exporter's Makefile.libbpf requires."""
 SYMBOLS = {"strtoull": "strtoull", "sscanf": "__isoc99_sscanf", "fscanf": "__isoc99_fscanf"}
 """What glibc before 2.38 has in place of `__isoc23_NAME`, which differs in numbers that are written in binary."""
 MACHINES = {"x86_64": "x86", "aarch64": "arm64"}
@@ -23,11 +23,11 @@ MACHINES = {"x86_64": "x86", "aarch64": "arm64"}
 
 @dataclass(frozen=True)
 class Exporter:
-    """A program that runs here, and what its author ships beside."""
+    """The built program, and the files of its source."""
 
     program: Path
     module: Path
-    """Its source: examples, and the headers that they and configs of ours include."""
+    """Its source: examples, and the headers that they and our configurations include."""
     version: str
 
     def command(self, options: Options, name: str) -> list[str]:
@@ -49,19 +49,19 @@ class Exporter:
             f"{source.name} cannot be compiled",
         )
         return [
-            # Else it sends traces, of which no config here makes any, to port 4318 every 5 s.
+            # Else it tries to send traces to port 4318 every 5 s, although no configuration here makes any.
             *("env", "OTEL_TRACES_EXPORTER=none", str(self.program)),
             *(f"--config.dir={folder}", f"--config.names={name}", f"--web.listen-address=127.0.0.1:{free_port()}"),
         ]
 
 
 def built() -> Exporter:
-    """The exporter, downloaded and built once; raises SkippedError where that fails."""
+    """Return the exporter, downloaded and built once; raises SkippedError if that fails."""
     _machine()
     for tool in ("go", "clang", "llvm-objcopy"):
         if shutil.which(tool) is None:
             raise SkippedError(f"{tool} is not installed")
-    # Go checks it, and later each dependency, against go.sum.
+    # Go verifies it, and later every dependency, with go.sum.
     output_of(["go", "mod", "download", MODULE], f"{MODULE} cannot be fetched", cwd=PINNED)
     found = json.loads(output_of(["go", "list", "-m", "-json", MODULE], f"{MODULE} is not there", cwd=PINNED))
     pins = b"".join((PINNED / name).read_bytes() for name in ("go.mod", "go.sum"))

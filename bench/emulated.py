@@ -1,4 +1,4 @@
-"""Instructions an event of the tools of the part "tools" and of ours, in a virtual machine whose clock counts them.
+"""Instructions per event of the tools of the part "tools" and of kpod-metrics, counted by a virtual machine's clock.
 
 All of them run there, whatever this machine's kernel has or has not: kprobes, headers.
 """
@@ -47,7 +47,7 @@ def run(options: Options) -> Section:
     try:
         versions, booted = _prepared(options)
     except SystemExit as reason:
-        # So ends a command what cannot be fetched; a signal has a number.
+        # A failed download exits with a text, a signal with a number.
         if isinstance(reason.code, str):
             raise SkippedError(reason.code) from None
         raise
@@ -61,7 +61,7 @@ def run(options: Options) -> Section:
 
 
 def _prepared(options: Options) -> tuple[dict[str, str], machine.Machine]:
-    """Fetch and make what is booted; the tools' versions."""
+    """Fetch and build the disks; return the versions of the tools too."""
     booted = image.kernel(KERNEL)
     versions = image.newest(KERNEL.suite, KERNEL.architecture, PACKAGES)
     root = image.root(KERNEL.architecture, KERNEL.suite, versions, image.headers(booted))
@@ -71,9 +71,9 @@ def _prepared(options: Options) -> tuple[dict[str, str], machine.Machine]:
 
 
 def section(result: dict[str, Any], text: str) -> Section:
-    """What bench.counted counted, told."""
+    """Return the section with the counts of bench.counted."""
     made = Section("an event, with the tools for it, in instructions", text)
-    made.raw.append(("event", "attached", "tells apart", "programs", "runs of programs", "everything"))
+    made.raw.append(("event", "attached", "distinguishes", "programs", "runs of programs", "everything"))
     shown = []
     for event, short in ASKED.items():
         counts = result["counts"][event]

@@ -1,4 +1,4 @@
-"""What exporters cost that a user would run instead, on the same pods, and what libraries cost for the same series."""
+"""Cost of other exporters for the same pods, and of libraries for the same series."""
 
 import contextlib
 import gzip
@@ -28,16 +28,16 @@ from bench.rig import (
 from kpod_metrics.cgroup.tree import find_root
 
 STEADY, STEADY_PERCENT, LIMITED_AT = "CPU time in steady state, of one CPU", 0.1, 100
-"""What has a limit of its own, and that at so many pods."""
+"""Limits, and the number of pods for which they hold."""
 SCRAPES = 10
-"""Scrapes of the steady state that is waited for, an interval apart."""
+"""Scrapes in the measured steady state, one per interval."""
 INTERVAL = 30.0
-"""Seconds between two scrapes, and two of our cycles, in the steady state that is told."""
+"""Seconds between two scrapes, and two cycles, in the calculated steady state."""
 OURS = "ours"
 OTEL = BENCH / "peers" / "otel.py"
 CADVISOR, NODE_EXPORTER = "cAdvisor", "node_exporter"
 PACKAGES = {NODE_EXPORTER: "prometheus-node-exporter", CADVISOR: "bullseye/cadvisor"}
-"""Debian's; cAdvisor is in no release after that one."""
+"""The last Debian release with cAdvisor."""
 ACCEPT = {
     "plain": {"Accept": "text/plain"},
     "gzip": {"Accept": "text/plain", "Accept-Encoding": "gzip"},
@@ -90,7 +90,7 @@ def run(options: Options) -> Section:
     )
     section = Section("what else exports", text)
     with Pods(options, options.pods, own_namespaces=True), contextlib.ExitStack() as stack:
-        # One that has no cycle while it is watched, and one that has a cycle for each scrape.
+        # One agent without a cycle during the measurement, and one with a cycle per scrape.
         resting = stack.enter_context(RunningAgent("--poll-interval", "600s"))
         running: dict[str, Running] = {OURS: stack.enter_context(RunningAgent("--poll-interval", "1s"))}
         page = options.scratch / "page.txt"
@@ -132,7 +132,7 @@ def run(options: Options) -> Section:
 
 
 def _waited_for(scrapes: int, interval: float) -> Sample:
-    """The share of a CPU that our agent takes that is scraped once in each of its intervals, in seconds."""
+    """Return the share of a CPU that the agent uses if it is scraped once per interval."""
     shares = []
     with RunningAgent("--poll-interval", f"{interval:g}s") as agent:
         time.sleep(interval)
@@ -145,7 +145,7 @@ def _waited_for(scrapes: int, interval: float) -> Sample:
 
 
 def _peers(page: Path) -> dict[str, Callable[[], Running]]:
-    """What starts each."""
+    """Return the command of each exporter."""
     served = str(page)
 
     def node_exporter() -> Running:
@@ -158,7 +158,7 @@ def _peers(page: Path) -> dict[str, Callable[[], Running]]:
         settings = [f"-housekeeping_interval={INTERVAL:.0f}s", "-allow_dynamic_housekeeping=false"]
         command = [str(program), "-port", str(port), "-listen_ip", "127.0.0.1", *settings]
         if root != "/sys/fs/cgroup":
-            # It knows one place for cgroups: in a mount namespace of its own, they are there.
+            # It reads cgroups at one fixed path: mount them there, in its own mount namespace.
             moved = f'mount --bind {root} /sys/fs/cgroup && exec "$0" "$@"'
             command = ["unshare", "-m", "sh", "-c", moved, *command]
         return Running(command, port)
@@ -237,7 +237,7 @@ def _tell(
 
 
 def _libraries(options: Options, page: Path, section: Section) -> list[Row]:
-    """Writing the same series: ours from the store, the libraries from what was made beforehand."""
+    """Compare writing the same series: from the store, and by libraries from prepared objects."""
     say("exporters libraries")
     rounds = 3 if options.quick else 20
     found = probe("render", "--profile", "standard", "--cycles", str(rounds))

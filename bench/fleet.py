@@ -1,4 +1,4 @@
-"""1,000 nodes with 100,000 pods: what Prometheus needs for them, from as many nodes' pages as this machine holds."""
+"""Cost in Prometheus of 1,000 nodes with 100,000 pods, from as many nodes' pages as this machine can hold."""
 
 import json
 import subprocess
@@ -20,13 +20,13 @@ from bench.simulate import Node, squeezed
 NODES, PODS, INTERVAL = 1_000, 100, 30.0
 """The fleet: nodes, pods of each, seconds between two scrapes."""
 ARTICLE = 3_900_000
-"""Series that the article expects of it."""
+"""Series of this fleet with the article's design."""
 REQUESTS = (6, 12)
-"""Of one agent to the API server in an hour: docs/kubernetes.md."""
+"""Requests of one agent to the API server per hour: docs/kubernetes.md."""
 PROMETHEUS = "forky/prometheus"
 RULES = BENCH.parent / "monitoring" / "rules"
 FORMATS = {"classic": (), "native": ("--enable-feature=native-histograms",)}
-"""How histograms are stored, and Prometheus' flags for it."""
+"""Kinds of histograms, and Prometheus' flags for them."""
 
 TEXT = """\
 Pages of {few} and then {many} nodes with {pods} pods each, at profile standard, made by the agent's own store and
@@ -63,7 +63,7 @@ hour for {nodes} agents, {least_rate:.1f} to {most_rate:.1f} per second.""",
 
 @dataclass
 class Load:
-    """Nodes of which the pages are scraped, seconds between two scrapes, scrapes before memory is looked at."""
+    """Numbers of nodes, seconds between two scrapes, and scrapes before memory is read."""
 
     few: int
     many: int
@@ -81,7 +81,7 @@ class Measured:
     seconds_a_sample: float
     seconds_a_scrape: float
     recorded: int
-    """Series of the recording rules."""
+    """Number of series of the recording rules."""
     seconds_of_rules: float
 
 
@@ -146,7 +146,7 @@ def _provision(section: Section, found: dict[str, Measured]) -> None:
             series, traffic = count * NODES, f"{len(body) * NODES / INTERVAL / 1e6:.1f} MB/s"
             section.raw.append((f"{profile}, {name}", f"{count / PODS:.0f}", *_needs(measured, series), traffic))
     for name, measured in found.items():
-        # The article counts a classic histogram's series; as native ones there are as many fewer as measured.
+        # The article's figure is for classic histograms; the measured ratio gives that for native ones.
         series = round(ARTICLE * measured.series / found["classic"].series)
         a_pod = f"{series / NODES / PODS:.0f}"
         section.raw.append((f"the article's, {name}", a_pod, *_needs(measured, series), ""))
@@ -167,7 +167,7 @@ class _Prometheus:
         self._process, self._config, self._targets, self._pages = process, config, targets, pages
 
     def number(self, expression: str) -> float:
-        """The one number of an instant query; 0 where there is none."""
+        """Return the value of an instant query; 0 if there is none."""
         query = urllib.parse.urlencode({"query": expression})
         try:
             with urllib.request.urlopen(
@@ -177,16 +177,16 @@ class _Prometheus:
         except urllib.error.HTTPError as error:
             if error.code != 503:
                 raise
-            return 0.0  # it is not ready yet
+            return 0.0  # Prometheus is not ready yet
         return float(found[0]["value"][1]) if found else 0.0
 
     def own(self, name: str) -> float:
-        """A number of its own page, summed over its series."""
+        """Return the sum of one of Prometheus' own metrics."""
         lines = self._process.get("/metrics").decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].split()[0] == name)
 
     def scrape_nodes(self, nodes: int) -> None:
-        """Have it scrape that many."""
+        """Let it scrape that many nodes."""
         groups = [
             {
                 "targets": [f"127.0.0.1:{self._pages}"],
@@ -208,7 +208,7 @@ class _Prometheus:
         time.sleep(scrapes * interval)
 
     def evaluate_rules(self) -> tuple[int, float]:
-        """Have it evaluate the recording rules: the series that they make, the seconds that it takes."""
+        """Let it evaluate the recording rules; return the number of their series, and the seconds."""
         with self._config.open("a") as config:
             config.write(f"rule_files: ['{RULES / 'recording.yaml'}']\n")
         self._process.reload()

@@ -1,4 +1,4 @@
-"""How cost grows: with the pods, with the events a second, and with the size of the maps."""
+"""Growth of the cost with the pods, the events per second, and the size of the maps."""
 
 import os
 import re
@@ -19,11 +19,11 @@ from kpod_metrics.kernel.libbpf import possible_cpus
 PODS = (10, 100, 250, 1000, 2500, 5000)
 CPUS = (2, 16, 64, 256)
 PER_CPU = {5, 6, 10}
-"""Types of maps that are per CPU: hash, array, LRU hash (enum bpf_map_type, uapi/linux/bpf.h)."""
+"""Types of per-CPU maps: hash, array, LRU hash (enum bpf_map_type, uapi/linux/bpf.h)."""
 ROOM = ("--series-limit-total", "1000000")
 LIMITED = "at the default limit"
 RATES = (1_000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000)
-"""Tracked calls a second that are asked for; the last are more than one CPU makes."""
+"""Requested tracked calls per second; one CPU cannot make as many as the last ones."""
 ENTRIES = (10_240, 40_960, 163_840)
 
 TEXT = """\
@@ -89,7 +89,7 @@ def _with_pods(section: Section, options: Options, sizes: Sequence[int]) -> None
 
 
 def _of_pods(section: Section, options: Options, pods: int, what: str, *more: str) -> tuple[float, ...]:
-    """A row of the pods that are there; return CPU time, outside file reads (ms), RSS (MB) and the page (kB)."""
+    """Add a row for these pods; return CPU time, time outside file reads (ms), RSS (MB) and page size (kB)."""
     cycles = str(3 if options.quick else 10 if pods >= 1000 else 20)
     found = probe("cycle", "--profile", "standard", "--cycles", cycles, *more)
     inside = probe("inside", "--profile", "standard", "--cycles", cycles, *more)
@@ -134,7 +134,7 @@ def _with_events(section: Section, options: Options) -> None:
                     [*command, str(rate * seconds), str(seconds)], capture_output=True, text=True, check=True
                 )
                 after = ours.read()
-                # Of the process: what it did before its calls is some dozen.
+                # The process made some dozen other calls before.
                 reads = [row.values[0] for row in ours.collect() if row.owner == owner and row.labels == ("read",)]
                 counted = sum(value for value in reads if isinstance(value, int))
         finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.clock import Clock
 
-if TYPE_CHECKING:  # some defaults are bound when the agent is imported: the clock has to be there first
+if TYPE_CHECKING:  # the agent binds some defaults when it is imported: the clock must be installed before
     from kpod_metrics.agent import Agent
 
 

@@ -1,4 +1,4 @@
-"""What the agent holds and how fast it is there: the real command, in a process of its own."""
+"""Memory and start time of the real command, in its own process."""
 
 import re
 import time
@@ -10,7 +10,7 @@ RESIDENT_MB, START_S, MAPS_MB = 50.0, 0.5, 20.0
 """Limits at standard with 100 pods."""
 LIMITED_AT = 100
 KUBERNETES_MB = {100: RESIDENT_MB, 250: None}
-"""Limits at standard with so many pods that an API server names."""
+"""Limits at standard with so many pods, named by an API server."""
 
 TEXT = """\
 `kpod-metrics run` with {pods} pods, as in the part "cycle". Memory is from smaps_rollup after {cycles} cycles, with a
@@ -68,7 +68,7 @@ def run(options: Options) -> Section:
 
 
 def _after(agent: RunningAgent, cycles: int) -> bytes:
-    """Scrape once a second until that many cycles must be over; return the last page."""
+    """Scrape once per second until that many cycles are over; return the last page."""
     end = time.monotonic() + cycles * 0.2 * 1.2
     while True:
         page = agent.get("/metrics")

@@ -1,4 +1,4 @@
-"""Small SVG plots: bars of figures by name, and lines through points. Readable on light and dark pages."""
+"""Small SVG plots: bars and lines, readable on light and dark pages."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -19,7 +19,7 @@ def _text(x: float, y: float, said: str, how: str = "") -> str:
 
 
 def bars(title: str, figures: Sequence[tuple[str, float]], ours: str) -> str:
-    """One bar for each figure, from 0; those whose name ends with `ours` stand out."""
+    """Draw one bar per figure, from 0; bars whose name ends with `ours` have another color."""
     left, room = 300, _WIDTH - 300 - 80
     most = max((value for _, value in figures), default=0) or 1
     parts = [_text(8, 18, title, ' class="head"')]
@@ -35,7 +35,7 @@ def bars(title: str, figures: Sequence[tuple[str, float]], ours: str) -> str:
 
 
 def lines(title: str, across: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Points joined by lines, both axes from 0; `across` names the horizontal one."""
+    """Draw lines through points, with both axes from 0; `across` is the label of the horizontal one."""
     left, top, width, height = 60, 30, _WIDTH - 240, 240
     points = [point for line in series.values() for point in line]
     most_x = max((x for x, _ in points), default=0) or 1

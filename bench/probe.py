@@ -1,4 +1,4 @@
-"""The agent in a process of its own, run cycle by cycle and measured from within; prints JSON.
+"""Runs the agent cycle by cycle in its own process, and measures it from inside; prints JSON.
 
 `python -m bench.probe cycle` - CPU time of a cycle;
 `python -m bench.inside inside` - CPU time of a cycle inside the calls that read files;
@@ -34,10 +34,10 @@ from kpod_metrics.store import Store
 
 WARM_UP = 5
 PAUSE = 0.1
-"""Seconds between two cycles, in which every pod does something."""
+"""Seconds between two cycles, long enough for every pod to be active."""
 
 Measure = Callable[[agents.Agent, int], dict[str, Any]]
-"""What is done with an agent, and for how many cycles; returns what was measured."""
+"""A measurement of an agent over some cycles."""
 
 
 def main(measures: Mapping[str, Measure]) -> None:
@@ -73,7 +73,7 @@ def _agent(chosen: dict[str, str]) -> Iterator[agents.Agent]:
 
 
 def run_cycle(agent: agents.Agent) -> None:
-    """One cycle as in life: somebody scraped since the last one, so that the page is written and zipped in it."""
+    """Run one cycle as in production: with a scrape since the last one, so the page is written and compressed."""
     time.sleep(PAUSE)
     agent.cycle()
     agent.published.get(TEXT, True)
@@ -119,7 +119,7 @@ def _opens(agent: agents.Agent, cycles: int) -> dict[str, Any]:
 
 
 class _Families(Collector):
-    """Families that were made beforehand: only the writing is prometheus_client's."""
+    """Returns prepared families, so that only the writing of prometheus_client is measured."""
 
     def __init__(self, page: str) -> None:
         self._families = list(text_string_to_metric_families(page))
@@ -135,7 +135,7 @@ def _registry(page: bytes) -> CollectorRegistry:
 
 
 class _Timed:
-    """A renderer that writes each cycle's page in every format, and takes the CPU time of it."""
+    """A renderer that writes the page of each cycle in every format, and measures the CPU time."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer, self._encoder = renderer, Encoder(time.time_ns())
@@ -165,7 +165,7 @@ def _render(agent: agents.Agent, rounds: int) -> dict[str, Any]:
     agent._renderer = timed  # type: ignore[assignment]
     peer = []
     peer_page = b""
-    # Neither side is to pay for garbage of the other.
+    # Neither side should pay for the garbage of the other.
     gc.collect()
     gc.disable()
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Figures as a page: medians with their spread, the ratio first, a missed limit marked as one."""
+"""Writes the figures as a page: medians with their range, ratios, and limits."""
 
 import os
 import platform
@@ -44,12 +44,12 @@ class Sample:
 
     @property
     def median(self) -> float:
-        """The figure."""
+        """The median of the values."""
         return median(self.values)
 
     @property
     def stands_out(self) -> bool:
-        """Whether three quarters of the measurements, at least, are above 0: what is net of a base may not be."""
+        """Whether at least three quarters of the values are above 0; net values can be below."""
         return sorted(self.values)[len(self.values) // 4] > 0
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """One line. `limit` bounds the ratio where there is a peer, else ours."""
+    """One row. `limit` is for the ratio if there is a peer, otherwise for our value."""
 
     what: str
     ours: Sample
@@ -71,13 +71,13 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours to the peer's; None where there is no peer, or where either cost drowned in noise."""
+        """Our value divided by the peer's; None if there is no peer, or if one of them is noise."""
         if self.peer is None or not self.peer.stands_out or not self.ours.stands_out:
             return None
         return self.ours.median / self.peer.median
 
     def cells(self) -> list[str]:
-        """Its cells."""
+        """Return the cells of the row."""
         ratio = "" if self.peer is None else "noise" if self.ratio is None else short(self.ratio)
         peer = "" if self.peer is None else f"{self.peer_name}: {self.peer}"
         return [ratio, self.what, str(self.ours), peer, self._limit()]
@@ -93,20 +93,20 @@ class Row:
 
 @dataclass
 class Section:
-    """One part's figures."""
+    """The figures of one part."""
 
     title: str
     text: str
     rows: list[Row] = field(default_factory=list)
     raw: list[tuple[str, ...]] = field(default_factory=list)
-    """A second table, of plain figures; its first line is the head."""
+    """A second table without ratios; the first line is the header."""
     notes: list[str] = field(default_factory=list)
-    """Paragraphs at the end: what could not be measured, and why."""
+    """Paragraphs at the end, such as what could not be measured, and why."""
     plots: dict[str, str] = field(default_factory=dict)
-    """SVG by name: a file beside the page."""
+    """SVG images by name, each a file beside the page."""
 
     def markdown(self, name: str) -> str:
-        """The section; it begins with a heading that names the part."""
+        """Return the section in Markdown."""
         parts = [heading(name, self.title), "", self.text.strip(), "", command(name), ""]
         if self.rows:
             parts += _table([("ratio", "what", "ours", "peer", "limit"), *(row.cells() for row in self.rows)], {0})
@@ -120,12 +120,12 @@ class Section:
 
 
 def heading(name: str, title: str) -> str:
-    """The line that a part begins with."""
+    """Return the heading of a part."""
     return f"## {name}: {title}"
 
 
 def command(name: str) -> str:
-    """What reproduces a part."""
+    """Return the command that reproduces a part."""
     return f'Reproduce: `make bench ARGS="{name}"`'
 
 
@@ -136,7 +136,7 @@ def _table(lines: Sequence[Sequence[str]], right: set[int]) -> list[str]:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """Return a description of this machine."""
     model = "unknown CPU"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("model name", "Model")):
@@ -152,7 +152,7 @@ def machine() -> str:
 def write(path: Path, order: Sequence[str], made: dict[str, str], plots: Mapping[str, str] | None = None) -> None:
     """Write the page, and its plots into a folder beside it.
 
-    Parts that were not measured stay as they were, if the machine is the same.
+    Parts that were not measured stay unchanged if the machine is the same.
     """
     sections: dict[str, str] = {}
     if path.exists():

@@ -1,4 +1,4 @@
-"""What the parts share: pinned workloads, programs attached or not, the kernel's statistics, pods that sleep."""
+"""Common code of the parts: pinned workloads, attached programs, the kernel's statistics, sleeping pods."""
 
 import contextlib
 import ctypes
@@ -38,22 +38,22 @@ MS_REC, MS_PRIVATE = 0x4000, 0x40000
 TRACEFS = "/sys/kernel/tracing"
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 SWITCH = {name: value for name, value in os.environ.items() if name == "KPOD_KERNEL_FEATURES_OFF"}
-"""The setting that has the agent do without kernel features: it is the bench's too."""
+"""The setting that switches kernel features off, also for the bench."""
 FORCED_OFF = frozenset(settings.load({}, SWITCH, None, ())[0].kernel_features_off)
 
 
 class SkippedError(Exception):
-    """A part cannot be measured here; the text says why, and what to install."""
+    """A part cannot be measured on this machine; the text says why, and what to install."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a part is told."""
+    """The options of a part."""
 
     quick: bool
     pods: int
     scratch: Path
-    """A temporary folder for what is compiled."""
+    """A temporary folder for compiled files."""
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ _stopped = threading.Event()
 
 
 def stop(*_: object) -> None:
-    """Handle a signal: end the bench by an exception, so that all that is attached, made or switched is given back."""
+    """Handle a signal with an exception, so that everything that is attached, created or switched on is undone."""
     _stopped.set()
     sys.exit(1)
 
@@ -84,7 +84,7 @@ def end_if_stopped() -> None:
 
 
 def say(what: str) -> None:
-    """Tell on standard error what is being measured next."""
+    """Print on standard error what is measured next."""
     end_if_stopped()
     print(f"bench: {what}", file=sys.stderr, flush=True)
 
@@ -105,7 +105,7 @@ def compile_program(options: Options, name: str) -> Path:
 
 
 def compile_empty(options: Options, sections: Sequence[str]) -> Path:
-    """Make an object with one program for each section, that does nothing."""
+    """Make an object with one empty program for each section."""
     name = "empty_" + re.sub(r"\W+", "_", "_".join(sections))
     source = options.scratch / f"{name[:200]}.bpf.c"
     programs = [
@@ -118,13 +118,13 @@ def compile_empty(options: Options, sections: Sequence[str]) -> Path:
 
 
 def package_version(name: str) -> str:
-    """Version of an installed Debian package; "not there" where there is none."""
+    """Return the version of an installed Debian package; "not there" if it is not installed."""
     command = ["dpkg-query", "-W", "-f", "${Version}", name]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout or "not there"
 
 
 def mount_tracefs() -> None:
-    """Have tracefs, which classic tracepoints need, in a mount namespace of this process' own, under both its names."""
+    """Mount tracefs, which classic tracepoints need, at both of its paths, in this process' own mount namespace."""
     if os.path.exists(f"{TRACEFS}/events"):
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -141,7 +141,7 @@ def mount_tracefs() -> None:
 
 @contextlib.contextmanager
 def statistics(on: bool) -> Iterator[None]:
-    """Have the kernel measure BPF programs, or not; as before at the end."""
+    """Switch the kernel's statistics of BPF programs on or off, and restore them at the end."""
     before = STATISTICS.read_text()
     STATISTICS.write_text(str(int(on)))
     try:
@@ -151,23 +151,23 @@ def statistics(on: bool) -> Iterator[None]:
 
 
 class Runs(NamedTuple):
-    """What a program ran."""
+    """The runs of a program."""
 
     nanoseconds: float
     runs: int
 
 
 class Variant:
-    """What is attached while a workload runs; this one is nothing."""
+    """What is attached while a workload runs; the base class attaches nothing."""
 
     def attach(self) -> None:
         """Attach."""
 
     def detach(self) -> None:
-        """Detach, and free all."""
+        """Detach, and free everything."""
 
     def read(self) -> dict[str, Runs]:
-        """What each program ran, by its section; while statistics are on."""
+        """Return the runs of each program by section, while statistics are on."""
         return {}
 
 
@@ -203,7 +203,7 @@ class Programs(Variant):
             self._object = None
 
     def read(self) -> dict[str, Runs]:
-        """What each ran."""
+        """Return the runs of each program."""
         return {program.section: Runs(*program.statistics()[:2]) for program in self._programs}
 
 
@@ -211,7 +211,7 @@ class Shipped(Variant):
     """A collector of the agent, opened as the agent opens it."""
 
     def __init__(self, name: str, without: Sequence[str] = ()) -> None:
-        """`without` are kernel features to do without. Raises SkippedError where there is no such collector."""
+        """`without` are kernel features to switch off. Raises SkippedError if there is no such collector."""
         kind = registered().get(name)
         if kind is None or not issubclass(kind, BpfCollector):
             raise SkippedError(f"there is no collector {name} with kernel programs")
@@ -219,7 +219,7 @@ class Shipped(Variant):
         self._without = FORCED_OFF | frozenset(without)
         self._collector: BpfCollector | None = None
         self._hooks: dict[str, str] = {}
-        """What each program is attached to: by its section, or with types where this kernel has them."""
+        """Return what each program attaches to: its section, or the typed tracepoint if this kernel has it."""
 
     def attach(self) -> None:
         """Open the collector."""
@@ -236,7 +236,7 @@ class Shipped(Variant):
             self._collector = None
 
     def read(self) -> dict[str, Runs]:
-        """What its loaded programs ran at each hook; iterators, which are at none, are left out."""
+        """Return the runs of its loaded programs by hook, without iterators, which have no hook."""
         ran: dict[str, Runs] = {}
         for hook, program in self._ran():
             if not hook.startswith("iter"):
@@ -245,7 +245,7 @@ class Shipped(Variant):
         return ran
 
     def read_iterator(self, hook: str) -> Runs:
-        """What an iterator ran: a run is for one of what it goes over."""
+        """Return the runs of an iterator: one per object that it visits."""
         return next(runs for name, runs in self._ran() if name == hook)
 
     def _ran(self) -> Iterator[tuple[str, Runs]]:
@@ -254,12 +254,12 @@ class Shipped(Variant):
             yield self._hooks[program.name], Runs(program.run_seconds * 1e9, program.runs)
 
     def collect(self) -> list[Row]:
-        """What it has counted."""
+        """Return its rows."""
         assert self._collector is not None
         return list(self._collector.collect(()))
 
     def hooks(self) -> list[str]:
-        """What the collector attaches to on this kernel."""
+        """Return the hooks of a collector on this kernel."""
         with statistics(True), attached(self):
             return list(self.read())
 
@@ -273,7 +273,7 @@ class Whole(Variant):
 
     @property
     def collectors(self) -> Sequence[BpfCollector]:
-        """Those that are open."""
+        """The open collectors."""
         return self._open
 
     def attach(self) -> None:
@@ -290,7 +290,7 @@ class Whole(Variant):
             self._open.pop().close()
 
     def read(self) -> dict[str, Runs]:
-        """What each of their programs ran, by collector and hook."""
+        """Return the runs of their programs by collector and hook."""
         found = {}
         for collector in self._open:
             assert collector._loaded is not None
@@ -301,7 +301,7 @@ class Whole(Variant):
 
 
 class Tool(Variant):
-    """Another project's tool, as the command that a user would give; what it prints is not looked at.
+    """Another project's tool, started with the command of a user; its output is ignored.
 
     It is given `starts_in` seconds for its first program, and `quiet` of them for each further one.
     """
@@ -312,9 +312,9 @@ class Tool(Variant):
         self.resident_mb = 0.0
 
     def attach(self) -> None:
-        """Start it, and wait until its programs run; raises SkippedError with its last words where they never do."""
+        """Start it, and wait until its programs run; raises SkippedError with its last output if they never do."""
         name, *arguments = self._command
-        # Debian 13 says so in the names of libbpf-tools.
+        # Debian 13 has another prefix for libbpf-tools.
         program = shutil.which(name) or shutil.which(f"{name}-libbpf")
         if program is None:
             raise SkippedError(f"{name} is not installed")
@@ -322,7 +322,7 @@ class Tool(Variant):
         command = [program, *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
         since, seen = time.monotonic(), 0
-        # Loaded one after another, then attached: when there is no new one for a while, all are.
+        # Programs are loaded one after another: if there is no new one for some time, all are loaded.
         while not seen or time.monotonic() - since < self._quiet:
             if len(now := self.read()) != seen:
                 since, seen = time.monotonic(), len(now)
@@ -339,7 +339,7 @@ class Tool(Variant):
         return wrong[0] if wrong else "it loads no programs"
 
     def detach(self) -> None:
-        """End it as its user would, by Ctrl-C."""
+        """Stop it with SIGINT, as a user would."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGINT)
@@ -352,7 +352,7 @@ class Tool(Variant):
         self._log.close()
 
     def read(self) -> dict[str, Runs]:
-        """What each program that it holds ran, by its id; the kernel tells in the descriptor's fdinfo."""
+        """Return the runs of its programs by id, from the fdinfo of its descriptors."""
         assert self._process is not None
         if self._process.poll() is not None:
             raise SkippedError(self._last_words())
@@ -367,7 +367,7 @@ class Tool(Variant):
 
 @contextlib.contextmanager
 def attached(variant: Variant) -> Iterator[None]:
-    """Attach a variant for a while."""
+    """Attach a variant, and detach it at the end."""
     try:
         variant.attach()
         yield
@@ -378,12 +378,12 @@ def attached(variant: Variant) -> Iterator[None]:
 
 @dataclass
 class Measured:
-    """What a workload did under one variant, a value a round."""
+    """The measurements of a workload under one variant, one value per round."""
 
     wall_ns: list[float] = field(default_factory=list)
-    """Nanoseconds an operation, with statistics off."""
+    """Nanoseconds per operation, with statistics off."""
     programs: list[dict[str, Runs]] = field(default_factory=list)
-    """What each program ran in a second run, with statistics on."""
+    """Runs of each program in a second run, with statistics on."""
 
     def per_run(self, *hooks: str) -> list[float]:
         """Nanoseconds of all programs for each run of those whose section ends with one of `hooks`, a value a round."""
@@ -431,7 +431,7 @@ def _run(command: Sequence[str], pin: bool) -> float:
     def place() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-    # A group of its own: what the workload forked ends with it, also if the bench is interrupted.
+    # Its own process group, so that its children end with it, also if the bench is interrupted.
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -452,7 +452,7 @@ def _run(command: Sequence[str], pin: bool) -> float:
 
 
 def less(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Return values net of what the same round measured as their base."""
+    """Return the values minus those of their base in the same round."""
     return [value - under for value, under in zip(values, base, strict=True)]
 
 
@@ -469,7 +469,7 @@ class Pods:
 
     @contextlib.contextmanager
     def api_server(self, options: Options) -> Iterator[list[str]]:
-        """Serve them as a Kubernetes API server does, by TLS; gives the agent's settings for it."""
+        """Serve the pods as a Kubernetes API server does, over TLS; return the agent's settings for it."""
         kubeconfig, folder = options.scratch / "kubeconfig", options.scratch / "certificates"
         folder.mkdir(exist_ok=True)
         certificates = Certificates(unpacked("openssl") / "usr/bin/openssl", folder)
@@ -494,7 +494,7 @@ class Pods:
         self._number, self._own = number, own_namespaces
         self._made = Path(find_root()) / f"kpod-bench-{os.getpid()}"
         self.root = self._made / "pods"
-        """The cgroup that has all of them; nobody gave it controllers, whatever the tree has."""
+        """The parent cgroup of the pods. It has no controllers, even if the tree has some."""
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Pods":
@@ -525,12 +525,12 @@ class Pods:
                 raise SkippedError("a process cannot have namespaces of its own here")
 
     def stop(self) -> None:
-        """Have all of them do nothing."""
+        """Stop all pods."""
         for process in self._processes:
             process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Have them do what they did before `stop`."""
+        """Continue all pods after `stop`."""
         for process in self._processes:
             process.send_signal(signal.SIGCONT)
 
@@ -546,7 +546,7 @@ class Pods:
                 try:
                     os.rmdir(directory)
                 except OSError:
-                    # One whose start a signal broke off is in no list.
+                    # A process whose start was interrupted by a signal is in no list.
                     with contextlib.suppress(OSError):
                         for pid in Path(directory, "cgroup.procs").read_text().split():
                             os.kill(int(pid), signal.SIGKILL)
@@ -558,7 +558,7 @@ class Pods:
 
 
 def probe(*arguments: str) -> dict[str, Any]:
-    """Run `bench.probe`, or `bench.inside`, in a process of its own and return what it measured."""
+    """Run `bench.probe` or `bench.inside` in its own process, and return the measurements."""
     module = "bench.inside" if arguments[0] == "inside" else "bench.probe"
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -570,7 +570,7 @@ def probe(*arguments: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answer:
-    """A page as it was served."""
+    """A response with a page."""
 
     body: bytes
     content_type: str
@@ -578,7 +578,7 @@ class Answer:
 
 
 class Running:
-    """An exporter as a child, from its first page on."""
+    """An exporter as a child process, available from its first page on."""
 
     def __init__(self, command: Sequence[str], port: int, environment: dict[str, str] | None = None) -> None:
         self._command, self.port, self._environment = command, port, environment or {}
@@ -622,11 +622,11 @@ class Running:
         self._log.close()
 
     def get(self, path: str) -> bytes:
-        """Fetch a page; OSError for any answer but 200."""
+        """Fetch a page; raises OSError for every status except 200."""
         return self.ask({}, path).body
 
     def ask(self, headers: dict[str, str], path: str = "/metrics") -> Answer:
-        """Fetch a page, by a connection of its own; OSError for any answer but 200."""
+        """Fetch a page over a new connection; raises OSError for every status except 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request("GET", path, headers=headers)
@@ -654,7 +654,7 @@ class Running:
         return sizes["Rss:"], sizes["Pss:"]
 
     def private_mb(self) -> float:
-        """Memory that is nobody else's too, in millions of bytes."""
+        """Return the private memory, in millions of bytes."""
         sizes = self._memory()
         return sizes["Private_Clean:"] + sizes["Private_Dirty:"]
 
@@ -674,7 +674,7 @@ class RunningAgent(Running):
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port
@@ -683,7 +683,7 @@ def free_port() -> int:
 def output_of(
     command: Sequence[str], failed: str, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> str:
-    """What a command prints; raises SkippedError, `failed` and the command's last words, where it fails."""
+    """Return the output of a command; raises SkippedError with `failed` and the last output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     if done.returncode:
         raise SkippedError(f"{failed}: {done.stderr.strip()[-200:]}")
@@ -691,13 +691,13 @@ def output_of(
 
 
 def unpacked(package: str) -> Path:
-    """The folder of a Debian package that is fetched and not installed; raises SkippedError where that fails."""
+    """Return the folder of a Debian package, fetched but not installed; raises SkippedError if that fails."""
     command = [str(BENCH.parent / "scripts" / "tools"), package]
     return Path(output_of(command, f"{package} cannot be fetched").strip())
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """A path in the cache: `make` makes it the first time, under another name, so that it is whole or not there."""
+    """Return a path in the cache. The first time, `make` creates it under another name, and it is then renamed."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kpod-metrics" / "tools"
     made = cache / name
     if not made.exists():
@@ -710,7 +710,7 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def environment_of(requirements: Path) -> Path:
-    """The Python of an environment of its own with these packages, made once; raises SkippedError where that fails."""
+    """Return the Python of an environment with these packages, created once; raises SkippedError if that fails."""
 
     def make(target: Path) -> None:
         install = [str(target / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(requirements)]
@@ -722,5 +722,5 @@ def environment_of(requirements: Path) -> Path:
 
 
 def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
-    """A temporary folder for what is compiled."""
+    """A temporary folder for compiled files."""
     return tempfile.TemporaryDirectory(prefix="kpod-bench-")

@@ -1,4 +1,4 @@
-"""Cost of a context switch: nothing attached, empty programs, the article's design, ours."""
+"""Cost of a context switch: nothing attached, empty programs, the article's design, kpod-metrics."""
 
 import shutil
 from operator import truediv
@@ -21,11 +21,11 @@ from bench.rig import (
 )
 
 LIMIT, NET_NS = 0.4, 170
-"""Limits of our collector: to the article's design, and above empty programs, a switch."""
+"""Limits of the collector: the ratio to the article's design, and the time above empty programs per switch."""
 WALL = 1.15
-"""Limit of all that standard attaches: an operation of the pipe, to one with nothing attached in the same round."""
+"""Limit of all programs of standard: the ratio of a pipe operation to one with nothing attached in the round."""
 ROUNDS = 9
-"""Of "messaging"; "pipe" has thrice as many, each a third as long: its limit is near what is measured."""
+"""Rounds of "messaging". "pipe" has three times as many, each a third as long, as its value is near the limit."""
 CLASSIC = ["tp/sched/sched_wakeup", "tp/sched/sched_switch"]
 BTF = ["tp_btf/sched_wakeup", "tp_btf/sched_switch"]
 PEERS = {"article": "empty, article's hooks", "article on tp_btf": "empty, article's hooks as tp_btf"}

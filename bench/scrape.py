@@ -1,4 +1,4 @@
-"""What a scrape costs: the page's size, writing it, serving it; prometheus_client with the same series beside it."""
+"""Cost of a scrape: size, writing and serving of the page, compared with prometheus_client."""
 
 import http.client
 import subprocess
@@ -19,7 +19,7 @@ each request has its own connection over loopback, with gzip. The agent answers 
 """
 PEER = "prometheus_client"
 SERVED_MS, LIMITED_AT = 2.0, 100
-"""Limit of a scrape (the median) of so many pods."""
+"""Limit of a scrape (median) for so many pods."""
 
 
 def run(options: Options) -> Section:
@@ -73,7 +73,7 @@ def _serve(options: Options) -> list[Row]:
 
 
 def _in_turn(port: int, page: Path, requests: int) -> tuple[list[float], list[float]]:
-    """Scrape our agent and the peer in turn; milliseconds of each request."""
+    """Scrape the agent and the peer alternately; return the milliseconds of each request."""
     command = [sys.executable, "-m", "bench.probe", "serve", str(page)]
     peer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

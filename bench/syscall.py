@@ -1,4 +1,4 @@
-"""Cost of a system call, tracked or not: bare, empty programs, the article's design, ours."""
+"""Cost of a tracked and an untracked system call: nothing attached, empty programs, the article's design, ours."""
 
 import struct
 import subprocess

@@ -1,4 +1,4 @@
-"""Cost of TCP over loopback: bare, empty programs on our hooks, ours by iterator and by hooks."""
+"""Cost of TCP over loopback: nothing attached, empty programs on our hooks, ours by iterator and by hooks."""
 
 import socket
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from kpod_metrics.features import SOCKET_ITERATOR, with_dependent
 
 BY_ITERATOR, BY_HOOKS = "by iterator", "by hooks"
 NET_NS = 150
-"""Limit of the program that runs for each segment by iterator, above an empty one."""
+"""Limit of the program that runs for each segment with the iterator, above an empty one."""
 
 TEXT = """\
 64 bytes there and back ("exchange"), and 64 KiB in one direction ("stream"), over loopback, both ends on one CPU. The
@@ -47,7 +47,7 @@ longer in the caches; an empty program takes twice as long too. The agent does n
 would then be an estimate. In an exchange, with many small segments, the limit is met.
 """
 CONNECTIONS = 400
-"""How many are looked at, by both of their ends."""
+"""Number of connections that the iterator reads, at both ends."""
 
 
 def run(options: Options) -> Section:
@@ -120,14 +120,14 @@ def run(options: Options) -> Section:
 
 
 def _why_there_is_no_iterator() -> str:
-    """The kernel's refusal, or the switch; empty where there is one."""
+    """Return why the iterator is off: the kernel's error or the setting; empty if it is on."""
     if SOCKET_ITERATOR in with_dependent(FORCED_OFF):
         return "forced off"
     return next(state.refusal for state in features(Environment()) if state.name == SOCKET_ITERATOR)
 
 
 def _looks(ours: Shipped, rounds: int) -> tuple[list[float], list[float]]:
-    """Nanoseconds a socket of a cycle's look at all of them: without traffic since the last, and with some."""
+    """Return the nanoseconds per socket of the iterator: without traffic since the last read, and with some."""
     found: tuple[list[float], list[float]] = ([], [])
     with ExitStack() as ends:
         ends.enter_context(attached(ours))

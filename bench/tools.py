@@ -1,4 +1,4 @@
-"""Cost of an event to the tools that a user has for it (libbpf-tools, bcc, bpftrace, ebpf_exporter) and to ours."""
+"""Cost of an event with other tools (libbpf-tools, bcc, bpftrace, ebpf_exporter) and with kpod-metrics."""
 
 from dataclasses import dataclass, replace
 
@@ -50,13 +50,13 @@ CALLS = "a histogram for each cgroup and call"
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, the collector of ours that answers it, and the commands that do."""
+    """A question, the collector that answers it, and the commands of other tools."""
 
     collector: str
     tools: dict[str, tuple[list[str], str]]
-    """By name: the command, and what it tells apart."""
+    """By name: the command, and what it distinguishes."""
     configs: dict[str, tuple[str, str]]
-    """By name: what ebpf_exporter runs, one of its examples or of ours, and what that tells apart."""
+    """By name: the configuration of ebpf_exporter, one of its examples or ours, and what it distinguishes."""
 
 
 QUESTIONS = {
@@ -129,11 +129,11 @@ def run(options: Options) -> Section:
         refused["ebpf_exporter"] = str(error)
     text = TEXT.format(versions=", ".join(f"{name} {version}" for name, version in versions.items()))
     section = Section("an event, with the tools for it", text)
-    section.raw.append(("workload", "attached", "tells apart", "BPF time", "wall time", "resident"))
+    section.raw.append(("workload", "attached", "distinguishes", "BPF time", "wall time", "resident"))
     loops, calls, exchanges = (10_000, 200_000, 2_000) if options.quick else (100_000, 1_000_000, 20_000)
     groups, messages = (2, 20) if options.quick else (10, 100)
     loop, perf = compile_workload(options, "loop"), ["perf", "bench", "-f", "simple", "sched"]
-    # What is run, for which question: its command, the operations of a run, nanoseconds of what it prints, one CPU.
+    # Workloads by question: command, operations per run, nanoseconds per printed unit, whether on one CPU.
     workloads: dict[str, tuple[str, list[str], int, float, bool]] = {
         "pipe": ("sched", [*perf, "pipe", "-l", str(loops)], loops, 1e9 / loops, True),
         "messaging": (
@@ -190,13 +190,13 @@ def run(options: Options) -> Section:
 
 
 def _put_to(exporter: ebpf_exporter.Exporter, options: Options, question: Question) -> Question:
-    """The question with what the exporter runs for it among the tools."""
+    """Return the question with the exporter among its tools."""
     theirs = {name: (exporter.command(options, config), what) for name, (config, what) in question.configs.items()}
     return replace(question, tools=question.tools | theirs)
 
 
 def _working(question: Question, refused: dict[str, str]) -> dict[str, Variant]:
-    """The tools that start here; the others' last words go into `refused`."""
+    """Return the tools that start here; `refused` gets the last output of the others."""
     found: dict[str, Variant] = {}
     for name, (command, _) in question.tools.items():
         tool = Tool(command)

@@ -1,6 +1,6 @@
-"""Find phrases of scripts/words.txt in what people read: one line for each, with the better word; status 1 if any.
+"""Find phrases of scripts/words.txt: prints one line for each, with the better word; status 1 if there are any.
 
-`python scripts/words.py [FILE ...]`, by default all pages that are written by hand.
+`python scripts/words.py [FILE ...]`, by default the pages written by hand, and the comments and messages in code.
 """
 
 import re
@@ -12,7 +12,13 @@ ROOT = Path(__file__).parent.parent
 PHRASES = ROOT / "scripts" / "words.txt"
 BETWEEN = r"\s+(?:(?:#|//|[*>])\s+)?"
 """Between two words of a phrase: also the end of a line, in a comment or a quotation too."""
-PATHS = ("*.md", "docs/*.md", "helm/*/README.md")
+PATHS = (
+    *("*.md", "docs/*.md", "helm/*/README.md", "helm/*/templates/**/*.*", "helm/*/values.yaml", "helm/schema.yaml"),
+    *("Makefile", "deploy/*", "deploy/apparmor/*", "scripts/*", "hatch_build.py", "testkit/**/*.*", "bench/*.py"),
+    *(f"src/kpod_metrics/{folder}/*.py" for folder in ("cgroup", "pods", "settings")),
+    *(f"src/kpod_metrics/{module}.py" for module in ("check", "cli", "errors", "files", "headroom", "health")),
+    *(f"src/kpod_metrics/{module}.py" for module in ("features", "reference", "retry", "selector", "tls_client")),
+)
 """Patterns of the files that are read by default."""
 GENERATED = {
     "docs/configuration.md",
@@ -20,6 +26,8 @@ GENERATED = {
     *(f"docs/{path.name}" for path in ROOT.glob("docs/evidence-*.md")),
 }
 """Pages that are generated from sentences in code."""
+SKIPPED = {".pyc", ".txt"}
+"""Suffixes of files without sentences: compiled ones, lock files, and the list of phrases itself."""
 
 
 def phrases() -> dict[str, str]:
@@ -36,15 +44,15 @@ def phrases() -> dict[str, str]:
 
 def pages() -> list[Path]:
     """Return the files that are read by default."""
-    found = sorted({path for pattern in PATHS for path in ROOT.glob(pattern)})
-    return [path for path in found if str(path.relative_to(ROOT)) not in GENERATED]
+    found = sorted({path for pattern in PATHS for path in ROOT.glob(pattern) if path.suffix not in SKIPPED})
+    return [path for path in found if path.is_file() and str(path.relative_to(ROOT)) not in GENERATED]
 
 
 def hits(text: str, better: dict[str, str]) -> Iterator[tuple[int, str]]:
     """Yield the line and the phrase of each hit; where two phrases begin at one place, only the longer one."""
     longest_first = sorted(better, key=len, reverse=True)
     words = "|".join(BETWEEN.join(map(re.escape, phrase.split())) for phrase in longest_first)
-    for match in re.finditer(rf"(?<![\w-])(?:{words})(?![\w-])", text, re.IGNORECASE):
+    for match in re.finditer(rf"(?<![\w-])(?:{words})(?![\w=-])", text, re.IGNORECASE):
         yield text.count("\n", 0, match.start()) + 1, re.sub(BETWEEN, " ", match[0].lower())
 
 

@@ -1,4 +1,4 @@
-"""The series of a page by the OpenTelemetry SDK; run with an environment of its own (`otel.txt`), not the project's.
+"""Serves the series of a page with the OpenTelemetry SDK, in its own environment (`otel.txt`).
 
 `otel.py serve PAGE PORT` serves them by its Prometheus exporter; `otel.py render PAGE ROUNDS` prints
 as JSON the CPU time of writing them for Prometheus and for OTLP. The observations are made beforehand, so that only
@@ -23,9 +23,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def _register(page: str, reader: Any) -> int:
-    """Give a reader all series of a page; returns how many they are."""
+    """Give a reader all series of a page; return their number."""
     total = 0
-    # Later versions fold all but the first 2,000 series of an instrument into one.
+    # Later versions combine all series of an instrument after the first 2,000 into one.
     meter = MeterProvider([reader], views=[_unlimited()], shutdown_on_exit=False).get_meter("bench")
     for family in text_string_to_metric_families(page):
         by_name: dict[str, list[Any]] = {}

@@ -1,6 +1,6 @@
-"""The documentation as the agent serves it, below `/docs/`: files of the build, read when someone asks for them.
+"""Serves the documentation below `/docs/`: files from the build, read when a client requests them.
 
-What was read is kept: all pages are 0.3 MB, and there is one copy of each, however many clients take it at once.
+Pages stay in memory: all together have 0.3 MB, and any number of clients shares one copy.
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 HEADERS = (
-    # Nothing from elsewhere, and no script. Styles are inline in pictures and in columns of tables.
+    # No scripts, and nothing from other hosts. Pictures and table columns have inline styles.
     (
         b"content-security-policy",
         b"default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -27,7 +27,7 @@ HEADERS = (
 
 @cache
 def pages() -> dict[str, Path]:
-    """What can be asked for, by its path below `/docs/`: the package's files and no other, whatever a request says."""
+    """Return the served files by path below `/docs/`: only files of the package, so no request can name another."""
     folder = Path(str(files("kpod_metrics"))) / "site"
     found = {}
     for path in folder.rglob("*"):
@@ -40,7 +40,7 @@ def pages() -> dict[str, Path]:
 
 @cache
 def _content(path: Path) -> bytes:
-    """Read a file once; `path` is one of `pages()`, so that there is no more to keep than those."""
+    """Read a file once; `path` must be one of `pages()`, which limits the memory."""
     return path.read_bytes()
 
 

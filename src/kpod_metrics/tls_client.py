@@ -1,4 +1,4 @@
-"""TLS to a server: whom to believe, and what to show it. Imported only where something is asked over https."""
+"""TLS for clients: which certificates to trust, and which to present. Imported only for https."""
 
 import ssl
 
@@ -6,9 +6,9 @@ from kpod_metrics.errors import SettingError
 
 
 def context(ca: str, certificate: str, key: str, *, prefix: str = "") -> ssl.SSLContext:
-    """Return a context of these files, each "" where there is none; `prefix` is what the settings' names begin with.
+    """Return a context with these files, "" for a missing one; `prefix` is that of the settings' names.
 
-    Raises SettingError for one that cannot be used.
+    Raises SettingError for a file that cannot be used.
     """
     try:
         made = ssl.create_default_context(cafile=ca or None)

@@ -6,7 +6,7 @@ import yaml
 
 
 class NoYamlError(Exception):
-    """A file is no YAML. `where` is ` line N` where that is known, `reason` may show what stands there."""
+    """A file is not valid YAML. `where` is ` line N` if it is known; `reason` can contain text of the file."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(reason)
@@ -14,16 +14,16 @@ class NoYamlError(Exception):
 
 
 def load(path: str) -> Any:
-    """Return what a file holds; raises OSError where it cannot be read, NoYamlError for other content."""
+    """Return the content of a file; raises OSError if it cannot be read, NoYamlError if it is not valid."""
     try:
         with open(path, encoding="utf-8") as file:
             return yaml.safe_load(file)
     except OSError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # ValueError: bytes that are no UTF-8, or a date in the form of one that is none (2020-13-01).
+        # ValueError: bytes that are not UTF-8, or an invalid date (2020-13-01).
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise NoYamlError(where, " ".join(str(getattr(error, "problem", None) or error).split())) from None
-    except Exception:  # of a tag that its value does not fit PyYAML makes KeyError, IndexError, AttributeError, ...
+    except Exception:  # if a value does not fit its tag, PyYAML raises KeyError, IndexError, AttributeError, ...
         raise NoYamlError("", "a value does not fit its tag (as in !!bool x)") from None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.retry import FIRST, MOST, MOST_ASKED_FOR, Backoff, retry_after
+from kpod_metrics.retry import FIRST, MAX_RETRY_AFTER, MAX_WAIT, Backoff, retry_after
 
 
 def highest(low: float, high: float) -> float:
@@ -30,14 +30,14 @@ def test_ceiling_doubles_up_to_the_bound_and_starts_over() -> None:
 def test_jittered_and_bounded(seed: int, failures: int) -> None:
     backoff = Backoff(uniform=random.Random(seed).uniform)
     waits = [backoff.next() for _ in range(failures)]
-    assert all(0 <= wait <= min(FIRST * 2**tries, MOST) for tries, wait in enumerate(waits))
+    assert all(0 <= wait <= min(FIRST * 2**tries, MAX_WAIT) for tries, wait in enumerate(waits))
     assert len(set(waits)) == failures
 
 
 @given(st.floats(0, 1e9), st.integers(0, 2**32))
 def test_what_the_server_asks_for_is_the_least(asked_for: float, seed: int) -> None:
     wait = Backoff(uniform=random.Random(seed).uniform).next(asked_for)
-    assert min(asked_for, MOST_ASKED_FOR) <= wait <= min(asked_for, MOST_ASKED_FOR) + FIRST
+    assert min(asked_for, MAX_RETRY_AFTER) <= wait <= min(asked_for, MAX_RETRY_AFTER) + FIRST
 
 
 def test_a_thousand_agents_do_not_return_at_once() -> None:

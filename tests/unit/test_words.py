@@ -41,7 +41,11 @@ def test_finds(tmp_path: Path, text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["manewed", "Stubborn timeslots.", "It is CPU-bound.", "It waits for a CPU-bound task."]
+    "text",
+    [
+        *("manewed", "Stubborn timeslots.", "It is CPU-bound.", "It waits for a CPU-bound task."),
+        "@dataclass(slots=True)",
+    ],
 )
 def test_matches_whole_words(tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
@@ -67,6 +71,21 @@ def test_every_page_is_read(tmp_path: Path) -> None:
     assert generated <= set(names)
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [n for n in names if n not in generated]
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_code_is_read(tmp_path: Path) -> None:
+    """A wrong word in a comment, of each kind of file; what is compiled or is a list of packages is left out."""
+    names = ["Makefile", "helm/kpod-metrics/templates/a.yaml", "src/kpod_metrics/pods/a.py", "testkit/vm/a.sh"]
+    for name in ("scripts/words.py", "scripts/words.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((REPOSITORY / name).read_text())
+    for name in (*names, "scripts/other.txt", "testkit/a.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("# anew\n")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "scripts" / "words.py"], capture_output=True, text=True, check=False
+    )
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == names
 
 
 @pytest.mark.parametrize("line", ["no colon", "anew: a second time"])
