@@ -623,6 +623,7 @@ import sys
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.pods.model import Group, Identity
+rows = Filesystem(Environment(), limit=0.2).collect([Group(1, "", (int(sys.argv[1]),), Identity("", "", ""))])
 print([row.labels for row in rows])
 """
 
