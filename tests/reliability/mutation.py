@@ -27,6 +27,7 @@ from tests.report import Outcome, add
 
 PACKAGE = ROOT / "src" / "kpod_metrics"
 EXPOSITION = ["tests/unit/exposition/test_text.py", "tests/unit/exposition/test_protobuf.py"]
+HUB = "tests/unit/agent/test_cycle.py"
 PYTHON = {
     "pods/resolver.py": ["tests/unit/pods/test_resolver.py", "tests/unit/pods/test_standalone.py"],
     "store.py": ["tests/unit/test_store.py", "tests/unit/exposition/test_page.py"],
@@ -38,10 +39,14 @@ PYTHON = {
     "exposition/samples.py": EXPOSITION,
     "exposition/page.py": EXPOSITION,
     "kernel/maps.py": ["tests/unit/kernel/test_maps.py"],
-    **{
-        f"agent/{part}.py": ["tests/unit/agent"]
-        for part in ("assembly", "attribution", "cycle", "exporter", "process", "report", "state", "workers")
-    },
+    "agent/assembly.py": ["tests/unit/agent/test_assembly.py"],
+    "agent/attribution.py": ["tests/unit/agent/test_attribution.py", HUB],
+    "agent/cycle.py": ["tests/unit/agent/test_run.py", HUB],
+    "agent/exporter.py": ["tests/unit/agent/test_assembly.py"],
+    "agent/process.py": ["tests/unit/agent/test_process.py"],
+    "agent/report.py": ["tests/unit/agent/test_report.py", HUB],
+    "agent/state.py": ["tests/unit/agent/test_state.py", HUB],
+    "agent/workers.py": ["tests/unit/agent/test_workers.py", HUB],
 }
 _LOSS = "tests/live/test_loss.py"
 BPF = {"cgroups.bpf.c": ["tests/live/test_cgroup_events.py"]} | {
