@@ -3,10 +3,12 @@
 import logging
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kpod_metrics import health
+from kpod_metrics.agent import report
 from kpod_metrics.collectors.kit import Signal
 from kpod_metrics.errors import KpodError
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
@@ -27,7 +29,7 @@ def test_cycle_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.cgroup("a", A)
     hub.cgroup("b", A._replace(container="d"))
     hub.cgroup("c", Identity("n", "b", "c"))
-    monkeypatch.setattr("kpod_metrics.agent.report.time.time", lambda: 1234.5)
+    monkeypatch.setattr(report, "time", SimpleNamespace(time=lambda: 1234.5))
     page = hub.cycle()
     assert page["kpod_last_cycle_timestamp_seconds", ""] == 1234.5
     assert page["kpod_poll_interval_seconds", ""] == 30
@@ -170,10 +172,10 @@ def test_problems_are_in_the_order_of_what_they_are_about(tmp_path: Path, monkey
     monkeypatch.setattr(one, "open", lambda: [Signal(EVENTS.metrics, "", "no hook")])
     hub = opened(tmp_path, one)
     assert hub.agent.problems() == ["kpod_events_total: no hook"]
-    report = hub.agent._report
-    report.cycle_problem, report.kept_rights = "planted", "rights are kept"
+    made = hub.agent._report
+    made.cycle_problem, made.kept_rights = "planted", "rights are kept"
     monkeypatch.setattr(hub.names, "problem", lambda: "403")
-    report.headroom.low, report.headroom.limit, report.headroom.used = True, 100 << 20, 90 << 20
+    made.headroom.low, made.headroom.limit, made.headroom.used = True, 100 << 20, 90 << 20
     assert hub.agent.problems() == [
         "kpod_events_total: no hook",
         "the last cycle failed, its page was not published: planted",
