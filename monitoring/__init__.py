@@ -1,7 +1,7 @@
-"""Recording rules, alerts and dashboards: declared here, written by `make generate` as the files that their users take.
+"""Recording rules, alerts and dashboards: declared here, written to files by `make generate`.
 
-`rules/*.yaml` are plain Prometheus rule files (2.40 or later: they read native histograms as well as classic ones),
-`dashboards/*.json` are for Grafana. Every name in them is one that the agent declares, or that a rule here records.
+`rules/*.yaml` are plain Prometheus rule files (2.40 or later, as they read native and classic histograms),
+`dashboards/*.json` are for Grafana. All metrics in them are declared by the agent or recorded by a rule here.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m monitoring --write|--check`: for the build; `--runbook-url URL` for a runbook of one's own."""
+"""`python -m monitoring --write|--check`: for the build; `--runbook-url URL` for another runbook."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from monitoring.files import every, stale
 
 
 def main() -> int:
-    """Write the files, or say which are not as they would be written."""
+    """Write the files, or print those that differ."""
     parser = argparse.ArgumentParser(prog="python -m monitoring")
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("--write", action="store_true")

@@ -1,4 +1,4 @@
-"""Alerts. Each has a section of its name in `docs/runbook.md`, which says what to look at next."""
+"""Alerts. Each has a section in `docs/runbook.md`, which describes the next steps."""
 
 import enum
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from kpod_metrics.kernel.syscalls import WAITING
 from monitoring.promql import CONTAINER, rate, sum_rate
 
 RUNBOOK = '{{ with query "kpod_build_info" }}http://{{ . | first | label "instance" }}{{ end }}/docs/runbook'
-"""Where the runbook is: at any agent that Prometheus reaches when the alert fires, for each of them serves it.
+"""Address of the runbook: every agent serves it, so it is at any agent that Prometheus reaches when the alert fires.
 
-Not at `$labels.instance`: alerts of pods have none, and the agent of KpodAgentDown does not answer. Without an agent it
-is a path only.
+It is not at `$labels.instance`: alerts about pods have no such label, and the agent of KpodAgentDown does not answer.
+Without an agent it is only a path.
 """
 
 POD = "{{ $labels.namespace }}/{{ $labels.pod }}{{ with $labels.container }} ({{ . }}){{ end }}"
-"""What `{pod}` stands for in a summary."""
+"""Text that replaces `{pod}` in summaries and descriptions."""
 
 
 class Severity(enum.StrEnum):
-    """How soon someone should look."""
+    """How urgent an alert is."""
 
     WARNING = "warning"
     CRITICAL = "critical"
@@ -39,11 +39,11 @@ class Alert:
 
     @property
     def anchor(self) -> str:
-        """The anchor of its section in the runbook, as it is made of a heading."""
+        """The anchor of its section in the runbook."""
         return self.name.lower()
 
     def rule(self, runbook: str = RUNBOOK) -> dict[str, object]:
-        """Return it as a rule file has it, where `runbook` is the address of that page."""
+        """Return it in the format of a rule file; `runbook` is the address of that page."""
         return {
             "alert": self.name,
             "expr": dedent(self.expr).strip(),
@@ -58,14 +58,14 @@ class Alert:
 
 
 def _while_there(expr: str, metric: str) -> str:
-    """Of pods that are still there: a rate goes on for its window after a pod's end, when there is nothing to do."""
+    """Restrict an expression to pods that exist: a rate continues for its window after the end of a pod."""
     return f"(\n{dedent(expr).strip()}\n)\nand on ({CONTAINER}) {metric}"
 
 
 THROTTLED = "container:kpod_cpu_throttled_periods:ratio_rate5m"
 WAIT = "container:kpod_cpu_runqueue_wait:ratio_rate5m"
-# The kernel's wait for a CPU includes that of throttled tasks, so the two alerts part the cases between them: with more
-# than a tenth of periods throttled a wait is the limit's, below that it is the neighbours'.
+# The kernel's run-queue wait includes that of throttled tasks. So if more than a tenth of the periods is throttled, the
+# CPU limit is the cause (KpodCpuThrottled), else it is the neighbours or the node (KpodRunQueueSaturated).
 MUCH_WAIT = (
     f"{WAIT} > {thresholds.RUNQUEUE_SHARE:g}\n"
     f"and container:kpod_cpu_runqueue_wait_seconds:rate5m > {thresholds.RUNQUEUE_TASKS:g}"
@@ -79,10 +79,9 @@ OF_PODS = (
             "kpod_cpu_context_switches_total",
         ),
         "10m",
-        "{pod} waits for a CPU",
-        "Tasks of {pod} on {{ $labels.node }} wait {{ $value | humanizePercentage }} of the time in which they have "
-        "something to run, and it is not the pod's CPU limit that holds them back: the CPUs are short, or the "
-        "neighbours take them.",
+        "{pod} waits in the run queue",
+        "Tasks of {pod} on {{ $labels.node }} wait in the run queue for {{ $value | humanizePercentage }} of the time "
+        "in which they could run, and the pod's CPU limit is not the cause: other pods use the CPUs.",
     ),
     Alert(
         "KpodCpuThrottled",
@@ -99,16 +98,16 @@ OF_PODS = (
         ),
         "15m",
         "{pod} is throttled by its CPU limit",
-        "The CPU limit of {pod} on {{ $labels.node }} is used up in {{ $value | humanizePercentage }} of its periods; "
-        "for the rest of each its tasks stand still, however idle the node is.",
+        "The CPU limit of {pod} on {{ $labels.node }} throttles it in {{ $value | humanizePercentage }} of the "
+        "periods: its tasks stop for the rest of the period, even if the node is idle.",
     ),
     Alert(
         "KpodMemoryNearLimit",
         f"container:kpod_mem_cgroup_unreclaimable:limit_ratio > {thresholds.MEMORY_OF_LIMIT:g}",
         "5m",
         "{pod} is close to its memory limit",
-        "{pod} on {{ $labels.node }} holds {{ $value | humanizePercentage }} of its memory limit in memory that cannot "
-        "be reclaimed from the page cache. At the limit its processes are killed.",
+        "{pod} on {{ $labels.node }} uses {{ $value | humanizePercentage }} of its memory limit, without page cache. "
+        "At the limit the OOM killer kills its processes.",
     ),
     Alert(
         "KpodMemoryGrowsToLimit",
@@ -118,13 +117,13 @@ OF_PODS = (
         unless container:kpod_mem_cgroup_unreclaimable:limit_ratio > {thresholds.MEMORY_OF_LIMIT:g}
         """,
         "30m",
-        "{pod} grows towards its memory limit",
-        "Memory of {pod} on {{ $labels.node }} grows so that within four hours it is at "
-        "{{ $value | humanizePercentage }} of its limit. At the limit its processes are killed.",
+        "{pod} will reach its memory limit",
+        "Memory of {pod} on {{ $labels.node }} grows. In four hours it will be {{ $value | humanizePercentage }} of "
+        "the limit. At the limit the OOM killer kills its processes.",
     ),
     Alert(
         "KpodOomKill",
-        # Or it was killed before its first scrape: then nothing grows.
+        # If it was killed before its first scrape, the counter does not grow.
         f"""
         sum by ({CONTAINER}) (increase(kpod_mem_oom_kills_total[10m])) > 0
         or
@@ -133,9 +132,9 @@ OF_PODS = (
         ) > 0
         """,
         "0s",
-        "Processes of {pod} were killed for want of memory",
-        'The kernel killed {{ $value | printf "%.0f" }} processes of {pod} on {{ $labels.node }} within ten minutes: '
-        "the pod's memory limit, or the node's memory, is used up.",
+        "The OOM killer killed processes of {pod}",
+        'OOM kills of {pod} on {{ $labels.node }} within ten minutes: {{ $value | printf "%.0f" }}. The pod reached '
+        "its memory limit, or the node has no memory left.",
     ),
     Alert(
         "KpodMemoryPressure",
@@ -145,8 +144,8 @@ OF_PODS = (
         ),
         "10m",
         "{pod} waits for memory",
-        "In {{ $value | humanizePercentage }} of the time some task of {pod} on {{ $labels.node }} waits for memory: "
-        "it reclaims, swaps, or reads again what was just dropped from the page cache.",
+        "For {{ $value | humanizePercentage }} of the time at least one task of {pod} on {{ $labels.node }} waits for "
+        "memory: reclaim, swap, or pages that were just dropped from the page cache.",
     ),
     Alert(
         "KpodMajorFaultStorm",
@@ -155,8 +154,8 @@ OF_PODS = (
             "kpod_mem_major_page_faults_total",
         ),
         "10m",
-        "{pod} reads its memory from disk",
-        "{pod} on {{ $labels.node }} has {{ $value | humanize }} page faults a second that wait for a disk.",
+        "{pod} has many major page faults",
+        "{pod} on {{ $labels.node }} has {{ $value | humanize }} page faults a second that wait for the disk.",
     ),
     Alert(
         "KpodDiskPressure",
@@ -165,9 +164,9 @@ OF_PODS = (
             "kpod_pressure_io_stalled_seconds_total",
         ),
         "15m",
-        "{pod} stands still for I/O",
-        "In {{ $value | humanizePercentage }} of the time every task of {pod} on {{ $labels.node }} that has something "
-        "to do waits for I/O.",
+        "{pod} is stalled on I/O",
+        "For {{ $value | humanizePercentage }} of the time all tasks of {pod} on {{ $labels.node }} that could run "
+        "wait for I/O.",
     ),
     Alert(
         "KpodFilesystemLow",
@@ -179,7 +178,7 @@ OF_PODS = (
         )
         """,
         "15m",
-        "Little space is left in {{ $labels.mountpoint }} of {pod}",
+        "{{ $labels.mountpoint }} of {pod} is nearly full",
         "{{ $value | humanizePercentage }} of the file system at {{ $labels.mountpoint }} of {pod} on "
         "{{ $labels.node }} is left.",
     ),
@@ -198,16 +197,16 @@ OF_PODS = (
     ),
     Alert(
         "KpodNodeFilesystemLow",
-        # Containers of a node share what is below their roots: one alert a node, not one a container.
+        # Containers of a node share the file system of their root directories: one alert per node, not per container.
         f"""
         min by (cluster, node) (
           kpod_fs_available_bytes{{mountpoint="/"}} / kpod_fs_capacity_bytes{{mountpoint="/"}}
         ) < {thresholds.NODE_SPACE_LOW:g}
         """,
         "15m",
-        "Little space is left on {{ $labels.node }} for containers",
-        "{{ $value | humanizePercentage }} of the file system that containers of {{ $labels.node }} have as their root "
-        "is left; at 10% a kubelet begins to evict pods.",
+        "The disk for containers on {{ $labels.node }} is nearly full",
+        "{{ $value | humanizePercentage }} is left of the file system of the containers' root directories on "
+        "{{ $labels.node }}. At 10% the kubelet begins to evict pods.",
     ),
     Alert(
         "KpodTcpRetransmits",
@@ -219,9 +218,9 @@ OF_PODS = (
             "kpod_net_tcp_retransmits_total",
         ),
         "10m",
-        "{pod} sends TCP segments again",
-        "{pod} on {{ $labels.node }} sends {{ $value | humanize }} TCP segments a second again, more than 2% of all "
-        "that it sends: packets are lost on the way, or nobody answers.",
+        "{pod} has many TCP retransmits",
+        f"{{pod}} on {{{{ $labels.node }}}} has {{{{ $value | humanize }}}} TCP retransmits a second, more than "
+        f"{thresholds.RETRANSMIT_SHARE:.0%} of its segments: the network loses packets, or a peer does not answer.",
     ),
     Alert(
         "KpodTcpRttRise",
@@ -234,9 +233,9 @@ OF_PODS = (
             "kpod_net_tcp_retransmits_total",
         ),
         "10m",
-        "Round trips of {pod} take longer than they did",
-        "The mean TCP round trip of {pod} on {{ $labels.node }} is {{ $value | humanizeDuration }}, more than twice "
-        "that of the six hours before.",
+        "The TCP round-trip time of {pod} has doubled",
+        "The mean TCP round-trip time of {pod} on {{ $labels.node }} is {{ $value | humanizeDuration }}, more than "
+        "twice that of the six hours before.",
     ),
     Alert(
         "KpodTcpConnectFailures",
@@ -249,8 +248,8 @@ OF_PODS = (
             "kpod_net_tcp_connect_failures_total",
         ),
         "10m",
-        "{pod} cannot connect",
-        "{{ $value | humanize }} TCP connects of {pod} on {{ $labels.node }} fail a second, more than one to ten that "
+        "TCP connects of {pod} fail",
+        "{{ $value | humanize }} TCP connects a second of {pod} on {{ $labels.node }} fail, more than one for ten that "
         "succeed: refused, timed out or unreachable.",
     ),
     Alert(
@@ -275,8 +274,8 @@ OF_PODS = (
         ),
         "10m",
         "{{ $labels.interface }} of {pod} loses packets",
-        "{{ $labels.interface }} of {pod} on {{ $labels.node }} drops, or has errors in, {{ $value | humanize }} "
-        "packets a second, more than 1% of all.",
+        "{{ $labels.interface }} of {pod} on {{ $labels.node }} loses {{ $value | humanize }} packets a second by "
+        "drops or errors, more than 1% of all.",
     ),
     Alert(
         "KpodSyscallErrors",
@@ -294,7 +293,7 @@ OF_PODS = (
     ),
     Alert(
         "KpodSyscallSlow",
-        # With the time that it takes in all: of few calls, the slowest is the 99th percentile.
+        # Together with the total time: of few calls, the slowest one is the 99th percentile.
         _while_there(
             f"""
             container_syscall:kpod_syscall_latency_seconds:p99_rate5m{{syscall!~"{WAITING}"}}
@@ -315,8 +314,8 @@ OF_PODS = (
         f"max by ({CONTAINER}) (kpod_container_restarts - min_over_time(kpod_container_restarts[30m]))"
         f" >= {thresholds.RESTARTS}",
         "0s",
-        "{pod} is started again and again",
-        '{pod} on {{ $labels.node }} was started again {{ $value | printf "%.0f" }} times within half an hour.',
+        "{pod} restarts repeatedly",
+        '{pod} on {{ $labels.node }} restarted {{ $value | printf "%.0f" }} times within half an hour.',
     ),
 )
 
@@ -340,7 +339,7 @@ OF_AGENT = (
     ),
     Alert(
         "KpodAgentDown",
-        # By what it served before or by its job's name: a rule file does not know how its user named the job.
+        # By its job's name, or by what it served before: the user may have named the job differently.
         """
         up{job=~".*kpod-metrics.*"} == 0
         or
@@ -348,25 +347,25 @@ OF_AGENT = (
         """,
         "5m",
         "The agent at {{ $labels.instance }} is down",
-        "Prometheus cannot scrape the kpod-metrics agent at {{ $labels.instance }}: nothing is known of that node's "
-        "pods.",
+        "Prometheus cannot scrape the kpod-metrics agent at {{ $labels.instance }}: metrics of that node's pods are "
+        "missing.",
         Severity.CRITICAL,
     ),
     Alert(
         "KpodAgentStuck",
         "time() - kpod_last_cycle_timestamp_seconds > 60 + 3 * kpod_poll_interval_seconds",
         "5m",
-        "The agent at {{ $labels.instance }} shows old numbers",
+        "The agent at {{ $labels.instance }} serves old values",
         "The agent at {{ $labels.instance }} answers, but its last cycle ended {{ $value | humanizeDuration }} ago.",
         Severity.CRITICAL,
     ),
     Alert(
         "KpodSlowCycles",
-        # Half of what collectors may take before they count as late: half of the interval, and five seconds at most.
+        # Half of the deadline of collectors, which is half of the interval, but at most five seconds.
         "kpod_collection_cycle_seconds > 0.25 * clamp_max(kpod_poll_interval_seconds, 10)",
         "15m",
         "Cycles of the agent at {{ $labels.instance }} are slow",
-        "A cycle of the agent at {{ $labels.instance }} takes {{ $value | humanizeDuration }}: collectors are about to "
+        "A cycle of the agent at {{ $labels.instance }} takes {{ $value | humanizeDuration }}: collectors will soon "
         "miss their deadline.",
     ),
     Alert(
@@ -374,14 +373,14 @@ OF_AGENT = (
         "kpod_collector_up == 0 unless max_over_time(kpod_collector_up[10m]) > 0",
         "10m",
         "Collector {{ $labels.collector }} is off at {{ $labels.instance }}",
-        "Collector {{ $labels.collector }} of the agent at {{ $labels.instance }} has not worked, or not in all of its "
-        "parts, for more than ten minutes: its metrics, or some, are missing or old.",
+        "Collector {{ $labels.collector }} of the agent at {{ $labels.instance }}, or a part of it, has not worked for "
+        "more than ten minutes: some of its metrics are missing or old.",
     ),
     Alert(
         "KpodCollectorErrors",
         "increase(kpod_collector_errors_total[30m]) > 5 and max_over_time(kpod_collector_up[10m]) > 0",
         "5m",
-        "Collector {{ $labels.collector }} fails now and then at {{ $labels.instance }}",
+        "Collector {{ $labels.collector }} sometimes fails at {{ $labels.instance }}",
         '{{ $value | printf "%.0f" }} reads of collector {{ $labels.collector }} at {{ $labels.instance }} failed or '
         "were late within half an hour.",
     ),
@@ -390,8 +389,8 @@ OF_AGENT = (
         "kpod_bpf_map_entries / kpod_bpf_map_capacity > 0.8",
         "10m",
         "Kernel map {{ $labels.map }} at {{ $labels.instance }} is nearly full",
-        "Kernel map {{ $labels.map }} at {{ $labels.instance }} is {{ $value | humanizePercentage }} full. When it is "
-        "full, entries are evicted and what they counted is lost.",
+        "Kernel map {{ $labels.map }} at {{ $labels.instance }} is {{ $value | humanizePercentage }} full. If it fills "
+        "up, the kernel evicts entries, and events are lost.",
     ),
     Alert(
         "KpodMapUpdatesFail",
@@ -407,7 +406,7 @@ OF_AGENT = (
         "5m",
         "Kernel map {{ $labels.map }} at {{ $labels.instance }} loses entries",
         'The kernel evicted {{ $value | printf "%.0f" }} entries of map {{ $labels.map }} at {{ $labels.instance }} '
-        "within ten minutes; what they counted after the last read is lost.",
+        "within ten minutes: events after the last read are lost.",
     ),
     Alert(
         "KpodProgramRunsMissed",
@@ -419,10 +418,10 @@ OF_AGENT = (
     ),
     Alert(
         "KpodUnresolvedEvents",
-        # One cause, such as a source that does not list a pod, is in every collector: one alert an agent.
+        # One cause, such as a source that does not list a pod, affects all collectors: one alert per agent.
         'sum without (reason, collector) (rate(kpod_unattributed_events_total{reason="unresolved"}[10m])) > 1',
         "15m",
-        "The agent at {{ $labels.instance }} does not know whose events it counts",
+        "The agent at {{ $labels.instance }} counts events of unknown pods",
         "{{ $value | humanize }} events a second at {{ $labels.instance }} are of pods whose names are not known.",
     ),
     Alert(
@@ -430,25 +429,25 @@ OF_AGENT = (
         "kpod_pod_source_connected == 0",
         "5m",
         "The agent at {{ $labels.instance }} has lost its source of pods",
-        "The source of pods of the agent at {{ $labels.instance }}, {{ $labels.source }}, does not answer: new pods "
-        "have no names, and what they do is held back.",
+        "The source of pods of the agent at {{ $labels.instance }}, {{ $labels.source }}, does not answer: the names "
+        "of new pods are not known, and their events are held back.",
     ),
     Alert(
         "KpodSeriesOverflow",
-        # One cause, such as too many pods, folds series of nearly every metric: one alert an agent.
+        # One cause, such as too many pods, affects nearly all metrics: one alert per agent.
         f"sum without (metric) ({_growth('kpod_series_overflow_total')}) > 0",
         "5m",
-        "The agent at {{ $labels.instance }} has more series than it may",
+        "The agent at {{ $labels.instance }} has reached its series limit",
         '{{ $value | printf "%.0f" }} updates at {{ $labels.instance }} went into overflow series within ten minutes: '
-        "pods are missing from metrics. The runbook has the query for the metrics that are cut most.",
+        "pods are missing from metrics. The runbook has a query for the affected metrics.",
     ),
     Alert(
         "KpodOtlpDropsPoints",
         _growing("kpod_otlp_dropped_points_total"),
         "5m",
-        "What the agent at {{ $labels.instance }} pushes does not arrive",
-        '{{ $value | printf "%.0f" }} data points of the agent at {{ $labels.instance }} were refused by the OTLP '
-        "receiver, or waited for it too long, within ten minutes.",
+        "The agent at {{ $labels.instance }} drops OTLP points",
+        '{{ $value | printf "%.0f" }} data points of the agent at {{ $labels.instance }} were dropped within ten '
+        "minutes: the OTLP receiver rejected them, or did not answer.",
     ),
 )
 

@@ -1,9 +1,10 @@
-"""Dashboards, made from the declarations: a panel's description is its metrics' HELP, its unit is that of their names.
+"""Dashboards, made from the declarations: the description of a panel is the HELP of its metrics, its unit their unit.
 
-A row of the pod's board is a question that collectors answer. It begins with panels that say more than one metric does,
-and goes on with one for each metric of theirs that no panel shows by then: a metric that is declared is on a board.
+A row of the pod's board is a question that collectors answer. A row begins with hand-made panels, and continues with
+one panel for each metric of its collectors that has none yet, so that every declared metric is on a board.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -29,14 +30,14 @@ PODS = {"cluster": "$cluster", "node": "$node", "namespace": "$namespace", "pod"
 NODE = {"cluster": "$cluster", "node": "$node"}
 AGENT = {"instance": "$instance"}
 
-LEAST = {
+MIN_DENOMINATOR = {
     "kpod_cpu_throttled_periods_total": thresholds.MIN_PERIODS,
     "kpod_net_tcp_retransmits_total": 1,
     "kpod_syscall_errors_total": thresholds.SYSCALLS,
     "kpod_mem_cgroup_usage_bytes": 0,
     "kpod_bpf_map_entries": 0,
 }
-"""Of what a share is of: of fewer a share says nothing, and the idlest have the largest. Sizes need no such bound."""
+"""Minimum of what a share is divided by. Below it, a share means nothing, and idle pods have the largest ones."""
 
 CONTAINER = ("namespace", "pod", "container")
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="$datasource")
@@ -46,7 +47,7 @@ Panel = Builder[model.Panel]
 
 @dataclass(frozen=True)
 class Query:
-    """One expression of a panel, and what its series are called."""
+    """One expression of a panel, and the legend of its series."""
 
     expr: str
     legend: str = ""
@@ -54,27 +55,27 @@ class Query:
 
 
 @dataclass(frozen=True)
-class View:
-    """What a board shows of: the matchers of its variables, and the labels that tell series apart."""
+class Selection:
+    """The series of a board: the matchers of its variables, and the labels that distinguish series."""
 
     matchers: dict[str, str]
     by: tuple[str, ...]
     top: int = 0
-    """How many series at most; 0: all."""
+    """Maximum number of series; 0: all."""
 
     def select(self, name: str, **more: str) -> str:
-        """Return the selector of a metric, with the labels that it has."""
+        """Return the selector of a metric with these labels."""
         own = ",".join(f'{label}=~"{value}"' for label, value in (self.matchers | more).items())
         return f"{name}{{{own}}}" if own else name
 
     def labels(self, metric: Metric) -> tuple[str, ...]:
-        """Return the labels that tell series of a metric apart here."""
+        """Return the labels that distinguish series of a metric."""
         own, _ = METRICS[metric.name]
         mine = tuple(label for label in self.by if label != "container" or own.scope is Scope.CONTAINER)
         return (*mine, *(label.name for label in own.labels))
 
-    def most(self, expr: str) -> str:
-        """Only the largest, where there would be too many."""
+    def largest(self, expr: str) -> str:
+        """Return the expression of the largest series, if their number is limited."""
         return f"topk({self.top}, {expr})" if self.top else expr
 
     def value(self, name: str, **more: str) -> str:
@@ -93,7 +94,7 @@ def _legend(labels: Sequence[str], word: str = "") -> str:
 
 
 def unit(metric: Metric) -> str:
-    """Return Grafana's unit of what is drawn: of a counter that is its growth a second."""
+    """Return Grafana's unit of a panel; for a counter, of its growth per second."""
     name, counts = metric.name, metric.kind is Kind.COUNTER
     if "bytes" in name:
         return "Bps" if counts else "bytes"
@@ -107,21 +108,56 @@ def unit(metric: Metric) -> str:
 
 
 _SPELLED = {
+    "mem cgroup": "memory",
+    "mem": "memory",
     "cpu": "CPU",
-    "tcp": "TCP",
-    "rtt": "RTT",
+    "net tcp": "TCP",
+    "net iface": "interface",
+    "rx": "received",
+    "tx": "sent",
+    "rtt": "round-trip time",
     "oom": "OOM",
     "gpu": "GPU",
     "bpf": "BPF",
+    "io": "I/O",
     "otlp": "OTLP",
-    "mem": "memory",
+    "http": "HTTP",
     "fs": "file system",
+    "fds": "file descriptors",
+    "config": "configuration",
 }
+"""Parts of metrics' names as people write them."""
+TITLES = {
+    "kpod_bpf_program_run_seconds_total": "CPU time of BPF programs",
+    "kpod_bpf_program_runs_total": "runs of BPF programs",
+    "kpod_collection_cycle_errors_total": "failed cycles",
+    "kpod_collector_skipped_processes_total": "skipped processes, by collector",
+    "kpod_collector_unread_cgroups_total": "unread cgroups, by collector",
+    "kpod_discovery_errors_total": "failed discoveries",
+    "kpod_discovery_forgotten_total": "evictions from caches of the discovery",
+    "kpod_discovery_skipped_cgroups": "skipped cgroups",
+    "kpod_filesystem_mounts_skipped_total": "skipped mounts",
+    "kpod_http_connections": "open HTTP connections",
+    "kpod_http_refused_total": "refused HTTP requests",
+    "kpod_otlp_queue_bytes": "size of the OTLP queue",
+    "kpod_otlp_sent_points_total": "OTLP points sent",
+    "kpod_pending_events": "events of pods not known yet",
+    "kpod_web_config_valid": "valid web configuration",
+    "process_open_fds": "open file descriptors of the agent",
+    "process_max_fds": "limit of open file descriptors of the agent",
+    "process_cpu_seconds_total": "CPU time of the agent",
+    "process_virtual_memory_bytes": "virtual memory of the agent",
+}
+"""Titles of metrics whose name does not make a good one."""
 
 
 def _word(name: str) -> str:
-    words = name.removeprefix("kpod_").removesuffix("_total").removesuffix("_seconds").split("_")
-    return " ".join(_SPELLED.get(word, word) for word in words)
+    """Return what people call a metric: the words of its name, without the unit, which the panel shows."""
+    if name in TITLES:
+        return TITLES[name]
+    words = re.sub(r"_total$|_seconds(_total)?$|_bytes$", "", name.removeprefix("kpod_")).replace("_", " ")
+    parts = sorted(_SPELLED, key=len, reverse=True)
+    return re.sub(rf"\b({'|'.join(parts)})\b", lambda match: _SPELLED[match[1]], words)
 
 
 def _help(names: Iterable[str]) -> str:
@@ -160,37 +196,37 @@ def _series(title: str, names: Sequence[str], queries: Sequence[Query], of_unit:
     return panel
 
 
-def lines(view: View, title: str, *names: str, width: int = 8) -> Panel:
-    """Several metrics of one unit; their names are in the legend where there is more than one."""
+def lines(selection: Selection, title: str, *names: str, width: int = 8) -> Panel:
+    """Several metrics of one unit; if there is more than one, the legend has their names."""
     queries = [
         Query(
-            view.most(view.value(name)),
-            _legend(view.labels(METRICS[name][1]), _word(name) if len(names) > 1 else ""),
+            selection.largest(selection.value(name)),
+            _legend(selection.labels(METRICS[name][1]), _word(name) if len(names) > 1 else ""),
         )
         for name in names
     ]
     return _series(title, names, queries, unit(METRICS[names[0]][1]), width)
 
 
-def share(view: View, title: str, of: str, to: Sequence[str], width: int = 8) -> Panel:
-    """One metric, divided by others."""
-    labels = view.labels(METRICS[of][1])
-    whole = " + ".join(view.value(name) for name in to)
-    expr = view.most(f"{view.value(of)} / (({whole}) > {LEAST[of]:g})")
+def share(selection: Selection, title: str, of: str, to: Sequence[str], width: int = 8) -> Panel:
+    """One metric, divided by the sum of others."""
+    labels = selection.labels(METRICS[of][1])
+    whole = " + ".join(selection.value(name) for name in to)
+    expr = selection.largest(f"{selection.value(of)} / (({whole}) > {MIN_DENOMINATOR[of]:g})")
     return _series(title, (of, *to), [Query(expr, _legend(labels))], "percentunit", width)
 
 
-def tasks_waiting(view: View, title: str, width: int = 8) -> Panel:
-    """Tasks that wait for a CPU, on average. A share of the time that tasks run would rank idle pods first."""
+def tasks_waiting(selection: Selection, title: str, width: int = 8) -> Panel:
+    """The average number of tasks in the run queue. Its share of the busy time would rank idle pods first."""
     name = "kpod_cpu_runqueue_latency_seconds"
-    wait = promql.sum_rate(name, selector=view.select(""), window=WINDOW, by=", ".join(view.by))
-    return _series(title, (name,), [Query(view.most(f"({wait})"), _legend(view.by))], "none", width)
+    wait = promql.sum_rate(name, selector=selection.select(""), window=WINDOW, by=", ".join(selection.by))
+    return _series(title, (name,), [Query(selection.largest(f"({wait})"), _legend(selection.by))], "none", width)
 
 
-def heat(view: View, title: str, name: str, width: int = 8) -> Panel:
-    """A histogram over time, of whichever kind the scraper keeps: one of the two queries has an answer."""
-    native = f"sum(increase({view.select(name)}[{WINDOW}]))"
-    classic = f"sum by (le) (increase({view.select(f'{name}_bucket')}[{WINDOW}])) unless on () {native}"
+def heat(selection: Selection, title: str, name: str, width: int = 8) -> Panel:
+    """A histogram over time. Prometheus stores it as native or classic, so one of the two queries has a result."""
+    native = f"sum(increase({selection.select(name)}[{WINDOW}]))"
+    classic = f"sum by (le) (increase({selection.select(f'{name}_bucket')}[{WINDOW}])) unless on () {native}"
     panel = (
         heatmap.Panel()
         .title(title)
@@ -208,37 +244,39 @@ def heat(view: View, title: str, name: str, width: int = 8) -> Panel:
     return panel
 
 
-def quantiles(view: View, title: str, name: str, of: Sequence[float] = (0.5, 0.99), width: int = 8) -> Panel:
-    """Quantiles of a histogram, each series' own."""
-    labels = view.labels(METRICS[name][1])
+def quantiles(selection: Selection, title: str, name: str, of: Sequence[float] = (0.5, 0.99), width: int = 8) -> Panel:
+    """Quantiles of a histogram, for each series."""
+    labels = selection.labels(METRICS[name][1])
     queries = []
     for one in of:
-        expr = promql.quantile(one, name, selector=view.select(""), window=WINDOW, by=", ".join(labels))
-        queries.append(Query(view.most(f"({expr})") if view.top else expr, _legend(labels, f"p{one * 100:g}")))
+        expr = promql.quantile(one, name, selector=selection.select(""), window=WINDOW, by=", ".join(labels))
+        queries.append(
+            Query(selection.largest(f"({expr})") if selection.top else expr, _legend(labels, f"p{one * 100:g}"))
+        )
     return _series(title, [name], queries, "s", width)
 
 
-def events(view: View, title: str, *names: str, width: int = 8) -> Panel:
-    """Rare events, counted over the window: a rate of them is a number that says nothing."""
+def events(selection: Selection, title: str, *names: str, width: int = 8) -> Panel:
+    """Rare events, counted over the window, as a rate of them would be close to 0."""
     queries = []
     for name in names:
-        labels = view.labels(METRICS[name][1])
-        expr = f"sum by ({', '.join(labels)}) (increase({view.select(name)}[{WINDOW}]))"
-        queries.append(Query(view.most(expr), _legend(labels, _word(name) if len(names) > 1 else "")))
+        labels = selection.labels(METRICS[name][1])
+        expr = f"sum by ({', '.join(labels)}) (increase({selection.select(name)}[{WINDOW}]))"
+        queries.append(Query(selection.largest(expr), _legend(labels, _word(name) if len(names) > 1 else "")))
     return _series(title, names, queries, "none", width)
 
 
-def age(view: View, title: str, name: str, width: int = 8) -> Panel:
-    """How long ago a time was."""
-    labels = view.labels(METRICS[name][1])
-    query = Query(f"time() - min by ({', '.join(labels)}) ({view.select(name)})", _legend(labels))
+def age(selection: Selection, title: str, name: str, width: int = 8) -> Panel:
+    """The time since a timestamp."""
+    labels = selection.labels(METRICS[name][1])
+    query = Query(f"time() - min by ({', '.join(labels)}) ({selection.select(name)})", _legend(labels))
     return _series(title, [name], [query], "s", width)
 
 
-def number(view: View, title: str, name: str, how: str = "sum({})", width: int = 4) -> Panel:
-    """One number, the newest."""
+def single(selection: Selection, title: str, name: str, how: str = "sum({})", width: int = 4) -> Panel:
+    """One number, the last one."""
     _, metric = METRICS[name]
-    query = Query(how.format(view.select(name)))
+    query = Query(how.format(selection.select(name)))
     return (
         stat.Panel()
         .title(title)
@@ -252,10 +290,10 @@ def number(view: View, title: str, name: str, how: str = "sum({})", width: int =
     )
 
 
-def listing(view: View, title: str, name: str, width: int = 24) -> Panel:
-    """The labels of an information metric, as a table."""
-    labels = view.labels(METRICS[name][1])
-    target = prometheus.Dataquery().expr(f"sum by ({', '.join(labels)}) ({view.select(name)})")
+def listing(selection: Selection, title: str, name: str, width: int = 24) -> Panel:
+    """The labels of an info metric, as a table."""
+    labels = selection.labels(METRICS[name][1])
+    target = prometheus.Dataquery().expr(f"sum by ({', '.join(labels)}) ({selection.select(name)})")
     return (
         table.Panel()
         .title(title)
@@ -267,12 +305,12 @@ def listing(view: View, title: str, name: str, width: int = 24) -> Panel:
     )
 
 
-def left(view: View, title: str, width: int = 8) -> Panel:
-    """File systems by how little is left of them."""
+def left(selection: Selection, title: str, width: int = 8) -> Panel:
+    """File systems with the least space left."""
     available, capacity = "kpod_fs_available_bytes", "kpod_fs_capacity_bytes"
-    labels = ", ".join((*view.by, "mountpoint"))
-    expr = f"bottomk(15, min by ({labels}) ({view.select(available)} / {view.select(capacity)}))"
-    target = _target(Query(expr, _legend((*view.by, "mountpoint"))), 0).instant()
+    labels = ", ".join((*selection.by, "mountpoint"))
+    expr = f"bottomk(15, min by ({labels}) ({selection.select(available)} / {selection.select(capacity)}))"
+    target = _target(Query(expr, _legend((*selection.by, "mountpoint"))), 0).instant()
     return (
         bargauge.Panel()
         .title(title)
@@ -288,17 +326,17 @@ def left(view: View, title: str, width: int = 8) -> Panel:
     )
 
 
-def plain(view: View, name: str) -> Panel:
-    """A metric by itself."""
+def plain(selection: Selection, name: str) -> Panel:
+    """One metric, with a title from its name."""
     _, metric = METRICS[name]
     word = _word(name)
     title = word[0].upper() + word[1:]
-    return heat(view, title, name) if metric.kind is Kind.HISTOGRAM else lines(view, title, name)
+    return heat(selection, title, name) if metric.kind is Kind.HISTOGRAM else lines(selection, title, name)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of panels; those of its collectors' other metrics come after these."""
+    """A row of panels, followed by those of its collectors' other metrics."""
 
     title: str
     panels: tuple[Panel, ...] = ()
@@ -306,7 +344,7 @@ class Row:
 
 
 def asked(question: Question, *panels: Panel) -> Row:
-    """The row of a question, with all metrics of the collectors that answer it."""
+    """Return the row of a question, with all metrics of the collectors that answer it."""
     return Row(question.value, panels, tuple(name for name, kind in registered().items() if kind.question is question))
 
 
@@ -317,7 +355,7 @@ class Board:
     uid: str
     title: str
     description: str
-    view: View
+    selection: Selection
     rows: tuple[Row, ...]
     variables: tuple[str, ...]
 
@@ -328,7 +366,7 @@ _VALUES = {
     "namespace": ("kpod_cpu_context_switches_total", NODE),
     "pod": ("kpod_cpu_context_switches_total", NODE | {"namespace": "$namespace"}),
     "syscall": ("kpod_syscall_count_total", PODS),
-    # The agent's own metrics do not say their cluster, its pods' do.
+    # The agent's own metrics have no label cluster, those of its pods have.
     "instance": ("kpod_cpu_context_switches_total", NODE),
 }
 
@@ -339,12 +377,12 @@ def _variable(name: str) -> Builder[model.VariableModel]:
         dashboard.QueryVariable(name)
         .label(name.capitalize())
         .datasource(SOURCE)
-        .query(f"label_values({View(matchers, ()).select(of)}, {name})")
+        .query(f"label_values({Selection(matchers, ()).select(of)}, {name})")
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(model.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
         .include_all(True)
-        # Also series without the label.
+        # It also matches series without the label.
         .all_value(".*")
         .current(model.VariableOption(selected=True, text="All", value="$__all"))
     )
@@ -389,7 +427,7 @@ def build(board: Board) -> model.Dashboard:
     for row in board.rows:
         made = made.with_row(dashboard.Row(row.title))
         others = [
-            plain(board.view, metric.name)
+            plain(board.selection, metric.name)
             for collector, _, metric in declared()
             if collector in row.collectors and metric.name not in there
         ]
@@ -402,7 +440,7 @@ def build(board: Board) -> model.Dashboard:
 
 
 class _Built(Builder[model.Panel]):
-    """A panel that is built already."""
+    """A panel that is already built."""
 
     def __init__(self, panel: model.Panel) -> None:
         self._panel = panel
@@ -411,12 +449,12 @@ class _Built(Builder[model.Panel]):
         return self._panel
 
 
-_OF_NODE = View(NODE | {"namespace": "$namespace"}, ("namespace", "pod"), top=10)
-_OF_POD = View(PODS, CONTAINER)
-_OF_SYSCALLS = View(PODS | {"syscall": "$syscall"}, CONTAINER)
-_BY_SYSCALL = View(PODS | {"syscall": "$syscall"}, ())
-_OF_NETWORK = View(PODS, ("namespace", "pod"), top=20)
-_OF_AGENT = View(AGENT, ("instance",))
+_OF_NODE = Selection(NODE | {"namespace": "$namespace"}, ("namespace", "pod"), top=10)
+_OF_POD = Selection(PODS, CONTAINER)
+_OF_SYSCALLS = Selection(PODS | {"syscall": "$syscall"}, CONTAINER)
+_BY_SYSCALL = Selection(PODS | {"syscall": "$syscall"}, ())
+_OF_NETWORK = Selection(PODS, ("namespace", "pod"), top=20)
+_OF_AGENT = Selection(AGENT, ("instance",))
 
 _RUNQUEUE, _RTT = "kpod_cpu_runqueue_latency_seconds", "kpod_net_tcp_rtt_seconds"
 _AGAIN, _SEGMENTS = "kpod_net_tcp_retransmits_total", "kpod_net_tcp_segments_sent_total"
@@ -424,26 +462,26 @@ _THROTTLED, _PERIODS = "kpod_cpu_throttled_periods_total", "kpod_cpu_periods_tot
 _CALLS, _FAILED, _TOOK = "kpod_syscall_count_total", "kpod_syscall_errors_total", "kpod_syscall_latency_seconds"
 
 
-def _waits(view: View) -> tuple[Panel, ...]:
-    """What a pod may be waiting for, side by side."""
+def _waits(selection: Selection) -> tuple[Panel, ...]:
+    """What a pod can wait for, side by side."""
     return (
-        tasks_waiting(view, "Tasks waiting for a CPU"),
-        share(view, "Throttled, of all periods", _THROTTLED, [_PERIODS]),
-        lines(view, "Waiting for memory", "kpod_pressure_memory_waiting_seconds_total"),
-        lines(view, "Waiting for I/O", "kpod_pressure_io_waiting_seconds_total"),
-        lines(view, "TCP segments sent again", "kpod_net_tcp_retransmits_total"),
-        lines(view, "Major page faults", "kpod_mem_major_page_faults_total"),
+        tasks_waiting(selection, "Tasks in the run queue"),
+        share(selection, "Throttled share of CPU periods", _THROTTLED, [_PERIODS]),
+        lines(selection, "Memory pressure", "kpod_pressure_memory_waiting_seconds_total"),
+        lines(selection, "I/O pressure", "kpod_pressure_io_waiting_seconds_total"),
+        lines(selection, "TCP retransmits", "kpod_net_tcp_retransmits_total"),
+        lines(selection, "Major page faults", "kpod_mem_major_page_faults_total"),
     )
 
 
-def _interfaces(view: View) -> tuple[Panel, ...]:
+def _interfaces(selection: Selection) -> tuple[Panel, ...]:
     return (
         *(
-            lines(view, f"Interfaces: {what}", *(f"kpod_net_iface_{way}_{what}_total" for way in ("rx", "tx")))
+            lines(selection, f"Interfaces: {what}", *(f"kpod_net_iface_{way}_{what}_total" for way in ("rx", "tx")))
             for what in ("bytes", "packets")
         ),
         events(
-            view,
+            selection,
             "Interfaces: errors and drops",
             *(f"kpod_net_iface_{way}_{what}_total" for what in ("errors", "drops") for way in ("rx", "tx")),
         ),
@@ -461,9 +499,9 @@ BOARDS = (
             Row(
                 "CPU",
                 (
-                    heat(_OF_NODE, "Waits for a CPU", _RUNQUEUE),
-                    quantiles(_OF_NODE, "Waits for a CPU, p99", _RUNQUEUE, of=(0.99,)),
-                    lines(_OF_NODE, "CPUs used", "kpod_cpu_usage_seconds_total"),
+                    heat(_OF_NODE, "Run-queue latency", _RUNQUEUE),
+                    quantiles(_OF_NODE, "Run-queue latency, p99", _RUNQUEUE, of=(0.99,)),
+                    lines(_OF_NODE, "CPU usage", "kpod_cpu_usage_seconds_total"),
                 ),
             ),
             Row(
@@ -471,7 +509,10 @@ BOARDS = (
                 (
                     lines(_OF_NODE, "Memory", "kpod_mem_cgroup_usage_bytes"),
                     share(
-                        _OF_NODE, "Memory, of the limit", "kpod_mem_cgroup_usage_bytes", ["kpod_mem_cgroup_limit_bytes"]
+                        _OF_NODE,
+                        "Memory, share of the limit",
+                        "kpod_mem_cgroup_usage_bytes",
+                        ["kpod_mem_cgroup_limit_bytes"],
                     ),
                     events(_OF_NODE, "OOM kills", "kpod_mem_oom_kills_total"),
                 ),
@@ -479,8 +520,8 @@ BOARDS = (
             Row(
                 "Disk and file systems",
                 (
-                    lines(_OF_NODE, "Read", "kpod_disk_read_bytes_total"),
-                    lines(_OF_NODE, "Written", "kpod_disk_written_bytes_total"),
+                    lines(_OF_NODE, "Disk reads", "kpod_disk_read_bytes_total"),
+                    lines(_OF_NODE, "Disk writes", "kpod_disk_written_bytes_total"),
                     left(_OF_NODE, "Space left"),
                 ),
             ),
@@ -503,25 +544,25 @@ BOARDS = (
     Board(
         "kpod-metrics-pod",
         "kpod-metrics / Pod: why is it slow?",
-        "One pod, question by question. Choose it above.",
+        "One pod, question by question. Select the pod above.",
         _OF_POD,
         (
-            Row("In short", _waits(_OF_POD)),
+            Row("Overview", _waits(_OF_POD)),
             Row(
-                "Who is it?",
+                "Which pod is it?",
                 (
-                    listing(_OF_POD, "Owner and class", "kpod_pod_info", 16),
+                    listing(_OF_POD, "Owner and QoS class", "kpod_pod_info", 16),
                     lines(_OF_POD, "Restarts", "kpod_container_restarts"),
                 ),
                 ("pods",),
             ),
             asked(
                 Question.CPU,
-                heat(_OF_POD, "Waits for a CPU, throttled time included", _RUNQUEUE),
-                quantiles(_OF_POD, "Waits for a CPU, throttled time included", _RUNQUEUE),
+                heat(_OF_POD, "Run-queue latency, throttled time included", _RUNQUEUE),
+                quantiles(_OF_POD, "Run-queue latency, throttled time included", _RUNQUEUE),
                 lines(
                     _OF_POD,
-                    "Time with every or some task waiting for a CPU",
+                    "CPU pressure",
                     "kpod_pressure_cpu_waiting_seconds_total",
                     "kpod_pressure_cpu_stalled_seconds_total",
                 ),
@@ -538,7 +579,7 @@ BOARDS = (
                 ),
                 lines(
                     _OF_POD,
-                    "Time with every or some task waiting for memory",
+                    "Memory pressure",
                     "kpod_pressure_memory_waiting_seconds_total",
                     "kpod_pressure_memory_stalled_seconds_total",
                 ),
@@ -549,7 +590,7 @@ BOARDS = (
                 Question.DISK,
                 lines(
                     _OF_POD,
-                    "Time with every or some task waiting for I/O",
+                    "I/O pressure",
                     "kpod_pressure_io_waiting_seconds_total",
                     "kpod_pressure_io_stalled_seconds_total",
                 ),
@@ -562,20 +603,20 @@ BOARDS = (
                 heat(_OF_POD, "TCP round trips", _RTT),
                 quantiles(_OF_POD, "TCP round trips", _RTT),
                 lines(_OF_POD, "TCP bytes", "kpod_net_tcp_bytes_sent_total", "kpod_net_tcp_bytes_received_total"),
-                share(_OF_POD, "TCP segments sent again, of all", _AGAIN, [_SEGMENTS]),
+                share(_OF_POD, "TCP retransmits, share of segments", _AGAIN, [_SEGMENTS]),
                 events(_OF_POD, "Failed connects", "kpod_net_tcp_connect_failures_total"),
                 *_interfaces(_OF_POD),
             ),
             asked(
                 Question.GPU,
-                lines(_OF_POD, "GPU, its busiest kind of engine", "kpod_gpu_utilization_ratio"),
-                lines(_OF_POD, "Memory of the GPU", "kpod_gpu_memory_used_bytes"),
+                lines(_OF_POD, "GPU utilization, busiest engine", "kpod_gpu_utilization_ratio"),
+                lines(_OF_POD, "GPU memory", "kpod_gpu_memory_used_bytes"),
             ),
             asked(
                 Question.SYSCALLS,
-                heat(_OF_POD, "Calls by how long they took", _TOOK),
-                quantiles(_OF_POD, "Calls, p99", _TOOK, of=(0.99,)),
-                share(_OF_POD, "Failing calls, of all", _FAILED, [_CALLS]),
+                heat(_OF_POD, "Syscall latency", _TOOK),
+                quantiles(_OF_POD, "Syscall latency, p99", _TOOK, of=(0.99,)),
+                share(_OF_POD, "Failed calls, share of all", _FAILED, [_CALLS]),
             ),
         ),
         ("cluster", "node", "namespace", "pod"),
@@ -592,7 +633,7 @@ BOARDS = (
                     heat(_OF_NETWORK, "Round trips", _RTT),
                     quantiles(_OF_NETWORK, "Round trips, p50", _RTT, of=(0.5,)),
                     quantiles(_OF_NETWORK, "Round trips, p99", _RTT, of=(0.99,)),
-                    share(_OF_NETWORK, "Segments sent again, of all", _AGAIN, [_SEGMENTS]),
+                    share(_OF_NETWORK, "Retransmits, share of segments", _AGAIN, [_SEGMENTS]),
                     events(_OF_NETWORK, "Failed connects", "kpod_net_tcp_connect_failures_total"),
                 ),
                 ("net_tcp",),
@@ -604,25 +645,25 @@ BOARDS = (
     Board(
         "kpod-metrics-syscalls",
         "kpod-metrics / Syscalls",
-        "Tracked system calls of pods; with the comprehensive profile.",
+        "Tracked syscalls of pods, in profile comprehensive.",
         _OF_SYSCALLS,
         (
             Row(
                 "By call",
                 (
-                    heat(_BY_SYSCALL, "How long calls took", _TOOK),
-                    quantiles(_BY_SYSCALL, "How long calls took", _TOOK),
+                    heat(_BY_SYSCALL, "Latency", _TOOK),
+                    quantiles(_BY_SYSCALL, "Latency", _TOOK),
                     lines(_BY_SYSCALL, "Calls", _CALLS),
-                    share(_BY_SYSCALL, "Failing, of all", _FAILED, [_CALLS]),
+                    share(_BY_SYSCALL, "Failed calls, share of all", _FAILED, [_CALLS]),
                 ),
             ),
             Row(
                 "By container",
                 (
-                    quantiles(_OF_SYSCALLS, "How long calls took, p99", _TOOK, of=(0.99,)),
-                    share(_OF_SYSCALLS, "Failing, of all", _FAILED, [_CALLS]),
+                    quantiles(_OF_SYSCALLS, "Latency, p99", _TOOK, of=(0.99,)),
+                    share(_OF_SYSCALLS, "Failed calls, share of all", _FAILED, [_CALLS]),
                     lines(_OF_SYSCALLS, "Calls", _CALLS),
-                    lines(_OF_SYSCALLS, "Failing calls", _FAILED),
+                    lines(_OF_SYSCALLS, "Failed calls", _FAILED),
                 ),
                 ("syscall",),
             ),
@@ -632,39 +673,39 @@ BOARDS = (
     Board(
         "kpod-metrics-agent",
         "kpod-metrics / Agent health",
-        "What the agents collect, what they lost, what they cost.",
+        "What the agents collect, lose and cost.",
         _OF_AGENT,
         (
             Row(
-                "In short",
+                "Overview",
                 (
-                    number(_OF_AGENT, "Collectors off", "kpod_collector_up", "sum(1 - {})"),
-                    number(_OF_AGENT, "Pods", "kpod_discovered_pods"),
-                    number(_OF_AGENT, "Slowest cycle", "kpod_collection_cycle_seconds", "max({})"),
-                    number(_OF_AGENT, "Largest memory", "process_resident_memory_bytes", "max({})"),
-                    number(_OF_AGENT, "Sources of pods that answer", "kpod_pod_source_connected"),
+                    single(_OF_AGENT, "Collectors off", "kpod_collector_up", "sum(1 - {})"),
+                    single(_OF_AGENT, "Pods", "kpod_discovered_pods"),
+                    single(_OF_AGENT, "Slowest cycle", "kpod_collection_cycle_seconds", "max({})"),
+                    single(_OF_AGENT, "Largest agent", "process_resident_memory_bytes", "max({})"),
+                    single(_OF_AGENT, "Connected sources of pods", "kpod_pod_source_connected"),
                     listing(_OF_AGENT, "Versions", "kpod_build_info", 4),
                 ),
             ),
             Row(
-                "What is lost",
+                "Losses",
                 (
                     events(_OF_AGENT, "Failed updates of kernel maps", "kpod_bpf_map_update_errors_total"),
                     events(_OF_AGENT, "Evictions from kernel maps", "kpod_bpf_map_evictions_total"),
-                    events(_OF_AGENT, "Runs of kernel programs missed", "kpod_bpf_program_missed_runs_total"),
-                    events(_OF_AGENT, "Updates over the bound of series", "kpod_series_overflow_total"),
-                    events(_OF_AGENT, "Reads that failed or were late", "kpod_collector_errors_total"),
-                    share(_OF_AGENT, "Kernel maps filled", "kpod_bpf_map_entries", ["kpod_bpf_map_capacity"]),
-                    lines(_OF_AGENT, "Events that are no pod's", "kpod_unattributed_events_total"),
-                    events(_OF_AGENT, "Points that the OTLP receiver did not take", "kpod_otlp_dropped_points_total"),
-                    events(_OF_AGENT, "Pods listed anew", "kpod_pod_source_relists_total"),
+                    events(_OF_AGENT, "Missed runs of kernel programs", "kpod_bpf_program_missed_runs_total"),
+                    events(_OF_AGENT, "Updates above the series limit", "kpod_series_overflow_total"),
+                    events(_OF_AGENT, "Failed and late reads", "kpod_collector_errors_total"),
+                    share(_OF_AGENT, "Fill level of kernel maps", "kpod_bpf_map_entries", ["kpod_bpf_map_capacity"]),
+                    lines(_OF_AGENT, "Events without a pod", "kpod_unattributed_events_total"),
+                    events(_OF_AGENT, "Dropped OTLP points", "kpod_otlp_dropped_points_total"),
+                    events(_OF_AGENT, "Relists of pods", "kpod_pod_source_relists_total"),
                 ),
             ),
             Row(
-                "Everything",
+                "All other metrics",
                 (
-                    age(_OF_AGENT, "Since the last cycle", "kpod_last_cycle_timestamp_seconds"),
-                    age(_OF_AGENT, "Since the agent's start", "process_start_time_seconds"),
+                    age(_OF_AGENT, "Time since the last cycle", "kpod_last_cycle_timestamp_seconds"),
+                    age(_OF_AGENT, "Uptime of the agent", "process_start_time_seconds"),
                 ),
                 ("agent",),
             ),
@@ -675,5 +716,5 @@ BOARDS = (
 
 
 def as_json(board: Board) -> str:
-    """Return a board as the file that Grafana takes."""
+    """Return the file of a board for Grafana."""
     return JSONEncoder(indent=2, sort_keys=True, ensure_ascii=False).encode(build(board)) + "\n"

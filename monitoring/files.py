@@ -1,4 +1,4 @@
-"""The files that are written from what is declared here: rules and dashboards, in the tree and in the chart."""
+"""The generated files: rules and dashboards, in the tree and in the chart."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import yaml
 from monitoring import ROOT, alerts, boards, recording
 
 CHART = ROOT.parent / "helm" / "kpod-metrics" / "files"
-"""Where the chart takes them from; a copy, for a chart holds all of its files."""
+"""Copies for the chart, which must contain all of its files."""
 
 HEADING = "# Written by `make generate` from monitoring/{}: change it there.\n"
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML as one would write it: a text of several lines as a block."""
+    """YAML for people: a text of several lines is a block."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -29,7 +29,7 @@ def _rules(source: str, groups: list[dict[str, object]]) -> str:
 
 
 def rules(runbook: str = alerts.RUNBOOK) -> dict[str, str]:
-    """Rule files by name; alerts link to sections of the page `runbook`."""
+    """Return the rule files by name; alerts link to sections of the page `runbook`."""
     recorded = [{"record": rule.record, "expr": rule.expr} for rule in recording.RULES]
     return {
         "recording.yaml": _rules("recording.py", [{"name": "kpod-metrics.recording", "rules": recorded}]),
@@ -44,7 +44,7 @@ def rules(runbook: str = alerts.RUNBOOK) -> dict[str, str]:
 
 
 def every(chart: Path = CHART, runbook: str = alerts.RUNBOOK) -> dict[Path, str]:
-    """All files with their content. The chart's are among them where the chart is."""
+    """Return all files with their content, those of the chart too if the chart is there."""
     made = {Path("rules", name): content for name, content in rules(runbook).items()}
     made |= {Path("dashboards", f"{board.uid}.json"): boards.as_json(board) for board in boards.BOARDS}
     found = {ROOT / path: content for path, content in made.items()}
@@ -54,7 +54,7 @@ def every(chart: Path = CHART, runbook: str = alerts.RUNBOOK) -> dict[Path, str]
 
 
 def stale(wanted: dict[Path, str]) -> list[Path]:
-    """Files that are not what they should be, or should not be there."""
+    """Return the files with other content, and those that should not exist."""
     folders = {path.parent for path in wanted}
     there = {path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()}
     differ = {path for path, content in wanted.items() if path not in there or path.read_text() != content}

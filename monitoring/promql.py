@@ -1,18 +1,18 @@
-"""What the expressions of rules and panels have in common."""
+"""The common parts of the expressions of rules and panels."""
 
 import re
 
 CONTAINER = "cluster, namespace, pod, container, node"
-"""Who a container is. A scrape's own labels (job, instance) are not in it: an agent that moves is no other pod."""
+"""Labels that identify a container, without those of the scrape (job, instance), which change with the agent."""
 
 
 def rate(counter: str, *labels: str, window: str = "5m") -> str:
-    """Growth of a counter a second, by container and these labels of its own."""
+    """Return the growth per second of a counter, by container and these labels."""
     return f"sum by ({', '.join((CONTAINER, *labels))}) (rate({counter}[{window}]))"
 
 
 def _histogram(part: str, name: str, selector: str, by: str, window: str) -> str:
-    """What a histogram's sum or count grows by a second, from whichever kind the scraper keeps."""
+    """Return the growth per second of a histogram's sum or count, stored as native or classic."""
     return (
         f"sum by ({by}) (histogram_{part}(rate({name}{selector}[{window}])))\n"
         f"or\n"
@@ -21,17 +21,17 @@ def _histogram(part: str, name: str, selector: str, by: str, window: str) -> str
 
 
 def sum_rate(name: str, *labels: str, selector: str = "", window: str = "5m", by: str = CONTAINER) -> str:
-    """Growth of a histogram's sum."""
+    """Return the growth per second of a histogram's sum."""
     return _histogram("sum", name, selector, ", ".join((by, *labels)), window)
 
 
 def count_rate(name: str, *labels: str, selector: str = "", window: str = "5m", by: str = CONTAINER) -> str:
-    """Growth of a histogram's count."""
+    """Return the growth per second of a histogram's count."""
     return _histogram("count", name, selector, ", ".join((by, *labels)), window)
 
 
 def quantile(of: float, name: str, *labels: str, selector: str = "", window: str = "5m", by: str = CONTAINER) -> str:
-    """Quantile of what a histogram observed within the window."""
+    """Return a quantile of a histogram's observations within the window."""
     kept = ", ".join((by, *labels))
     return (
         f"histogram_quantile({of}, sum by ({kept}) (rate({name}{selector}[{window}])))\n"
@@ -49,7 +49,7 @@ _DURATION = re.compile(r"\[[^\]]*\]|\boffset\s+\w+")
 
 
 def names(expression: str) -> tuple[set[str], set[str]]:
-    """Return the metric names and the label names that an expression mentions."""
+    """Return the names of metrics and labels in an expression."""
     labels: set[str] = set()
 
     def grouping(match: "re.Match[str]") -> str:
@@ -60,7 +60,7 @@ def names(expression: str) -> tuple[set[str], set[str]]:
         labels.update(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", match[1]))
         return " "
 
-    # What is before a parenthesis is a function, or an aggregation: its grouping is gone by then.
+    # A word before a parenthesis is a function or an aggregation, whose grouping is removed by now.
     text = _STRING.sub('""', expression)
     text = _DURATION.sub(" ", text)
     text = _MATCHERS.sub(matchers, text)

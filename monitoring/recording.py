@@ -1,4 +1,4 @@
-"""Recording rules: what several alerts read, or what is slow to compute from many series."""
+"""Recording rules: expressions that several alerts use, or that are slow to compute from many series."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ class Rule:
     expr: str
 
 
-def _ratio(of: str, to: str, least: float = 0) -> str:
-    """Divide two vectors; nothing where there is no more than `least` to divide by."""
-    return f"{of}\n/\n({to} > {least:g})"
+def _ratio(of: str, to: str, above: float = 0) -> str:
+    """Divide two vectors; without a result if the denominator is not above a bound."""
+    return f"{of}\n/\n({to} > {above:g})"
 
 
 _RTT, _SYSCALL = "kpod_net_tcp_rtt_seconds", "kpod_syscall_latency_seconds"
 
 RULES = (
     Rule("container:kpod_cpu_usage_seconds:rate5m", rate("kpod_cpu_usage_seconds_total")),
-    # Tasks that wait for a CPU on average, throttled ones among them.
+    # The average number of tasks in the run queue, throttled ones included.
     Rule("container:kpod_cpu_runqueue_wait_seconds:rate5m", sum_rate("kpod_cpu_runqueue_latency_seconds")),
-    # Of the time in which tasks had something to run, the part in which they did not.
+    # The share of the time in which tasks could run, but waited.
     Rule(
         "container:kpod_cpu_runqueue_wait:ratio_rate5m",
         _ratio(
@@ -35,12 +35,12 @@ RULES = (
         ),
     ),
     Rule("container:kpod_cpu_runqueue_latency_seconds:p99_rate5m", quantile(0.99, "kpod_cpu_runqueue_latency_seconds")),
-    # Of the periods in which there was something to run, those in which the limit was used up.
+    # The share of throttled periods, of those in which tasks could run.
     Rule(
         "container:kpod_cpu_throttled_periods:ratio_rate5m",
         _ratio(rate("kpod_cpu_throttled_periods_total"), rate("kpod_cpu_periods_total")),
     ),
-    # Memory that cannot be given back by dropping page cache, tmpfs aside: what the OOM killer comes for.
+    # Memory without page cache: if it reaches the limit, the OOM killer acts. (tmpfs is in the page cache.)
     Rule(
         "container:kpod_mem_cgroup_unreclaimable_bytes:sum",
         f"sum by ({CONTAINER}) (kpod_mem_cgroup_usage_bytes)\n-\nsum by ({CONTAINER}) (kpod_mem_cgroup_cache_bytes)",
@@ -54,7 +54,7 @@ RULES = (
     ),
     Rule("container:kpod_mem_major_page_faults:rate5m", rate("kpod_mem_major_page_faults_total")),
     Rule("container:kpod_net_tcp_retransmits:rate5m", rate("kpod_net_tcp_retransmits_total")),
-    # Both count segments. Infinite where only SYNs are sent, which have no payload.
+    # Both count segments. Infinite if only SYNs are sent, which have no payload.
     Rule(
         "container:kpod_net_tcp_retransmits:segments_ratio_rate5m",
         f"container:kpod_net_tcp_retransmits:rate5m\n/\n{rate('kpod_net_tcp_segments_sent_total')}",

@@ -17,14 +17,14 @@ _KUBERNETES = "only Kubernetes tells it"
 _OTLP = "the demo pushes nothing"
 _STATISTICS = "kernel.bpf_stats_enabled is off, as it costs something"
 NOT_IN_DEMO = {
-    "agent: What is lost / Points that the OTLP receiver did not take": _OTLP,
-    "agent: Everything / OTLP sent points": _OTLP,
-    "agent: Everything / OTLP queue bytes": _OTLP,
-    "agent: Everything / BPF program run": _STATISTICS,
-    "agent: Everything / BPF program runs": _STATISTICS,
-    "agent: Everything / Web config valid": "the demo has no web configuration",
-    "pod: Who is it? / Owner and class": _KUBERNETES,
-    "pod: Who is it? / Restarts": _KUBERNETES,
+    "agent: Losses / Dropped OTLP points": _OTLP,
+    "agent: All other metrics / OTLP points sent": _OTLP,
+    "agent: All other metrics / Size of the OTLP queue": _OTLP,
+    "agent: All other metrics / CPU time of BPF programs": _STATISTICS,
+    "agent: All other metrics / Runs of BPF programs": _STATISTICS,
+    "agent: All other metrics / Valid web configuration": "the demo has no web configuration",
+    "pod: Which pod is it? / Owner and QoS class": _KUBERNETES,
+    "pod: Which pod is it? / Restarts": _KUBERNETES,
 }
 """Panels that may have no data in the demo, and why; test_monitoring.py has it for them."""
 

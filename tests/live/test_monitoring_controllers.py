@@ -37,16 +37,16 @@ CONTENDING = [name for name, alert in OF_PODS.items() if alert == "KpodRunQueueS
 
 _CPU, _IO, _MEMORY = (f"{name} controller in cgroup v2" for name in ("cpu", "io", "memory"))
 PANELS = {
-    "node: What pods wait for / Throttled, of all periods": _CPU,
+    "node: What pods wait for / Throttled share of CPU periods": _CPU,
     "node: Memory / Memory": _MEMORY,
-    "node: Memory / Memory, of the limit": _MEMORY,
-    "node: Disk and file systems / Read": _IO,
-    "node: Disk and file systems / Written": _IO,
-    "pod: In short / Throttled, of all periods": _CPU,
+    "node: Memory / Memory, share of the limit": _MEMORY,
+    "node: Disk and file systems / Disk reads": _IO,
+    "node: Disk and file systems / Disk writes": _IO,
+    "pod: Overview / Throttled share of CPU periods": _CPU,
     "pod: Is it waiting for a CPU? / CPU throttled": _CPU,
     "pod: Is it short of memory? / Memory and its limit": _MEMORY,
     "pod: Is it short of memory? / OOM kills of whole containers": _MEMORY,
-    "pod: Is it short of memory? / Memory cgroup swap bytes": "swap",
+    "pod: Is it short of memory? / Memory swap": "swap",
     "pod: Is it waiting for a disk? / Disk bytes": _IO,
     "pod: Is it waiting for a disk? / Disk operations": _IO,
 }

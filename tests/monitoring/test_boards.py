@@ -18,7 +18,7 @@ from kpod_metrics.metrics import Kind, Metric, Scope, Value
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
 from monitoring import ROOT, recording
-from monitoring.boards import METRICS
+from monitoring.boards import METRICS, TITLES
 from tests.boards import Panel, asked, boards, panels
 from tests.growth import grow
 from tests.live.agents import eventually
@@ -40,6 +40,10 @@ def test_panels_speak_of_what_there_is(panel: Panel) -> None:
 def test_every_metric_is_on_a_panel() -> None:
     text = " ".join(expression for panel in PANELS for expression in panel.expressions)
     assert [name for name in METRICS if name not in text] == []
+
+
+def test_titles_are_of_metrics() -> None:
+    assert METRICS.keys() >= TITLES.keys()
 
 
 def test_boards_are_complete() -> None:
