@@ -33,6 +33,8 @@ MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 _STORAGES = {libbpf.SK_STORAGE: SOCKET_STORAGE, libbpf.TASK_STORAGE: TASK_STORAGE}
 """The features, by the type of map."""
+_OF_STATE = {"end", "table"}
+"""Roles of the programs that keep the state of tasks (bpf/state.bpf.h)."""
 _PROGRAM = re.compile(r"prog '(\w+)'")
 """How libbpf names the program that the kernel refused."""
 
@@ -197,8 +199,9 @@ class BpfCollector(OwnsBpfObject, Collector):
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Attach the programs, in an order in which none misses what another needs; keep each link in `links`."""
-        attach_all(bpf.programs.values(), links)
-        return [Signal(self.metrics, ", ".join(program.hook for program in bpf.programs.values() if program.loaded))]
+        programs = [program for program in bpf.programs.values() if program.loaded and program.role not in _OF_STATE]
+        attach_all(programs, links)
+        return [Signal(self.metrics, ", ".join(program.hook for program in programs))]
 
     def open(self) -> list[Signal]:
         """Load and attach; without the features that the kernel refuses.
@@ -242,6 +245,9 @@ class BpfCollector(OwnsBpfObject, Collector):
         if lacking := sorted(self._required() & self.without):
             raise UnavailableError(f"{', '.join(lacking)}: insisted on (kernel_features_on), but not used here")
         bpf.load()
+        # First the one that takes gone tasks out, then those that give tasks a place: new ones, and existing ones.
+        of_state = [program for program in bpf.programs.values() if program.role in _OF_STATE]
+        attach_all(sorted(of_state, key=lambda program: (program.is_iterator, program.role)), loaded.links)
         signals = self.attach(bpf, loaded.links)
         loaded.readers = {
             name: CumulativeMap(bpf.maps[name], loaded.failures[name], batch=BATCH not in self.without)
@@ -312,7 +318,7 @@ class BpfCollector(OwnsBpfObject, Collector):
             if not self._has_table():
                 for table in [map_ for map_ in bpf.maps.values() if map_.role == "table"]:
                     table.disable_autocreate()
-                needless = {"table"} if TASK_STORAGE in self.without else {"table", "end"}
+                needless = {"table"} if TASK_STORAGE in self.without else _OF_STATE
                 for program in [program for program in bpf.programs.values() if program.role in needless]:
                     program.disable_autoload()
 
@@ -336,15 +342,6 @@ class BpfCollector(OwnsBpfObject, Collector):
         if BATCH in self.without:
             said.append("read key by key")
         return said
-
-    @staticmethod
-    def state_programs(bpf: libbpf.Object) -> list[libbpf.Program]:
-        """The programs that keep the state of tasks, in the order in which they are to be attached.
-
-        First the one that takes gone tasks out, then those that give tasks a place: new ones, and existing ones.
-        """
-        found = [program for program in bpf.programs.values() if program.role in {"end", "table"}]
-        return sorted(found, key=lambda program: (program.is_iterator, program.role))
 
     def programs(self) -> list[ProgramHealth]:
         """Statistics of every loaded program; a task that finds no place in a table has its state elsewhere."""

@@ -79,7 +79,7 @@ class RunQueue(BpfCollector):
         """First what gives every task its storage, then the hook that needs it."""
         programs = bpf.programs
         new, existing, leaves = (programs[name] for name in ("new_task", "existing_tasks", "task_leaves"))
-        attach_all((*self.state_programs(bpf), new, existing, leaves), links)
+        attach_all((new, existing, leaves), links)
         if existing.loaded:
             return [Signal(TABLE.metrics, leaves.hook)]
         wait, switches = TABLE.metrics

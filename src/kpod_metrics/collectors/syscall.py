@@ -123,7 +123,7 @@ class Syscall(BpfCollector):
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """First the ends: a call is counted when both of its ends were seen."""
         ends, begins = ([program for program in self._copies(bpf, hook) if program.loaded] for hook in _HOOKS)
-        attach_all((*self.state_programs(bpf), *ends, *begins), links)
+        attach_all((*ends, *begins), links)
         times = f", {len(ends)} times each" if len(ends) > 1 else ""
         return [Signal(METRICS, f"{begins[0].hook}, {ends[0].hook}{times}")]
 
