@@ -113,6 +113,12 @@ def collectors_as_markdown() -> str:
     return "".join(parts)
 
 
+def programs_as_markdown() -> str:
+    """Which collectors load programs."""
+    names = [f"`{name}`" for _, name, kind in _by_profile() if kind.uses_bpf]
+    return f"The collectors {', '.join(names[:-1])} and {names[-1]} load BPF programs.\n"
+
+
 _FOR = {
     Profile.MINIMAL: "every node, at the lowest cost",
     Profile.STANDARD: "the default",
@@ -254,6 +260,7 @@ PAGES: dict[str, Callable[[], str]] = {
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"collectors": collectors_as_markdown},
     "docs/concepts.md": {"profiles": profiles_as_markdown},
+    "docs/install.md": {"programs": programs_as_markdown},
 }
 """The generated parts of pages that are written by hand, each between `<!-- NAME: ... -->` and `<!-- end -->`."""
 

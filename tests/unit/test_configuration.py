@@ -100,12 +100,13 @@ def test_pages_are_written_and_compared(
         return reference.main()
 
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/concepts.md"):
+    for name in reference.PARTS:
         shutil.copy(REPOSITORY / name, tmp_path / name)
     assert main("--check") == 1
     assert main("--write") == 0
     assert main("--check") == 0
-    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"concepts.md", "metrics.md", "configuration.md"}
+    made = {"concepts.md", "install.md", "metrics.md", "configuration.md"}
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == made
     page = tmp_path / "docs" / "configuration.md"
     assert page.read_text() == PAGE.read_text()
     capsys.readouterr()

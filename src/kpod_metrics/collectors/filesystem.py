@@ -84,7 +84,7 @@ class Filesystem(ProcessCollector):
     """Capacity, usage and free space of the file systems of each container."""
 
     name = "filesystem"
-    description = "space of mounted file systems"
+    description = "capacity, used and available space of file systems"
     question = Question.DISK
 
     def __init__(

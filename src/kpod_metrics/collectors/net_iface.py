@@ -63,7 +63,7 @@ class NetIface(ProcessCollector):
     """Interface counters of each pod: those of each of its network namespaces, which outlive the containers in them."""
 
     name = "net_iface"
-    description = "traffic of network interfaces"
+    description = "bytes, packets, errors, drops of network interfaces"
     question = Question.NETWORK
 
     @classmethod

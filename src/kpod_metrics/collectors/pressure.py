@@ -44,7 +44,7 @@ class Pressure(FileCollector):
     """Pressure stall information of each cgroup."""
 
     name = "pressure"
-    description = "time lost waiting for CPU, memory, I/O"
+    description = "pressure stall information (PSI) of CPU, memory, I/O"
     question = Question.DISK
     columns = tuple(
         Column(

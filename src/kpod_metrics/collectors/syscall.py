@@ -60,7 +60,7 @@ class Syscall(BpfCollector):
     """Tracked syscalls of each cgroup."""
 
     name = "syscall"
-    description = "syscalls: count, errors, latency"
+    description = "count, errors, latency of syscalls"
     question = Question.SYSCALLS
     columns = (
         Column("calls", "CALLS/s", "SYSCALLS/S", "tracked syscalls", ("kpod_syscall_count_total",), place=80),
