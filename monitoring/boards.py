@@ -148,7 +148,7 @@ TITLES = {
     "process_cpu_seconds_total": "CPU time of the agent",
     "process_virtual_memory_bytes": "virtual memory of the agent",
 }
-"""Titles of metrics whose name does not make a good one."""
+"""Titles of the metrics whose name makes a bad one."""
 
 
 def _word(name: str) -> str:

@@ -33,7 +33,7 @@ class Column:
     title: str
     """Its header in a terminal."""
     plain: str
-    """Its header in plain text, with the unit there: per cent, milliseconds, or what the title says."""
+    """Its header in plain text. Shares are in per cent there, times in milliseconds."""
     help: str
     metrics: tuple[str, ...]
     unit: Unit = Unit.AMOUNT

@@ -67,8 +67,8 @@ def negotiate(accept: str) -> str:
         except ValueError:
             continue
         kind = _MEDIA.get(media)
-        said = {word.replace(" ", "").replace('"', "") for word in parameters}
-        if kind is PROTOBUF and not said.issuperset(_DELIMITED):
+        given = {word.replace(" ", "").replace('"', "") for word in parameters}
+        if kind is PROTOBUF and not given.issuperset(_DELIMITED):
             continue
         if kind and quality > best:
             best, chosen = quality, kind

@@ -100,7 +100,7 @@ class Rates:
         return {",".join(labels): growth for labels, growth in self.by_labels(name).items()}
 
     def rate(self, *names: str) -> float | None:
-        """Return the growth per second of all series of these metrics; None if it is known of none."""
+        """Return the growth per second of all series of these metrics; None if no growth is known."""
         found = [growth for name in names for growth in self.by_labels(name).values()]
         return sum(found) if found else None
 

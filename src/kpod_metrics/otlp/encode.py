@@ -185,7 +185,7 @@ def rejected(body: bytes) -> tuple[int, str]:
 
     A body that is not such a message means that no point was rejected.
     """
-    count, said = 0, ""
+    count, text = 0, ""
     try:
         for field, value in fields(body):
             if field == 1 and isinstance(value, bytes):
@@ -193,10 +193,10 @@ def rejected(body: bytes) -> tuple[int, str]:
                     if inner == 1 and isinstance(content, int) and content < 2**63:
                         count = content
                     elif inner == 2 and isinstance(content, bytes):
-                        said = content.decode("utf-8", "replace")
+                        text = content.decode("utf-8", "replace")
     except ValueError:
         return 0, ""
-    return count, said
+    return count, text
 
 
 def refusal(body: bytes) -> str:

@@ -35,7 +35,7 @@ def run(options: Options, settings: Settings) -> int:
     """Show the table; raises SettingError or RefusedError."""
     once = options.once or options.json
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise RefusedError("top needs a terminal: --once and --json print the table to anything")
+        raise RefusedError("top needs a terminal: use --once or --json")
     # Log messages would overwrite the table, which shows problems itself.
     logging.getLogger().handlers[:] = [logging.NullHandler()]
     source = _source(options, settings)

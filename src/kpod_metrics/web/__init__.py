@@ -1,1 +1,1 @@
-"""The HTTP endpoint's outer half: connections and their limits, TLS, who may ask. It knows nothing of metrics."""
+"""The outer half of the HTTP endpoint: connections, limits, TLS, authentication. It knows nothing about metrics."""

@@ -191,8 +191,8 @@ class _Reader:
         """Refuse contradictions."""
         for name in ("cert", "key"):
             if bool(getattr(tls, name)) == bool(getattr(tls, f"{name}_file")):
-                said = "both" if getattr(tls, name) else "nothing"
-                raise self._refuse(f"{at}.{name}_file", said, f"one of {name}_file and {name}")
+                given = "both" if getattr(tls, name) else "nothing"
+                raise self._refuse(f"{at}.{name}_file", given, f"one of {name}_file and {name}")
         if tls.client_ca and tls.client_ca_file:
             raise self._refuse(f"{at}.client_ca_file", "both", "one of client_ca_file and client_ca")
         verifies = tls.client_auth_type in VERIFYING

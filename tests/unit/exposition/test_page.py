@@ -1,4 +1,4 @@
-"""A page that is made of the one before it says what a page made anew says, whatever was done to the store."""
+"""A page that reuses the last one equals a page made from scratch, after any change of the store."""
 
 from typing import Any
 
@@ -62,6 +62,6 @@ def test_page_after_any_steps(cycles: list[list[tuple[tuple[Any, ...], int]]], l
         for step, owner in steps:
             do(store, step, owner)
         page = renderer.render(store)
-        anew = Renderer({"node": "x"}).render(store)
-        assert page.text() == anew.text()
-        assert page.protobuf() == anew.protobuf()
+        scratch = Renderer({"node": "x"}).render(store)
+        assert page.text() == scratch.text()
+        assert page.protobuf() == scratch.protobuf()

@@ -187,7 +187,7 @@ def test_hostile_names() -> None:
 
 @pytest.fixture(scope="module")
 def many() -> Node:
-    """1,234 pods: number n waits for a CPU n thousandths of the time."""
+    """1,234 pods: number n is in the run queue n thousandths of the time."""
     node = Node()
     for again in range(2):
         for at in range(1234):

@@ -181,7 +181,7 @@ def test_reasons(growth: dict[str, float], weight: float, text: str, alert: str)
     [
         {"cpu_runqueue_latency_seconds": 1.4, "cpu_usage_seconds_total": 8.6},
         {"cpu_periods_total": 5.0, "cpu_throttled_periods_total": 5.0},  # one in two seconds had anything to run
-        # Messages of 200 bytes, of which 0.28 % are sent again.
+        # Messages of 200 bytes, of which 0.28 % are retransmitted.
         {
             "net_tcp_retransmits_total": 28.0,
             "net_tcp_segments_sent_total": 10_000.0,

@@ -1,4 +1,4 @@
-"""`top --once` and `--json` as a script meets them, and what is said where there is no page."""
+"""`top --once` and `--json` as scripts use them, and the messages without a page."""
 
 import json
 import subprocess
@@ -71,7 +71,7 @@ def top(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def failed(status: int, *arguments: str) -> str:
-    """The one line that is said."""
+    """The only line on stderr."""
     result = top(*arguments)
     assert (result.returncode, result.stdout) == (status, "")
     assert result.stderr.count("\n") == 1
@@ -147,7 +147,7 @@ def test_flag_that_is_not_accepted(flag: str, value: str, said: str) -> None:
 
 
 def test_without_a_terminal() -> None:
-    assert failed(1) == "top needs a terminal: --once and --json print the table to anything"
+    assert failed(1) == "top needs a terminal: use --once or --json"
 
 
 def test_nobody_there() -> None:

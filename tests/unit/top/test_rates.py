@@ -30,7 +30,7 @@ def test_rates_are_of_the_time_between_two_cycles() -> None:
 
 def test_series_of_a_metric_are_added_up_each_with_its_own_reset() -> None:
     before = {"kpod_disk_read_bytes_total": {("device", "a"): 1000.0, ("device", "b"): 50.0, ("device", "c"): 9.0}}
-    # Of the first as many were read again after it began anew; the last one is gone, another is new.
+    # The first one started from 0, the last one is gone, another is new.
     now = {
         "kpod_disk_read_bytes_total": {("device", "a"): 30.0, ("device", "b"): 80.0, ("device", "d"): 7e9},
         "kpod_disk_written_bytes_total": {("device", "b"): 10.0},
@@ -38,7 +38,7 @@ def test_series_of_a_metric_are_added_up_each_with_its_own_reset() -> None:
     assert between(before, now).values["disk"] == (30 + 30) / 10
 
 
-def test_histogram_that_began_anew() -> None:
+def test_histogram_that_started_from_0() -> None:
     row = between({WAIT: {MS: 100, 60: 3}}, {WAIT: {MS: 40}})
     assert (row.bars["runqueue_waits"][MS], sum(row.bars["runqueue_waits"]), row.values["runqueue_waits"]) == (
         40,

@@ -397,7 +397,7 @@ def test_silent_client_is_sent_away(quick: Target) -> None:
 
 
 def test_reader_that_does_not_read() -> None:
-    """50 MB are on their way to each of 20, of which the endpoint holds a part; then they are cut off."""
+    """20 clients read 50 MB each slowly: the endpoint buffers a small part, and cuts them off later."""
     body = b"x" * (50 << 20)
     with target(Limits(send=1.0), body) as found, ExitStack() as stack:
         before = resident()
@@ -418,7 +418,7 @@ def test_reader_that_does_not_read() -> None:
 
 
 def test_readers_that_do_not_read_keep_no_scraper_out() -> None:
-    """They have all pages that may be on their way, and each gives way to one that asks."""
+    """They have all pages that can be sent at one time, and each is replaced by a new request."""
     limits = Limits(requests=5)
     with target(limits, b"x" * (50 << 20)) as found, ExitStack() as stack:
         deaf = [stack.enter_context(found.connect()) for _ in range(5)]
@@ -468,7 +468,7 @@ def test_idle_connections_of_one_address_do_not_cost_another_its_own() -> None:
 
 
 def test_two_hundred_scrapes_at_once() -> None:
-    """40 pages are on their way; all others are refused, each counted; health is asked by the way."""
+    """40 pages are in progress. All others are refused and counted; health checks are answered meanwhile."""
     hold = threading.Event()
     with target(Limits(connections=300), hold=hold) as found, ExitStack() as stack:
         clients = [stack.enter_context(found.connect()) for _ in range(200)]
