@@ -1,6 +1,6 @@
 """Memory charged to each cgroup, from the memory controller: four files a container, five where the node has swap.
 
-Without the controller one file is looked for and not found.
+Without the controller it tries to read one file.
 """
 
 from collections.abc import Iterable, Sequence

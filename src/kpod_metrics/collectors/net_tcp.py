@@ -86,12 +86,12 @@ CONNECTIONS = Table(
 _COUNTERS = ("bytes_sent", "bytes_received", "segments_sent", "retransmits", "connect_failures")
 """Fields of struct net_tcp_value, in the order of the table's metrics."""
 _SOCKETS_AT_A_TIME = 2048
-"""How many sockets the kernel looks at before it lets others run on the CPU: a millisecond or two."""
+"""Sockets that the kernel reads before it lets other tasks run on the CPU: a millisecond or two."""
 _STOPS = 16
-"""How often it does so at most: it finds its place again by going there from the beginning of a list."""
+"""How often it does so at most: to continue, it walks a list from its beginning."""
 _OWNER_MAY_BE_GONE = "owner_refcnt"
-"""A member that kernels have (7.0, 0be08389c7f2, "bpf: Switch to bpf_selem_unlink_nofail") whose iterator over sockets
-can meet one that is being destroyed, and looks for its owner behind a pointer that is NULL then."""
+"""A member of kernels (7.0, 0be08389c7f2, "bpf: Switch to bpf_selem_unlink_nofail") on which the iterator over sockets
+can reach one that is being destroyed, and reads its owner through a pointer that is NULL then."""
 
 
 class NetTcp(BpfCollector):
@@ -113,21 +113,20 @@ class NetTcp(BpfCollector):
             place=60,
         ),
     )
-    metric_maps = ("net_tcp",)
     features = (TP_BTF, SOCKET_STORAGE, SOCKET_ITERATOR, FILE_ITERATOR, BATCH)
     extras = (SOCKET_ITERATOR,)
     _totals: libbpf.Link | None = None
-    """The iterator over sockets; None where hooks look at them."""
+    """The iterator over sockets; None if hooks read them."""
     _sockets = 0
-    """How many it came by the last time."""
+    """How many it read the last time."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """What is counted once, and what is counted by direction."""
+        """The totals, and the connections by direction."""
         return (TRAFFIC, CONNECTIONS)
 
     def _iterates(self) -> bool:
-        """Whether an iterator looks at the sockets: over their storage."""
+        """Whether an iterator over their storage reads the sockets."""
         return SOCKET_ITERATOR not in self.without
 
     def close(self) -> None:
@@ -136,7 +135,7 @@ class NetTcp(BpfCollector):
         super().close()
 
     def prepare(self, bpf: libbpf.Object) -> None:
-        """Load what looks at the sockets once a cycle or, where no iterator is safe, what does so in the hooks."""
+        """Load the programs of the iterator over sockets or, if it is not safe, those that read sockets in hooks."""
         if kernel_knows(_OWNER_MAY_BE_GONE, self.environment.sys_root):
             if SOCKET_ITERATOR in self._required():
                 raise UnavailableError(f"{SOCKET_ITERATOR}: not safe on this kernel: it has {_OWNER_MAY_BE_GONE} (7.0)")
@@ -148,38 +147,38 @@ class NetTcp(BpfCollector):
             bpf.programs[name].disable_autoload()
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
-        """Changes of state first, so that no connection begins unseen; then the older ones; then what counts."""
+        """First changes of state, to miss no new connection; then the existing ones; then the programs that count."""
         programs = bpf.programs
         if self._iterates():
             state, end = programs["tcp_state"], programs["tcp_end"]
-            looks = [programs["tcp_totals"]]
+            counting = [programs["tcp_totals"]]
         else:
             state, end = programs["tcp_state_unshared"], programs["tcp_end_unshared"]
-            looks = [programs["tcp_retransmit"], programs["tcp_read"]]
+            counting = [programs["tcp_retransmit"], programs["tcp_read"]]
         segment = programs["tcp_segment"]
         attach_all((state, programs["existing_sockets"]), links)
         if self._iterates():
-            self._totals = looks[0].attach_iterator_over(bpf.maps["tcp_sockets"])
+            self._totals = counting[0].attach_iterator_over(bpf.maps["tcp_sockets"])
             links.append(self._totals)
-            self._look(self._totals)  # a kernel that refuses is one without it
+            self._read_sockets(self._totals)  # raises if the kernel refuses to run it
         else:
-            attach_all(looks, links)
+            attach_all(counting, links)
         attach_all((end, segment), links)
         *totals, failures, rtt = TRAFFIC.metrics
         return [
-            Signal(tuple(totals), ", ".join(hook.hook for hook in (state, end, *looks, segment))),
+            Signal(tuple(totals), ", ".join(hook.hook for hook in (state, end, *counting, segment))),
             Signal((failures, *CONNECTIONS.metrics), state.hook),
             Signal((rtt,), segment.hook),
         ]
 
-    def _look(self, totals: libbpf.Link) -> None:
-        """Look at every socket; each writes a byte."""
+    def _read_sockets(self, totals: libbpf.Link) -> None:
+        """Read the totals of every socket; the program writes a byte for each."""
         self._sockets = len(totals.run_iterator(max(_SOCKETS_AT_A_TIME, self._sockets // _STOPS)))
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """Have the totals of all sockets read, and return them."""
+        """Read the totals of all sockets, then the map."""
         if self._totals is not None:
-            self._look(self._totals)
+            self._read_sockets(self._totals)
         return super().collect(groups)
 
     def rows(self, entry: Entry) -> Iterable[Row]:

@@ -27,8 +27,8 @@ COUNT = counter(
 )
 ERRORS = counter(
     "kpod_syscall_errors_total",
-    "Those that failed. One that a signal interrupted is counted, not as an error: the kernel restarts it, or makes "
-    "it EINTR, only afterwards.",
+    "Calls of a tracked syscall that failed. A call that a signal interrupted is no error: the kernel decides later "
+    "whether it restarts the call or returns EINTR.",
     "sys_exit: ret from -4095 to -1, without the kernel's own ERESTART codes",
     profile=Profile.COMPREHENSIVE,
     advice="More than half of the calls fail: KpodSyscallErrors says how to find the error.",
@@ -49,9 +49,7 @@ LATENCY = latency(
 METRICS: tuple[Metric, ...] = (COUNT, ERRORS, LATENCY)
 
 _PREEMPTED = "trace_call_bpf_faultable"
-"""A function that came with programs that are preempted at syscalls: bpf/syscall.bpf.c says the rest."""
-
-
+"""A function of the kernels that preempt programs at syscalls: bpf/syscall.bpf.c says more."""
 _HOOKS = ("syscall_ends", "syscall_begins")
 """The first copy of the program at each end of a syscall."""
 
@@ -77,13 +75,12 @@ class Syscall(BpfCollector):
             place=100,
         ),
     )
-    metric_maps = ("syscall",)
     features = (TP_BTF, TASK_STORAGE, TASK_TABLE, TASK_ITERATOR, BATCH, UNPREEMPTED)
     extras = (TASK_TABLE,)
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table, with the tracked names that this machine has; none where no name is set."""
+        """One table, with the tracked names that this machine has; none if no name is set."""
         names = syscalls.track(environment.syscalls, os.uname().machine).names
         return (Table(METRICS, (Label("syscall", names, per="tracked syscall"),)),) if environment.syscalls else ()
 
@@ -93,7 +90,7 @@ class Syscall(BpfCollector):
         self._tracked = syscalls.track(environment.syscalls, self._machine)
 
     def open(self) -> list[Signal]:
-        """Say what is not tracked, then load and attach."""
+        """Log which syscalls are not tracked, then load and attach."""
         if not syscalls.supported(self._machine):
             raise UnavailableError(f"syscall numbers of {self._machine} are not known")
         if not self._tracked.names:
@@ -103,7 +100,7 @@ class Syscall(BpfCollector):
         return super().open()
 
     def prepare(self, bpf: libbpf.Object) -> None:
-        """Fill the tables by number; where one program at each end will do, leave the others out."""
+        """Fill the tables by number; load one program at each end, if one is enough."""
         bpf.set_rodata("begins", self._tracked.begins)
         bpf.set_rodata("ends", self._tracked.ends)
         if kernel_knows(_PREEMPTED, self.environment.sys_root):
@@ -121,14 +118,14 @@ class Syscall(BpfCollector):
         return [program for program in bpf.programs.values() if (program.role, program.of) == ("copy", hook)]
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
-        """First the ends: a call is counted when both of its ends were seen."""
+        """First the programs at the end: a call counts if both programs saw it."""
         ends, begins = ([program for program in self._copies(bpf, hook) if program.loaded] for hook in _HOOKS)
         attach_all((*ends, *begins), links)
         times = f", {len(ends)} times each" if len(ends) > 1 else ""
         return [Signal(METRICS, f"{begins[0].hook}, {ends[0].hook}{times}")]
 
     def programs(self) -> list[ProgramHealth]:
-        """Statistics; of several copies of one program, only what the last one missed is lost."""
+        """Statistics of every program; of several copies, only the events that the last one missed are lost."""
         found = super().programs()
         last = {(program := self._of_object(health.name)).of: program.name for health in found}
         for health in found:
