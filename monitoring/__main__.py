@@ -20,7 +20,7 @@ def main() -> int:
     wrong = stale(wanted)
     if options.check:
         for path in wrong:
-            print(f"{os.path.relpath(path)} differs from monitoring/: run `make generate`", file=sys.stderr)
+            print(f"{os.path.relpath(path)} is not as written by `make generate`", file=sys.stderr)
         return int(bool(wrong))
     for path in wrong:
         if path in wanted:

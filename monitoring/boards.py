@@ -39,6 +39,19 @@ MIN_DENOMINATOR = {
 }
 """Minimum of what a share is divided by. Below it, a share means nothing, and idle pods have the largest ones."""
 
+RATE_THRESHOLDS = {
+    "kpod_pressure_memory_waiting_seconds_total": thresholds.MEMORY_WAIT_SHARE,
+    "kpod_pressure_io_stalled_seconds_total": thresholds.IO_STALL_SHARE,
+    "kpod_net_tcp_retransmits_total": thresholds.RETRANSMITS,
+    "kpod_mem_major_page_faults_total": thresholds.MAJOR_FAULTS,
+}
+SHARE_THRESHOLDS = {
+    "kpod_cpu_throttled_periods_total": thresholds.THROTTLED_SHARE,
+    "kpod_net_tcp_retransmits_total": thresholds.RETRANSMIT_SHARE,
+    "kpod_syscall_errors_total": thresholds.SYSCALL_ERROR_SHARE,
+}
+"""Thresholds of the alerts, as a line on panels of containers: of a metric's rate, and of its share of others."""
+
 CONTAINER = ("namespace", "pod", "container")
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="$datasource")
 
@@ -171,7 +184,9 @@ def _target(query: Query, at: int) -> prometheus.Dataquery:
     return target.format(PromQueryFormat.HEATMAP if query.heatmap else PromQueryFormat.TIME_SERIES)
 
 
-def _series(title: str, names: Sequence[str], queries: Sequence[Query], of_unit: str, width: int = 8) -> Panel:
+def _series(
+    title: str, names: Sequence[str], queries: Sequence[Query], of_unit: str, width: int = 8
+) -> timeseries.Panel:
     legend = common.VizLegendOptions().display_mode(common_model.LegendDisplayMode.LIST).show_legend(True)
     panel = (
         timeseries.Panel()
@@ -196,6 +211,17 @@ def _series(title: str, names: Sequence[str], queries: Sequence[Query], of_unit:
     return panel
 
 
+def _with_threshold(panel: timeseries.Panel, threshold: float | None) -> Panel:
+    """Draw a threshold as a dashed line."""
+    if threshold is None:
+        return panel
+    steps = [model.Threshold(color="transparent"), model.Threshold(color="red", value=threshold)]
+    style = common.GraphThresholdsStyleConfig().mode(common_model.GraphTresholdsStyleMode.DASHED)
+    return panel.thresholds(
+        dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(steps)
+    ).thresholds_style(style)
+
+
 def lines(selection: Selection, title: str, *names: str, width: int = 8) -> Panel:
     """Several metrics of one unit; if there is more than one, the legend has their names."""
     queries = [
@@ -205,7 +231,10 @@ def lines(selection: Selection, title: str, *names: str, width: int = 8) -> Pane
         )
         for name in names
     ]
-    return _series(title, names, queries, unit(METRICS[names[0]][1]), width)
+    # An alert judges each container by itself.
+    judged = len(names) == 1 and "container" in selection.by
+    threshold = RATE_THRESHOLDS.get(names[0]) if judged else None
+    return _with_threshold(_series(title, names, queries, unit(METRICS[names[0]][1]), width), threshold)
 
 
 def share(selection: Selection, title: str, of: str, to: Sequence[str], width: int = 8) -> Panel:
@@ -213,7 +242,8 @@ def share(selection: Selection, title: str, of: str, to: Sequence[str], width: i
     labels = selection.labels(METRICS[of][1])
     whole = " + ".join(selection.value(name) for name in to)
     expr = selection.largest(f"{selection.value(of)} / (({whole}) > {MIN_DENOMINATOR[of]:g})")
-    return _series(title, (of, *to), [Query(expr, _legend(labels))], "percentunit", width)
+    threshold = SHARE_THRESHOLDS.get(of) if "container" in selection.by else None
+    return _with_threshold(_series(title, (of, *to), [Query(expr, _legend(labels))], "percentunit", width), threshold)
 
 
 def tasks_waiting(selection: Selection, title: str, width: int = 8) -> Panel:
@@ -468,7 +498,7 @@ def _waits(selection: Selection) -> tuple[Panel, ...]:
         tasks_waiting(selection, "Tasks in the run queue"),
         share(selection, "Throttled share of CPU periods", _THROTTLED, [_PERIODS]),
         lines(selection, "Memory pressure", "kpod_pressure_memory_waiting_seconds_total"),
-        lines(selection, "I/O pressure", "kpod_pressure_io_waiting_seconds_total"),
+        lines(selection, "Stalled on I/O", "kpod_pressure_io_stalled_seconds_total"),
         lines(selection, "TCP retransmits", "kpod_net_tcp_retransmits_total"),
         lines(selection, "Major page faults", "kpod_mem_major_page_faults_total"),
     )

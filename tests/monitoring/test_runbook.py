@@ -10,6 +10,7 @@ from monitoring import ROOT
 from monitoring.__main__ import main
 from monitoring.alerts import ALERTS, RUNBOOK
 from monitoring.files import rules as rule_files
+from tests.boards import panels
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "runbook.md").read_text()
@@ -25,6 +26,12 @@ def test_every_alert_has_its_section() -> None:
 def test_sections_speak_of_alerts_that_there_are() -> None:
     pages = "".join(page.read_text() for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
     assert set(re.findall(r"\bKpod[A-Z]\w+", pages)) <= {alert.name for alert in ALERTS}
+
+
+def test_panels_and_rows_are_there() -> None:
+    """Names in quotation marks, but for the one of a section above."""
+    titles = {part for panel in panels() for part in panel.id.partition(": ")[2].split(" / ")}
+    assert set(re.findall(r'"([A-Z][^"]*)"', PAGE)) - {"The pod's dashboard"} <= titles
 
 
 def test_every_alert_links_to_its_section() -> None:

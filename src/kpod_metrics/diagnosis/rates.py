@@ -60,6 +60,7 @@ PREEXISTING = frozenset(
     }
 )
 """Totals that can be older than their first page, such as those of cgroup files. The others start at 0 with it."""
+_FROM_ZERO = RATED - PREEXISTING
 
 
 class Rates:
@@ -79,7 +80,7 @@ class Rates:
         for labels, now in self._now.get(name, {}).items():
             if (was := before.get(labels)) is not None:
                 yield labels, now, was
-            elif name in RATED - PREEXISTING:
+            elif name in _FROM_ZERO:
                 yield labels, now, EMPTY if isinstance(now, Histogram) else 0.0
 
     def by_labels(self, name: str) -> dict[Labels, float]:
