@@ -1,7 +1,8 @@
 """The causes: what a pod waits for, by the thresholds of the alerts, the worst first.
 
-As in the alerts, each container is judged by itself. An alert fires only if its threshold is exceeded for some time; a
-cause is what is so now. Two alerts compare with hours before, which the agent does not keep: they have no cause.
+As in the alerts, each container is judged by itself. An alert fires only after its threshold was exceeded for some
+time, a cause is there immediately. Two alerts compare with earlier hours, which the agent does not keep: they have no
+cause.
 """
 
 from collections.abc import Iterable, Iterator
@@ -187,8 +188,10 @@ def _of_syscalls(rates: Rates) -> Iterator[Cause]:
     text = f"{most}: {short(tasks[most])} tasks in it on average"
     yield Cause(severity, "syscalls", short(tasks[most]), text, "KpodSyscallSlow")
     for syscall, number in tasks.items():
+        if number <= thresholds.SLOW_SYSCALL_TASKS:
+            continue
         observed = rates.observed(Input.SYSCALL_SECONDS, syscall)
-        if number > thresholds.SLOW_SYSCALL_TASKS and observed and any(observed):
+        if observed and any(observed):
             slowest = quantile(observed, 0.99)
             severity = min(number / thresholds.SLOW_SYSCALL_TASKS, slowest / thresholds.SLOW_SYSCALL_SECONDS)
             text = f"{syscall}: one in a hundred calls takes {short(slowest)} s or longer"

@@ -8,8 +8,8 @@ from functools import partial
 from kpod_metrics import columns as declared
 from kpod_metrics.columns import Shows, Unit
 from kpod_metrics.histogram import BUCKETS_PER_OCTAVE
-from kpod_metrics.top import rates
-from kpod_metrics.top.rates import Figures
+from kpod_metrics.top import figures
+from kpod_metrics.top.figures import Figures
 from kpod_metrics.top.text import BARS
 
 UNKNOWN = "-"
@@ -131,7 +131,7 @@ WAITS = Column(
     lambda of: of.cause.severity if of.cause else 0.0,
     left=True,
 )
-FIGURES = (WAITS, *map(_column, rates.COLUMNS))
+FIGURES = (WAITS, *map(_column, figures.COLUMNS))
 COLUMNS = (*NAMES, *FIGURES)
 KEYS = tuple(column.key for column in COLUMNS)
 

@@ -7,7 +7,7 @@ from enum import Enum
 from textwrap import wrap
 
 from kpod_metrics.top.columns import COLUMNS, FIGURES, KEYS, NAMES, Column, chosen
-from kpod_metrics.top.rates import Figures
+from kpod_metrics.top.figures import Figures
 from kpod_metrics.top.text import BARS, PLAIN_BARS, clean, fit, width
 from kpod_metrics.top.watch import Latest
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from kpod_metrics.top.columns import COLUMNS, NAMES, UNKNOWN, WAITS, Column
-from kpod_metrics.top.rates import Figures
+from kpod_metrics.top.figures import Figures
 from kpod_metrics.top.text import clean, width
 
 

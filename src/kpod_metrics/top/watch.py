@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass, field, replace
 
-from kpod_metrics.top.rates import Figures, Reading, figures, read
+from kpod_metrics.top.figures import Figures, Reading, figures, read
 from kpod_metrics.top.sources import NoPageError, Source
 
 

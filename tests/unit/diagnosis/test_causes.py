@@ -1,8 +1,20 @@
-"""How numbers of causes are written; tests/unit/landing has the causes themselves."""
+"""Names and numbers of causes; tests/unit/landing has the causes themselves."""
+
+import re
+from pathlib import Path
 
 import pytest
 
+from kpod_metrics.diagnosis import causes
 from kpod_metrics.diagnosis.causes import percent, short
+from tests.conftest import REPOSITORY
+
+
+def test_all_names_are_documented() -> None:
+    names = re.findall(r'Cause\([^"]*"(\w+)"', Path(causes.__file__).read_text())
+    assert len(names) >= 14
+    page = (REPOSITORY / "docs" / "top.md").read_text()
+    assert set(re.findall(r"^  \| `(\w+)` \|", page, re.MULTILINE)) == set(names)
 
 
 @pytest.mark.parametrize(

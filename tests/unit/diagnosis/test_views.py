@@ -12,7 +12,7 @@ from kpod_metrics.diagnosis import thresholds
 from kpod_metrics.diagnosis.rates import Input
 from kpod_metrics.landing import page, waits
 from kpod_metrics.top.columns import WAITS
-from kpod_metrics.top.rates import figures, read
+from kpod_metrics.top.figures import figures, read
 from monitoring.alerts import OF_PODS
 from monitoring.recording import RULES
 from tests.unit.landing.fixture import A_POD, SECONDS, Node

@@ -14,8 +14,8 @@ from kpod_metrics.metrics import Kind
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.reference import declared as declared_metrics
 from kpod_metrics.top.columns import COLUMNS, KEYS, amount, chosen, percent, picture, seconds
+from kpod_metrics.top.figures import Figures, Reading
 from kpod_metrics.top.frame import Choices, frame
-from kpod_metrics.top.rates import Figures, Reading
 from kpod_metrics.top.text import PLAIN_BARS, clean, fit, width
 from kpod_metrics.top.watch import Latest
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.pods.model import Identity
+from kpod_metrics.top.figures import read
 from kpod_metrics.top.page import Sample, decode
-from kpod_metrics.top.rates import read
 from tests.client_model import decode as decode_with_protobuf
 from tests.client_model import labels_of
 from tests.fakes.agent import BEGAN, page

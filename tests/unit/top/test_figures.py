@@ -6,7 +6,7 @@ import pytest
 
 from kpod_metrics.histogram import bucket_of_exponent, quantile, upper_bound
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.top.rates import Figures, figures, read
+from kpod_metrics.top.figures import Figures, figures, read
 from tests.fakes.agent import page
 
 P, Q = ("shop", "web-1", "app"), ("shop", "web-2", "app")
