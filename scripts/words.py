@@ -15,11 +15,7 @@ BETWEEN = r"\s+(?:(?:#|//|[*>])\s+)?"
 PATHS = (
     *("*.md", "docs/*.md", "helm/*/README.md", "helm/*/templates/**/*.*", "helm/*/values.yaml", "helm/schema.yaml"),
     *("Makefile", "deploy/*", "deploy/apparmor/*", "scripts/*", "hatch_build.py", "testkit/**/*.*", "bench/*.py"),
-    *(f"src/kpod_metrics/{folder}/*.py" for folder in ("cgroup", "demo", "diagnosis", "exposition", "landing", "otlp")),
-    *(f"src/kpod_metrics/{folder}/*.py" for folder in ("pods", "settings", "top", "web")),
-    *(f"src/kpod_metrics/{module}.py" for module in ("check", "cli", "errors", "files", "headroom", "health")),
-    *(f"src/kpod_metrics/{module}.py" for module in ("features", "reference", "retry", "selector", "tls_client")),
-    *("src/kpod_metrics/columns.py", "src/kpod_metrics/server.py", "monitoring/*.py", "tests/monitoring/*.*"),
+    *("src/**/*.py", "bpf/*.bpf.*", "bpf/kernel_types.h", "monitoring/*.py", "tests/monitoring/*.*"),
 )
 """Patterns of the files that are read by default."""
 GENERATED = {

@@ -87,8 +87,8 @@ def test_check_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert line.split(maxsplit=2) == [
         "FAIL",
         "gpu",
-        "NVIDIA's driver is loaded, but its library libnvidia-ml.so.1 is not found here: "
-        "in a container NVIDIA's runtime brings it (docs/gpu.md)",
+        "NVIDIA's driver is loaded, but its library libnvidia-ml.so.1 is not found: "
+        "in a container, NVIDIA's runtime provides it (docs/gpu.md)",
     ]
 
 
@@ -101,7 +101,7 @@ def test_check_tells_what_fails_from_what_is_not_here(tmp_path: Path) -> None:
     assert lines["cgroup2"].startswith("ok    cgroup2 ")
     assert lines["BTF"].startswith("FAIL  BTF ")
     assert lines["gpu"].startswith("n/a   gpu ")
-    assert " there is no GPU: no render node, and no driver of NVIDIA's is loaded: kpod_gpu_" in lines["gpu"]
+    assert " there is no GPU: no render node, and NVIDIA's driver is not loaded: kpod_gpu_" in lines["gpu"]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, timeout=60)
     found = {line["subject"]: (line["ok"], line["status"]) for line in json.loads(done.stdout)["lines"]}
     assert (found["cgroup2"], found["BTF"], found["gpu"]) == ((True, "ok"), (False, "fail"), (True, "n/a"))

@@ -43,7 +43,7 @@ PANELS = {
     "node: Disk and file systems / Disk reads": _IO,
     "node: Disk and file systems / Disk writes": _IO,
     "pod: Overview / Throttled share of CPU periods": _CPU,
-    "pod: Is it waiting for a CPU? / CPU throttled": _CPU,
+    "pod: Is it short of CPU time? / CPU throttled": _CPU,
     "pod: Is it short of memory? / Memory and its limit": _MEMORY,
     "pod: Is it short of memory? / OOM kills of whole containers": _MEMORY,
     "pod: Is it short of memory? / Memory swap": "swap",

@@ -201,7 +201,7 @@ def test_a_cpu_that_comes_up_later() -> None:
     needed = sorted({rights.CAP_PERFMON} | ALWAYS)
     if STRICT:  # CAP_SYS_ADMIN is not kept for that: it is said
         why = "perf_event_open on CPU 0: EACCES (Permission denied)"
-        problem = f"not counted on a CPU that came up later, until a restart: {why}"
+        problem = f"not counted on a CPU that came online later, until a restart: {why}"
         assert done.stdout == f"{needed} True {problem}\n"
         assert done.stderr == f"kpod_mem_major_page_faults_total: {problem}\n"
     else:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.collectors.kit import Environment
-from kpod_metrics.collectors.parts.statvfs import MOST_STUCK
+from kpod_metrics.collectors.parts.statvfs import MAX_STUCK
 from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.features import PERF_EVENT
 from tests.forced import needs
@@ -152,7 +152,7 @@ def test_file_systems_that_hang_and_vanish(
 ) -> None:
     """More than there are threads for, then they vanish: a daemon that is killed aborts its connection."""
     daemons = []
-    number = MOST_STUCK + 4
+    number = MAX_STUCK + 4
     for at in range(number):
         point = tmp_path / f"silent{at}"
         point.mkdir()
@@ -175,7 +175,7 @@ def test_file_systems_that_hang_and_vanish(
         assert not any("silent" in str(labels) for labels in page.find("kpod_fs_capacity_bytes"))
         tasks = len(list(Path(f"/proc/{agent.pid}/task").iterdir()))
         stuck = len(re.findall(r"does not answer: left out", log.read_text()))
-        assert 0 < stuck <= MOST_STUCK
+        assert 0 < stuck <= MAX_STUCK
         for daemon in daemons:
             daemon.kill()
             daemon.wait()
@@ -191,7 +191,7 @@ def test_file_systems_that_hang_and_vanish(
         "Faults",
         "File systems (FUSE) that never answer, and then vanish",
         number,
-        f"{stuck} threads waited, at most {MOST_STUCK} do; the others' space and all other signals went on, the "
+        f"{stuck} threads waited, at most {MAX_STUCK} do; the others' space and all other signals went on, the "
         "threads ended with the file systems",
         "the space of the file systems that did not answer",
     )

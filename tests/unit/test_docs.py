@@ -272,8 +272,8 @@ def test_every_metric_has_advice() -> None:
 def test_advice_links_to_the_runbook() -> None:
     text = as_markdown()
     assert "(`KpodOomKill`" not in text
-    assert "Each is [KpodOomKill](runbook.md#kpodoomkill): find out" in text
-    assert "Divide by `kpod_cpu_periods_total`: more than" in text
+    assert "[KpodOomKill](runbook.md#kpodoomkill) fires for each: find out" in text
+    assert "Divide by `kpod_cpu_periods_total`. Above" in text
     assert "`kpod-metrics check` say why" in text
 
 

@@ -129,7 +129,7 @@ class Attribution:
     def charge(self, rows: Iterable[Row], store: Store, reader: Reader) -> None:
         """Give each row to its owner's series; count or hold the others.
 
-        A row that is not of its table is the collector's fault; the others are taken all the same.
+        A row that does not fit its table is a defect of the collector. The other rows still count.
         """
         refused: Exception | None = None
         known = self.snapshot.identities

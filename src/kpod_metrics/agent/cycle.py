@@ -1,11 +1,11 @@
-"""The cycle: find out what is there, read, charge, publish.
+"""The cycle: find cgroups and pods, collect, attribute, store, publish.
 
-Every collector that is due reads (a slow one holds up no other); results are waited for up to the deadline, their rows
-go into the store, and a page is rendered. A collector that is late is counted, and its rows are taken when they come:
-they are running totals, so nothing is lost by being late.
+Every collector that is due reads; a slow one does not block the others. The cycle waits for results until the deadline,
+puts their rows into the store, and renders a page. A late collector is counted, and its rows are used when they arrive:
+they are running totals, so nothing is lost.
 
-Between two cycles the agent looks once a second for new cgroups, or names for those that had none; then it publishes a
-page with their series at 0, and the last cycle's values of all others.
+Between two cycles the agent looks once per second for new cgroups and for new names. Then it publishes a page with the
+new series at 0, and the last cycle's values of all others.
 """
 
 import gc

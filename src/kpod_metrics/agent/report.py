@@ -86,7 +86,7 @@ class Report:
     def _write_kernel(
         store: Store, maps: Callable[[], list[MapHealth]], programs: Callable[[], list[ProgramHealth]]
     ) -> None:
-        """Set what is known of kernel maps and programs; out of descriptors, the last values stand."""
+        """Set the metrics of kernel maps and programs; without free descriptors the last values stay."""
         try:
             for table, labels, values in health.kernel(maps(), programs()):
                 store.set(table, labels, values)

@@ -1,4 +1,4 @@
-"""One module a collector, found by itself; `kit` says what a collector is, `parts` is what collectors are made of."""
+"""The collectors: one module each, registered by import. `kit` has their base, `parts` what several of them share."""
 
 import importlib
 import pkgutil
@@ -8,7 +8,7 @@ from kpod_metrics.columns import Column
 
 
 def registered() -> dict[str, type[Collector]]:
-    """Return every collector by name, in the order of the names."""
+    """Return all collectors by name, sorted."""
     for module in pkgutil.iter_modules(__path__):
         if not module.ispkg:
             importlib.import_module(f"{__name__}.{module.name}")

@@ -1,6 +1,6 @@
-"""CPU time and throttling, from `cpu.stat`: one file a container.
+"""CPU time and throttling, from `cpu.stat`: one file per container.
 
-Without the cpu controller the file is there with its usage alone.
+Without the cpu controller the file has only the usage.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,30 +21,30 @@ TABLE = Table(
             "kpod_cpu_usage_seconds_total",
             "CPU time used, in user and kernel mode.",
             "usage_usec of cpu.stat",
-            advice=("Its rate is how many CPUs are used. Set the CPU request by it, and compare with the node's CPUs."),
+            advice="Its rate is the number of CPUs in use. Use it to set the CPU request.",
         ),
         counter(
             "kpod_cpu_throttled_seconds_total",
-            "Time for which the CPU limit kept tasks off the CPUs, added up over CPUs.",
+            "Time in which the CPU limit kept tasks from running, summed over CPUs.",
             "throttled_usec of cpu.stat",
             optional=_LIMITED,
             advice=(
-                "Grows while CPUs may be idle: raise or remove the CPU limit, keep the request (KpodCpuThrottled)."
+                "Can grow while CPUs are idle: raise or remove the CPU limit, and keep the request (KpodCpuThrottled)."
             ),
         ),
         counter(
             "kpod_cpu_throttled_periods_total",
-            "Periods of the CPU limit in which it was used up.",
+            "Periods in which the CPU limit was reached.",
             "nr_throttled of cpu.stat",
             optional=_LIMITED,
-            advice="Divide by kpod_cpu_periods_total: more than a quarter is KpodCpuThrottled.",
+            advice="Divide by kpod_cpu_periods_total. Above a quarter KpodCpuThrottled fires.",
         ),
         counter(
             "kpod_cpu_periods_total",
-            "Periods of the CPU limit in which there was something to run.",
+            "Periods of the CPU limit in which tasks were ready to run.",
             "nr_periods of cpu.stat",
             optional=_LIMITED,
-            advice="What the throttled periods are divided by. Absent: there is no CPU limit.",
+            advice="The divisor for kpod_cpu_throttled_periods_total. Absent: there is no CPU limit.",
         ),
     ),
     preexisting=True,
@@ -52,7 +52,7 @@ TABLE = Table(
 
 
 class Cpu(FileCollector):
-    """CPU time of each cgroup, and how its limit held it back."""
+    """CPU time of each cgroup, and its throttling."""
 
     name = "cpu"
     description = "CPU time, throttling"
@@ -74,11 +74,11 @@ class Cpu(FileCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (TABLE,)
 
     def open(self) -> list[Signal]:
-        """Say so where there is no throttling to read: cpu.stat has its usage without the controller too."""
+        """Without the cpu controller, report only the throttling metrics as absent: cpu.stat always has the usage."""
         signals = []
         for signal in super().open():
             of_limits = tuple(metric for metric in signal.metrics if metric.optional)
@@ -88,7 +88,7 @@ class Cpu(FileCollector):
         return signals
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup."""
+        """Yield one row per cgroup."""
         return self.each(groups, self._read)
 
     def _read(self, group: Group) -> Iterable[Row]:
@@ -96,7 +96,7 @@ class Cpu(FileCollector):
         usage, periods = flat(stat, b"usage_usec", b"nr_periods")
         if usage is None:
             return
-        # Periods are counted from the limit's first use on, and never without one.
+        # The kernel counts periods only with a limit, from its first use on.
         throttled, throttled_periods = flat(stat, b"throttled_usec", b"nr_throttled") if periods else (None, None)
         yield Row(TABLE, group.id, (), (usage / 1e6, _seconds(throttled), throttled_periods, periods or None))
 

@@ -1,6 +1,6 @@
-"""Bytes and operations on block devices, from `io.stat`: one file a container, and a link a device.
+"""Bytes and operations on block devices, from `io.stat`: one file per container, and one link per device.
 
-A device appears with a container's first operation on it: most containers never touch most devices.
+A device appears with a container's first operation on it: most containers use few devices.
 """
 
 import os
@@ -13,13 +13,13 @@ from kpod_metrics.columns import Column
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter
 from kpod_metrics.pods.model import Group
 
-_CACHED = "What the page cache absorbs is not in it; buffered writes are, when they are written back."
+_CACHED = "Without reads from the page cache; buffered writes count when the kernel writes them back."
 
 
-_BYTES = "Near what the device can: a faster volume, or a neighbour that is moved (KpodDiskPressure)."
+_BYTES = "Near the device's maximum: use a faster volume, or move other pods (KpodDiskPressure)."
 _OPERATIONS = (
-    "Near the volume's IOPS: larger and fewer operations, or a faster volume. Bytes divided by it are the "
-    "size of one (KpodDiskPressure)."
+    "Near the volume's IOPS limit: use larger operations, or a faster volume (KpodDiskPressure). Bytes divided by it "
+    "are the size of an operation."
 )
 
 
@@ -59,14 +59,14 @@ class Disk(FileCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup and device."""
+        """Yield one row per cgroup and device."""
         if not self.has_controller():
             return []
-        # For this cycle only: a number is given to another device once its own has gone.
+        # For this cycle only: the kernel can give the number of a removed device to another one.
         names: dict[str, str] = {}
 
         def read(group: Group) -> Iterable[Row]:
@@ -80,7 +80,7 @@ class Disk(FileCollector):
         return self.each(groups, read)
 
     def _name(self, number: str) -> str:
-        """Return a device's name from its MAJ:MIN, or that where sysfs does not know it."""
+        """Return the name of a device by its MAJ:MIN, or MAJ:MIN if sysfs does not have it."""
         try:
             path = os.readlink(f"{self.environment.sys_root}/dev/block/{number}")
         except OSError as error:

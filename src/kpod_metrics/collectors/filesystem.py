@@ -1,17 +1,16 @@
-"""Space of the file systems that a container sees, from mountinfo and statvfs().
+"""Space of the file systems of a container, from mountinfo and statvfs().
 
-One file a container and mount namespace, `/proc/PID/mountinfo`: read again when the kernel tells of a change there or,
-where it cannot tell, in every cycle; and a statvfs() for each of its devices. One series a device: where it is mounted
-several times, the shortest mount point names it. Devices that several mount namespaces of a container have at one path
-are added up there, as the gauges of its cgroups are.
+It reads `/proc/PID/mountinfo` once per container and mount namespace, and again when the kernel reports a change, or in
+every cycle if the kernel cannot. Then it calls statvfs() for each device. A device has one series: if it is mounted
+several times, the shortest mount point is the label. Devices with the same path in several mount namespaces of a
+container are added together, like the gauges of its cgroups.
 
-A mount point is looked up below the process' root directory alone (`kernel/openat2.py`): a mount whose path leads
+A mount point is looked up only below the process' root directory (`kernel/openat2.py`). A mount whose path leads
 elsewhere is skipped and counted.
 
-Left out are file systems without data (procfs, cgroups, ...), what is below /proc, /sys and /dev, read-only tmpfs
-(projected secrets), single files that are mounted (/etc/hosts), and what has no size. So is what comes with a part of
-the host that a pod has mounted, and is another's there: what is mounted in the folders of container runtimes and in the
-volumes of pods.
+Excluded are file systems without data (procfs, cgroups, ...), everything below /proc, /sys and /dev, read-only tmpfs
+(projected secrets), mounted single files (/etc/hosts), and file systems without a size. If a pod mounts a part of the
+host, the mounts of other containers in it (in the folders of container runtimes, and in volumes of pods) are excluded.
 """
 
 import errno
@@ -37,23 +36,23 @@ TABLE = Table(
     (
         gauge(
             "kpod_fs_capacity_bytes",
-            "Size of the file system mounted there.",
+            "Size of the file system.",
             "statvfs: f_blocks * f_frsize",
-            advice="What the free space is a share of.",
+            advice="Divide kpod_fs_available_bytes by it to get the free share.",
         ),
         gauge(
             "kpod_fs_usage_bytes",
-            "Bytes in use on the file system, by whomever: a container may share it with others.",
+            "Bytes in use on the file system. Other containers can share the file system.",
             "statvfs: (f_blocks - f_bfree) * f_frsize",
-            advice="Its growth over days says when the volume is full.",
+            advice="Its growth over days shows when the volume will be full.",
         ),
         gauge(
             "kpod_fs_available_bytes",
-            "Bytes that a process without privileges can still write to the file system.",
+            "Bytes that unprivileged processes can still write to the file system.",
             "statvfs: f_bavail * f_frsize",
             advice=(
-                "Below a tenth: grow the volume or clean up (KpodFilesystemLow, "
-                "KpodFilesystemFull); of the root: KpodNodeFilesystemLow."
+                "Below a tenth: enlarge the volume or remove files (KpodFilesystemLow, KpodFilesystemFull). For the "
+                "root file system: KpodNodeFilesystemLow."
             ),
         ),
     ),
@@ -66,14 +65,14 @@ _MOVED = frozenset({SYMLINK, REPLACED})
 
 
 class _View(NamedTuple):
-    """What one mount namespace looks like from one root directory."""
+    """The mounts of a namespace, as seen from one root directory."""
 
     namespace: int
     root: str | tuple[int, int]
 
 
 class _Mounts(NamedTuple):
-    """What a mountinfo file says; `changes` is as it was told before that was read, if it was."""
+    """The content of a mountinfo file; `changes` is the kernel's counter of changes before the read, if it is known."""
 
     changes: int | None
     content: bytes
@@ -95,38 +94,38 @@ class Filesystem(ProcessCollector):
         statvfs: Ask = openat2.fstatvfs_below,
         limit: float = LIMIT,
     ) -> None:
-        """`statvfs` is asked; `limit` is how long a cycle waits for one that hangs, in seconds."""
+        """`limit` is how many seconds a cycle waits for a `statvfs` that hangs."""
         super().__init__(environment, wanted)
         self._statvfs = Statvfs(statvfs, limit)
         self._mounts: dict[_View, _Mounts] = {}
-        """The mountinfo files of the last cycle: they rarely change."""
+        """The mountinfo files of the last cycle, because they rarely change."""
         self._skipped = dict.fromkeys(SKIPPED, 0)
         self._failing: set[str] = set()
         """Devices whose statvfs() failed in the last cycle."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (TABLE,)
 
     def open(self) -> list[Signal]:
-        """Raise UnavailableError where the mounts of (almost) no pod can be looked at, or none of them safely."""
+        """Raise UnavailableError if the mounts of most pods cannot be read, or not safely."""
         openat2.require()
         try:
             capabilities = rights.effective(self.environment.proc_root)
         except RefusedError:
             return super().open()
-        # Without it, only those are seen that have the same user and no capability more (ptrace_may_access).
+        # Without it, only processes of the same user without more capabilities can be read (ptrace_may_access).
         if lacking := rights.lacking(capabilities, rights.CAP_SYS_PTRACE):
             raise UnavailableError(f"EPERM: this process lacks {lacking}")
         return super().open()
 
     def rights(self) -> frozenset[int]:
-        """To look at other processes' mounts, and those that are below a private folder, where that was given."""
+        """Return the rights to read the mounts of other processes, also those below private folders."""
         return frozenset({rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH})
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a container and file system."""
+        """Yield one row per container and file system."""
         views = self.views()
         mounts: dict[_View, _Mounts] = {}
         probes: dict[tuple[_View, str], Probe] = {}
@@ -134,17 +133,17 @@ class Filesystem(ProcessCollector):
         proc = self.environment.proc_root
         host = functools.cache(lambda: Host(read_if_there(f"{proc}/1/mountinfo")))
 
-        def number(thread: int) -> int:
-            told = views.get(thread) if views is not None else None
-            return namespace_of(proc, "mnt", thread) if told is None else told.mount_namespace
+        def namespace(thread: int) -> int:
+            known = views.get(thread) if views is not None else None
+            return namespace_of(proc, "mnt", thread) if known is None else known.mount_namespace
 
         def look(group: Group) -> Iterable[tuple[int, Probe]]:
-            for of, pid in self.namespaces(group.pids, number).items():
-                told = views.get(pid) if views is not None else None
-                if told is None:  # or it is no main thread
+            for of, pid in self.namespaces(group.pids, namespace).items():
+                known = views.get(pid) if views is not None else None
+                if known is None:  # or it is not a main thread
                     view, changes = _View(of, os.readlink(f"{proc}/{pid}/root")), None
                 else:
-                    view, changes = _View(of, told.root), told.mount_changes
+                    view, changes = _View(of, known.root), known.mount_changes
                 if view not in mounts:
                     mounts[view] = self._read(view, pid, changes, host)
                 for system in mounts[view].systems:
@@ -158,22 +157,22 @@ class Filesystem(ProcessCollector):
         mounted = self.each([group for group in groups if group.pids], look)
         self._mounts = mounts
         self._statvfs.ask(probes.values())
-        self._tell_failures(probes.values())
+        self._log_failures(probes.values())
         for (view, _), probe in probes.items():
             if (reason := self._why(probe)) is not None:
                 self._skipped[reason] += 1
                 if reason in _MOVED:
-                    # To rename a folder above a mount is no change of the mounts, as the kernel tells of those.
+                    # The kernel does not report a renamed folder above a mount as a change of the mounts.
                     mounts[view] = mounts[view]._replace(changes=None)
         rows = [Row(TABLE, owner, *sized) for owner, probe in mounted if (sized := _sizes(probe)) is not None]
         for probe in probes.values():
             if probe.at or isinstance(probe.answer, NotADirectoryError):
-                _leave_files_out(probe)
+                _exclude_files(probe)
         return rows
 
     @staticmethod
     def _why(probe: Probe) -> str | None:
-        """Return why a mount was skipped; None for one that was not, or whose process has ended."""
+        """Return why a mount was skipped; None if it was not, or if its process ended."""
         answer = probe.answer
         if answer is None:
             return HUNG
@@ -190,28 +189,28 @@ class Filesystem(ProcessCollector):
             return known
         content = read_if_there(f"{self.environment.proc_root}/{pid}/mountinfo")
         if not content:
-            changes = None  # the process has just ended: that says nothing of its mounts
+            changes = None  # the process has just ended: its mounts are not known
         if known is not None and known.content == content:
             return known._replace(changes=changes)
         return _Mounts(changes, content, file_systems(content, host))
 
-    def _tell_failures(self, probes: Iterable[Probe]) -> None:
-        """Log each device that cannot be looked at, when that begins."""
+    def _log_failures(self, probes: Iterable[Probe]) -> None:
+        """Log each device whose size cannot be read, once when this begins."""
         failing = set()
         for probe in probes:
             error = probe.answer
             if isinstance(error, OSError) and not is_absent(error) and self._why(probe) not in _MOVED:
                 failing.add(probe.system.device)
                 if probe.system.device not in self._failing:
-                    log.warning("file system %s at %s is left out: %s", probe.system.device, probe.path, error)
+                    log.warning("file system %s at %s is skipped: %s", probe.system.device, probe.path, error)
         self._failing = failing
 
     def skipped(self) -> Mapping[str, int]:
-        """Return the number of mounts that were skipped in all cycles, by the reason."""
+        """Return how many mounts were skipped in all cycles, by reason."""
         return self._skipped
 
     def close(self) -> None:
-        """End the helper thread."""
+        """Stop the helper thread."""
         self._statvfs.close()
         super().close()
 
@@ -226,8 +225,8 @@ def _sizes(probe: Probe) -> tuple[tuple[str], tuple[int, int, int]] | None:
     return (probe.point.path,), sizes
 
 
-def _leave_files_out(probe: Probe) -> None:
-    """Do not ask again of mount points that were found to be single files."""
+def _exclude_files(probe: Probe) -> None:
+    """Exclude mount points that turned out to be single files."""
     if isinstance(probe.answer, NotADirectoryError):
         probe.system.points.clear()
     elif probe.answer is not None:

@@ -1,8 +1,8 @@
-"""What each container has of the node's GPUs: NVIDIA's by NVML, all others' by what DRM drivers tell of clients.
+"""Each container's use of the node's GPUs: NVIDIA's by NVML, all others by the client statistics of DRM drivers.
 
-Utilization is that of the busiest kind of engine: a GPU whose video decoder works all the time is busy, though its
-shaders are idle; adding kinds up would have it busier than whole. Where there is no GPU a cycle costs two system
-calls: nothing is imported, and no process looked at. A driver that is loaded later is found in the next cycle.
+Utilization is that of the busiest class of engines: a GPU whose video decoder is always busy is busy, although its
+shaders are idle. A sum of all classes could be above 100 %. Without a GPU a cycle makes two system calls, imports
+nothing and reads no process. A driver that is loaded later is found in the next cycle.
 """
 
 import logging
@@ -26,22 +26,22 @@ TABLE = Table(
     (
         gauge(
             "kpod_gpu_utilization_ratio",
-            "Share of the time since the last read for which the GPU worked for the container, 0 to 1: that of the "
-            "kind of engine that was busiest. Not told of NVIDIA's MIG instances and of AMD's compute queues (ROCm).",
+            "Share of the time, 0 to 1, in which the GPU's busiest class of engines worked for the container, since "
+            "the last read. Not available for NVIDIA's MIG instances and AMD's compute queues (ROCm).",
             "NVML nvmlDeviceGetProcessUtilization; drm-engine-*, drm-cycles-* of /proc/PID/fdinfo",
             profile=Profile.COMPREHENSIVE,
             optional=_WHERE,
-            advice="Near 0 on a GPU that is reserved: what feeds it is late, see the pod's CPU, disk and network. "
-            "Near 1: the GPU is what it waits for.",
+            advice="Near 0 on a reserved GPU: the pod does not supply work fast enough: see its CPU, disk, network. "
+            "Near 1: the GPU is the bottleneck.",
         ),
         gauge(
             "kpod_gpu_memory_used_bytes",
-            "Memory of the GPU that the container's processes use; of a GPU without memory of its own, the system's "
-            "that its buffers are in.",
+            "GPU memory that the container's processes use. For a GPU without its own memory: the system memory of its "
+            "buffers.",
             "NVML nvmlDeviceGetComputeRunningProcesses and its like; drm-resident-*, drm-memory-* of /proc/PID/fdinfo",
             profile=Profile.COMPREHENSIVE,
             optional=_WHERE,
-            advice="Near the GPU's memory: the next allocation fails. Make batches smaller, or take a larger GPU.",
+            advice="Near the size of the GPU's memory: allocations will fail. Use smaller batches, or a larger GPU.",
         ),
     ),
     labels=(Label("gpu", per="GPU"),),
@@ -62,17 +62,17 @@ class Gpu(FileCollector):
         self._drm = Drm(environment)
         self._nvml = Nvml(environment)
         self._drm_problem = ""
-        """Why processes' descriptors cannot be looked at."""
-        self._said = ""
-        """What was said of NVML last."""
+        """Why the descriptors of processes cannot be read."""
+        self._nvml_problem = ""
+        """The last logged problem of NVML."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (TABLE,)
 
     def open(self) -> list[Signal]:
-        """A signal for each way that there is a GPU for; raises UnavailableError where there is one and none works."""
+        """Return a signal for each kind of GPU here; raises UnavailableError if there are GPUs and none can be read."""
         metrics = tuple(metric for metric in TABLE.metrics if metric in self.wanted)
         devices = self._drm.devices()
         signals = []
@@ -88,17 +88,17 @@ class Gpu(FileCollector):
             try:
                 signals.append(Signal(metrics, "NVML, on " + (", ".join(self._nvml.open()) or "no GPU")))
             except UnavailableError as error:
-                self._said = str(error)
+                self._nvml_problem = str(error)
                 signals.append(Signal(metrics, "", str(error)))
         if not signals:
-            absent = "there is no GPU: no render node, and no driver of NVIDIA's is loaded"
+            absent = "there is no GPU: no render node, and NVIDIA's driver is not loaded"
             return [Signal(metrics, "", absent=absent)]
         if all(signal.problem for signal in signals):
             raise UnavailableError("; ".join(signal.problem for signal in signals))
         return signals
 
     def _lacking(self) -> str:
-        """What lacks for descriptors of other users' processes to be looked at (ptrace_may_access)."""
+        """Return the missing right to read descriptors of other users' processes (ptrace_may_access)."""
         try:
             capabilities = rights.effective(self.environment.proc_root)
         except RefusedError:
@@ -107,7 +107,7 @@ class Gpu(FileCollector):
         return f"EPERM: this process lacks {lacking}" if lacking else ""
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a container and GPU; of utilization from a client's second cycle on."""
+        """Yield one row per container and GPU; the utilization begins with a client's second cycle."""
         looked = [group for group in groups if group.pids]
         rows: list[Row] = []
         has_drm = not self._drm_problem and bool(self._drm.devices())
@@ -118,13 +118,13 @@ class Gpu(FileCollector):
         if self._nvml.present():
             try:
                 rows += _of_nvml(self._nvml.read(), looked)
-                self._said = ""
+                self._nvml_problem = ""
             except UnavailableError as error:
                 if not has_drm:
                     raise
-                if str(error) != self._said:
+                if str(error) != self._nvml_problem:
                     log.warning("collector %s: %s", self.name, error)
-                self._said = str(error)
+                self._nvml_problem = str(error)
         else:
             self._nvml.close()
         return rows
@@ -137,13 +137,13 @@ class Gpu(FileCollector):
                 yield Row(TABLE, group.id, (gpu,), use)
 
     def close(self) -> None:
-        """Let go of the driver."""
+        """Release the driver."""
         self._nvml.close()
         super().close()
 
 
 def _of_nvml(processes: Iterable[Process], groups: Sequence[Group]) -> Iterable[Row]:
-    """Add up the processes of each container: NVML tells of all that are on the node."""
+    """Add up the processes of each container. NVML reports all processes of the node."""
     owners = {pid: group for group in groups for pid in group.pids}
     found: dict[tuple[Identity, str], tuple[Group, list[Process]]] = {}
     for process in processes:

@@ -81,9 +81,9 @@ class Signal:
 
 
 class Question(enum.Enum):
-    """What one asks of a slow pod: each has a row on the pod's dashboard, with the metrics of its collectors."""
+    """Questions about a slow pod. Each has a row on the dashboard of a pod, with the metrics of its collectors."""
 
-    CPU = "Is it waiting for a CPU?"
+    CPU = "Is it short of CPU time?"
     MEMORY = "Is it short of memory?"
     DISK = "Is it waiting for a disk?"
     NETWORK = "Is it the network?"

@@ -16,39 +16,39 @@ USAGE = Table(
     (
         gauge(
             "kpod_mem_cgroup_usage_bytes",
-            "Memory charged to the container, page cache and kernel memory included.",
+            "Memory charged to the container, with page cache and kernel memory.",
             "memory.current",
-            advice=("Less kpod_mem_cgroup_cache_bytes it is what cannot be dropped: set the memory request by that."),
+            advice="Subtract kpod_mem_cgroup_cache_bytes to get what the kernel cannot free: use it for the request.",
         ),
         gauge(
             "kpod_mem_cgroup_peak_bytes",
-            "Most memory that was ever charged to the container at once.",
+            "Maximum memory charged to the container since its start.",
             "memory.peak",
             optional="from Linux 5.19 on",
-            advice="Set the limit above it: what the container needed at its worst since its start.",
+            advice="Set the memory limit above it.",
         ),
         gauge(
             "kpod_mem_cgroup_cache_bytes",
-            "Page cache charged to the container, tmpfs and shared memory included.",
+            "Page cache charged to the container, with tmpfs and shared memory.",
             "file of memory.stat",
             advice=(
-                "Nothing, by itself: it is given back when memory is short. With major faults or "
-                "memory pressure the limit leaves too little of it."
+                "Usually nothing: the kernel frees it when memory is short. With major faults or memory pressure "
+                "the limit is too low for it."
             ),
         ),
         gauge(
             "kpod_mem_cgroup_swap_bytes",
-            "Memory of the container that is swapped out.",
+            "Memory of the container in swap.",
             "memory.swap.current",
-            optional="where the node has swap",
-            advice=("Above 0 and growing: memory is short. Each page that is needed again is a major fault."),
+            optional="on nodes with swap",
+            advice="Grows: memory is short. The next access to such a page is a major fault.",
         ),
         gauge(
             "kpod_mem_cgroup_limit_bytes",
-            "Memory limit of the container: processes are killed where nothing more can be reclaimed below it.",
+            "Memory limit of the container. The OOM killer kills a process if usage cannot be kept below it.",
             "memory.max",
             optional="with a memory limit",
-            advice="What usage is compared with: KpodMemoryNearLimit, KpodMemoryGrowsToLimit.",
+            advice="Compare the usage with it (KpodMemoryNearLimit, KpodMemoryGrowsToLimit).",
         ),
     )
 )
@@ -75,14 +75,14 @@ class Memory(FileCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (USAGE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup."""
+        """Yield one row per cgroup."""
         if not self.has_controller():
             return []
-        # The first line is the heading. Without a swap device memory.swap.current would be 0 for ever.
+        # The first line is the heading. Without a swap device memory.swap.current is always 0.
         has_swap = read_if_there(f"{self.environment.proc_root}/swaps").count(b"\n") > 1
 
         def read(group: Group) -> Iterable[Row]:
@@ -93,7 +93,7 @@ class Memory(FileCollector):
             peak = single(self.read(path, "memory.peak"))
             (cache,) = flat(self.read(path, "memory.stat"), b"file")
             swap = single(self.read(path, "memory.swap.current")) if has_swap else None
-            limit = single(self.read(path, "memory.max"))  # "max" where there is none
+            limit = single(self.read(path, "memory.max"))  # "max" if there is none
             yield Row(USAGE, group.id, (), (usage, peak, cache, swap, limit))
 
         return self.each(groups, read)

@@ -1,11 +1,11 @@
-"""Traffic of network interfaces, from `/proc/PID/net/dev`: one file a network namespace and container.
+"""Traffic of network interfaces, from `/proc/PID/net/dev`: one file per network namespace.
 
-Once per network namespace of a pod, as its containers share one; the host's own (that of PID 1) is no pod's.
-`lo` appears once it has carried traffic: in most pods it is silent for ever, and would cost each eight series.
+It reads each network namespace of a pod once, because its containers share one. The host's namespace (that of PID 1)
+belongs to no pod. `lo` appears with its first traffic: in most pods it has none, and would cost eight series.
 
-Where the kernel does not tell the namespaces of all processes at once, one is known by the inode of its /proc/net/dev.
-Every namespace registers a file of its own there (net/core/net-procfs.c, dev_proc_net_init), and unlike
-/proc/PID/ns/net it may be looked at without the right to trace the process: PID 1 can refuse that even to root.
+If the kernel cannot list the namespaces of all processes at once, a namespace is identified by the inode of its
+/proc/net/dev. Every namespace has its own file there (net/core/net-procfs.c, dev_proc_net_init). Unlike
+/proc/PID/ns/net, it can be read without the right to trace the process, which PID 1 can refuse even to root.
 """
 
 import os
@@ -21,21 +21,26 @@ from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
 
 _WHAT = {
-    "bytes": ("Bytes {} by the network interface.", "bytes", "Near the link or its limit: that is the bottleneck."),
+    "bytes": (
+        "Bytes {} by the network interface.",
+        "bytes",
+        "Near the bandwidth of the link, or its limit: this is the bottleneck.",
+    ),
     "packets": (
         "Packets {} by the network interface.",
         "packets",
-        "What drops and errors are a share of. Bytes divided by it: the size of a packet.",
+        "Divide drops and errors by it. Bytes divided by it are the size of a packet.",
     ),
     "errors": (
         "Packets not {} because of an error of the network interface.",
         "errs",
-        "Hardware, or a wrong MTU (KpodInterfaceDrops).",
+        "Grows: a hardware fault, or a wrong MTU (KpodInterfaceDrops).",
     ),
     "drops": (
         "Packets not {} because the network interface or the kernel dropped them.",
         "drop",
-        "Received: the receiver is too slow, or its queue too short. Sent: a bandwidth limit (KpodInterfaceDrops).",
+        "Grows for received packets: the receiver is too slow, or its queue too short. For sent ones: a bandwidth "
+        "limit (KpodInterfaceDrops).",
     ),
 }
 
@@ -44,7 +49,7 @@ def _counters(direction: str, done: str, heading: str) -> tuple[Metric, ...]:
     return tuple(
         counter(
             f"kpod_net_iface_{direction}_{what}_total",
-            f"{help_.format(done)} `lo` is there once it has carried traffic.",
+            f"{help_.format(done)} `lo` appears with its first traffic.",
             f"{heading} {column} of /proc/PID/net/dev",
             advice=advice,
         )
@@ -60,7 +65,7 @@ TABLE = Table(
 
 
 class NetIface(ProcessCollector):
-    """Interface counters of each pod: those of each of its network namespaces, which outlive the containers in them."""
+    """Interface counters of each pod, by network namespace, which outlives the containers."""
 
     name = "net_iface"
     description = "bytes, packets, errors, drops of network interfaces"
@@ -72,21 +77,21 @@ class NetIface(ProcessCollector):
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row an interface of each of a pod's namespaces."""
+        """Yield one row per interface of each network namespace of a pod."""
         views = self.views()
         if views is None:
-            number, host = self._inode, self._inode(1)
+            namespace_id, host = self._inode, self._inode(1)
         else:
-            number = partial(self._number, views)
-            host = number(KTHREADD)
+            namespace_id = partial(self._namespace, views)
+            host = namespace_id(KTHREADD)
         files: dict[int, dict[str, Interface]] = {}
         done: set[tuple[Identity, int]] = set()
 
         def read(group: Group) -> Iterable[Row]:
-            for namespace, pid in self.namespaces(group.pids, number).items():
+            for namespace, pid in self.namespaces(group.pids, namespace_id).items():
                 if namespace == host or (group.pod, namespace) in done:
                     continue
-                if not files.get(namespace):  # where a process had just ended, here is another
+                if not files.get(namespace):  # if the last process had just ended, try this one
                     files[namespace] = interfaces(read_if_there(f"{self.environment.proc_root}/{pid}/net/dev"))
                 for name, totals in files[namespace].items():
                     done.add((group.pod, namespace))
@@ -95,8 +100,8 @@ class NetIface(ProcessCollector):
 
         return self.each([group for group in groups if group.pids], read)
 
-    def _number(self, views: Mapping[int, TaskNamespaces], thread: int) -> int:
-        """Return a thread's namespace. Only main threads are in `views`, while they have not ended."""
+    def _namespace(self, views: Mapping[int, TaskNamespaces], thread: int) -> int:
+        """Return the namespace of a thread. `views` has only main threads that have not ended."""
         view = views.get(thread)
         return namespace_of(self.environment.proc_root, "net", thread) if view is None else view.network_namespace
 

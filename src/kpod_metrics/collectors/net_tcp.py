@@ -16,53 +16,50 @@ TRAFFIC = Table(
     (
         counter(
             "kpod_net_tcp_bytes_sent_total",
-            "Payload bytes sent over TCP, each once: retransmitted ones are not counted again.",
+            "Payload bytes sent over TCP, without retransmits.",
             "advance of tcp_sock.snd_nxt, without SYN and FIN",
             advice=(
-                "Its rate is what the pod sends. Near the link's or the bandwidth limit: that is it. Divided by "
-                "kpod_net_tcp_segments_sent_total: the size of a segment."
+                "Near the bandwidth of the link, or its limit: this is the bottleneck. Divide by "
+                "kpod_net_tcp_segments_sent_total to get the size of a segment."
             ),
         ),
         counter(
             "kpod_net_tcp_bytes_received_total",
-            "Payload bytes received over TCP in order, each once, read by the application or not.",
+            "Payload bytes received over TCP, without duplicates, also those that the application has not read.",
             "tcp_sock.bytes_received, without FIN",
-            advice=(
-                "Its rate is what the pod receives, without headers and repeats: compare with "
-                "kpod_net_iface_rx_bytes_total."
-            ),
+            advice=("Compare with kpod_net_iface_rx_bytes_total, which also counts headers and duplicates."),
         ),
         counter(
             "kpod_net_tcp_segments_sent_total",
-            "TCP segments sent with payload, each time that they are sent: retransmitted ones are counted again.",
+            "TCP segments with payload that were sent, with retransmits.",
             "tcp_sock.data_segs_out, as tcpi_data_segs_out of TCP_INFO",
-            advice="What retransmits are a share of.",
+            advice="Divide kpod_net_tcp_retransmits_total by it.",
         ),
         counter(
             "kpod_net_tcp_retransmits_total",
-            "TCP segments retransmitted, with SYNs, and SYN-ACKs of connections that were established.",
+            "Retransmitted TCP segments, also of SYNs, and of SYN-ACKs of established connections.",
             "tcp_sock.total_retrans, as tcpi_total_retrans of TCP_INFO",
             events=True,
-            advice=("More than 2 % of segments: packets are lost, or nobody answers (KpodTcpRetransmits)."),
+            advice="More than 2 % of the segments: packets are lost, or the peer does not answer (KpodTcpRetransmits).",
         ),
         counter(
             "kpod_net_tcp_connect_failures_total",
-            "TCP connects that ended without a connection: refused, timed out, unreachable or given up.",
+            "Failed TCP connects: refused, timed out, unreachable or aborted.",
             "inet_sock_set_state: SYN_SENT to CLOSE",
             events=True,
             advice=(
-                "Grows with retransmits: nobody answers (a policy, a dead peer). Without: the "
-                "peer refuses (KpodTcpConnectFailures)."
+                "Grows with retransmits: the peer does not answer (it is down, or a policy drops packets). Without "
+                "retransmits: the peer refuses (KpodTcpConnectFailures)."
             ),
         ),
         latency(
             "kpod_net_tcp_rtt_seconds",
             "Smoothed TCP round-trip time, observed at each segment that an established connection receives.",
             "tcp_probe: tcp_sock.srtt_us",
-            # A pod's series have a ceiling: one bucket from 4 to 67 s, where no usual round trip is, and none below
-            # a microsecond, the kernel's unit.
+            # Few buckets, to limit the series of a pod: one from 4 to 64 s, as no normal round trip takes so long, and
+            # none below a microsecond, the kernel's unit.
             exponents=(*LATENCY_EXPONENTS[1:-2], LATENCY_EXPONENTS[-1]),
-            advice=("Twice what it was: a queue on the way, another zone, a peer that is throttled (KpodTcpRttRise)."),
+            advice="Twice its usual value: a queue on the path, another zone, or a throttled peer (KpodTcpRttRise).",
         ),
     )
 )
@@ -70,12 +67,11 @@ CONNECTIONS = Table(
     (
         counter(
             "kpod_net_tcp_connections_total",
-            "TCP connections established: outbound ones by connect, inbound ones on a listening socket.",
+            "Established TCP connections: outbound by connect, inbound on a listening socket.",
             "inet_sock_set_state: SYN_SENT or SYN_RECV to ESTABLISHED",
             events=True,
             advice=(
-                "Many outbound ones for few requests: connections are not kept open. Each costs a "
-                "round trip, and TLS more."
+                "Many outbound connections for few requests: keep them open. Each costs a round trip, or more with TLS."
             ),
         ),
     ),
@@ -182,7 +178,7 @@ class NetTcp(BpfCollector):
         return super().collect(groups)
 
     def rows(self, entry: Entry) -> Iterable[Row]:
-        """One row a cgroup, and one for each direction."""
+        """Yield one row per cgroup, and one per direction."""
         owner, epoch = entry.key[0], entry.epoch
         yield Row(TRAFFIC, owner, (), (*map(entry.number, _COUNTERS), entry.histogram("rtt")), epoch)
         for direction in CONNECTIONS.labels[0].values:

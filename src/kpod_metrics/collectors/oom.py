@@ -15,16 +15,16 @@ OOM_KILLS = counter(
     "mark_victim or, if that passes only a PID, the exit of a process whose signal_struct.oom_mm is set",
     profile=Profile.MINIMAL,
     events=True,
-    advice="Each is KpodOomKill: find out whether the pod's limit or the node's memory was used up.",
+    advice="KpodOomKill fires for each: find out whether the pod's limit or the node's memory was reached.",
 )
 GROUP_KILLS = counter(
     "kpod_mem_oom_group_kills_total",
-    "Times that the OOM killer killed all processes of a container or of the pod together "
-    "(kpod_mem_oom_kills_total counts the processes).",
+    "How often the OOM killer killed all processes of a container or pod together. "
+    "(kpod_mem_oom_kills_total counts the processes.)",
     "a victim, as above, below a mem_cgroup.oom_group; as oom_group_kill of memory.events (5.17)",
     advice=(
-        "As kpod_mem_oom_kills_total. memory.oom.group is set for the container or for its pod. If it is set above the "
-        "cgroup whose limit was hit, the kernel kills one process alone, and that also counts here."
+        "As for kpod_mem_oom_kills_total. memory.oom.group is set for the container or its pod. If it is set above the "
+        "cgroup whose limit was reached, the kernel kills only one process, and this counts too."
     ),
 )
 KILLS = Table((OOM_KILLS,))

@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 MAJOR_FAULTS = counter(
     "kpod_mem_major_page_faults_total",
-    "Page faults that had to wait for a disk.",
+    "Page faults that waited for the disk.",
     "perf event PERF_COUNT_SW_PAGE_FAULTS_MAJ, else pgmajfault in memory.stat",
     events=True,
-    advice="More than 100 a second that go on: more memory, or reads that are not page faults (KpodMajorFaultStorm).",
+    advice="More than 100 a second for minutes: more memory, or read() instead of mmap() (KpodMajorFaultStorm).",
 )
 TABLE = Table((MAJOR_FAULTS,))
 
@@ -56,7 +56,7 @@ class PageFaults(BpfCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (TABLE,)
 
     def prepare(self, bpf: libbpf.Object) -> None:
@@ -100,11 +100,11 @@ class PageFaults(BpfCollector):
                 raise
 
     def _follow_later_cpus(self) -> None:
-        """Follow the CPUs as far as the capabilities that are left allow, and report if not: other events count on."""
+        """Open events on new CPUs if the remaining capabilities allow it, otherwise report the problem."""
         try:
             self._follow_cpus()
         except UnavailableError as refused:
-            problem = f"not counted on a CPU that came up later, until a restart: {refused}"
+            problem = f"not counted on a CPU that came online later, until a restart: {refused}"
             if not self._signal.problem:
                 log.error("%s: %s", MAJOR_FAULTS.name, problem)
             self._signal.problem = problem
@@ -116,14 +116,14 @@ class PageFaults(BpfCollector):
         return frozenset() if self._program is None else frozenset({rights.CAP_PERFMON})
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup."""
+        """Yield one row per cgroup."""
         if self._program is None:
             return self._read_files(groups)
         self._follow_later_cpus()
         return super().collect(groups)
 
     def rows(self, entry: Entry) -> Iterable[Row]:
-        """One row a cgroup."""
+        """Yield one row per cgroup."""
         yield Row(TABLE, entry.key[0], (), (entry.number("major"),), entry.epoch)
 
     def _read_files(self, groups: Sequence[Group]) -> Iterable[Row]:

@@ -1,4 +1,4 @@
-"""Time lost waiting for CPU, memory and I/O, from pressure stall information: three files a container."""
+"""Time lost waiting for CPU, memory and I/O, from pressure stall information: three files per container."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,9 +12,9 @@ from kpod_metrics.pods.model import Group
 _RESOURCES = {"cpu": "a CPU", "memory": "memory (reclaim, swap, refaults)", "io": "I/O"}
 _FILES = [f"{resource}.pressure" for resource in _RESOURCES]
 _ADVICE = {
-    "cpu": "Its rate is a share of time. kpod_cpu_runqueue_latency_seconds also says how many tasks wait.",
+    "cpu": "Its rate is a share of time. kpod_cpu_runqueue_latency_seconds also shows how many tasks wait.",
     "memory": "Its rate is a share of time. Above a fifth: more memory, or a higher limit (KpodMemoryPressure).",
-    "io": "Its rate is a share of time. Stalled above a half: KpodDiskPressure.",
+    "io": "Its rate is a share of time. If all tasks stall for more than half of the time, KpodDiskPressure fires.",
 }
 
 
@@ -28,7 +28,7 @@ def _counters(resource: str, what: str) -> tuple[Metric, Metric]:
         ),
         counter(
             f"kpod_pressure_{resource}_stalled_seconds_total",
-            f"Time in which every task that had something to do waited for {what}.",
+            f"Time in which all tasks that were not idle waited for {what}.",
             f"full total of {resource}.pressure",
             advice=_ADVICE[resource],
         ),
@@ -61,11 +61,11 @@ class Pressure(FileCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """One row a cgroup; a kernel without a file, or started with psi=0, has none of its values."""
+        """Yield one row per cgroup. If a file does not exist, or with psi=0, its values are None."""
         return self.each(groups, self._read)
 
     def _read(self, group: Group) -> Iterable[Row]:

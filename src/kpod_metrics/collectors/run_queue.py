@@ -19,21 +19,20 @@ TABLE = Table(
             "sched_switch: growth of task_struct.sched_info.run_delay, as in /proc/PID/schedstat",
             profile=Profile.MINIMAL,
             advice=(
-                "Its rate is how many tasks wait at a time. High, with little throttling: raise "
-                "the CPU request, move the neighbour (KpodRunQueueSaturated). With throttling: "
-                "KpodCpuThrottled."
+                "The rate of its sum is the average number of waiting tasks. High without throttling: raise the CPU "
+                "request, or move other pods (KpodRunQueueSaturated). High with throttling: KpodCpuThrottled."
             ),
         ),
         counter(
             "kpod_cpu_context_switches_total",
-            "Times that a task left a CPU for another, voluntarily or not.",
+            "Context switches, voluntary and involuntary.",
             "sched_switch, as voluntary_ctxt_switches + nonvoluntary_ctxt_switches of /proc/PID/status",
             profile=Profile.MINIMAL,
             events=True,
             wraps=True,
             advice=(
-                "Thousands a second for one CPU used: many short waits (locks, small reads and "
-                "writes). Compare with kpod_syscall_count_total of futex and read."
+                "Thousands per second of CPU time: many short waits for locks, or small reads and writes. Compare with "
+                "kpod_syscall_count_total of futex and read."
             ),
         ),
     )
@@ -72,7 +71,7 @@ class RunQueue(BpfCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (TABLE,)
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
@@ -86,7 +85,7 @@ class RunQueue(BpfCollector):
         return [Signal((wait,), f"{leaves.hook}, of tasks created since"), Signal((switches,), leaves.hook)]
 
     def rows(self, entry: Entry) -> Iterable[Row]:
-        """One row a cgroup."""
+        """Yield one row per cgroup."""
         wait = entry.histogram("wait")
         # A switch whose wait is not known is in no bucket.
         yield Row(TABLE, entry.key[0], (), (wait, wait.count + entry.number("untimed")), entry.epoch)

@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 COUNT = counter(
     "kpod_syscall_count_total",
-    "Calls of a tracked syscall that ended, by a process of 64 or 32 bits, without those that seccomp refused: "
-    "the kernel does not report their entry.",
+    "Completed calls of a tracked syscall, by 64-bit and 32-bit processes. Without calls that seccomp refused: the "
+    "kernel does not report their entry.",
     "sys_enter to sys_exit",
     profile=Profile.COMPREHENSIVE,
     events=True,
     wraps=True,
-    advice="Very many small reads or writes: buffer them. What the errors are divided by.",
+    advice="Very many small reads or writes: buffer them. Divide kpod_syscall_errors_total by it.",
 )
 ERRORS = counter(
     "kpod_syscall_errors_total",
@@ -31,19 +31,18 @@ ERRORS = counter(
     "whether it restarts the call or returns EINTR.",
     "sys_exit: ret from -4095 to -1, without the kernel's own ERESTART codes",
     profile=Profile.COMPREHENSIVE,
-    advice="More than half of the calls fail: KpodSyscallErrors says how to find the error.",
+    advice="If more than half of the calls fail, KpodSyscallErrors fires; the runbook explains how to find the error.",
 )
 LATENCY = latency(
     "kpod_syscall_latency_seconds",
-    "Time from a call's entry into the kernel to its end, waiting included.",
+    "Time from the entry of a call into the kernel to its end, including waits.",
     "bpf_ktime_get_ns() from sys_enter to sys_exit",
     profile=Profile.COMPREHENSIVE,
-    # Seven buckets: a container has them for each tracked syscall.
+    # Only seven buckets, because a container has them for each tracked syscall.
     exponents=(-20, -16, -12, -8, -4, 0, 6),
     advice=(
-        "Its rate is how many tasks are in the call at a time. Slow fsync or write: "
-        "KpodSyscallSlow. Slow read, futex or epoll_wait mean little: they wait for "
-        "others."
+        "The rate of its sum is the average number of tasks in the call. Slow fsync or write: KpodSyscallSlow. A slow "
+        "read, futex or epoll_wait is normal: waiting is its purpose."
     ),
 )
 METRICS: tuple[Metric, ...] = (COUNT, ERRORS, LATENCY)
@@ -114,7 +113,7 @@ class Syscall(BpfCollector):
 
     @staticmethod
     def _copies(bpf: libbpf.Object, hook: str) -> list[libbpf.Program]:
-        """The programs at one end of a syscall, all alike."""
+        """Return the programs at one end of a syscall, which are copies."""
         return [program for program in bpf.programs.values() if (program.role, program.of) == ("copy", hook)]
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
@@ -135,7 +134,7 @@ class Syscall(BpfCollector):
         return found
 
     def rows(self, entry: Entry) -> Iterable[Row]:
-        """One row a cgroup and syscall."""
+        """Yield one row per cgroup and syscall."""
         cgroup_id, index = entry.key
         latency = entry.histogram("latency")
         values = latency.count, entry.number("errors"), latency

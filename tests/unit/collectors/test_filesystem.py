@@ -204,7 +204,7 @@ def test_what_has_no_size_or_fails_is_left_out(tree: Tree, opened: Opened, caplo
     for _ in range(3):
         assert len(cycles.run(group).exported()) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"file system 0:45 at {tree.proc}/{seen_by(10, '/share')} is left out: [Errno 116] Stale file handle"
+        f"file system 0:45 at {tree.proc}/{seen_by(10, '/share')} is skipped: [Errno 116] Stale file handle"
     ]
     disks.answers["/share"] = size(8, 4, 4)
     assert cycles.run(group).exported()["fs_usage_bytes /share"] == 4096

@@ -12,7 +12,7 @@ import pytest
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.collectors.gpu import Gpu
 from kpod_metrics.collectors.kit import Environment
-from kpod_metrics.collectors.parts.drm import AGAIN, Drm
+from kpod_metrics.collectors.parts.drm import RELIST_CYCLES, Drm
 from kpod_metrics.errors import UnavailableError
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
 from tests.unit.collectors.fdinfo import AMDGPU, AMDGPU_BEFORE_6_13, FILE, I915, PANFROST, XE, Gpus, change
@@ -320,7 +320,7 @@ def test_descriptors_are_listed_when_their_number_changes(
     cycles.run(*groups)
     assert listed.of(tree) == ["10/fd"]
     assert cycles.exported() == {f"{MEMORY} 0000:08:00.0": 2068 << 10}
-    for _ in range(3 * AGAIN):
+    for _ in range(3 * RELIST_CYCLES):
         cycles.run(*groups)
     assert listed.of(tree) == ["10/fd"] * 3
     assert cycles.exported() != {}
@@ -350,7 +350,7 @@ def test_real_descriptors(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert process.stdout is not None
         process.stdout.readline()  # it has opened what it needs to start
         assert drm._of_process(process.pid) == []
-        drm._held[process.pid] = drm._held[process.pid]._replace(until=AGAIN)
+        drm._held[process.pid] = drm._held[process.pid]._replace(until=RELIST_CYCLES)
         assert drm._of_process(process.pid) == []
         assert (len(listed.paths), reads) == (1, [])
         process.stdin.write("\n")
@@ -369,7 +369,7 @@ def status(tree: Tree, capabilities: int) -> None:
 def test_signals(tree: Tree, gpus: Gpus) -> None:
     status(tree, 1 << 19)
     [signal] = Gpu(tree.environment).open()
-    absent = "there is no GPU: no render node, and no driver of NVIDIA's is loaded"
+    absent = "there is no GPU: no render node, and NVIDIA's driver is not loaded"
     assert (signal.hook, signal.problem, signal.absent) == ("", "", absent)
     gpus.add("renderD129", "0000:01:00.0", "nvidia")  # of nvidia-drm: NVML tells of it
     [signal] = Gpu(tree.environment).open()

@@ -8,7 +8,7 @@ import pynvml
 import pytest
 
 from kpod_metrics.collectors.gpu import Gpu
-from kpod_metrics.collectors.parts.nvml import AGAIN
+from kpod_metrics.collectors.parts.nvml import MAX_FAILURES
 from kpod_metrics.errors import UnavailableError
 from tests.fakes.nvml import build
 from tests.unit.collectors.cycles import POD, Cycles, Tree
@@ -146,15 +146,15 @@ def test_gpu_that_is_lost(tree: Tree, nvidia: Nvidia, caplog: pytest.LogCaptureF
     nvidia.says(*running, count=2)
     assert cycles.run(group).exported() == {MEMORY: GIB, second: 2 * GIB}
     nvidia.says(*running, f"gpu 0 lost {LOST}", count=2)
-    for _ in range(AGAIN + 1):
+    for _ in range(MAX_FAILURES + 1):
         exported = cycles.run(group).exported()
         assert MEMORY not in exported
         assert exported[second] == 2 * GIB
     nvidia.says("gpu 0 nothing", *running[2:], f"gpu 0 lost {LOST}", count=2)  # nor its address
     assert set(cycles.run(group).exported()) == {second, "gpu_utilization_ratio 0000:af:00.0"}
     assert [record.message for record in caplog.records] == [
-        "GPU 0000:3b:00.0 is left out: GPU is lost",
-        "GPU number 0 is left out: GPU is lost",
+        "GPU 0000:3b:00.0 is skipped: GPU is lost",
+        "GPU number 0 is skipped: GPU is lost",
     ]
     # The library began anew once, for one that was reset meanwhile.
     assert nvidia.calls() == ["init", "shutdown", "init"]
@@ -167,7 +167,7 @@ def test_processes_that_may_not_be_seen(tree: Tree, nvidia: Nvidia, caplog: pyte
     cycles = Cycles(Gpu(tree.environment))
     for _ in range(2):
         assert cycles.run(tree.group("a", 7, pids=[10])).exported() == {}
-    assert [record.message for record in caplog.records] == ["GPU 0000:3b:00.0 is left out: Insufficient Permissions"]
+    assert [record.message for record in caplog.records] == ["GPU 0000:3b:00.0 is skipped: Insufficient Permissions"]
 
 
 def test_signals(tree: Tree, nvidia: Nvidia) -> None:
@@ -211,8 +211,8 @@ def test_without_the_library(tree: Tree, nvidia: Nvidia, monkeypatch: pytest.Mon
     monkeypatch.setattr(pynvml, "CDLL", missing)
     monkeypatch.setattr(pynvml, "nvmlLib", None)
     assert refused(tree) == (
-        "NVIDIA's driver is loaded, but its library libnvidia-ml.so.1 is not found here: "
-        "in a container NVIDIA's runtime brings it (docs/gpu.md)"
+        "NVIDIA's driver is loaded, but its library libnvidia-ml.so.1 is not found: "
+        "in a container, NVIDIA's runtime provides it (docs/gpu.md)"
     )
 
 

@@ -1,1 +1,1 @@
-"""What collectors are made of: readers that several share, and the larger parts of one."""
+"""Parts of collectors: readers that several share, and larger parts of one."""

@@ -1,9 +1,9 @@
-"""GPUs of DRM drivers (amdgpu, i915, xe, ...): whose clients are open, and what each of them used since the last cycle.
+"""GPUs of DRM drivers (amdgpu, i915, xe, ...): their clients, and what each used since the last cycle.
 
-There is no list of clients: they are found through the descriptors of processes, in `/proc/PID/fd`. What keeps that
-cheap: nothing is looked at without a render node; of a container whose /dev/dri is missing, no process; and of a
-process, its descriptors only when their number has changed (the directory's size, since 6.2: f1f1f2569901), or every
-tenth cycle.
+The kernel has no list of clients. They are found through the descriptors of processes, in `/proc/PID/fd`. To keep this
+cheap, nothing is read without a render node, and no process of a container without /dev/dri. The descriptors of a
+process are listed only if their number changed (the size of the directory, since 6.2: f1f1f2569901), or in every tenth
+cycle.
 """
 
 import os
@@ -19,33 +19,33 @@ from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.kernel.openat2 import open_below
 from kpod_metrics.pods.model import Group
 
-AGAIN = 10
-"""Cycles after which the descriptors of a process are listed though their number is the same."""
+RELIST_CYCLES = 10
+"""Cycles after which the descriptors of a process are listed even if their number is the same."""
 
 _NO_COUNTS = frozenset({"nvidia"})
-"""Drivers with render nodes whose clients are told of elsewhere."""
+"""Drivers with render nodes but without client statistics; NVML has those of nvidia."""
 
 
 class Use(NamedTuple):
-    """What a container has of a GPU."""
+    """A container's use of a GPU."""
 
     ratio: float | None
     memory: int | None
 
 
 class _Held(NamedTuple):
-    """What was found of one process."""
+    """The DRM descriptors of one process."""
 
     state: tuple[int, int, int]
-    """Inode, time and size of its directory of descriptors: another process with its number has another."""
+    """Inode, time and size of its directory of descriptors. Another process with the same PID has other ones."""
     descriptors: list[str]
-    """One for each client."""
+    """One descriptor per client."""
     until: int
-    """The cycle in which they are listed again in any case."""
+    """The cycle in which they are listed again."""
 
 
 class _Seen(NamedTuple):
-    """One client at one read."""
+    """A client at the time of a read."""
 
     at_ns: int
     client: drm.DrmClient
@@ -53,7 +53,7 @@ class _Seen(NamedTuple):
 
 @dataclass
 class _Total:
-    """What all clients of one container add up to, for one GPU."""
+    """The sum of all clients of a container on one GPU."""
 
     ratios: dict[str, float] = field(default_factory=dict)
     own: int = 0
@@ -62,22 +62,22 @@ class _Total:
 
 
 class Drm:
-    """Finds the clients, and takes differences of what their drivers count."""
+    """Finds the clients, and computes differences of their counters."""
 
     def __init__(self, environment: Environment, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        """`clock` tells nanoseconds."""
+        """`clock` returns nanoseconds."""
         self._proc = environment.proc_root
         self._class = f"{environment.sys_root}/class/drm"
         self._clock = clock
         self._devices: frozenset[str] = frozenset()
-        """Those found last: clients of others are left out."""
+        """The devices found last; clients of other devices are ignored."""
         self._cycle = 0
         self._held: dict[int, _Held] = {}
         self._before: dict[tuple[str, int], tuple[int, _Seen]] = {}
-        """Of each client, by device and id: its cgroup and what was read in the last cycle."""
+        """Cgroup and last read of each client, by device and client id."""
 
     def devices(self) -> dict[str, str]:
-        """Return the GPUs that have a render node, with their drivers; one system call where there are none."""
+        """Return the GPUs with a render node, and their drivers; makes one system call if there are none."""
         try:
             nodes = [name for name in os.listdir(self._class) if name.startswith("renderD")]
         except FileNotFoundError:
@@ -95,7 +95,7 @@ class Drm:
         return os.path.basename(os.path.realpath(f"{self._class}/{node}/device"))
 
     def clients(self, group: Group) -> Iterable[tuple[Group, str, _Seen]]:
-        """Yield each client that processes of a cgroup hold, with its GPU; raises OSError where they are hidden."""
+        """Yield the clients of a cgroup's processes, with their GPUs; raises OSError if they cannot be read."""
         if not self._has_nodes(group.pids):
             return
         for pid in group.pids:
@@ -106,7 +106,7 @@ class Drm:
                     raise
 
     def _has_nodes(self, pids: Sequence[int]) -> bool:
-        """Whether the first process that is still there may see any DRM node: a container has those it was given."""
+        """Whether the first existing process can see DRM nodes: a container sees only those it was given."""
         for pid in pids:
             try:
                 root = os.open(f"{self._proc}/{alive(self._proc, pid)}/root", os.O_PATH | os.O_CLOEXEC)
@@ -117,7 +117,7 @@ class Drm:
             except (FileNotFoundError, NotADirectoryError):
                 return False
             except OSError:
-                return True  # not to be looked up from here, as with a link in the path: the descriptors say it
+                return True  # the path cannot be looked up (it contains a link): read the descriptors
             finally:
                 os.close(root)
             return True
@@ -127,13 +127,13 @@ class Drm:
         folder = f"{self._proc}/{pid}/fd"
         status = os.stat(folder)
         if not status.st_size and (thread := alive(self._proc, pid)) != pid:
-            return self._of_process(thread)  # the main thread has ended, and with it its descriptors
+            return self._of_process(thread)  # the main thread has ended and has no descriptors
         state = (status.st_ino, status.st_mtime_ns, status.st_size)
         held = self._held.get(pid)
         if held is None or held.state != state or not status.st_size or self._cycle >= held.until:
-            # Spread over the cycles, so that not all of them are due in one.
+            # At different cycles, so that not all processes are listed in the same one.
             first = held is None or held.state != state
-            until = self._cycle + (1 + pid % AGAIN if first else AGAIN)
+            until = self._cycle + (1 + pid % RELIST_CYCLES if first else RELIST_CYCLES)
             held = _Held(state, _nodes(folder), until)
         found: dict[tuple[str, int], tuple[str, str, _Seen]] = {}
         for descriptor in held.descriptors:
@@ -148,9 +148,9 @@ class Drm:
         return [(device, seen) for _, device, seen in found.values()]
 
     def uses(self, read: Iterable[tuple[Group, str, _Seen]]) -> Mapping[tuple[Group, str], Use]:
-        """Return what containers used since the last cycle, by one of their cgroups and by GPU; ends the cycle.
+        """Return the use since the last cycle, by container (one of its cgroups) and GPU; ends the cycle.
 
-        A client that processes of several cgroups hold is charged to the one it was first found in, while that has it.
+        If processes of several cgroups have the same client, it belongs to the cgroup in which it was found first.
         """
         now: dict[tuple[str, int], tuple[Group, _Seen]] = {}
         for group, device, seen in read:
@@ -170,30 +170,30 @@ class Drm:
         return {(group, device): _use(total) for (_, device), (group, total) in totals.items()}
 
     def next_cycle(self, groups: Sequence[Group]) -> None:
-        """Begin a cycle: forget processes that are gone."""
+        """Begin a cycle: forget processes that ended."""
         self._cycle += 1
         there = {pid for group in groups for pid in group.pids}
         self._held = {pid: held for pid, held in self._held.items() if pid in there}
 
     def forget_all(self) -> None:
-        """Drop all that is kept: there is no GPU now."""
+        """Forget everything: there is no GPU now."""
         self._held, self._before = {}, {}
 
 
 def _nodes(folder: str) -> list[str]:
-    """Return the descriptors that are DRM nodes, by where their links lead: a look at the files might wait for them."""
+    """Return the descriptors of DRM nodes, by the target of their links: accessing the files could block."""
     found = []
     for name in os.listdir(folder):
         try:
             if "/dri/" in os.readlink(f"{folder}/{name}"):
                 found.append(name)
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # it was closed
     return found
 
 
 def _target(link: str) -> str:
-    """Return the name of what a link leads to; empty where there is none."""
+    """Return the name of a link's target; empty if there is none."""
     try:
         return os.path.basename(os.readlink(link))
     except FileNotFoundError:
@@ -201,15 +201,15 @@ def _target(link: str) -> str:
 
 
 def _add(total: _Total, before: _Seen | None, now: _Seen) -> None:
-    """Add one client: its memory, and the share of time that each class of engines worked for it."""
+    """Add one client: its memory, and the share of time in which each class of engines worked for it."""
     memory = now.client.memory()
     if memory is not None:
         total.own += memory[0]
-        # A buffer that clients share is counted by each: once for the container, so far as can be told.
+        # Every client counts a shared buffer: use the largest value, as the container has it only once.
         total.shared = max(total.shared, memory[1])
         total.has_memory = True
     if before is None:
-        return  # since when it is there is not known
+        return  # it is not known since when it exists
     for name, engine in now.client.engines.items():
         ratio = _ratio(before.client.engines.get(name), engine, now.at_ns - before.at_ns)
         if ratio is not None:
@@ -217,23 +217,23 @@ def _add(total: _Total, before: _Seen | None, now: _Seen) -> None:
 
 
 def _ratio(before: drm.Engine | None, now: drm.Engine, elapsed_ns: int) -> float | None:
-    """The share of an interval that the engines of a class worked for a client; None where that is not told."""
+    """Return the share of time in which a class of engines worked for a client; None if it is not known."""
     if now.busy_ns is not None:
         if elapsed_ns <= 0:
             return None
-        known = 0 if before is None or before.busy_ns is None else before.busy_ns  # amdgpu leaves out what is 0
+        known = 0 if before is None or before.busy_ns is None else before.busy_ns  # amdgpu omits values of 0
         return max(0, now.busy_ns - known) / (elapsed_ns * now.capacity)
     if now.cycles is None or now.total_cycles is None:
         return None
     if before is None or before.cycles is None or before.total_cycles is None:
         return None
-    passed = now.total_cycles - before.total_cycles
-    # The clock wraps where it has fewer than 64 bits: that interval is lost.
-    return max(0, now.cycles - before.cycles) / (passed * now.capacity) if passed > 0 else None
+    elapsed = now.total_cycles - before.total_cycles
+    # A clock with fewer than 64 bits can wrap: then this interval is lost.
+    return max(0, now.cycles - before.cycles) / (elapsed * now.capacity) if elapsed > 0 else None
 
 
 def _highest(before: _Seen, now: _Seen) -> _Seen:
-    """Keep the greater of two counts: a driver may step back, and is to catch up (drm-usage-stats.rst)."""
+    """Keep the larger value of each counter: a driver may go back, and later catch up (drm-usage-stats.rst)."""
     for name, engine in now.client.engines.items():
         old = before.client.engines.get(name)
         if old is None:
@@ -246,6 +246,6 @@ def _highest(before: _Seen, now: _Seen) -> _Seen:
 
 
 def _use(total: _Total) -> Use:
-    """A GPU is as busy as its busiest class of engines; never more than whole, as reads are not simultaneous."""
+    """Return the use: a GPU is as busy as its busiest class of engines. Limited to 1, as reads are not simultaneous."""
     ratio = min(1.0, max(total.ratios.values())) if total.ratios else None
     return Use(ratio, total.own + total.shared if total.has_memory else None)

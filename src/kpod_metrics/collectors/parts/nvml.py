@@ -1,9 +1,9 @@
 """GPUs of NVIDIA's driver, by its management library NVML: memory and utilization of each process.
 
-`nvidia-ml-py` (the extra `gpu`) is imported, and loads libnvidia-ml.so.1, only where the driver's module is loaded:
-2.7 MB. It keeps /dev/nvidiactl and the GPUs open: the module cannot be unloaded while the agent runs.
+`nvidia-ml-py` (the extra `gpu`) is imported, and loads libnvidia-ml.so.1, only if the driver's module is loaded: it
+takes 2.7 MB. It keeps /dev/nvidiactl and the GPUs open, so the module cannot be unloaded while the agent runs.
 
-Processes are told by their number in the agent's own PID namespace, so it has to be the host's.
+NVML reports PIDs of the agent's PID namespace, so the agent needs the host's.
 """
 
 import logging
@@ -17,46 +17,46 @@ from kpod_metrics.errors import UnavailableError
 
 log = logging.getLogger(__name__)
 
-AGAIN = 10
-"""Reads in a row with a GPU that does not answer, after which the library is initialized anew."""
+MAX_FAILURES = 10
+"""Consecutive reads in which a GPU does not answer, after which the library is initialized again."""
 
 _WHOLE = 100
-"""NVML's utilization is in per cent."""
+"""NVML reports utilization in per cent."""
 
 
 class Process(NamedTuple):
-    """What one process has of one GPU."""
+    """The use of one GPU by one process."""
 
     pid: int
     gpu: str
     busy: tuple[float, float, float] | None
-    """Per cent of the time since the last read: its multiprocessors, encoders, decoders. None where it is not told."""
+    """Per cent of the time since the last read: multiprocessors, encoders, decoders. None if it is not available."""
     memory: int | None
     """Bytes."""
 
 
 class Nvml:
-    """The library, and where its samples were read up to."""
+    """The library, and the time of the last sample that was read."""
 
     def __init__(self, environment: Environment) -> None:
         self._module = f"{environment.sys_root}/module/nvidia"
         self._library: Any = None
         """The module pynvml, while NVML is initialized."""
         self._until: dict[str, int] = {}
-        """Of each GPU: the time of the newest sample, in microseconds."""
+        """Time of the newest sample in microseconds, by GPU."""
         self._failing: dict[str, str] = {}
-        """GPUs that did not answer, and why."""
+        """GPUs that did not answer, with the error."""
         self._failed = 0
-        """Reads in a row in which some did not."""
+        """Consecutive reads in which a GPU did not answer."""
 
     def present(self) -> bool:
         """Whether the driver is loaded; one stat()."""
         return os.path.isdir(self._module)
 
     def open(self) -> list[str]:
-        """Initialize the library and return the GPUs' names; raises UnavailableError, one line."""
+        """Initialize the library, and return the names of the GPUs; raises UnavailableError."""
         try:
-            import pynvml  # noqa: PLC0415 - costs memory, and is there with the extra only
+            import pynvml  # noqa: PLC0415 - takes memory, and is an optional package
         except ImportError:
             raise UnavailableError(
                 "NVIDIA's driver is loaded, but the Python package nvidia-ml-py is not installed: "
@@ -66,8 +66,8 @@ class Nvml:
             pynvml.nvmlInit()
         except pynvml.NVMLError_LibraryNotFound:
             raise UnavailableError(
-                "NVIDIA's driver is loaded, but its library libnvidia-ml.so.1 is not found here: "
-                "in a container NVIDIA's runtime brings it (docs/gpu.md)"
+                "NVIDIA's driver is loaded, but its library libnvidia-ml.so.1 is not found: "
+                "in a container, NVIDIA's runtime provides it (docs/gpu.md)"
             ) from None
         except pynvml.NVMLError as error:
             raise UnavailableError(f"NVML: {error}") from None
@@ -75,7 +75,7 @@ class Nvml:
         return [name for name, _ in self._devices()]
 
     def close(self) -> None:
-        """Give the library's state back; what was read up to is kept."""
+        """Shut the library down; the times of the last samples are kept."""
         library, self._library = self._library, None
         if library is not None:
             try:
@@ -84,10 +84,10 @@ class Nvml:
                 log.debug("NVML: %s", error)
 
     def read(self) -> list[Process]:
-        """Return every process on every GPU; raises UnavailableError where the library cannot be had.
+        """Return all processes on all GPUs; raises UnavailableError if the library is not available.
 
-        A GPU that does not answer is left out, which is said when it begins. As the library may have to begin anew for
-        one that was reset, it does that now and then; not each time, as that may start the other GPUs anew as well.
+        A GPU that does not answer is skipped, and logged once. After a reset of a GPU the library may need a new start.
+        This happens only after MAX_FAILURES reads, because it can interrupt the other GPUs.
         """
         if self._library is None:
             self.open()
@@ -100,16 +100,16 @@ class Nvml:
                 failing[name] = str(error)
         for name, why in failing.items():
             if name not in self._failing:
-                log.warning("GPU %s is left out: %s", name, why)
+                log.warning("GPU %s is skipped: %s", name, why)
         self._failing = failing
         self._failed = self._failed + 1 if failing else 0
-        if self._failed == AGAIN:
+        if self._failed == MAX_FAILURES:
             self._failed = 0
             self.close()
         return found
 
     def _devices(self, failing: dict[str, str] | None = None) -> Iterable[tuple[str, Any]]:
-        """Yield each GPU's PCI address and handle; `failing` takes those without."""
+        """Yield the PCI address and handle of each GPU; those that fail are added to `failing`."""
         nvml = self._library
         try:
             count = nvml.nvmlDeviceGetCount()
@@ -139,9 +139,9 @@ class Nvml:
             yield Process(pid, name, None if busy is None else busy.get(pid, (0.0, 0.0, 0.0)), memory)
 
     def _instances(self, device: Any) -> Iterable[tuple[int, Any]]:
-        """Yield the instances of a GPU in MIG mode; none of others.
+        """Yield the instances of a GPU in MIG mode; nothing for other GPUs.
 
-        Memory of such a GPU's processes is told for each instance without further rights, utilization not at all.
+        For these, NVML reports the memory of processes by instance, and no utilization.
         """
         nvml = self._library
         try:
@@ -157,19 +157,19 @@ class Nvml:
             yield nvml.nvmlDeviceGetGpuInstanceId(instance), instance
 
     def _memory(self, device: Any) -> Mapping[int, int | None]:
-        """Return the memory of each process; one with compute and graphics contexts is in both lists, with the same."""
+        """Return the memory of each process. A process with compute and graphics contexts is in both lists."""
         found: dict[int, int | None] = {}
         for kind in ("Compute", "Graphics", "MPSCompute"):
             for process in self._running(kind, device):
                 known = found.get(process.pid)
-                # NVML_VALUE_NOT_AVAILABLE is None here.
+                # pynvml returns None for NVML_VALUE_NOT_AVAILABLE.
                 found[process.pid] = max((m for m in (known, process.usedGpuMemory) if m is not None), default=None)
         return found
 
     def _running(self, kind: str, device: Any) -> Sequence[Any]:
-        """Return the processes with contexts of a kind; none where the GPU has no such kind."""
+        """Return the processes with contexts of a kind; none if the GPU does not support it."""
         nvml = self._library
-        for version in ("_v3", "_v2"):  # the older one for older drivers
+        for version in ("_v3", "_v2"):  # the second one is for older drivers
             try:
                 running: Sequence[Any] = getattr(nvml, f"nvmlDeviceGet{kind}RunningProcesses{version}")(device)
                 return running
@@ -180,10 +180,10 @@ class Nvml:
         return ()
 
     def _busy(self, name: str, device: Any) -> Mapping[int, tuple[float, float, float]] | None:
-        """Return the mean of each process's samples since the last read; None at the first, or where it is not told.
+        """Return the mean of each process's samples since the last read; None at the first read or if unsupported.
 
-        A process that was idle has no sample. What the driver has been seen to add is left out: samples as old as
-        those that were asked for, or above 100 %.
+        An idle process has no sample. Some drivers also return samples that are too old or above 100 %, which are
+        ignored.
         """
         nvml = self._library
         since = self._until.get(name)
@@ -205,6 +205,6 @@ class Nvml:
 
 
 def _mean(samples: set[tuple[int, int, int, int]]) -> tuple[float, float, float]:
-    """The means of their three values; a sample that is there twice is one."""
+    """Return the means of the three values. The set removes duplicate samples."""
     _, multiprocessors, encoders, decoders = (sum(column) / len(samples) for column in zip(*samples, strict=True))
     return multiprocessors, encoders, decoders

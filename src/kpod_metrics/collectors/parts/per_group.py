@@ -1,4 +1,4 @@
-"""What collectors that read files of each cgroup have in common."""
+"""Base of collectors that read files of each cgroup."""
 
 import errno
 import logging
@@ -17,28 +17,28 @@ _Found = TypeVar("_Found")
 
 
 class FileCollector(Collector):
-    """A collector that reads cgroup after cgroup: one that cannot be read does not lose the others."""
+    """A collector that reads one cgroup after the other. An unreadable cgroup does not affect the others."""
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
         self._refused = False
-        """Whether some cgroups could not be read in the last cycle."""
+        """Whether a cgroup could not be read in the last cycle."""
         self._files = KeptFiles(environment.kept_files)
         self._before: Sequence[Group] = ()
         """The groups of the last cycle."""
 
     def read(self, folder: str, name: str) -> bytes:
-        """Return the content of a cgroup's file, nothing where it is absent; raises any other OSError."""
+        """Return the content of a cgroup's file, empty if it does not exist; raises every other OSError."""
         try:
             return self._files.read(folder, name)
         except OSError as error:
             if not is_absent(error):
                 raise
-            # Where a cgroup was removed, another of that name may be there by now.
+            # If the cgroup was removed, another one can have its name now.
             return read_if_there(f"{folder}/{name}") if error.errno == errno.ENODEV else b""
 
     def open(self) -> list[Signal]:
-        """Say so where the controller is not in this tree: it may be with version 1, or not in the kernel."""
+        """Report the metrics as absent if this tree does not have the controller: cgroup v1 may have it."""
         signals = super().open()
         if not self.has_controller():
             for signal in signals:
@@ -46,22 +46,22 @@ class FileCollector(Collector):
         return signals
 
     def has_controller(self) -> bool:
-        """Whether the tree has the controller; without it none of its files is there, and looking for them costs."""
+        """Whether the tree has the controller. Without it its files do not exist, and opening them would cost time."""
         return not self.controller or not self.missing(self.controller)
 
     def missing(self, controller: str) -> str:
-        """Return why what a controller counts is not there; empty where the tree has the controller."""
+        """Return why a controller's metrics are absent; empty if the tree has the controller."""
         return without_controller(controller, self.read(self.environment.cgroup_root, "cgroup.controllers"))
 
     def close(self) -> None:
-        """Close the kept files."""
+        """Close the open files."""
         self._files.close()
 
     def each(self, groups: Sequence[Group], read: Callable[[Group], Iterable[_Found]]) -> list[_Found]:
-        """Return what `read` gives for all groups.
+        """Return the results of `read` for all groups.
 
-        A cgroup or process that is gone is skipped. Any other failure is logged when it begins, and raised if it is
-        that of every group: only then is there nothing to export.
+        Cgroups and processes that ended are skipped. Other failures are logged once, and raised if no group can be
+        read.
         """
         found: list[_Found] = []
         refused: list[tuple[Group, OSError]] = []

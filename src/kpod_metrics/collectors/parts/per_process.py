@@ -1,4 +1,4 @@
-"""What collectors that look at the processes of each cgroup have in common."""
+"""Base of collectors that read the namespaces of each cgroup's processes."""
 
 import errno
 import os
@@ -15,12 +15,12 @@ from kpod_metrics.kernel.tasks import TaskNamespaces
 
 
 class ProcessCollector(FileCollector):
-    """A collector that asks in which namespaces processes are: of the kernel all at once or, where it cannot, /proc."""
+    """A collector that needs the namespaces of processes: from a kernel iterator for all at once, or from /proc."""
 
     features = (TASK_ITERATOR,)
 
     def open(self) -> list[Signal]:
-        """Raise UnavailableError where no process of any pod is seen."""
+        """Raise UnavailableError if the processes of pods are not visible."""
         if others_are_hidden(self.environment.cgroup_root):
             raise UnavailableError(HIDDEN)
         signals = super().open()
@@ -34,12 +34,12 @@ class ProcessCollector(FileCollector):
         return signals
 
     def views(self) -> Mapping[int, TaskNamespaces] | None:
-        """Return what every process sees, by PID; None where the kernel cannot tell of all at once."""
+        """Return the namespaces of all processes by PID; None if the kernel has no iterator for them."""
         tasks = self.environment.tasks
         return tasks.look(self) if tasks.is_open(self) else None
 
     def namespaces(self, pids: Sequence[int], of: Callable[[int], int]) -> dict[int, int]:
-        """Return the namespaces that `of` gives for a cgroup's processes, each with a thread that is in it.
+        """Return the namespaces of a cgroup's processes (by `of`), each with a thread in it.
 
         Processes beyond the first MAX_PROBED are counted in `not_looked_at`.
         """
@@ -47,23 +47,23 @@ class ProcessCollector(FileCollector):
         return distinct(pids, of, self.environment.proc_root)
 
     def maps(self) -> list[MapHealth]:
-        """State of the kernel map."""
+        """Return the state of the kernel map."""
         return self.environment.tasks.maps(self)
 
     def programs(self) -> list[ProgramHealth]:
-        """State of the kernel program."""
+        """Return the state of the kernel program."""
         return self.environment.tasks.programs(self)
 
     def close(self) -> None:
-        """Leave the program to others, and close the kept files."""
+        """Release the shared program, and close the open files."""
         self.environment.tasks.close(self)
         super().close()
 
 
 def namespace_of(proc: str, kind: str, thread: int) -> int:
-    """Return the number of a thread's namespace ("mnt", "net"), as its view has it; raises OSError."""
+    """Return the id of a thread's namespace ("mnt" or "net"); raises OSError."""
     target = os.readlink(f"{proc}/{thread}/ns/{kind}")
     try:
         return int(target[len(kind) + 2 : -1])
     except ValueError:
-        raise OSError(errno.EINVAL, f"{target!r} is no namespace") from None
+        raise OSError(errno.EINVAL, f"{target!r} is not a namespace") from None

@@ -1,11 +1,11 @@
-"""statvfs() of many file systems, of which some may never answer (a server that is gone, a FUSE daemon that hangs).
+"""statvfs() of many file systems, some of which may never answer (a lost file server, a FUSE daemon that hangs).
 
-The calls of a cycle are made by one helper thread, so that a cycle costs one hand-over however many there are. A call
-that does not come back is left behind with its thread, and its device is not asked again until it does.
+One helper thread makes all calls of a cycle. If a call does not return, the thread stays in it, another one is
+started, and this device is not read again until the call returns.
 
-Such a thread does not keep the agent from ending, but for a case that nobody can help: a request that a FUSE daemon has
-taken and does not answer is not interrupted even by SIGKILL (fs/fuse/dev.c, request_wait_answer), and the process stays
-a zombie until the daemon ends.
+Such a thread does not delay the end of the agent, with one exception: even SIGKILL cannot interrupt a request that a
+FUSE daemon has read but does not answer (fs/fuse/dev.c, request_wait_answer). Then the process stays a zombie until the
+daemon ends.
 """
 
 import logging
@@ -21,32 +21,32 @@ from kpod_metrics.kernel.openat2 import fstatvfs_below
 log = logging.getLogger(__name__)
 
 LIMIT = 0.5
-"""Seconds that a cycle waits for its calls and, after the first that does not come back, for the rest of them."""
+"""Seconds for which a cycle waits for its calls and, after one that hangs, again for the rest."""
 SKIPPED = ("symlink", "replaced", "hung", "refused")
-"""Why a mount is skipped: a link in its path; another mount there, or none; no answer; another error."""
-MOST_STUCK = 8
-"""Threads that may hang. The last is kept for file systems of this machine: servers and daemons hang in numbers."""
+"""Why a mount is skipped: a link in its path; another mount or none there; no answer; another error."""
+MAX_STUCK = 8
+"""Maximum threads that hang. Local file systems always have one left: remote ones often hang together."""
 
 
 @dataclass(slots=True, eq=False)
 class Probe:
-    """A file system to ask, and its answer: None if there is none this time."""
+    """A file system to read, and its answer; None if it has not answered."""
 
     system: FileSystem
     root: str
-    """Directory that its mount points are below."""
+    """The directory above its mount points."""
     at: int = 0
-    """Which of its mount points is asked: the first that is a directory."""
+    """Index of the mount point that is used: the first that is a directory."""
     answer: os.statvfs_result | OSError | None = None
 
     @property
     def point(self) -> Point:
-        """The mount point that is asked."""
+        """The mount point that is used."""
         return self.system.points[self.at]
 
     @property
     def path(self) -> str:
-        """Where that is, for a log."""
+        """Its path, for the log."""
         return f"{self.root}{self.point.path}"
 
 
@@ -55,32 +55,32 @@ class _Batch:
     probes: Sequence[Probe]
     done: "SimpleQueue[None]" = field(default_factory=SimpleQueue)
     at: int = 0
-    """The probe that is asked now."""
+    """Index of the current probe."""
     abandoned: bool = False
 
 
 Ask = Callable[[str, str, int], os.statvfs_result]
-"""What `fstatvfs_below` does: the root directory, the mount point, the number of the mount."""
+"""Signature of `fstatvfs_below`: root directory, mount point, mount id."""
 
 
 class Statvfs:
-    """Asks probes. For one thread at a time."""
+    """Fills in the answers of probes. For one thread at a time."""
 
     def __init__(self, statvfs: Ask = fstatvfs_below, limit: float = LIMIT) -> None:
         self._statvfs, self._limit = statvfs, limit
         self._lock = threading.Lock()
-        """Of `abandoned`, `at` and `stuck`: what the threads tell each other."""
+        """Protects `abandoned`, `at` and `stuck`."""
         self._jobs: SimpleQueue[_Batch | None] | None = None
-        """Of the thread that waits for work, where there is one."""
+        """Jobs of the waiting thread, if there is one."""
         self.stuck: set[str] = set()
         """Devices that do not answer."""
 
     def ask(self, probes: Iterable[Probe]) -> None:
         """Fill in the answers; returns within twice the limit."""
-        # What is likelier to hang comes last: then it holds up only its like.
+        # Remote file systems last: they are more likely to hang, and then do not delay local ones.
         left = sorted(probes, key=lambda probe: not probe.system.local)
         for _ in range(2):
-            room = MOST_STUCK - len(self.stuck)
+            room = MAX_STUCK - len(self.stuck)
             left = [
                 probe
                 for probe in left
@@ -100,7 +100,7 @@ class Statvfs:
                 return
 
     def close(self) -> None:
-        """End the thread that waits for work; one that hangs ends with its call, or with the process."""
+        """Stop the waiting thread. A thread that hangs ends with its call, or with the process."""
         if self._jobs is not None:
             self._jobs.put(None)
             self._jobs = None
@@ -112,7 +112,7 @@ class Statvfs:
         self._jobs.put(batch)
 
     def _abandon(self, batch: _Batch) -> None:
-        """Leave a thread to the call that it hangs in."""
+        """Abandon a thread that hangs in a call."""
         with self._lock:
             if batch.at == len(batch.probes):
                 return  # it ended just now
@@ -121,7 +121,7 @@ class Statvfs:
             self.stuck.add(probe.system.device)
             self._jobs = None
         log.warning(
-            "file system %s at %s does not answer: left out until it does (%d such)",
+            "file system %s at %s does not answer: skipped until it does (%d such)",
             probe.system.device,
             probe.path,
             len(self.stuck),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kpod_metrics.cgroup.mounts import FileSystem, Point
-from kpod_metrics.collectors.parts.statvfs import MOST_STUCK, Probe, Statvfs
+from kpod_metrics.collectors.parts.statvfs import MAX_STUCK, Probe, Statvfs
 from kpod_metrics.kernel.openat2 import ReplacedError
 from tests.unit.kernel.mounts import mount_of
 
@@ -101,7 +101,7 @@ def test_one_that_hangs_loses_itself_alone(
     assert machine.asked.count("b") == 1  # it is waited for once
     assert helpers() == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "file system b at /b does not answer: left out until it does (1 such)"
+        "file system b at /b does not answer: skipped until it does (1 such)"
     ]
 
 
@@ -125,8 +125,8 @@ def test_many_that_hang_at_once_hold_up_their_like_only(machine: Machine, statvf
     machine.hang(*servers)
     for _ in range(10):
         assert answered(statvfs, *servers, "a", "b") == ["a", "b"]
-    assert len(statvfs.stuck) == MOST_STUCK - 1  # the last thread is kept for what is local
-    assert helpers() == MOST_STUCK
+    assert len(statvfs.stuck) == MAX_STUCK - 1  # the last thread is kept for what is local
+    assert helpers() == MAX_STUCK
     machine.release()
     until(lambda: not statvfs.stuck)
     assert answered(statvfs, *servers, "a") == [*servers, "a"]
@@ -134,13 +134,13 @@ def test_many_that_hang_at_once_hold_up_their_like_only(machine: Machine, statvf
 
 
 def test_no_more_threads_hang_than_are_allowed(machine: Machine, statvfs: Statvfs) -> None:
-    disks = [f"d{number}" for number in range(MOST_STUCK + 5)]
+    disks = [f"d{number}" for number in range(MAX_STUCK + 5)]
     machine.hang(*disks)
-    for _ in range(MOST_STUCK):
+    for _ in range(MAX_STUCK):
         assert answered(statvfs, *disks, "z") == []
-    assert len(statvfs.stuck) == helpers() == MOST_STUCK
+    assert len(statvfs.stuck) == helpers() == MAX_STUCK
     machine.release(disks[0])
-    until(lambda: len(statvfs.stuck) < MOST_STUCK)
+    until(lambda: len(statvfs.stuck) < MAX_STUCK)
     assert answered(statvfs, "z") == ["z"]
 
 
