@@ -41,4 +41,4 @@ class Column:
     chosen: str = ".*"
     """Of a histogram: expression for the label values of the series that it shows."""
     place: int = 1000
-    """Columns with a smaller number come first."""
+    """Columns with a smaller number come first, those with the same number by key."""

@@ -17,6 +17,5 @@ def registered() -> dict[str, type[Collector]]:
 
 def columns() -> list[Column]:
     """Return the columns of `top` that collectors declare, in their order."""
-    return sorted(
-        (column for kind in registered().values() for column in kind.columns), key=lambda column: column.place
-    )
+    declared = [column for kind in registered().values() for column in kind.columns]
+    return sorted(declared, key=lambda column: (column.place, column.key))

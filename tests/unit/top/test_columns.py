@@ -126,7 +126,6 @@ def test_filter_is_a_part_of_any_name() -> None:
 def test_columns_are_declared_once() -> None:
     assert (*FIXED, *(column.key for column in declared())) == KEYS
     assert len({column.plain for column in COLUMNS}) == len({column.key for column in COLUMNS}) == len(COLUMNS)
-    assert len({column.place for column in declared()}) == len(declared())
 
 
 @pytest.mark.parametrize(("name", "kind"), registered().items(), ids=registered())
