@@ -365,7 +365,7 @@ def plain(selection: Selection, name: str) -> Panel:
 
 
 @dataclass(frozen=True)
-class Row:
+class Section:
     """A row of panels, followed by those of its collectors' other metrics."""
 
     title: str
@@ -373,9 +373,11 @@ class Row:
     collectors: tuple[str, ...] = ()
 
 
-def asked(question: Question, *panels: Panel) -> Row:
+def section_of(question: Question, *panels: Panel) -> Section:
     """Return the row of a question, with all metrics of the collectors that answer it."""
-    return Row(question.value, panels, tuple(name for name, kind in registered().items() if kind.question is question))
+    return Section(
+        question.value, panels, tuple(name for name, kind in registered().items() if kind.question is question)
+    )
 
 
 @dataclass(frozen=True)
@@ -386,7 +388,7 @@ class Board:
     title: str
     description: str
     selection: Selection
-    rows: tuple[Row, ...]
+    rows: tuple[Section, ...]
     variables: tuple[str, ...]
 
 
@@ -525,8 +527,8 @@ BOARDS = (
         "Which pods of a node wait, and for what.",
         _OF_NODE,
         (
-            Row("What pods wait for", _waits(_OF_NODE)),
-            Row(
+            Section("What pods wait for", _waits(_OF_NODE)),
+            Section(
                 "CPU",
                 (
                     heat(_OF_NODE, "Run-queue latency", _RUNQUEUE),
@@ -534,7 +536,7 @@ BOARDS = (
                     lines(_OF_NODE, "CPU usage", "kpod_cpu_usage_seconds_total"),
                 ),
             ),
-            Row(
+            Section(
                 "Memory",
                 (
                     lines(_OF_NODE, "Memory", "kpod_mem_cgroup_usage_bytes"),
@@ -547,7 +549,7 @@ BOARDS = (
                     events(_OF_NODE, "OOM kills", "kpod_mem_oom_kills_total"),
                 ),
             ),
-            Row(
+            Section(
                 "Disk and file systems",
                 (
                     lines(_OF_NODE, "Disk reads", "kpod_disk_read_bytes_total"),
@@ -555,7 +557,7 @@ BOARDS = (
                     left(_OF_NODE, "Space left"),
                 ),
             ),
-            Row(
+            Section(
                 "Network",
                 (
                     heat(_OF_NODE, "TCP round trips", _RTT),
@@ -577,8 +579,8 @@ BOARDS = (
         "One pod, question by question. Select the pod above.",
         _OF_POD,
         (
-            Row("Overview", _waits(_OF_POD)),
-            Row(
+            Section("Overview", _waits(_OF_POD)),
+            Section(
                 "Which pod is it?",
                 (
                     listing(_OF_POD, "Owner and QoS class", "kpod_pod_info", 16),
@@ -586,7 +588,7 @@ BOARDS = (
                 ),
                 ("pods",),
             ),
-            asked(
+            section_of(
                 Question.CPU,
                 heat(_OF_POD, "Run-queue latency, throttled time included", _RUNQUEUE),
                 quantiles(_OF_POD, "Run-queue latency, throttled time included", _RUNQUEUE),
@@ -597,7 +599,7 @@ BOARDS = (
                     "kpod_pressure_cpu_stalled_seconds_total",
                 ),
             ),
-            asked(
+            section_of(
                 Question.MEMORY,
                 lines(
                     _OF_POD,
@@ -616,7 +618,7 @@ BOARDS = (
                 events(_OF_POD, "OOM kills", "kpod_mem_oom_kills_total"),
                 events(_OF_POD, "OOM kills of whole containers", "kpod_mem_oom_group_kills_total"),
             ),
-            asked(
+            section_of(
                 Question.DISK,
                 lines(
                     _OF_POD,
@@ -628,7 +630,7 @@ BOARDS = (
                 lines(_OF_POD, "Disk operations", "kpod_disk_reads_total", "kpod_disk_writes_total"),
                 left(_OF_POD, "Space left"),
             ),
-            asked(
+            section_of(
                 Question.NETWORK,
                 heat(_OF_POD, "TCP round trips", _RTT),
                 quantiles(_OF_POD, "TCP round trips", _RTT),
@@ -637,12 +639,12 @@ BOARDS = (
                 events(_OF_POD, "Failed connects", "kpod_net_tcp_connect_failures_total"),
                 *_interfaces(_OF_POD),
             ),
-            asked(
+            section_of(
                 Question.GPU,
                 lines(_OF_POD, "GPU utilization, busiest engine", "kpod_gpu_utilization_ratio"),
                 lines(_OF_POD, "GPU memory", "kpod_gpu_memory_used_bytes"),
             ),
-            asked(
+            section_of(
                 Question.SYSCALLS,
                 heat(_OF_POD, "Syscall latency", _TOOK),
                 quantiles(_OF_POD, "Syscall latency, p99", _TOOK, of=(0.99,)),
@@ -657,7 +659,7 @@ BOARDS = (
         "TCP and network interfaces of pods.",
         _OF_NETWORK,
         (
-            Row(
+            Section(
                 "TCP",
                 (
                     heat(_OF_NETWORK, "Round trips", _RTT),
@@ -668,7 +670,7 @@ BOARDS = (
                 ),
                 ("net_tcp",),
             ),
-            Row("Interfaces", _interfaces(_OF_NETWORK), ("net_iface",)),
+            Section("Interfaces", _interfaces(_OF_NETWORK), ("net_iface",)),
         ),
         ("cluster", "node", "namespace", "pod"),
     ),
@@ -678,7 +680,7 @@ BOARDS = (
         "Tracked syscalls of pods, in profile comprehensive.",
         _OF_SYSCALLS,
         (
-            Row(
+            Section(
                 "By call",
                 (
                     heat(_BY_SYSCALL, "Latency", _TOOK),
@@ -687,7 +689,7 @@ BOARDS = (
                     share(_BY_SYSCALL, "Failed calls, share of all", _FAILED, [_CALLS]),
                 ),
             ),
-            Row(
+            Section(
                 "By container",
                 (
                     quantiles(_OF_SYSCALLS, "Latency, p99", _TOOK, of=(0.99,)),
@@ -706,7 +708,7 @@ BOARDS = (
         "What the agents collect, lose and cost.",
         _OF_AGENT,
         (
-            Row(
+            Section(
                 "Overview",
                 (
                     single(_OF_AGENT, "Collectors off", "kpod_collector_up", "sum(1 - {})"),
@@ -717,7 +719,7 @@ BOARDS = (
                     listing(_OF_AGENT, "Versions", "kpod_build_info", 4),
                 ),
             ),
-            Row(
+            Section(
                 "Losses",
                 (
                     events(_OF_AGENT, "Failed updates of kernel maps", "kpod_bpf_map_update_errors_total"),
@@ -731,7 +733,7 @@ BOARDS = (
                     events(_OF_AGENT, "Relists of pods", "kpod_pod_source_relists_total"),
                 ),
             ),
-            Row(
+            Section(
                 "All other metrics",
                 (
                     age(_OF_AGENT, "Time since the last cycle", "kpod_last_cycle_timestamp_seconds"),

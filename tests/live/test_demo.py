@@ -7,7 +7,7 @@ import pytest
 
 from kpod_metrics import agent as agents
 from kpod_metrics.collectors import registered
-from kpod_metrics.demo.catalogue import WORKLOADS, Signal, Workload
+from kpod_metrics.demo.catalogue import WORKLOADS, Effect, Workload
 from kpod_metrics.demo.groups import Workloads
 from kpod_metrics.demo.work import WORK
 from kpod_metrics.metrics import Kind
@@ -18,14 +18,14 @@ from tests.live.harness import ONLY_THERE
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 KINDS = {metric.name: metric.kind for _, _, metric in declared()}
-SIGNALS = [pytest.param(work, one, id=f"{work.name}-{one.metric}") for work in WORKLOADS for one in work.signals]
+SIGNALS = [pytest.param(work, one, id=f"{work.name}-{one.metric}") for work in WORKLOADS for one in work.effects]
 SLEEPER = next(work for work in WORKLOADS if work.name == "sleeper")
 
 
 def test_each_has_something_to_do_and_moves_what_is_declared() -> None:
     assert [work.name for work in WORKLOADS] == list(WORK)
-    assert {one.metric for work in WORKLOADS for one in work.signals} <= KINDS.keys()
-    assert SLEEPER.signals == ()
+    assert {one.metric for work in WORKLOADS for one in work.effects} <= KINDS.keys()
+    assert SLEEPER.effects == ()
 
 
 class Growth:
@@ -36,12 +36,12 @@ class Growth:
         self.before, self.now = Page(""), Page("")
         self.seconds = 0.0
 
-    def of(self, work: Workload, one: Signal) -> float:
+    def of(self, work: Workload, one: Effect) -> float:
         """A second's growth; of a gauge its value."""
         before, now = (self._total(page, work, one) for page in (self.before, self.now))
         return now if KINDS[one.metric] is Kind.GAUGE else (now - before) / self.seconds
 
-    def _total(self, page: Page, work: Workload, one: Signal) -> float:
+    def _total(self, page: Page, work: Workload, one: Effect) -> float:
         name = one.metric + ("_sum" if KINDS[one.metric] is Kind.HISTOGRAM else "")
         label = {"syscall": one.label} if one.label else {}
         return page.sum(name, pod=self.workloads.pod(work), **label)
@@ -62,7 +62,7 @@ def growth(cgroup_root: str) -> Iterator[Growth]:
         with Workloads(cgroup_root) as workloads:
             found = Growth(workloads)
             found.seconds = 1.0
-            chosen = [(work, one) for work in workloads.chosen for one in work.signals if _there(one, workloads)]
+            chosen = [(work, one) for work in workloads.chosen for one in work.effects if _there(one, workloads)]
 
             def all_begun() -> bool:
                 found.now = cycle()
@@ -79,12 +79,12 @@ def growth(cgroup_root: str) -> Iterator[Growth]:
         agent.stop()
 
 
-def _there(one: Signal, workloads: Workloads) -> bool:
+def _there(one: Effect, workloads: Workloads) -> bool:
     return not one.controller or one.controller in workloads.controllers
 
 
 @pytest.mark.parametrize(("work", "one"), SIGNALS)
-def test_workload_moves_its_signal_and_the_sleeper_does_not(work: Workload, one: Signal, growth: Growth) -> None:
+def test_workload_moves_its_signal_and_the_sleeper_does_not(work: Workload, one: Effect, growth: Growth) -> None:
     needed = one.controller or work.needs
     if needed and needed not in growth.workloads.controllers:
         pytest.skip(f"the cgroup v2 tree is without {needed}: {ONLY_THERE}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Signal:
+class Effect:
     """A metric that a workload moves: by more than `minimum` per second (a histogram's sum), or above it (a gauge).
 
     `label` is the value of the metric's label ("openat"). `controller` is the cgroup v2 controller that it needs.
@@ -22,7 +22,7 @@ class Workload:
 
     name: str
     does: str
-    signals: tuple[Signal, ...] = ()
+    effects: tuple[Effect, ...] = ()
     needs: str = ""
     limits: tuple[tuple[str, str], ...] = ()
 
@@ -32,9 +32,9 @@ WORKLOADS = (
         "hog",
         "two tasks that compete for the same CPU half of the time: one waits while the other runs",
         (
-            Signal("kpod_cpu_runqueue_latency_seconds", 0.02),
-            Signal("kpod_cpu_usage_seconds_total", 0.02),
-            Signal("kpod_pressure_cpu_waiting_seconds_total", 0.02),
+            Effect("kpod_cpu_runqueue_latency_seconds", 0.02),
+            Effect("kpod_cpu_usage_seconds_total", 0.02),
+            Effect("kpod_pressure_cpu_waiting_seconds_total", 0.02),
         ),
     ),
     Workload("sleeper", "sleeps, on the CPU of the hog: nothing moves"),
@@ -42,47 +42,47 @@ WORKLOADS = (
         "lossy",
         "a TCP connection that loses every tenth segment in one direction",
         (
-            Signal("kpod_net_tcp_retransmits_total", 0.3),
-            Signal("kpod_net_tcp_bytes_sent_total", 20_000),
-            Signal("kpod_net_tcp_bytes_received_total", 20_000),
-            Signal("kpod_net_tcp_rtt_seconds", 1e-6),
+            Effect("kpod_net_tcp_retransmits_total", 0.3),
+            Effect("kpod_net_tcp_bytes_sent_total", 20_000),
+            Effect("kpod_net_tcp_bytes_received_total", 20_000),
+            Effect("kpod_net_tcp_rtt_seconds", 1e-6),
         ),
     ),
     Workload(
         "refused",
         "connects to a port that no process listens on",
-        (Signal("kpod_net_tcp_connect_failures_total", 1), Signal("kpod_syscall_errors_total", 1, "connect")),
+        (Effect("kpod_net_tcp_connect_failures_total", 1), Effect("kpod_syscall_errors_total", 1, "connect")),
     ),
     Workload(
         "faults",
         "reads a mapped file whose pages are not in memory: each read waits for the disk",
-        (Signal("kpod_mem_major_page_faults_total", 3), Signal("kpod_disk_read_bytes_total", 5_000, "", "io")),
+        (Effect("kpod_mem_major_page_faults_total", 3), Effect("kpod_disk_read_bytes_total", 5_000, "", "io")),
     ),
     Workload(
         "syscalls",
         "opens a file that does not exist, again and again",
-        (Signal("kpod_syscall_count_total", 5, "openat"), Signal("kpod_syscall_errors_total", 5, "openat")),
+        (Effect("kpod_syscall_count_total", 5, "openat"), Effect("kpod_syscall_errors_total", 5, "openat")),
     ),
     Workload(
         "writer",
         "writes and waits for the disk",
         (
-            Signal("kpod_syscall_latency_seconds", 1e-4, "fsync"),
-            Signal("kpod_syscall_count_total", 1, "fsync"),
-            Signal("kpod_disk_written_bytes_total", 20_000, "", "io"),
+            Effect("kpod_syscall_latency_seconds", 1e-4, "fsync"),
+            Effect("kpod_syscall_count_total", 1, "fsync"),
+            Effect("kpod_disk_written_bytes_total", 20_000, "", "io"),
         ),
     ),
     Workload(
         "throttled",
         "needs a whole CPU and has a limit of a fifth",
-        (Signal("kpod_cpu_throttled_seconds_total", 0.05), Signal("kpod_cpu_throttled_periods_total", 1)),
+        (Effect("kpod_cpu_throttled_seconds_total", 0.05), Effect("kpod_cpu_throttled_periods_total", 1)),
         "cpu",
         (("cpu.max", "20000 100000"),),
     ),
     Workload(
         "memory",
         "allocates 64 MB until the OOM killer kills it, and starts again after six seconds",
-        (Signal("kpod_mem_oom_kills_total", 0.02), Signal("kpod_mem_cgroup_usage_bytes", 4096)),
+        (Effect("kpod_mem_oom_kills_total", 0.02), Effect("kpod_mem_cgroup_usage_bytes", 4096)),
         "memory",
         (("memory.max", str(64 << 20)), ("memory.swap.max", "0")),
     ),

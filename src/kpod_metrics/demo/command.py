@@ -94,10 +94,10 @@ def summary(workloads: Workloads, settings: Settings) -> str:
     ]
     for work in workloads.chosen:
         lines.append(f"{work.name:<10} {work.does}")
-        for signal_ in work.signals:
-            if not signal_.controller or signal_.controller in workloads.controllers:
-                label = f" of {signal_.label}" if signal_.label else ""
-                lines.append(f"{'':<10}   {signal_.metric}{label}")
+        for effect in work.effects:
+            if not effect.controller or effect.controller in workloads.controllers:
+                label = f" of {effect.label}" if effect.label else ""
+                lines.append(f"{'':<10}   {effect.metric}{label}")
     lines += [
         f"{work.name:<10} not here: the cgroup v2 tree has no {work.needs} controller" for work in workloads.left_out
     ]

@@ -10,7 +10,7 @@ from kpod_metrics.settings import Settings
 from kpod_metrics.top.columns import chosen
 from kpod_metrics.top.frame import Choices
 from kpod_metrics.top.plain import as_json, as_text
-from kpod_metrics.top.sources import Access, Endpoint, NoPageError, Own, Source
+from kpod_metrics.top.sources import Access, LocalAgent, NoPageError, PageSource, RemoteAgent
 from kpod_metrics.top.watch import Latest, Watch
 from kpod_metrics.web.address import local_url
 
@@ -60,11 +60,11 @@ def run(options: Options, settings: Settings) -> int:
         source.close()
 
 
-def _source(options: Options, settings: Settings) -> Source:
+def _source(options: Options, settings: Settings) -> PageSource:
     """Return the agent at the URL or on this machine; without one, start an agent in this process."""
     if options.collect:
-        return Own(settings, "own collection")
-    endpoint = Endpoint(options.url or local_url(settings.listen), options.access)
+        return LocalAgent(settings, "own collection")
+    endpoint = RemoteAgent(options.url or local_url(settings.listen), options.access)
     try:
         Watch(endpoint, options.interval).take()
     except NoPageError as error:
@@ -75,7 +75,7 @@ def _source(options: Options, settings: Settings) -> Source:
         if options.url:
             raise RefusedError(reason) from None
         try:
-            return Own(settings, f"own collection, {reason}")
+            return LocalAgent(settings, f"own collection, {reason}")
         except KpodError as refused:
             raise RefusedError(
                 f"{reason}, and this process cannot collect: {refused}; --url sets another agent"

@@ -13,7 +13,7 @@ from kpod_metrics.histogram import BUCKETS, FIRST_INDEX, SCHEMA, Histogram
 
 
 @dataclass(frozen=True)
-class Sample:
+class SeriesValue:
     """The value of one series."""
 
     name: str
@@ -21,7 +21,7 @@ class Sample:
     value: float | Histogram
 
 
-def decode(page: bytes, wanted: Collection[str]) -> Iterator[Sample]:
+def decode(page: bytes, wanted: Collection[str]) -> Iterator[SeriesValue]:
     """Yield the samples of the `wanted` metrics; raises ValueError if the bytes are not such a page."""
     at = 0
     while at < len(page):
@@ -30,7 +30,7 @@ def decode(page: bytes, wanted: Collection[str]) -> Iterator[Sample]:
         at += length
 
 
-def _family(data: bytes, wanted: Collection[str]) -> Iterator[Sample]:
+def _family(data: bytes, wanted: Collection[str]) -> Iterator[SeriesValue]:
     name = ""
     for field, value in fields(data):
         if field == 1:
@@ -41,7 +41,7 @@ def _family(data: bytes, wanted: Collection[str]) -> Iterator[Sample]:
             yield _metric(name, _bytes(value))
 
 
-def _metric(name: str, data: bytes) -> Sample:
+def _metric(name: str, data: bytes) -> SeriesValue:
     labels: dict[str, str] = {}
     number: float | Histogram = math.nan
     for field, value in fields(data):
@@ -52,7 +52,7 @@ def _metric(name: str, data: bytes) -> Sample:
             number = next((_double(inner) for key, inner in fields(_bytes(value)) if key == 1), 0.0)
         elif field == 7:
             number = _histogram(_bytes(value))
-    return Sample(name, labels, number)
+    return SeriesValue(name, labels, number)
 
 
 def _histogram(data: bytes) -> Histogram:

@@ -32,7 +32,7 @@ class NoPageError(Exception):
         self.soon = soon
 
 
-class Source(Protocol):
+class PageSource(Protocol):
     """A source of pages."""
 
     name: str
@@ -57,7 +57,7 @@ class Access:
     token_file: str = ""
 
 
-class Endpoint:
+class RemoteAgent:
     """A running agent."""
 
     own = False
@@ -133,7 +133,7 @@ def _parsed(url: str) -> tuple[str, str, tuple[str, str] | None]:
     return name, urlunsplit((parts.scheme, where, path, parts.query, "")), basic
 
 
-class Own:
+class LocalAgent:
     """An agent in this process, without an endpoint."""
 
     own = True

@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass, field, replace
 
 from kpod_metrics.top.figures import Figures, Reading, figures, read
-from kpod_metrics.top.sources import NoPageError, Source
+from kpod_metrics.top.sources import NoPageError, PageSource
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Latest:
 class Watch:
     """Fetches pages, on a thread if asked to; any thread can read `latest`."""
 
-    def __init__(self, source: Source, interval: float) -> None:
+    def __init__(self, source: PageSource, interval: float) -> None:
         """`interval`: seconds between two fetches."""
         self._source, self._interval = source, interval
         self._before: Reading | None = None

@@ -10,7 +10,7 @@ from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.top.figures import read
-from kpod_metrics.top.page import Sample, decode
+from kpod_metrics.top.page import SeriesValue, decode
 from tests.client_model import decode as decode_with_protobuf
 from tests.client_model import labels_of
 from tests.fakes.agent import BEGAN, page
@@ -38,7 +38,7 @@ def test_all_that_the_exposition_writes(classic: bool) -> None:
 def test_only_what_is_wanted_is_read() -> None:
     body = page(0, {("a", "b", "c"): {"kpod_x_total": 3, "kpod_y_bytes": 4.5}})
     labels = {"namespace": "a", "pod": "b", "container": "c", "node": "node-1"}
-    assert list(decode(body, {"kpod_y_bytes"})) == [Sample("kpod_y_bytes", labels, 4.5)]
+    assert list(decode(body, {"kpod_y_bytes"})) == [SeriesValue("kpod_y_bytes", labels, 4.5)]
 
 
 def test_first_and_last_bucket() -> None:
