@@ -15,15 +15,23 @@ BETWEEN = r"\s+(?:(?:#|//|[*>])\s+)?"
 PATHS = (
     *("*.md", "docs/*.md", "helm/*/README.md", "helm/*/templates/**/*.*", "helm/*/values.yaml", "helm/schema.yaml"),
     *("Makefile", "deploy/*", "deploy/apparmor/*", "scripts/*", "hatch_build.py", "testkit/**/*.*", "bench/*.py"),
-    *("src/**/*.py", "bpf/*.bpf.*", "bpf/kernel_types.h", "monitoring/*.py", "tests/monitoring/*.*"),
+    *(
+        "src/**/*.py",
+        "bpf/*.bpf.*",
+        "bpf/kernel_types.h",
+        "monitoring/*.py",
+        "tests/**/*.py",
+        "tests/monitoring/*.yaml",
+    ),
 )
 """Patterns of the files that are read by default."""
-GENERATED = {
+EXCLUDED = {
+    "tests/unit/test_words.py",
     "docs/configuration.md",
     "docs/metrics.md",
     *(f"docs/{path.name}" for path in ROOT.glob("docs/evidence-*.md")),
 }
-"""Pages that are generated from sentences in code."""
+"""The check's own test, and pages that are generated from sentences in code."""
 SKIPPED = {".pyc", ".txt"}
 """Suffixes of files without sentences: compiled ones, lock files, and the list of phrases itself."""
 
@@ -43,7 +51,7 @@ def phrases() -> dict[str, str]:
 def pages() -> list[Path]:
     """Return the files that are read by default."""
     found = sorted({path for pattern in PATHS for path in ROOT.glob(pattern) if path.suffix not in SKIPPED})
-    return [path for path in found if path.is_file() and str(path.relative_to(ROOT)) not in GENERATED]
+    return [path for path in found if path.is_file() and str(path.relative_to(ROOT)) not in EXCLUDED]
 
 
 def hits(text: str, better: dict[str, str]) -> Iterator[tuple[int, str]]:

@@ -47,7 +47,7 @@ def _missing(program: str, fetched: subprocess.CompletedProcess[str]) -> NoRetur
 def tool() -> Callable[[str, str], Path]:
     """Find a program: in a Debian package that `scripts/tools` fetches, else on PATH.
 
-    Where it cannot be had the test is skipped; where CI runs, it has failed.
+    If it is not available, the test is skipped, or fails in CI.
     """
 
     def find(package: str, program: str) -> Path:

@@ -100,7 +100,7 @@ def terminal(
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     clean = {name: value for name, value in variables().items() if not name.startswith(("LC_", "LINES", "COLU"))}
     clean |= {"TERM": "linux", "LANG": "C.UTF-8", "TZ": "UTC", **environment}
-    # --ctty: with a terminal of its own it is told of a change of size.
+    # --ctty: with its own terminal it gets a signal when the size changes.
     process = subprocess.Popen(["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave, env=clean)
     os.close(slave)
     try:

@@ -96,7 +96,7 @@ class Tab:
         path.write_bytes(base64.b64decode(picture["data"]))
 
     def roles(self) -> list[tuple[str, str]]:
-        """Roles and names of what assistive technology is told of."""
+        """Roles and names in the accessibility tree."""
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
         return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
 

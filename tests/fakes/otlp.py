@@ -31,7 +31,7 @@ class Push(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One data point with all that is said of it."""
+    """One data point with its labels and its metric."""
 
     resource: dict[str, str]
     metric: Metric
@@ -128,7 +128,7 @@ class _Server(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self.context:
-            # The handshake is the handler's: one that hangs must not hold up the listener.
+            # The handler does the handshake: one that hangs must not block the listener.
             connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address
 

@@ -81,7 +81,7 @@ def bundle(pod: Object, image: Object, rootfs: Path, node: Node, cgroup: str) ->
     user = configured.get("User", "0:0").split(":")
     uid = context.get("runAsUser", int(user[0] or 0))
     assert not (context.get("runAsNonRoot") and not uid)
-    # Effective in whoever is not root is only what execve() leaves of them: nothing.
+    # For users other than root, execve() clears the effective capabilities.
     sets = ("bounding", "effective", "permitted") if not uid else ("bounding",)
     limits = container.get("resources", {}).get("limits", {})
     linux: Object = {
@@ -198,7 +198,7 @@ def _source(volume: Object, node: Node) -> Path:
 
 
 def write_volume(folder: Path, files: Mapping[str, str], mode: int = 0o644) -> None:
-    """Write a volume, or write it anew, as the kubelet does: links to a folder that is replaced as a whole."""
+    """Write a volume, the first time or again, as the kubelet does: links to a folder that is replaced."""
     written = folder / f"..2026_{len(list(folder.iterdir()))}"
     written.mkdir()
     for name, text in files.items():

@@ -25,7 +25,7 @@ def test_every_profile_lets_paths_of_pods_be_looked_up(name: str) -> None:
 
 @pytest.mark.parametrize("name", LETS_BPF + REFUSES_PERF)
 def test_runtime_default_is_enough(name: str, cluster: Cluster) -> None:
-    """Where perf events are refused, major faults are read from files; the test machine has none, and that is told."""
+    """If perf events are refused, major faults are read from files. The test machine has none, which is reported."""
     cluster.node.seccomp = seccomp.profile(name)
     with cluster.agent(cluster.render("config.profile=comprehensive")) as agent, cluster.three(*HOGS) as three:
         switched(agent, three)

@@ -1,4 +1,4 @@
-"""What these tests need of the machine; where it cannot be had they have failed."""
+"""What these tests need on the machine; without it they fail."""
 
 import subprocess
 from functools import cache

@@ -1,4 +1,4 @@
-"""Workloads that are told what to do by a line, and say that it is done by another."""
+"""Workloads that read commands as lines, and answer each with a line."""
 
 import subprocess
 

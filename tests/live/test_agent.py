@@ -187,7 +187,7 @@ def test_series_end_after_the_grace_time(
 def test_idle_container_over_the_limit_has_its_counters_once_there_is_room(
     tmp_path: Path, cgroup: Callable[[str], Cgroup], children: list[subprocess.Popen[bytes]]
 ) -> None:
-    """Its files say the same all the time, and it has no events: what was folded is told again nevertheless."""
+    """Its files do not change, and it has no events: its series are still admitted once there is room."""
     first, second = cgroup("first"), cgroup("second")
     settings = ["--cgroup-root", str(first.path.parent), "--discovery", "cgroup", "--series-limit", "1"]
     settings += ["--poll-interval", f"{INTERVAL}s", "--grace-period", f"{GRACE}s", "--collector-deadline", "5s"]
@@ -280,7 +280,7 @@ def test_nothing_is_left_attached(number: signal.Signals, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_agent_ends_with_make_run(number: signal.Signals, tmp_path: Path) -> None:
-    """Whoever started `make run` knows that process only."""
+    """A user who started `make run` knows only that process."""
     port = free_port()
     root = Path(__file__).parents[2]
     with process(["make", "-C", root, "run", f"ARGS=--listen 127.0.0.1:{port}"], tmp_path / "make.log") as make:

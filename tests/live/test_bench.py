@@ -1,4 +1,4 @@
-"""Each part of the bench runs to its end, briefly, and leaves nothing behind. No figure is looked at."""
+"""Each part of the bench runs to its end, briefly, and leaves nothing behind. The figures are not checked."""
 
 import os
 import re

@@ -15,7 +15,7 @@ from tests.forced import needs
 pytestmark = pytest.mark.slow
 
 ROOM = {"series": 1.05, "allocations": 1.2, "verifier": 1.25}
-"""How much more than accepted each kind may be: what was meant to grow is accepted anew, with the change."""
+"""How much each kind may exceed the accepted figure. A change that raises one on purpose accepts the new figure."""
 FEW = 6
 """Calls more that a whole cycle may take on a busy machine: one for each 1,000 sockets or so of others, or tasks."""
 BESIDE = 2 * FEW

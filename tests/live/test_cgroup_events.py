@@ -1,4 +1,4 @@
-"""New cgroups are told with their ids and paths, also those that are gone when anybody asks."""
+"""New cgroups are reported with their ids and paths, also those that were removed before the read."""
 
 import mmap
 import os
@@ -62,7 +62,7 @@ Ours = Callable[[CgroupEvents], list[tuple[int, str]]]
 
 
 def test_all_that_came_and_went_are_told_in_order(ours: Ours, parent: Path) -> None:
-    """Made and removed before anybody looks; each is told once."""
+    """Created and removed before a read; each is reported once."""
     with watching() as events:
         made = [make(parent / f"pod{number}") for number in range(300)]
         assert len({id_ for id_, _ in made}) == 300
@@ -134,7 +134,7 @@ def test_other_hierarchies_are_not_told(parent: Path) -> None:
 
 @pytest.mark.alone  # what others make takes room, too
 def test_what_a_full_ring_loses_is_counted(parent: Path, cgroup_root: str) -> None:
-    """A page of records: as many as fit are told, all others counted, and there is room again after a read."""
+    """A ring of one page: records that fit are reported, all others counted; a read makes room."""
 
     def take(events: CgroupEvents) -> list[tuple[int, str]]:
         return [(id_, f"{parent}/{path}") for id_, path in events.take()]
@@ -163,7 +163,7 @@ def own_ids(kind: str) -> set[int]:
 
 
 def test_nothing_is_left_attached() -> None:
-    """Closed twice, and nothing is told any more."""
+    """Closed twice; then nothing is reported."""
     with watching() as events:
         assert [program.name for program in events.programs()] == ["cgroup_created"]
         held = {kind: own_ids(kind) for kind in ("prog", "map", "link")}

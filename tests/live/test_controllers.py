@@ -74,7 +74,7 @@ def test_throttling(limited: Limited, workload: Callable[[str], str], children: 
         assert 0.7 * grown[periods] <= grown[throttled_periods] <= grown[periods]
         assert 0.1 * wall <= grown[usage] <= 0.35 * wall
         assert grown[usage] + grown[throttled] == pytest.approx(wall, rel=0.25)
-        # The wait for a CPU has the throttled time in it, as its help says.
+        # Run-queue latency includes the throttled time, as its help says.
         waited = waits.histogram(a, "kpod_cpu_runqueue_latency_seconds").sum_ns / 1e9
         assert waited >= 0.7 * grown[throttled]
         assert (b.id, throttled, ()) not in totals.numbers
@@ -125,7 +125,7 @@ def test_memory(limited: Limited, workload: Callable[[str], str], children: list
         assert (b.id, usage, ()) in totals.numbers
         go(children[0])
         stop_point(children[0])
-        with on_disk.open("rb") as file:  # whoever brings a page back into the cache is charged for it
+        with on_disk.open("rb") as file:  # the process that reads a page into the cache is charged for it
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         a.run("cat", str(on_disk), stdin=subprocess.DEVNULL)
         charged = [int((a.path / "memory.current").read_text())]

@@ -108,7 +108,7 @@ def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callabl
     metrics, ready = running("unshare", "--mount", "sh", "-ec", f'{HIDE_BTF}\nexec "$@"', "sh", *RUN)
     assert 'kpod_collector_up{collector="run_queue"} 0' in metrics
     assert 'kpod_collector_up{collector="cpu"} 1' in metrics
-    assert "kpod_cpu_context_switches_total" not in metrics, "what cannot be had must not be exported as 0"
+    assert "kpod_cpu_context_switches_total" not in metrics, "an unavailable metric must not be exported as 0"
     assert re.search(r"collector run_queue is off: .*/sys/kernel/btf/vmlinux is missing", ready)
 
 

@@ -1,4 +1,4 @@
-"""`demo`: each workload moves the metrics that it is said to move, the sleeper moves none."""
+"""`demo`: each workload moves the metrics that it announces, the sleeper moves none."""
 
 import time
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def test_workload_moves_its_signal_and_the_sleeper_does_not(work: Workload, one:
         pytest.skip(f"the cgroup v2 tree is without {needed}: {ONLY_THERE}")
     assert growth.of(work, one) > one.minimum
     if "seconds" in one.metric:
-        # It wakes once a second, and on a busy machine waits for a CPU then.
+        # It wakes once per second, and on a busy machine it is then in the run queue.
         assert growth.of(SLEEPER, one) < growth.of(work, one) / 4
     elif KINDS[one.metric] is Kind.COUNTER:
         assert growth.of(SLEEPER, one) == 0

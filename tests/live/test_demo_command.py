@@ -125,7 +125,7 @@ SAID = {
 
 def test_the_page_says_what_each_waits_for(cgroup_root: str) -> None:
     demo = Started(cgroup_root, "--profile", "comprehensive", "--poll-interval", "1s")
-    # Without the iterator no wait is known of tasks that are older than the agent.
+    # Without the iterator the waits of tasks that are older than the agent are not known.
     expected = {name: text for name, text in SAID.items() if name != "hog" or not lacking(TASK_ITERATOR)}
     said: dict[str, str] = {}
 
@@ -145,7 +145,7 @@ def test_the_page_says_what_each_waits_for(cgroup_root: str) -> None:
 
 
 def refused(status: int, *command: str) -> str:
-    """The one line that is said."""
+    """The only line of the output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (status, "")
     assert done.stderr.count("\n") == 1, done.stderr

@@ -550,7 +550,7 @@ def test_one_look_at_all_processes_serves_each_collector_once(cgroup: MakeCgroup
             old = systems.views()
             time.sleep(0.2)
             assert interfaces.views() is not old, "an old look serves nobody"
-            # Its state is told once, by whoever is left.
+            # Its state is reported once, by the remaining process.
             assert names(systems) == (["task_namespaces_record"], ["read_task"])
             assert names(interfaces) == nobody
             systems.close()

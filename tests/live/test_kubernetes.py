@@ -153,7 +153,7 @@ def counts(page: Page) -> dict[tuple[str, str, str], float]:
 
 
 def unattributed(page: Page) -> dict[str, float]:
-    """Calls that are nobody's, by reason, and those not decided yet."""
+    """Unattributed calls by reason, and pending ones."""
     by_reason = {dict(labels)["reason"]: value for labels, value in page.find(UNATTRIBUTED).items()}
     return by_reason | {"pending": page.sum("kpod_pending_events")}
 
@@ -276,7 +276,7 @@ def test_server_that_is_absent_at_first(api: ApiServer, start: Start) -> None:
 
 @pytest.mark.parametrize("compacted", [False, True], ids=["history", "compacted"])
 def test_pod_deleted_while_the_server_was_away(api: ApiServer, start: Start, compacted: bool) -> None:
-    """The watch goes on where it was cut off or, where the server has forgotten that, all is listed anew."""
+    """The watch continues where it was cut off or, if the server has forgotten that version, all pods are listed."""
     node = start()
     _, gone = run_pod(api, node, "gone-1")
     _, stays = run_pod(api, node, "stays-1")

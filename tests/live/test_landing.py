@@ -1,4 +1,4 @@
-"""The page at `/` of a real agent: a pod that waits for a CPU is told of first, and as much as is so."""
+"""The page at `/` of a real agent: a pod in the run queue is the first, with the right value."""
 
 import re
 import subprocess

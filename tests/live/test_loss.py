@@ -24,7 +24,7 @@ SWITCHES = "kpod_cpu_context_switches_total"
 COUNT = "kpod_syscall_count_total"
 ERRORS = "kpod_syscall_errors_total"
 INTERVAL = 4
-"""Seconds between two reads of a collector that reads seldom."""
+"""Seconds between two reads of a collector with a long interval."""
 
 
 def failed_states(collector: Collector) -> int:

@@ -1,8 +1,8 @@
 """Alerts and dashboards, live: workloads start, alerts fire in a real Prometheus, panels have data, and it ends.
 
-Nothing is changed in the rule files but how long a condition must last. What cannot be had here is in the tables below,
-with the reason; what needs a machine of its own is in test_monitoring_controllers.py. `tests/monitoring` has a case of
-every alert and every panel with made-up series.
+The only change in the rule files is how long a condition must last. The tables below list what is not available here,
+and why. test_monitoring_controllers.py has what needs its own machine. `tests/monitoring` has a case with made-up
+series for every alert and every panel.
 """
 
 import json
@@ -304,7 +304,7 @@ def test_container_that_is_started_again_and_again(scene: Scene, api: ApiServer)
 def losing(
     prometheus: Path, cgroup_root: str, tmp_path_factory: pytest.TempPathFactory, api: ApiServer
 ) -> Iterator[tuple[Prometheus, dict[str, Agent], Callable[[], None]]]:
-    """Agents that lose something, until they are told to end that."""
+    """Agents that lose events, until the test stops it."""
     folder = tmp_path_factory.mktemp("losing")
     (folder / "kubeconfig").write_text(json.dumps(kubeconfig(api)))
     agents = {name: Agent(folder / f"{name}.log") for name in LASTING}

@@ -50,7 +50,7 @@ PANELS = {
     "pod: Is it waiting for a disk? / Disk bytes": _IO,
     "pod: Is it waiting for a disk? / Disk operations": _IO,
 }
-"""Panels that have no data without what is said."""
+"""Panels without data, and what they need."""
 
 
 class Limited(Workloads):

@@ -251,7 +251,7 @@ def test_sockets_that_are_connected_again_while_they_are_looked_at(
 
 
 class Work(NamedTuple):
-    """Connections at a time, bytes that each end of one sends, how often; sockets that are looked at in one go."""
+    """Connections at a time, bytes per end and repetitions; sockets that the iterator reads at once."""
 
     connections: int
     bytes_each: int
@@ -299,7 +299,7 @@ def test_looks_at_sockets_in_use_count_each_byte_once(
                 seen.add(counted(totals, b).received)
             done.result()
             totals.read()
-            # All data was acknowledged when the peers were asked; a FIN may be sent again since.
+            # All data was acknowledged when the peers were asked; a FIN may have been retransmitted since.
             whole = {
                 owner: now._replace(
                     segments=whole[owner].segments + peers.expected(1)[owner].segments,
@@ -308,7 +308,7 @@ def test_looks_at_sockets_in_use_count_each_byte_once(
                 for owner, now in expected.items()
             }
             assert_counted(totals, whole)
-        assert len(seen) > 5, "bytes are counted on their way, not at the end alone"
+        assert len(seen) > 5, "bytes are counted while they are sent, not only at the end"
 
 
 @proves(RETRANSMITS, SEGMENTS)
@@ -435,7 +435,7 @@ def test_a_connect_at_both_ends_is_outbound(cgroup: Callable[[str], Cgroup], net
 def test_a_socket_has_another_connection(
     cgroup: Callable[[str], Cgroup], network: Network, forced_off: tuple[str, ...]
 ) -> None:
-    """Its totals began again at 0. The server never accepts: its kernel takes the bytes all the same."""
+    """Its totals began again at 0. The server never accepts, but its kernel receives the bytes."""
     a, b = cgroup("a"), cgroup("b")
     with opened(collector(*forced_off)) as net_tcp, socket.create_server(("127.0.0.1", 0)) as server:
         totals = Totals(net_tcp)
@@ -604,7 +604,7 @@ def test_an_older_connect_counts_when_it_is_answered(cgroup: Callable[[str], Cgr
     peers = Peers(network, a, b, connections=1, traffic=(1003, 2007), rounds=1)
 
     def syns_again() -> int:
-        """How often its SYN was sent again, while it is not answered (/proc/PID/net/tcp, state 2); else -1."""
+        """How often its SYN was retransmitted while it is not answered (/proc/PID/net/tcp, state 2); else -1."""
         lines = Path(f"/proc/{wire}/net/tcp").read_text().splitlines()[1:]
         return next((int(fields[6], 16) for fields in map(str.split, lines) if fields[3] == "02"), -1)
 
@@ -742,7 +742,7 @@ def test_sockets_that_end_make_room_for_others(cgroup: Callable[[str], Cgroup], 
 
 @pytest.mark.alone
 def test_sockets_without_room_are_counted(cgroup: Callable[[str], Cgroup], network: Network) -> None:
-    """In a hash for four sockets, those that find no room are told of, and the rest is right."""
+    """In a hash for four sockets, failed inserts are counted, and everything else is exact."""
     a, b = cgroup("a"), cgroup("b")
     with opened(collector("socket_storage", map_entries=4)) as net_tcp:
 

@@ -233,7 +233,7 @@ def kill_group(group: Cgroup, program: str) -> None:
 
 
 def test_more_victims_than_there_is_room_for(groups: list[Cgroup], workload: Callable[[str], str]) -> None:
-    """Who was counted gives way to the next one: each is counted once all the same."""
+    """A remembered victim is replaced by the next one: each is still counted once."""
     program = workload("glutton")
     with opened(Small(oom_victims=(LRU_HASH, 4), oom_groups=(LRU_HASH, 4))) as collector:
         assert isinstance(collector, Small)

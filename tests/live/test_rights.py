@@ -177,7 +177,7 @@ def test_counts_are_right_after(
 
 
 def test_a_cpu_that_comes_up_later() -> None:
-    """With what is left an event is opened again, and its program attached, as after a CPU was away; or it is said."""
+    """With the remaining rights an event is opened for a CPU that came back, or the problem is reported."""
     code = """
         from kpod_metrics.agent import needs_bpf
         from kpod_metrics.collectors.kit import Environment
@@ -199,7 +199,7 @@ def test_a_cpu_that_comes_up_later() -> None:
     )
     assert done.returncode == 0, done.stderr
     needed = sorted({rights.CAP_PERFMON} | ALWAYS)
-    if STRICT:  # CAP_SYS_ADMIN is not kept for that: it is said
+    if STRICT:  # CAP_SYS_ADMIN is not kept for that: the problem is reported
         why = "perf_event_open on CPU 0: EACCES (Permission denied)"
         problem = f"not counted on a CPU that came online later, until a restart: {why}"
         assert done.stdout == f"{needed} True {problem}\n"

@@ -96,7 +96,7 @@ def test_what_older_tasks_waited_before_is_not_counted(
     children += processes
 
     def compete(seconds: float) -> list[tuple[int, int]]:
-        """Nanoseconds that each has waited for a CPU, and switches, in all."""
+        """Total nanoseconds in the run queue, and total switches."""
         for process in processes:
             go(process)
         time.sleep(seconds)

@@ -270,7 +270,7 @@ def owners(tracing: Collector) -> list[int]:
 @needs(TASK_TABLE)
 @pytest.mark.parametrize("each", [1, 2], ids=["all", "half"])
 def test_tasks_without_a_place_in_the_table(cgroup: Callable[[str], Cgroup], launch: Launch, each: int) -> None:
-    """All that is free, or every other place, is somebody else's: the state is in the task's storage."""
+    """If all or half of the places are taken, the state is in task storage."""
     a = cgroup("a")
     with opened(collector("read")) as tracing:
         assert isinstance(tracing, Syscall)

@@ -49,7 +49,7 @@ class Monotonic:
     """Counters of one run of an agent: none may go down.
 
     Its own, those of the root cgroup, and of pods that begin with one of `pods`: others of this machine may end and
-    begin anew under the same name.
+    begin again under the same name.
     """
 
     def __init__(self, *pods: str) -> None:

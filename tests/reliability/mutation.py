@@ -61,7 +61,7 @@ EXPLAINED = {
     ("pods/resolver.py", "CAPACITY = ", "10000 and one more"): "a bound that promises no number",
     ("pods/resolver.py", "self.changes ", "0 and one more"): "the same: a number to be compared with itself",
     ("pods/resolver.py", "self.changes ", "1 and one more"): "the same: a number to be compared with itself",
-    ("store.py", "_begun.clear()", "dropped"): "the same: it is looked for again what is gone already",
+    ("store.py", "_begun.clear()", "dropped"): "the same: it only looks again for series that are gone already",
     ("store.py", "[False] * len", "False turned"): "the same: more is written again than has changed",
     ("store.py", "continue", "dropped"): "the same: more is written again than has changed",
     ("store.py", "{table: 0 for", "0 and one more"): "the same: a number to be compared with itself",

@@ -1,9 +1,9 @@
 """The agent at work for any length of time: `python -m tests.reliability.soak --minutes 60`, as root.
 
-Cycles every 200 ms while cgroups come and go with a process each, two workers switch and call, and scrapes go on. It
-fails where resident memory, descriptors, map entries, series or the reads of a cycle grow, where there are more threads
-than one more for each collector, or where a total is not the true one at the end. How long cycles take is told, not
-judged: that is the machine's doing, too.
+Runs a cycle every 200 ms while cgroups with one process each start and end, two workers switch and make calls, and
+scrapes continue. It fails if resident memory, descriptors, map entries, series or the reads of a cycle grow, if there
+are more additional threads than collectors, or if a total is wrong at the end. The duration of cycles is reported, but
+not a criterion: it depends on the machine too.
 """
 
 import argparse

@@ -164,7 +164,7 @@ def test_file_systems_that_hang_and_vanish(
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == b"mounted\n"
     log = tmp_path / "agent.log"
-    # Every cycle waits for one that hangs anew: half a second and no more.
+    # Every cycle waits for a new one that hangs: at most half a second.
     with fast_agent(log) as (agent, port):
         before = worker.error(cycles_later(port))
         worker.work()

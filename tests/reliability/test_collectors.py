@@ -1,4 +1,4 @@
-"""A collector that gives nonsense, in a real agent: the others' values move on, and the fault is told."""
+"""A collector that gives nonsense, in a real agent: the others' values change, and the fault is reported."""
 
 import logging
 import random

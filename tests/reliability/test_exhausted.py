@@ -79,7 +79,7 @@ def test_descriptors_run_out(
     children: Children,
     tell: Callable[..., None],
 ) -> None:
-    """Whoever scrapes over a connection that is there goes on; once there are descriptors again, nothing is lost."""
+    """Scrapes over open connections continue; once there are descriptors again, nothing is lost."""
     group = cgroup("busy")
     log = tmp_path / "agent.log"
     with fast_agent(log) as (started, port):

@@ -1,4 +1,4 @@
-"""Every setting: its default, its three spellings and which of them wins, and what is said of a wrong value."""
+"""Every setting: its default, its three names and their order, and the error for a wrong value."""
 
 import re
 import socket

@@ -96,7 +96,7 @@ def test_zero_is_told_where_nothing_was() -> None:
 
 @given(st.lists(st.integers(0, 100), max_size=30))
 def test_running_totals_that_reset(totals: list[int]) -> None:
-    """A total that went down began anew: all of it is new."""
+    """A total that went down started again at 0: all of it is new."""
     store = store_of(FILES)
     expected = previous = 0
     for total in totals:

@@ -1,4 +1,4 @@
-"""A FUSE daemon that answers statfs() only once it is told to: mounted at argv[1], told by a line on standard input.
+"""A FUSE daemon that answers statfs() only after a line on standard input; mounted at argv[1].
 
 The protocol is include/uapi/linux/fuse.h. It runs in a mount namespace of its own, for everybody who looks hangs.
 """

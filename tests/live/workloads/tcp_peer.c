@@ -15,8 +15,8 @@
  * reset: the client sends EXTRA bytes more and, once they are acknowledged, resets
  *        the connection; the server reads none of them.
  *
- * tcp_peer refused|silent ADDRESS PORT COUNT: connects that fail, one by one, for
- * want of a server or (after a few SYNs) of any answer; prints as above, then stops.
+ * tcp_peer refused|silent ADDRESS PORT COUNT: connects that fail, one by one:
+ * no server, or (after a few SYNs) no answer; prints as above, then stops.
  *
  * tcp_peer again ADDRESS PORT SEND: sends SEND bytes, takes the same socket off
  * that connection, makes another with it, sends a third of SEND, prints a line

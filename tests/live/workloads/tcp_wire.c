@@ -3,7 +3,7 @@
  * A network of its own with a wire that holds and loses packets. In a new network
  * namespace, 10.0.0.1 is the machine itself and the rest of 10.0.0.0/24 is reached
  * by a TUN device. What goes out there comes back with source and destination
- * swapped (the checksum stays right): whoever connects to 10.0.0.2 is met by a
+ * swapped (the checksum stays right): a client that connects to 10.0.0.2 reaches a
  * server on 10.0.0.1, and both ends are on the wire. 10.0.0.99 answers nothing.
  *
  * tcp_wire DELAY_US DROP_EVERY SYNS SYN_ACKS: holds each packet that long, loses

@@ -90,7 +90,7 @@ def check_net_dev(data: bytes) -> None:
 
 
 def check_mountinfo(data: bytes) -> None:
-    """`mountinfo`, as the file system collector reads it, and as the cgroup2 mount is looked for."""
+    """`mountinfo`, for the file system collector, and for the search of the cgroup2 mount."""
     for system in mounts.file_systems(data):
         assert system.points
     with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
@@ -281,7 +281,7 @@ def check_labels(data: bytes) -> None:
 
 
 def assert_one_line(said: str) -> None:
-    """What is said to a user is one line that a terminal shows as it is."""
+    """An error for a user is one line that is safe to print."""
     assert said
     assert said.isprintable(), repr(said)
 

@@ -184,7 +184,7 @@ def check_requests(data: bytes) -> None:
     assert heads <= sum(not one.whole for one in found) <= data.count(b"HEAD ")
     refused = Counter(REASONS[one.status] for one in found if one.status in REASONS and not one.application)
     assert Counter(served.counts.refused) - before == refused
-    # What is answered was asked for in these words, and by somebody who is known. A whole URL may lack the first slash.
+    # An answered request has one of these targets and known credentials. A complete URL may lack the first slash.
     for method, target, status in served.asked:
         assert f"{method} ".encode("latin-1") in data
         assert f"{target.removeprefix('/')} HTTP/1.".encode("latin-1") in data

@@ -184,7 +184,7 @@ def test_unknown_cgroup_is_looked_for_and_one_outside_once(there: There) -> None
     there.attribution.look_for({a, OUTSIDE})
     there.attribution.look_for({a, OUTSIDE})
     assert len(there.names.asked) == 3
-    # It had no events for a while, and is looked for again.
+    # It had no events for some time; now the next events lead to another look.
     there.attribution.look_for({a})
     there.attribution.look_for({OUTSIDE})
     assert len(there.names.asked) == 4

@@ -404,7 +404,7 @@ def test_workloads_of_kubernetes_are_on_the_page(tmp_path: Path) -> None:
         assert (page.get(("kpod_pod_info", "a")), page.get(("kpod_container_restarts", "a"))) == (
             (1, 3) if there else (None, None)
         )
-        # Gauges of a pod that is not told of any more end.
+        # Gauges of a pod that is no longer reported end.
         hub.names.workloads = ()
         assert ("kpod_pod_info", "a") not in hub.cycle()
 

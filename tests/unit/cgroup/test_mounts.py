@@ -74,7 +74,7 @@ def test_of_the_hosts_directories_only_what_is_no_other_containers() -> None:
     assert kept(mountinfo) == hosts
     # Seen by a process of the host itself.
     assert kept(HOST) == {"/", "/run", "/var", "/var/lib/docker"}
-    # Nothing is known of the host: all is kept.
+    # The host's mounts are not known: all are kept.
     assert len(kept(mountinfo, b"")) == 16
 
 

@@ -152,7 +152,7 @@ def test_root_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pyt
         tree.Tree(str(tmp_path)).walk()
 
 
-@pytest.mark.parametrize("kept", [0, 100], ids=["opened anew", "kept"])
+@pytest.mark.parametrize("kept", [0, 100], ids=["opened", "kept"])
 def test_what_comes_and_goes_between_walks(tmp_path: Path, kept: int) -> None:
     """A child added, one replaced by another (the number of links stays), a process moved, all gone."""
     walker = tree.Tree(str(tmp_path), kept)

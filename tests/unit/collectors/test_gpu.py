@@ -329,7 +329,7 @@ def test_descriptors_are_listed_when_their_number_changes(
 
 
 def test_real_descriptors(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """This kernel's /proc: a process that opens one more file is looked at again. No file here is a DRM node."""
+    """This kernel's /proc: a process that opens one more file is read again. No file here is a DRM node."""
     (tmp_path / "dri").mkdir()
     node = tmp_path / "dri/renderD128"
     node.write_text("")

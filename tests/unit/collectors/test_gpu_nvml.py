@@ -156,7 +156,7 @@ def test_gpu_that_is_lost(tree: Tree, nvidia: Nvidia, caplog: pytest.LogCaptureF
         "GPU 0000:3b:00.0 is skipped: GPU is lost",
         "GPU number 0 is skipped: GPU is lost",
     ]
-    # The library began anew once, for one that was reset meanwhile.
+    # The library was initialized again once, because of the GPU that was reset.
     assert nvidia.calls() == ["init", "shutdown", "init"]
     nvidia.says(*running, count=2)
     assert cycles.run(group).exported()[MEMORY] == GIB

@@ -23,7 +23,7 @@ enum colour { RED, GREEN = 7 };
 
 struct inner { u64 sum; u32 buckets[3]; u32 last; };
 struct outer {
-	counted born;
+	counted created;
 	struct inner wait;
 	signed char small;
 	short pair[2];
@@ -87,7 +87,7 @@ class Inner(ctypes.Structure):
 
 class Outer(ctypes.Structure):
     _fields_ = (
-        ("born", ctypes.c_uint64),
+        ("created", ctypes.c_uint64),
         ("wait", Inner),
         ("small", ctypes.c_int8),
         ("pair", ctypes.c_int16 * 2),
@@ -109,7 +109,7 @@ def test_values_of_a_nested_structure(types: Types) -> None:
     rest = iter(numbers)
     by_name: dict[str, Any] = {name: tuple(islice(rest, field.count)) for name, field in fields.items()}
     assert by_name == {
-        "born": (2**64 - 1,),
+        "created": (2**64 - 1,),
         "wait.sum": (2**63,),
         "wait.buckets": (1, 2, 2**32 - 1),
         "wait.last": (9,),

@@ -39,12 +39,12 @@ class FakeMap:
         self.batch_error: int | None = None
         self.lookup_error: int | None = None
         self.repeat = 1
-        """How many times an iteration begins anew."""
+        """How many times an iteration begins again."""
         self.rooms: list[int] = []
 
-    def set(self, key: int, born: int, total: int, *buckets: int) -> None:
+    def set(self, key: int, created: int, total: int, *buckets: int) -> None:
         """What the kernel's programs do."""
-        self.content[struct.pack("<Q", key)] = struct.pack("<QQQII", born, total, 10 * total, *(buckets or (0, 0)))
+        self.content[struct.pack("<Q", key)] = struct.pack("<QQQII", created, total, 10 * total, *(buckets or (0, 0)))
 
     def lookup_batch(self, room: int) -> list[tuple[bytes, bytes]]:
         self.rooms.append(room)

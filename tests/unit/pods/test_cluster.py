@@ -85,7 +85,7 @@ class World:
         return self.namer.snapshot("/cg", directories, {self.id(path): path for path in vanished}, frozenset())
 
     def owner(self, path: str, snapshot: Snapshot | None = None) -> Identity | str | None:
-        """Whose a cgroup is, or why it is nobody's."""
+        """The owner of a cgroup, or why it has none."""
         snapshot = snapshot or self.look()
         id_ = self.id(path)
         assert not (id_ in snapshot.identities and id_ in snapshot.reasons)
@@ -177,7 +177,7 @@ def test_static_pod_is_found_by_the_hash_of_its_file(world: World) -> None:
 
 
 def test_no_pod_can_claim_anothers_cgroups(world: World) -> None:
-    """The hash is an annotation, which whoever makes a pod may write."""
+    """The hash is an annotation, which every user who creates a pod can write."""
     world.source.set(pod(), pod(OTHER, "thief", Container("app", (IDS[0],)), cgroup_uid=UID))
     world.tree = {scope(IDS[0]): (1,)}
     assert world.owner(scope(IDS[0])) == identity()

@@ -1,4 +1,4 @@
-"""Which source the settings make, and what is said where they cannot."""
+"""The source that the settings choose, and the error if there is none."""
 
 from pathlib import Path
 

@@ -55,7 +55,7 @@ def test_news_that_the_walk_does_not_find_have_passed(tmp_path: Path) -> None:
     assert not finder.has_news()
     news.told = [(there, "there"), (10**15, "gone")]
     assert finder.has_news()
-    assert finder.has_news()  # until somebody looks
+    assert finder.has_news()  # until the next refresh
     snapshot = finder.refresh()
     assert namer.vanished == {10**15: "gone"}
     assert snapshot.identities[10**15].pod == "gone"

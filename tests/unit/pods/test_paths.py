@@ -79,7 +79,7 @@ def test_kubernetes(layout: Layout) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.path)
 def test_what_is_above_a_container_is_no_container(layout: Layout) -> None:
-    """Each path above is the container's, the pod's or nobody's, in this order; below, all is the container's."""
+    """Each path above is of the container, the pod or neither, in this order; all paths below are of the container."""
     below = (layout.uid, layout.container)
     if layout.container:
         assert kubernetes_ids(f"{layout.path}/{'b' * 64}") == below

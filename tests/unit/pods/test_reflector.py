@@ -691,7 +691,7 @@ def test_close_at_any_moment(server: ApiServer, connect: Callable[[], Client]) -
 
 
 def test_close_while_nobody_answers(server: ApiServer, tmp_path: Path) -> None:
-    """The request is left to its timeout: the thread does not hold up the end of the process."""
+    """The request is left to its timeout: the thread does not delay the end of the process."""
     server.stop()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         file = kubeconfig(tmp_path / "silent", f"http://127.0.0.1:{silent.getsockname()[1]}")
