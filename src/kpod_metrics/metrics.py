@@ -35,16 +35,16 @@ class Kind(enum.Enum):
 
 @enum.unique
 class Scope(enum.Enum):
-    """Whom a series is about."""
+    """The subject of a series."""
 
     CONTAINER = "container"
     POD = "pod"
-    """The pod as a whole: `container` is there, and empty."""
+    """The whole pod: the label `container` is empty."""
     AGENT = "agent"
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that its series have before their own."""
+        """The labels that identify the subject."""
         return () if self is Scope.AGENT else ("namespace", "pod", "container", "node")
 
 
@@ -77,9 +77,9 @@ class Metric:
     profile: Profile = Profile.STANDARD
     events: bool = False
     optional: str = ""
-    """When the series is there at all, for one that most containers lack ("with a CPU limit")."""
+    """When the series exists, if most containers lack it ("with a CPU limit")."""
     advice: str = ""
-    """What to do about it, or with it; alerts are spelt as they are."""
+    """What to do about it, or with it; names of alerts are exact."""
     exponents: tuple[int, ...] = ()
     wraps: bool = False
     """Whether its running total is a sum of 32-bit numbers: it grows modulo 2**32 between two reads."""
@@ -115,7 +115,7 @@ class Table:
 
     @cached_property
     def of_gauges(self) -> bool:
-        """Whether its metrics are a pod's gauges."""
+        """Whether its metrics are gauges of pods."""
         return self.scope is not Scope.AGENT and all(metric.kind is Kind.GAUGE for metric in self.metrics)
 
     @cached_property
@@ -125,16 +125,16 @@ class Table:
 
     @cached_property
     def whole(self) -> list[type]:
-        """The types of a row of whole numbers and histograms."""
+        """The types of the values of a row that has only integers and histograms."""
         return [Histogram if metric.kind is Kind.HISTOGRAM else int for metric in self.metrics]
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:
-        """The places of the metrics that are no histograms."""
+        """The places of the metrics that are not histograms."""
         return tuple(at for at, metric in enumerate(self.metrics) if metric.kind is not Kind.HISTOGRAM)
 
     def children(self) -> int:
-        """How many label combinations one container has; a label without fixed values counts as one."""
+        """Return the number of label combinations of one container; a label without declared values counts as one."""
         product = 1
         for label in self.labels:
             product *= len(label.values) or 1

@@ -20,14 +20,14 @@ OVERFLOW = Identity("kpod-overflow", "kpod-overflow", "")
 _INFINITE = float("inf")
 
 _LOOK_EVERY = 256
-"""New children after which it is looked whether there is memory for more: a storm of pods comes within a cycle."""
+"""The memory limit is checked after so many new series: many pods may start within one cycle."""
 
 _NOBODY = Identity("", "", "")
-"""Identity of the agent's own series."""
+"""Owner of the agent's own series."""
 
 
 class Series:
-    """The children of one table's metrics with the same labels."""
+    """The values of one table's metrics with the same labels."""
 
     __slots__ = ("created_ns", "cycle", "identity", "labels", "protobuf", "values", "written")
 
@@ -37,17 +37,17 @@ class Series:
             EMPTY if metric.kind is Kind.HISTOGRAM else None for metric in metrics
         ]
         self.written: list[Any] = [None] * len(metrics)
-        """What the exposition keeps for each value: the sample that it made last."""
+        """The last sample of each value, for the exposition."""
         self.protobuf = b""
-        """Its labels, as the exposition wrote them in protobuf."""
+        """Its labels in protobuf, for the exposition."""
         self.created_ns = time.time_ns()
-        """Since when it is counted, in Unix time."""
+        """Start of its counting, in Unix time."""
         self.cycle = 0
-        """Of gauges: in which cycle of their table they were last put."""
+        """For gauges: the cycle of their last row."""
 
 
 class Store:
-    """Totals by table, identity and labels. One thread writes and renders; nobody else touches it."""
+    """Totals by table, owner and labels; not for more than one thread."""
 
     def __init__(
         self,
@@ -57,18 +57,18 @@ class Store:
         max_total: int = 1_000_000,
         is_full: Callable[[int], bool] = lambda series: False,
     ) -> None:
-        """`wanted` are the metrics that are kept at all.
+        """`wanted` are the metrics to keep.
 
-        `max_series` bounds the series of each metric, a histogram counted as one; `max_total` bounds the series of all
-        pods together, as the text format has them: a histogram with its buckets. `is_full` is asked now and then
-        whether there is memory for no more than that many series.
+        `max_series` limits the series of each metric, with a histogram as one. `max_total` limits the series of all
+        pods, as in the text format: a histogram has a series for each bucket. `is_full` gets the number of series, and
+        returns whether the memory limit allows no more.
         """
         self._max, self._max_total = max_series, max_total
         self._total = 0
         self._is_full, self._full = is_full, False
         self._made = 0
         self._admitted: set[Identity] = set()
-        """Everybody who has series."""
+        """Owners of series."""
         self._wanted = wanted
         self._tables: dict[Table, dict[tuple[Identity, tuple[str, ...]], Series]] = {
             table: {} for table in tables if any(metric in wanted for metric in table.metrics)
@@ -81,18 +81,18 @@ class Store:
         }
         """The last row of each counter."""
         self._cycles = {table: 0 for table in self._tables if table.of_gauges}
-        """How many cycles each table of gauges has seen."""
+        """Cycles of each table of gauges."""
         self._begun: set[Table] = set()
-        """Tables of gauges with a new cycle: what was not put in it has to go."""
+        """Tables of gauges that began a cycle: gauges without a row in it are dropped."""
         self._changed = self._unchanged()
-        """Of each metric of a table, whether something has changed since `take_changed`."""
+        """For each metric of a table: whether a value changed since `take_changed`."""
         self.overflow: dict[str, int] = {}
         """Updates folded into an overflow series, by metric."""
         self._beyond = dict.fromkeys(self._tables, 0)
-        """How many overflow series each table has: they take no other's place."""
+        """Overflow series of each table: they do not count against the limit."""
 
     def look_for_room(self) -> bool:
-        """Find out whether new series are admitted; return whether none are."""
+        """Check the memory limit; return whether it allows no new series."""
         self._full = self._is_full(self._total)
         return self._full
 
@@ -101,13 +101,13 @@ class Store:
         return identity in self._admitted
 
     def begin_cycle(self, table: Table) -> None:
-        """Start a cycle's rows of a table: gauges of several cgroups of one pod are summed within a cycle."""
+        """Begin a cycle of a table: gauges of several cgroups of one owner are added up within a cycle."""
         if table in self._cycles:
             self._cycles[table] += 1
             self._begun.add(table)
 
     def _drop_stale(self) -> None:
-        """Have the gauges gone that were not put in their table's cycle."""
+        """Drop the gauges that had no row in the last cycle of their table."""
         for table in self._begun:
             cycle, changed = self._cycles[table], self._changed[table]
             for series in self._tables[table].values():
@@ -119,9 +119,9 @@ class Store:
         self._begun.clear()
 
     def discover(self, identities: Iterable[Identity]) -> None:
-        """Have every counter of these containers, and of their pods, at 0, so that increase() sees the first event.
+        """Create the counters of these containers and of their pods at 0, so that increase() sees the first event.
 
-        Counters that the kernel had before the agent appear with their totals, when they are first read.
+        Counters that the kernel keeps without the agent are created by their first row instead.
         """
         tables = [
             (table, children, list(product(*(label.values for label in table.labels))))
@@ -129,7 +129,7 @@ class Store:
             if not (table.preexisting or table.scope is Scope.AGENT or any(not label.values for label in table.labels))
             and not table.of_gauges
         ]
-        # One after another: who has a series at all is to have all.
+        # Owner by owner: near the limit, some owners have all their series, and the others none.
         for identity in identities:
             for table, children, combinations in tables:
                 owner = identity if table.scope is Scope.CONTAINER else identity.of_pod
@@ -139,12 +139,12 @@ class Store:
                         for at, value in enumerate(series.values):
                             if value is None:
                                 series.values[at] = 0
-                                self._changed[table][at] = True  # what is over the limit may be there already
+                                self._changed[table][at] = True  # the overflow series may exist already
 
     def put(self, row: Row, identity: Identity) -> None:
-        """Take a row of an owner.
+        """Add what the counters of a row grew by to the series of its owner, or replace its gauges.
 
-        Raises ValueError or TypeError for a row that is not of its table: nothing of it is taken.
+        Raises ValueError or TypeError if the row does not fit its table: then nothing is added.
         """
         table, labels = row.table, row.labels
         children = self._tables.get(table)
@@ -156,28 +156,28 @@ class Store:
         if table in self._cycles:
             self._put_gauges(table, series, identity, labels, row.values)
             return
-        # Several cgroups of a pod may share what is counted for it, and one after another may have it.
+        # A counter of a pod may be read through several cgroups of the pod.
         key = (identity, labels, row.epoch) if table.scope is Scope.POD else (row.owner, labels)
         read = self._read[table]
         before = read.get(key)
         if series is not None and before is not None:
             if before is row:
                 return
-            # Most cgroups did nothing since.
+            # Most cgroups were idle since the last row.
             if before.values == row.values and before.epoch == row.epoch:
                 read[key] = row
                 return
         grown = _growth(row, before)
         series = series or self._child(table, identity, labels, update=any(grown))
         changed = self._changed[table]
-        # All sums before the first is kept: one that cannot be made is not to leave half a row.
+        # All sums are made before the first is stored: an error must not leave half a row.
         for at, total in enumerate(_sums(series.values, grown)):
             if total is not series.values[at]:
                 series.values[at], changed[at] = total, True
         read[key] = _latest(row, before)
 
     def pass_over(self, row: Row) -> int:
-        """Take a row whose counters no series gets as read; return the events that came since the row before."""
+        """Take a row whose events are in no series; return its new events."""
         if row.table not in self._read:
             return 0
         read, key = self._read[row.table], (row.owner, row.labels)
@@ -189,7 +189,7 @@ class Store:
         return events
 
     def events(self, row: Row) -> int:
-        """Return the events of a row that are in no series yet; the row may still be put."""
+        """Return the new events of a row, without taking it."""
         read = self._read.get(row.table)
         return 0 if read is None else _events(row, read.get((row.owner, row.labels)))
 
@@ -201,10 +201,10 @@ class Store:
         labels: tuple[str, ...],
         values: Sequence[Value],
     ) -> None:
-        """Take a row of gauges: in place of those of the last cycle, or with those of another cgroup of this one."""
+        """Replace the gauges of the last cycle, or add to those of another cgroup in this cycle."""
         cycle = self._cycles[table]
         if series is not None and series.cycle != cycle and series.values == [*values]:
-            series.cycle = cycle  # as it was
+            series.cycle = cycle  # unchanged
             return
         _check(table, values)
         series = series or self._child(table, identity, labels)
@@ -214,7 +214,7 @@ class Store:
         self._replace(table, series, values)
 
     def set(self, table: Table, labels: tuple[str, ...], values: Sequence[Value]) -> None:
-        """Set the agent's own series to these values."""
+        """Set series of the agent itself."""
         self._replace(table, self._child(table, _NOBODY, labels), values)
 
     def _replace(self, table: Table, series: Series, values: Sequence[Value]) -> None:
@@ -225,7 +225,7 @@ class Store:
                 changed[at] = True
 
     def _child(self, table: Table, identity: Identity, labels: tuple[str, ...], *, update: bool = True) -> Series:
-        """Return the series of an identity, or the overflow series in its place; `update`: count that as an update."""
+        """Return or create the series of an owner; over the limit, the overflow series, which counts an `update`."""
         children = self._tables[table]
         series = children.get((identity, labels))
         if series is None:
@@ -239,7 +239,7 @@ class Store:
                     for metric in table.metrics:
                         if metric in self._wanted:
                             self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
-                # A label with declared values is bounded, and what it tells apart stays so.
+                # Labels with declared values are bounded: the overflow series keep them.
                 identity, labels = (
                     OVERFLOW,
                     tuple(value if label.values else "" for label, value in zip(table.labels, labels, strict=True)),
@@ -261,7 +261,7 @@ class Store:
         return series
 
     def retain(self, identities: Collection[Identity]) -> None:
-        """Drop the series of everybody who is not among `identities`."""
+        """Drop the series of all other owners."""
         keep = {OVERFLOW, _NOBODY, *identities, *(identity.of_pod for identity in identities)}
         self._admitted &= keep
         for table, children in self._tables.items():
@@ -271,10 +271,10 @@ class Store:
                 self._total -= self._weights[table]
 
     def forget(self, tables: Iterable[Table], gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
-        """Drop the last rows of cgroups that are `gone`, of collectors that will not read them again.
+        """Drop the last rows of cgroups that are `gone`; their collector must not read them again.
 
-        A counter of a pod may outlive the cgroup through which it was read, as the sandbox holds the network namespace
-        while containers wait to be started again. It is kept while the pod `stays` and nothing else of it was read.
+        A counter of a pod may outlive the cgroup through which it was read: the sandbox keeps the network namespace
+        while a container waits for its restart. Its row is kept while the pod `stays` and has no other counter.
         """
         for table in tables:
             read = self._read.get(table, {})
@@ -288,20 +288,20 @@ class Store:
                 del read[key]
 
     def take_changed(self) -> Mapping[Table, Sequence[bool]]:
-        """Return of which metrics of each table something may have changed since the last call."""
+        """Return, for each metric of each table, whether a value may have changed since the last call."""
         self._drop_stale()
         changed, self._changed = self._changed, self._unchanged()
         return changed
 
     def _mark(self, table: Table) -> None:
-        """Take note that series of a table came or went."""
+        """Mark all metrics of a table as changed: series were created or dropped."""
         self._changed[table] = [True] * len(table.metrics)
 
     def _unchanged(self) -> dict[Table, list[bool]]:
         return {table: [False] * len(table.metrics) for table in self._tables}
 
     def families(self) -> Iterator[tuple[Table, int, Metric, Iterable[Series]]]:
-        """Each metric that is kept, with its place in the table and all its series."""
+        """Yield each kept metric, with its table, its place there, and all its series."""
         self._drop_stale()
         for table, children in self._tables.items():
             for at, metric in enumerate(table.metrics):
@@ -310,7 +310,7 @@ class Store:
 
 
 def _growth(row: Row, before: Row | None) -> Sequence[Value]:
-    """Return what each running total grew by since the row before; None: it is absent, or a histogram that did not."""
+    """Return the growth of each running total since the row before; None if absent, or for an idle histogram."""
     if before is None or before.epoch != row.epoch:
         _check(row.table, row.values)
         return row.values
@@ -328,13 +328,13 @@ def _growth(row: Row, before: Row | None) -> Sequence[Value]:
         elif metric.wraps:
             grown.append(total - previous & 0xFFFFFFFF)  # type: ignore[operator]
         else:
-            # One that went down began again at 0.
+            # A total that is lower than before restarted at 0.
             grown.append(total - previous if total >= previous else total)  # type: ignore[operator]
     return grown
 
 
 def _latest(row: Row, before: Row | None) -> Row:
-    """Return a row with the last value of each counter: one that is absent this time may be back."""
+    """Return the row, with the old totals of counters that are absent this time: they may return."""
     if before is None or None not in row.values or before.epoch != row.epoch:
         return row
     values = zip(row.values, before.values, strict=True)
@@ -342,7 +342,7 @@ def _latest(row: Row, before: Row | None) -> Row:
 
 
 def _events(row: Row, before: Row | None) -> int:
-    """Return the events among what a row grew by."""
+    """Return the growth of the counters that count events."""
     return sum(
         grown
         for metric, grown in zip(row.table.metrics, _growth(row, before), strict=True)
@@ -351,19 +351,19 @@ def _events(row: Row, before: Row | None) -> int:
 
 
 def _sums(totals: Iterable[Any], more: Iterable[Any]) -> list[Any]:
-    """Add values, of which either may be absent: a total to which nothing is added is itself."""
+    """Add values, of which either may be None; an unchanged total stays the same object."""
     return [by if total is None else total + by if by else total for total, by in zip(totals, more, strict=True)]
 
 
 def _check(table: Table, values: Sequence[Value]) -> None:
-    """Refuse values that are not of a table's metrics: a total that took one would be wrong for good."""
-    # Nearly all rows are such.
+    """Raise ValueError or TypeError for values that do not fit the table: a total would stay wrong."""
+    # The fast path: nearly all rows are correct.
     if table.has_histograms:
         if [*map(type, values)] == table.whole and min(map(values.__getitem__, table.numbers), default=0) >= 0:  # type: ignore[type-var,operator]
             return
     elif len(values) == len(table.metrics):
         try:
-            # No comparison with NaN holds, and a sum with it is NaN.
+            # Comparisons with NaN are false, and a sum with NaN is NaN.
             if min(values) >= 0 and sum(values) < _INFINITE:  # type: ignore[type-var,operator,arg-type]
                 return
         except TypeError:  # None, or no number
@@ -377,6 +377,6 @@ def _check_one(metric: Metric, value: Value) -> None:
     histogram = isinstance(value, Histogram)
     if histogram != (metric.kind is Kind.HISTOGRAM):
         raise TypeError(f"{metric.name} cannot take {value!r}")
-    # NaN is neither; what is no number raises TypeError.
+    # NaN fails the comparison; other types raise TypeError.
     if not histogram and not 0 <= value < _INFINITE and metric.kind is Kind.COUNTER:  # type: ignore[operator]
         raise ValueError(f"{metric.name} cannot be {value!r}")

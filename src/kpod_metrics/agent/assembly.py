@@ -20,20 +20,20 @@ from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.settings import Settings
 
 READERS = 6
-"""Readers of cgroup files that keep descriptors: the walk, and the collectors of files."""
-MOST_KEPT = 10_000
+"""Readers of cgroup files that keep file descriptors: the tree walk and the file collectors."""
+MAX_KEPT = 10_000
 SPARE_FILES = 512
-"""Descriptors that are left for all else: connections, maps, programs."""
+"""File descriptors for everything else: connections, maps, programs."""
 
 
 def kept_files() -> int:
-    """How many descriptors each reader of cgroup files may keep, by the limit that this process has."""
+    """Return how many file descriptors each reader of cgroup files may keep open, by RLIMIT_NOFILE."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST_KEPT if limit == resource.RLIM_INFINITY else min(max(0, limit - SPARE_FILES) // READERS, MOST_KEPT)
+    return MAX_KEPT if limit == resource.RLIM_INFINITY else min(max(0, limit - SPARE_FILES) // READERS, MAX_KEPT)
 
 
 def environment_of(settings: Settings, cgroup_root: str) -> Environment:
-    """What collectors need of the settings."""
+    """Return the settings that collectors use."""
     return Environment(
         cgroup_root=cgroup_root,
         proc_root=settings.proc_root,
@@ -47,7 +47,7 @@ def environment_of(settings: Settings, cgroup_root: str) -> Environment:
 
 
 def select(settings: Settings, environment: Environment) -> list[Collector]:
-    """Return the collectors that the profile and the switches leave on, each with the metrics wanted of it.
+    """Return the collectors that the profile and the switches enable, with their metrics.
 
     `custom` has the collectors that are switched on, and those whole.
     """
@@ -74,7 +74,7 @@ def build(settings: Settings) -> Agent:
         raise RefusedError(HIDDEN)
     chosen = select(settings, environment_of(settings, root))
     uses_bpf = any(collector.uses_bpf for collector in chosen)
-    # Root without these capabilities goes on with its files; anyone else most likely forgot sudo.
+    # Root without these capabilities can still read files. Another user most likely forgot sudo.
     if uses_bpf and os.geteuid() and not rights.may_use_bpf(rights.effective(settings.proc_root)):
         raise RefusedError(
             f"uid {os.geteuid()} may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"
@@ -84,7 +84,7 @@ def build(settings: Settings) -> Agent:
 
 
 def namer_of(settings: Settings) -> Namer:
-    """Return what names cgroups; raises SettingError or RefusedError, where it cannot be known how to reach it."""
+    """Return the namer of cgroups; raises SettingError or RefusedError if its address is not known."""
     if settings.discovery == "cgroup":
         return StandaloneNamer()
     wanted = Filter(

@@ -1,7 +1,7 @@
-"""Whose a cgroup's events are, and what becomes of those that have no owner, or none yet.
+"""The owner of each cgroup's events, and what happens to events without one.
 
-Three parts answer together: the tree (which cgroups there are), the source of names (which pod a cgroup belongs to),
-and the grace time (a cgroup that is gone keeps its owner for a while). All others ask one question: `owner`.
+Three parts answer together: the tree (which cgroups exist), the source of names (which pod a cgroup belongs to), and the
+grace period (a vanished cgroup keeps its owner for a while). All others ask one question: `owner`.
 """
 
 import logging
@@ -21,63 +21,63 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Ownerless:
-    """What one collector counted that is in no series: for good, by the reason, or until the owner is known."""
+    """Events of one collector that are in no series: by reason, or held until their owner is known."""
 
     unattributed: dict[str, int] = field(default_factory=lambda: dict.fromkeys((HOST, FILTERED, UNRESOLVED), 0))
     _held: dict[int, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
-    """By cgroup id: the last row of each counter."""
+    """The last row of each counter, by cgroup id."""
 
     def hold(self, row: Row) -> None:
-        """Keep a row until its owner is known."""
+        """Hold a row until its owner is known."""
         self._held.setdefault(row.owner, {})[row.table, row.labels, row.epoch] = row
 
     def release(self, is_pending: Callable[[int], bool]) -> list[Row]:
-        """Return the rows whose owner is pending no more, and keep the others."""
+        """Return the held rows whose owner is no longer pending."""
         known = [cgroup for cgroup in self._held if not is_pending(cgroup)]
         return [row for cgroup in known for row in self._held.pop(cgroup).values()]
 
     def pending(self, store: Store) -> int:
-        """Return the events in the rows that are kept."""
+        """Return the events in the held rows."""
         return sum(store.events(row) for rows in self._held.values() for row in rows.values())
 
 
 class Reader(Protocol):
-    """Who read rows."""
+    """The reader of rows, which also counts its events without an owner."""
 
     ownerless: Ownerless
 
     def failed(self, error: Exception) -> None:
-        """One of the rows was refused."""
+        """Take the error of the first refused row."""
 
 
 class Attribution:
-    """Answers from the last look at what there is, and from the looks of the grace time before it."""
+    """Knows the owner of each cgroup: of the last snapshot, and of those that vanished within the grace period."""
 
     def __init__(self, finder: Finder, grace: float) -> None:
-        """`grace` seconds a cgroup that is gone keeps its owner."""
+        """A vanished cgroup keeps its owner for `grace` seconds."""
         self.finder = finder
         self._resolver = Resolver(grace)
         self._active: set[int] = set()
-        """Cgroups without processes that had events: they had processes, so they have series."""
+        """Cgroups that have events and no processes now: they get series too."""
         self._outside: set[int] = set()
-        """Cgroups with events, known to be outside of the root: no reason to look again."""
+        """Cgroups with events outside of the root: not searched again."""
         self._blind = False
-        """Whether the last look failed: who is unknown now may be known after the next one."""
+        """Whether the last look failed: the next one may find the owner of an unknown cgroup."""
         self._expired_at = 0
-        """The resolver's `changes` when all that is gone was last dropped."""
+        """The resolver's `changes` at the last `expire`."""
 
     @property
     def snapshot(self) -> Snapshot:
-        """What the last look found."""
+        """The result of the last look."""
         return self._resolver.snapshot
 
     @property
     def forgotten(self) -> dict[str, int]:
-        """What had to make room in tables before its time was over, by kind."""
+        """Entries that full tables dropped before their grace period ended, by kind."""
         return {"cgroup": self._resolver.forgotten, **self.finder.forgotten}
 
     def look(self) -> bool:
-        """Find out what there is now; return whether there are owners that were not there before.
+        """Take a new snapshot of cgroups and pods; return whether it has new owners.
 
         A look that fails is logged and counted. The last snapshot stands: what ran a moment ago most likely still runs.
         """
@@ -94,9 +94,9 @@ class Attribution:
         return bool(self._resolver.identities() - before)
 
     def look_for(self, cgroups: set[int]) -> None:
-        """Look again if it is not known of all these cgroups, which have events, whose they are.
+        """Look again if the owner of one of these cgroups, which have events, is not known.
 
-        A cgroup may be made, and have events, after a cycle's look and before its reads.
+        A cgroup may be created, and have events, after the look of a cycle and before its reads.
         """
         snapshot = self.snapshot
         idle = {id_ for id_ in cgroups - snapshot.reported.keys() - self._active if id_ in snapshot.identities}
@@ -106,7 +106,7 @@ class Attribution:
         self._outside = {id_ for id_ in cgroups if not self._knows(id_) and self.finder.is_outside(id_)}
 
     def owner(self, cgroup: int) -> Identity | str:
-        """Return whom a cgroup's events are charged to, or why nobody: HOST, FILTERED, PENDING or UNRESOLVED."""
+        """Return the owner of a cgroup's events, or why there is none: HOST, FILTERED, PENDING or UNRESOLVED."""
         found = self._resolver.owner(cgroup)
         if found is None and self._blind:
             return PENDING
@@ -118,16 +118,16 @@ class Attribution:
         return self._resolver.owner(cgroup) is not None
 
     def is_pending(self, cgroup: int) -> bool:
-        """Whether the owner of a cgroup may still become known."""
+        """Whether the owner of a cgroup is not known yet."""
         return self.owner(cgroup) == PENDING
 
     @property
     def waits_for_names(self) -> bool:
-        """Whether there are cgroups whose owner is pending."""
+        """Whether the owner of some cgroup is not known yet."""
         return PENDING in self.snapshot.reasons.values()
 
     def charge(self, rows: Iterable[Row], store: Store, reader: Reader) -> None:
-        """Give each row to its owner's series; count or hold the others.
+        """Add each row to the series of its owner; count or hold the others.
 
         A row that does not fit its table is a defect of the collector. The other rows still count.
         """
@@ -135,7 +135,7 @@ class Attribution:
         known = self.snapshot.identities
         for row in rows:
             try:
-                # Most owners are in the snapshot: that saves two calls.
+                # The fast path: most owners are in the snapshot.
                 owner = known.get(row.owner) or self.owner(row.owner)
                 if isinstance(owner, Identity):
                     store.put(row, owner)
@@ -149,7 +149,7 @@ class Attribution:
             reader.failed(refused)
 
     def expire(self, read: float) -> bool:
-        """Forget what has been gone for the grace time and since `read`; return whether series may have to go.
+        """Forget cgroups that vanished before the grace period and before `read`; return whether owners changed.
 
         To be called after a page with the last values was published.
         """
@@ -159,11 +159,11 @@ class Attribution:
         return changed
 
     def owners(self) -> set[Identity]:
-        """Everybody who may have series now."""
+        """The owners that may have series now."""
         return self._resolver.identities()
 
     def is_gone(self, cgroup: int) -> bool:
-        """Whether nothing can be charged to this id any more: the cgroup is gone, and its grace time is over."""
+        """Whether the cgroup vanished and its grace period is over."""
         return self._resolver.is_gone(cgroup)
 
     def has_pod(self, pod: Identity) -> bool:

@@ -38,8 +38,8 @@ from kpod_metrics.store import Store
 log = logging.getLogger(__name__)
 
 _CYCLES_TO_FULL_COLLECTION = 100
-"""A connection leaves 150 objects in reference cycles, and its page with them: 64 KB at 80 cgroups. Left to the
-interpreter's own thresholds they took 16 MB after 300 scrapes; the young ones alone are collected in a millisecond."""
+"""A connection leaves 150 objects in reference cycles, and its page with them: 64 KB at 80 cgroups. With the
+interpreter's own thresholds that was 16 MB after 300 scrapes. A collection of young objects takes a millisecond."""
 _LOOK_INTERVAL = 1.0
 """Seconds between two looks for new cgroups."""
 
@@ -66,7 +66,7 @@ class Agent:
         self._workers: Workers[State] = Workers()
         self._stop = threading.Event()
         self._discovered: Snapshot | None = None
-        """The snapshot whose containers the store has."""
+        """The last snapshot whose containers were created in the store."""
         self._thread: threading.Thread | None = None
         self._told_low = False
         self._started = 0.0
@@ -76,22 +76,22 @@ class Agent:
     def open(self, *, give_up: bool = False) -> None:
         """Open the collectors; raises RefusedError if none of them can work.
 
-        With `give_up` the process has, once all is attached and before it has threads, no rights left but those that
-        running takes: for a process that is the agent's own.
+        With `give_up` the process then drops the capabilities that it needs no more, before it starts threads: only for
+        a process that is the agent alone.
         """
         for state in self.states:
             state.open()
         of_kubernetes = info.TABLES if self.settings.discovery != "cgroup" else ()
-        had: frozenset[Metric] = health.METRICS.union(
+        available: frozenset[Metric] = health.METRICS.union(
             *(table.metrics for table in of_kubernetes),
             *(state.metrics for state in self.states),
         )
         tables = [*health.TABLES, *of_kubernetes, *(table for state in self.states for table in state.collector.tables)]
         self._store = Store(
-            tables, had, self.settings.series_limit, self.settings.series_limit_total, self.headroom.look
+            tables, available, self.settings.series_limit, self.settings.series_limit_total, self.headroom.look
         )
         self.headroom.open()
-        self._report.overflow = dict.fromkeys(sorted(metric.name for metric in had - health.METRICS), 0)
+        self._report.overflow = dict.fromkeys(sorted(metric.name for metric in available - health.METRICS), 0)
         if not any(state.opened for state in self.states):
             self.close()
             reasons = dict.fromkeys(state.problem for state in self.states)
@@ -113,7 +113,7 @@ class Agent:
             self._exporter.start()
 
     def stop(self, timeout: float = 0.7) -> None:
-        """End the cycles and detach everything; a cycle that takes longer than `timeout` seconds is left behind."""
+        """Stop the cycles and detach everything; a cycle gets `timeout` seconds to end."""
         self._stop.set()
         if self._exporter is not None:
             self._exporter.stop()
@@ -122,7 +122,7 @@ class Agent:
         self.close()
 
     def close(self) -> None:
-        """Detach all programs. A collector whose read still hangs is left to the end of the process."""
+        """Detach all programs; a collector whose read hangs stays open until the process ends."""
         for state in self.states:
             if state.opened and not state.running:
                 state.collector.close()
@@ -143,20 +143,20 @@ class Agent:
                 log.exception("cycle failed")
             cycles += 1
             gc.collect(2 if cycles % _CYCLES_TO_FULL_COLLECTION == 0 else 1)
-            # Fixed rate; a cycle that took longer than the interval skips the ones it missed.
+            # A fixed rate: a cycle that takes longer than the interval skips the ones that it missed.
             following = max(following + interval, time.monotonic())
             if self._wait(following):
                 following = time.monotonic()
 
     def _wait(self, until: float) -> bool:
-        """Wait for the next cycle, and look for news meanwhile; return whether they call for a cycle at once."""
+        """Wait for the next cycle, and publish new containers meanwhile; return whether a cycle is due at once."""
         connected = self.source.connected
         while not self._stop.wait(max(0.0, min(_LOOK_INTERVAL, until - time.monotonic()))):
             if time.monotonic() >= until:
                 return False
             try:
                 if not connected and self.source.connected:
-                    return True  # the first pods that it names, or those that came while it was away
+                    return True  # the source is connected: for the first time, or again
                 if self.source.has_news() or (connected and self.attribution.waits_for_names):
                     self._publish_new()
             except Exception as error:
@@ -164,7 +164,7 @@ class Agent:
         return False
 
     def _publish_new(self) -> None:
-        """Have the series of new containers on the page, at 0 or with what was held for them."""
+        """Publish the series of new containers, at 0 or with the rows that were held for them."""
         if self._look():
             self._charge_known()
             self.published.publish(self._renderer.render(self._store))
@@ -186,7 +186,7 @@ class Agent:
             if state.opened and not state.running:
                 try:
                     state.collector.forget(self.attribution.is_gone)
-                    # Not before: a row that is read again would be taken for the first one of its counter.
+                    # Not earlier: if the collector returned a row again, it would count as the first of its counter.
                     self._store.forget(state.collector.tables, self.attribution.is_gone, self.attribution.has_pod)
                 except Exception as error:
                     state.failed(error)
@@ -201,20 +201,20 @@ class Agent:
         self.last_cycle = time.monotonic()
 
     def _look(self) -> bool:
-        """Find out what is there; return whether there are containers that were not there before."""
+        """Take a snapshot; return whether it has new owners."""
         found = self.attribution.look()
         self.headroom.cgroups = len(self.attribution.snapshot.present)
         return found
 
     def _discover(self) -> None:
-        """Have the counters of new containers at 0, as far as there is room."""
+        """Create the counters of new containers at 0, up to the limits."""
         snapshot = self.attribution.snapshot
         if snapshot is not self._discovered:
             self._store.discover(dict.fromkeys(snapshot.reported.values()))
-            self._discovered = None if self.headroom.low else snapshot  # then there may be room the next time
+            self._discovered = None if self.headroom.low else snapshot  # try again: there may be memory later
 
     def _groups(self) -> Sequence[Group]:
-        """The cgroups whose files are read: without memory for more series, those that have some."""
+        """The cgroups to read files of: without memory for new series, only those that have series."""
         self._discover()
         groups = self.attribution.snapshot.groups
         if not self.headroom.low:
@@ -222,7 +222,7 @@ class Agent:
         return [group for group in groups if self._store.has(group.identity)]
 
     def _charge_known(self) -> None:
-        """Bring the store up to date with what is there: new containers at 0, rows whose owner is known by now."""
+        """Put into the store: counters of new containers, and held rows whose owner is known now."""
         self._discover()
         for state in self.states:
             self.attribution.charge(state.ownerless.release(self.attribution.is_pending), self._store, state)
@@ -235,14 +235,14 @@ class Agent:
         now = time.monotonic()
         for state in self.states:
             if state.opened and not state.running and now >= state.due:
-                # No cycle comes to the dot: the one nearest to the time is it.
+                # Cycles are never exactly on time: the nearest one is right.
                 state.due = now + state.interval - self.settings.poll_interval / 2
                 state.started = now
                 state.running = True
                 self._workers.add(state, lambda collector=state.collector: collector.collect(groups))  # type: ignore[misc]
 
     def _gather(self, deadline: float) -> list[Result[State]]:
-        """Collect results until all started collectors answered or the deadline passed."""
+        """Return the results of the started collectors, up to the deadline, and of late ones."""
         started = [state for state in self.states if state.running and not state.is_late]
         results = self._workers.gather(deadline, started)
         for result in results:
@@ -253,7 +253,7 @@ class Agent:
         return results
 
     def _take(self, result: Result[State]) -> None:
-        """Take the rows of one read into the store."""
+        """Put the rows of one read into the store."""
         state = result.whose
         state.duration = result.seconds
         for table in state.collector.tables:
@@ -266,13 +266,13 @@ class Agent:
         self.attribution.charge(result.rows, self._store, state)
 
     def _expire(self) -> None:
-        """Drop what is kept of cgroups that are gone; a page with their last values is out."""
+        """Drop the series of vanished pods; a page with their last values is published."""
         if self.attribution.expire(read_by_all(self.states)):
             self._store.retain(self.attribution.owners())
-            self._discovered = None  # there may be room now for who had none
+            self._discovered = None  # there may be room now
 
     def problems(self) -> list[str]:
-        """What does not work, a line each."""
+        """Everything that fails, a line each."""
         return self._report.problems()
 
     def missed_cycles(self) -> bool:

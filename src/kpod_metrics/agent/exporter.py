@@ -1,4 +1,4 @@
-"""The exporter by OTLP, where it is on."""
+"""The OTLP exporter, if it is enabled."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def exporter_of(settings: Settings, published: Published) -> "Exporter | None":
-    """Return what pushes by OTLP, where that is on; raises SettingError."""
+    """Return the OTLP exporter, or None if it is disabled; raises SettingError."""
     if settings.otlp_key and not settings.otlp_certificate:
         raise SettingError(f"otlp_key: {settings.otlp_key!r} is not accepted; accepted: with otlp_certificate only")
     if not settings.otlp_endpoint:

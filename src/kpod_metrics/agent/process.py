@@ -1,4 +1,4 @@
-"""What this process is set up with: its memory, and the rights that it keeps."""
+"""Set-up of this process: its memory allocator, and its capabilities."""
 
 import ctypes
 import gc
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def needs_bpf(proc_root: str) -> bool:
-    """Whether this kernel takes CAP_BPF to read a map, or run an iterator, that one has.
+    """Whether this kernel requires CAP_BPF to read a map or run an iterator that is open already.
 
-    Before 5.19 (c8644cd0efe7) kernel.unprivileged_bpf_disabled refuses all of bpf() without it. Where that is off it
-    may be on later, and the kernel cannot be asked.
+    Before 5.19 (c8644cd0efe7) kernel.unprivileged_bpf_disabled refuses all of bpf() without it. If it is 0 now, it may
+    be set later, so the kernel's answer now does not help.
     """
     try:
         setting = read_bytes(os.path.join(proc_root, "sys/kernel/unprivileged_bpf_disabled")).strip()
@@ -31,16 +31,16 @@ def needs_bpf(proc_root: str) -> bool:
 
 
 _MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3, "M_ARENA_MAX": -8}
-"""Numbers of malloc.h."""
+"""Constants of malloc.h."""
 
 
 def tune_process() -> None:
-    """Set up memory of this process for an agent; before it has threads.
+    """Set up the memory allocator for an agent; before it starts threads.
 
-    The C library has one pool for all threads, which take turns, and gives freed memory back from 1 MiB on, so that a
-    cycle's larger buffers are not mapped again each time: mallopt(3). Measured at 100 pods: 40 MB resident; from 64 KiB
-    on it was 0.7 MB less, and 185 page faults a cycle, 1 ms of CPU time. The interpreter does not look for reference
-    cycles among what was imported, nor each time that a cycle's rows have come: they have none.
+    The C library gets one arena for all threads, and returns freed memory from 1 MiB on, so that it does not map the
+    larger buffers of each cycle again: mallopt(3). Measured at 100 pods: 40 MB resident; from 64 KiB on it was 0.7 MB
+    less, with 185 page faults a cycle, 1 ms of CPU time. The garbage collector leaves out the imported modules, and runs
+    less often than once per cycle of rows, which have no reference cycles.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc's
@@ -51,7 +51,7 @@ def tune_process() -> None:
 
 
 def needed(states: Sequence[State], settings: Settings) -> int:
-    """Capabilities that running takes, as a bit mask: what is attached stays so without any."""
+    """Return the capabilities that the agent needs while it runs, as a bit mask; attached programs need none."""
     opened = [state.collector for state in states if state.opened]
     wanted = set().union(*(collector.rights() for collector in opened))
     if settings.discovery != "cgroup" or settings.web_config_file:
@@ -65,7 +65,7 @@ def needed(states: Sequence[State], settings: Settings) -> int:
 
 
 def give_up_rights(mask: int) -> str:
-    """Give up all capabilities but these; return why they were kept, where that failed."""
+    """Drop all capabilities except these; return the reason if that failed."""
     try:
         rights.give_up_all_but(mask)
     except (KpodError, OSError) as error:

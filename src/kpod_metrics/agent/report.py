@@ -1,4 +1,4 @@
-"""What the agent says of itself: its own metrics, and what does not work."""
+"""The agent's own metrics and problems."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Report:
-    """Reads the parts of the agent; changes none."""
+    """Reads the parts of the agent, and changes none."""
 
     states: Sequence[State]
     attribution: Attribution
@@ -33,15 +33,15 @@ class Report:
     """Seconds between two cycles."""
     http: Counts = field(default_factory=Counts)
     overflow: dict[str, int] = field(default_factory=dict)
-    """0 for every metric that may be over the limit: a counter has to be seen to grow."""
+    """0 for every metric that has a limit: increase() needs a counter's first value."""
     cycle_problem: str = ""
-    """Why the last cycle did not come to its end; empty where it did."""
+    """Why the last cycle failed; empty if it did not."""
     cycle_errors: int = 0
     kept_rights: str = ""
-    """Why rights that are not needed could not be given up; empty where they were."""
+    """Why the agent could not drop capabilities; empty if it could."""
 
     def write(self, store: Store, seconds: float) -> None:
-        """Set the agent's own metrics, after a cycle that took so long."""
+        """Set the agent's own metrics, after a cycle of this duration."""
         put = store.set
         snapshot, finder = self.attribution.snapshot, self.attribution.finder
         for state in self.states:
@@ -66,7 +66,7 @@ class Report:
         try:
             for table, labels, values in health.process():
                 put(table, labels, values)
-        except OSError as error:  # out of descriptors: the last values stand
+        except OSError as error:  # no free file descriptor: the last values stay
             log.error("%s", error)
 
     def _write_collector(self, store: Store, state: State) -> None:
@@ -94,7 +94,7 @@ class Report:
             log.error("state of kernel maps: %s", error)
 
     def problems(self) -> list[str]:
-        """What does not work, a line each."""
+        """Everything that fails, a line each."""
         lines = [line for state in self.states for line in state.problems()]
         if self.cycle_problem:
             lines.append(f"the last cycle failed, its page was not published: {self.cycle_problem}")
@@ -110,7 +110,7 @@ class Report:
         return lines
 
     def memory_problem(self) -> str:
-        """What follows from too little memory, for the log and `/readyz`."""
+        """The consequence of low memory, for the log and `/readyz`."""
         return (
             f"memory: {self.headroom.used >> 20} of {self.headroom.limit >> 20} MiB are used, the rest is for what is "
             "there: no new series are admitted, what they would count is in the overflow series"

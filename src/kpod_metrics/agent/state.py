@@ -1,4 +1,4 @@
-"""What the agent knows of one collector."""
+"""The state of one collector."""
 
 import logging
 import time
@@ -13,13 +13,13 @@ from kpod_metrics.metrics import Metric
 log = logging.getLogger(__name__)
 
 _OVERDUE = 60.0
-"""Seconds for which a read is waited for beyond its collector's interval before cgroups that are gone are dropped."""
+"""Seconds beyond its interval after which a read no longer delays the dropping of vanished cgroups."""
 _LATE = "late: no answer within its"
 
 
 @dataclass(eq=False)
 class State:
-    """One collector: whether it works, when it reads, and what it counted of no owner."""
+    """One collector: whether it works, when it reads, and its events without an owner."""
 
     collector: Collector
     interval: float
@@ -31,9 +31,9 @@ class State:
     duration: float = 0.0
     due: float = 0.0
     started: float = 0.0
-    """When it was last asked, by the monotonic clock."""
+    """Start of its last read, by the monotonic clock."""
     read: float = 0.0
-    """When the last read began that came to its end."""
+    """Start of its last completed read."""
     running: bool = False
     ownerless: Ownerless = field(default_factory=Ownerless)
 
@@ -44,18 +44,18 @@ class State:
 
     @property
     def is_late(self) -> bool:
-        """Whether its read goes on beyond the deadline of a cycle."""
+        """Whether its read is running beyond the deadline of a cycle."""
         return self.running and self.problem.startswith(_LATE)
 
     @property
     def is_up(self) -> bool:
-        """Whether it works, with all of its signals."""
+        """Whether it works, with all its signals."""
         return self.opened and not (self.problem or any(signal.problem for signal in self.signals))
 
     @property
     def metrics(self) -> set[Metric]:
-        """The metrics that this machine has; of the others a 0 would say that nothing happened."""
-        # A controller may appear later, for those who read its files.
+        """The metrics that this machine has. The others are not exported: a 0 would mean that nothing happened."""
+        # File collectors see it if a controller appears later.
         return {
             metric
             for signal in self.signals
@@ -64,7 +64,7 @@ class State:
         }
 
     def open(self) -> None:
-        """Open the collector; what fails is a problem, and takes nothing else down."""
+        """Open the collector; an error becomes its problem, and affects no other."""
         try:
             self.signals = self.collector.open()
         except Exception as error:
@@ -90,7 +90,7 @@ class State:
         log.error("collector %s: %s", self.name, self.problem, exc_info=shown)
 
     def problems(self) -> list[str]:
-        """What does not work, a line each."""
+        """Everything that fails, a line each."""
         lines = (
             [f"collector {self.name} is {'failing' if self.opened else 'off'}: {self.problem}"] if self.problem else []
         )
@@ -102,10 +102,9 @@ class State:
 
 
 def read_by_all(states: Sequence[State]) -> float:
-    """Return when the oldest of the kernel collectors' last reads began, by the monotonic clock.
+    """Return the start of the oldest last read of the BPF collectors, by the monotonic clock.
 
-    What was counted before is in the store: what they count comes once an interval, or late. A read that has not ended
-    for `_OVERDUE` seconds is not waited for.
+    Everything that they counted before is in the store. A read that does not end within `_OVERDUE` seconds is ignored.
     """
     now = time.monotonic()
     opened = [state for state in states if state.opened and state.collector.uses_bpf]

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from kpod_metrics.metrics import Row
 
 TIMEOUT = 0.05
-"""Seconds without a result after which one more thread takes on the reads that still wait."""
+"""Seconds without a result after which another thread takes over the waiting reads."""
 
 _Whose = TypeVar("_Whose")
 _OWNER = attrgetter("owner")
@@ -24,7 +24,7 @@ _OWNER = attrgetter("owner")
 
 @dataclass
 class Result(Generic[_Whose]):
-    """One read that has ended."""
+    """The result of one read."""
 
     whose: _Whose
     rows: list[Row]
@@ -33,7 +33,7 @@ class Result(Generic[_Whose]):
 
 
 class Workers(Generic[_Whose]):
-    """Daemon threads. One thread adds reads and takes the results."""
+    """Daemon threads; only one other thread adds reads and takes results."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[_Whose, Callable[[], Iterable[Any]]]] = SimpleQueue()
@@ -43,17 +43,17 @@ class Workers(Generic[_Whose]):
         self._lock = threading.Lock()
 
     def add(self, whose: _Whose, read: Callable[[], Iterable[Any]]) -> None:
-        """Have `read` called when a thread is free; its result is marked with `whose`."""
+        """Queue a read; its result has `whose`."""
         self._jobs.put((whose, read))
 
     def gather(self, seconds: float, waited_for: Iterable[_Whose]) -> list[Result[_Whose]]:
-        """Return the results that there are once those that are waited for have come, or the time is over."""
+        """Return all results, once these have arrived or the time is over."""
         end, missing = time.monotonic() + seconds, set(waited_for)
         results: list[Result[_Whose]] = []
         self._help()
         woken = True
         while True:
-            # Only what is there: a worker may add more meanwhile.
+            # A fixed number: a worker may add more meanwhile.
             taken = [self._results.popleft() for _ in range(len(self._results))]
             results += taken
             missing.difference_update(result.whose for result in taken)
@@ -65,7 +65,7 @@ class Workers(Generic[_Whose]):
             woken = self._wait(min(left, TIMEOUT))
 
     def _wait(self, seconds: float) -> bool:
-        """Wait until no read waits for a thread; return False after that many seconds.
+        """Wait until the queue is empty; return False after that many seconds.
 
         A wake-up for each result would have the reader and this thread take turns at the interpreter's lock.
         """
@@ -76,7 +76,7 @@ class Workers(Generic[_Whose]):
         return True
 
     def _help(self) -> None:
-        """Start one more thread if reads wait and none is idle."""
+        """Start another thread if reads are waiting and none is idle."""
         with self._lock:
             if self._jobs.empty() or self._idle:
                 return
@@ -93,7 +93,7 @@ class Workers(Generic[_Whose]):
             rows: list[Row] = []
             try:
                 rows = _checked(read())
-            except Exception as caught:  # a collector's fault must take nothing else down
+            except Exception as caught:  # a failing collector must not affect the others
                 error = caught
             with self._lock:
                 self._idle += 1
@@ -103,9 +103,9 @@ class Workers(Generic[_Whose]):
 
 
 def _checked(found: Iterable[Any]) -> list[Row]:
-    """Return a collector's rows as a list; raises TypeError for anything that is not a row."""
+    """Return a collector's rows as a list; raises TypeError if one is not a row."""
     rows = list(found)
-    # All at once: they are right but for a defect.
+    # The fast path: only a defect makes one wrong.
     if not ({*map(type, rows)} <= {Row} and {*map(type, map(_OWNER, rows))} <= {int}):
         for row in rows:
             if not isinstance(row, Row) or not isinstance(row.owner, int):
