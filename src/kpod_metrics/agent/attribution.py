@@ -1,7 +1,7 @@
 """The owner of each cgroup's events, and what happens to events without one.
 
-Three parts answer together: the tree (which cgroups exist), the source of names (which pod a cgroup belongs to), and the
-grace period (a vanished cgroup keeps its owner for a while). All others ask one question: `owner`.
+Three parts answer together: the tree (which cgroups exist), the source of names (which pod a cgroup belongs to), and
+the grace period (a vanished cgroup keeps its owner for a while). All others ask one question: `owner`.
 """
 
 import logging

@@ -39,8 +39,8 @@ def tune_process() -> None:
 
     The C library gets one arena for all threads, and returns freed memory from 1 MiB on, so that it does not map the
     larger buffers of each cycle again: mallopt(3). Measured at 100 pods: 40 MB resident; from 64 KiB on it was 0.7 MB
-    less, with 185 page faults a cycle, 1 ms of CPU time. The garbage collector leaves out the imported modules, and runs
-    less often than once per cycle of rows, which have no reference cycles.
+    less, with 185 page faults a cycle, 1 ms of CPU time. The garbage collector leaves out the imported modules, and
+    runs less often than once per cycle of rows, which have no reference cycles.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc's
