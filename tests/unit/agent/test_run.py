@@ -162,6 +162,8 @@ def test_name_that_comes_is_on_the_page_at_once(tmp_path: Path, running: Callabl
     a = hub.cgroup("a")
     one.reads = [{a: 1}]
     running(hub)
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "cycle"]
+    assert thread.daemon
     before = hub.agent.last_cycle
     hub.names.owners["a"] = A
     eventually(lambda: hub.page().get((COUNT, "a")) == 1)
