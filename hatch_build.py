@@ -124,7 +124,9 @@ class PackageBuildHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile every program of the agent, and render its documentation."""
-        compile_objects(sorted((ROOT / "bpf").glob("*.bpf.c")), OBJECTS)
+        made = compile_objects(sorted((ROOT / "bpf").glob("*.bpf.c")), OBJECTS)
+        for stale in {*OBJECTS.glob("*.bpf.o")} - {*made}:  # its program was renamed or removed
+            stale.unlink()
         render_docs(ROOT / "docs", SITE)
 
 
