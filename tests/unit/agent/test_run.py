@@ -97,6 +97,14 @@ def test_cycles_come_at_a_fixed_rate_and_skip_what_they_missed(
     assert collected == [1, 1, 2, 1]
 
 
+def test_time_that_is_over_calls_for_no_other_time(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, Counting("one", EVENTS))
+    assert hub.agent._wait(time.monotonic() - 1) is False
+    assert hub.agent._wait(time.monotonic() + 0.01) is False
+    hub.agent._stop.set()
+    assert hub.agent._wait(time.monotonic() + 3600) is False
+
+
 def test_full_collection_is_rare() -> None:
     assert cycle._CYCLES_TO_FULL_COLLECTION == 100
 
