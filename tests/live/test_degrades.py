@@ -269,8 +269,8 @@ def test_a_collector_that_raises_takes_nothing_down(
         assert problems == ["collector pressure is failing: ZeroDivisionError: planted"]
     finally:
         agent.stop()
-    happened = "it was told as failing, each time was counted; all others went on"
-    tell("Faults", "A collector raises an error in each cycle", 2, happened, "its own signals")
+    happened = "it was reported as failing, and counted each time; all others continued"
+    tell("Faults", "A collector raises an error in each cycle", 2, happened, "its own metrics")
 
 
 @pytest.mark.parametrize("fault", ["the read fails", "a row is refused", "the cycle fails"])
@@ -403,7 +403,5 @@ def test_a_slow_collector_delays_no_other(monkeypatch: pytest.MonkeyPatch, tell:
     finally:
         gate.set()
         agent.stop()
-    happened = "it was told as late, once; cycles ended at the deadline and then without it, and all others went on"
-    tell(
-        "Faults", "A collector hangs, and goes on", 1, happened, "nothing: what it had read is counted when it goes on"
-    )
+    happened = "it was reported as late, once; cycles ended at the deadline, then without it, and all others continued"
+    tell("Faults", "A collector hangs, and continues", 1, happened, "nothing: its rows are used when it continues")

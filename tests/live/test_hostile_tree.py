@@ -109,11 +109,11 @@ def test_trees_without_end_blind_nobody(
     assert "Traceback" not in said
     tell(
         "Faults",
-        "1,100 cgroups in one another, and 20 with names of 255 bytes, made by the owner of a delegated one",
+        "The owner of a delegated cgroup nests 1,100 cgroups, and creates 20 with names of 255 bytes",
         1,
-        "what is more than 64 levels down or has a path of more than 4,000 bytes is left out; the others are exact, "
-        "also those that come meanwhile, and those of an agent that starts then",
-        "events of what is left out are unresolved",
+        "cgroups more than 64 levels down or with a path of more than 4,000 bytes are skipped; the others are exact, "
+        "also new ones, and also with an agent that starts afterwards",
+        "events of skipped cgroups are unresolved",
     )
 
 

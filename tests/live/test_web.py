@@ -217,9 +217,9 @@ def test_cycles_and_scrapes_go_on_under_attack(tmp_path: Path, tell: Callable[..
     told = ", ".join(f"{reason} {count:.0f}" for reason, count in sorted(refused.items()))
     tell(
         "Faults",
-        "1,000 idle clients, 50 whose requests drip, 20 that do not read, and floods of what is no HTTP",
+        "1,000 idle clients, 50 that send very slowly, 20 that do not read, and floods of data that is not HTTP",
         f"{len(cycles)} cycles",
-        f"each cycle was on a page, no collector was late; refused: {told}; resident memory grew by {grown:.0f} MiB",
+        f"every cycle made a page, no collector was late; refused: {told}; resident memory grew by {grown:.0f} MiB",
         "nothing",
     )
 

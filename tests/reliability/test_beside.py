@@ -93,9 +93,15 @@ def test_two_agents_and_another_tracer(tmp_path: Path, worker: Worker, tell: Cal
         assert worker.error(cycles_later(first)) == alone
     no_defects(tmp_path / "first.log")
     no_defects(tmp_path / "second.log")
-    tell("Faults", "Two agents on one node", 1, "both exact, also when one ended; a port in use is one line", "nothing")
+    tell(
+        "Faults",
+        "Two agents on one node",
+        1,
+        "both were exact, also after one ended; a port in use is a one-line error",
+        "nothing",
+    )
     what = "Another set of programs on the same hooks, and `perf record -e sched:sched_switch -a`"
-    tell("Faults", what, 1, "exact beside them, and after they ended", "nothing")
+    tell("Faults", what, 1, "counts were exact with them, and after they ended", "nothing")
 
 
 STEPS = (3600.0, -3600.0, 86400.0 * 400, -86400.0 * 400, 0.0)[: 5 if LONG else 2]
@@ -137,10 +143,10 @@ def test_clock_steps(tmp_path: Path, worker: Worker, tell: Callable[..., None]) 
     no_defects(log)
     tell(
         "Faults",
-        "The wall clock is set: an hour and 400 days, forth and back",
+        "The wall clock changes by an hour and by 400 days, forward and back",
         len(STEPS),
-        "cycles went on at their pace, no counter went down, switches were exact, `kpod_last_cycle_timestamp_seconds` "
-        "was the new time",
+        "cycles kept their interval, no counter decreased, switches were exact, `kpod_last_cycle_timestamp_seconds` "
+        "had the new time",
         "nothing",
     )
 
@@ -189,11 +195,11 @@ def test_file_systems_that_hang_and_vanish(
     no_defects(log)
     tell(
         "Faults",
-        "File systems (FUSE) that never answer, and then vanish",
+        "FUSE file systems that never answer, and then disappear",
         number,
-        f"{stuck} threads waited, at most {MAX_STUCK} do; the others' space and all other signals went on, the "
-        "threads ended with the file systems",
-        "the space of the file systems that did not answer",
+        f"{stuck} threads waited (the maximum is {MAX_STUCK}); the sizes of other file systems and all other metrics "
+        "continued; the threads ended with the file systems",
+        "the sizes of the file systems that did not answer",
     )
 
 

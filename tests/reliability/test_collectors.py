@@ -125,9 +125,9 @@ def test_a_collector_that_gives_nonsense(
         agent.stop()
     tell(
         "Faults",
-        "A collector gives nonsense: rows that are none, other labels, values of another type, negative, NaN",
+        "A collector returns invalid rows: not a row, wrong labels, values of a wrong type, negative, NaN",
         ROUNDS,
-        f"{told} times it was told as failing, the other times the rows could be taken as they were; all other "
-        "collectors went on, its own other rows were taken, and the next good read was right",
-        "the rows that are none",
+        f"{told} times it was reported as failing, otherwise the rows were usable; all other collectors continued, its "
+        "own valid rows were used, and the next valid read was exact",
+        "the invalid rows",
     )

@@ -63,10 +63,10 @@ def test_start_with_few_descriptors(tmp_path: Path, tell: Callable[..., None]) -
     assert served
     tell(
         "Faults",
-        "RLIMIT_NOFILE from 8 up at the start",
+        "RLIMIT_NOFILE of 8 and more at the start",
         len(LIMITS),
-        f"{ended} starts ended with one line and status 1, {served} served, with what could not be opened in the log",
-        "the signals of collectors that could not be opened",
+        f"{ended} starts ended with one line and status 1; {served} served, and the log had what could not be opened",
+        "the metrics of collectors that could not be opened",
     )
 
 
@@ -117,11 +117,11 @@ def test_descriptors_run_out(
     no_defects(log)
     tell(
         "Faults",
-        "Descriptors run out in the middle (RLIMIT_NOFILE lowered to 3 for some cycles)",
+        "Descriptors run out while the agent runs (RLIMIT_NOFILE of 3 for some cycles)",
         times,
-        "the cycles went on and their pages were served over connections that were there; with descriptors again all "
-        "collectors worked, and the switches counted meanwhile were exact",
-        "nothing of the kernel programs; new connections waited",
+        "cycles continued, and open connections got their pages; with descriptors again all collectors worked, and the "
+        "switches of the whole time were exact",
+        "no kernel events; new connections waited",
     )
 
 
@@ -160,7 +160,7 @@ def test_log_that_takes_nothing(kind: str, cgroup_root: str, tell: Callable[...,
             assert started.wait(30) == 0
         finally:
             started.kill()
-    tell("Faults", f"Standard output and error are {kind}", 1, "it served, counted and ended as ever", "the log")
+    tell("Faults", f"Standard output and error are {kind}", 1, "it served, counted and ended as usual", "the log")
 
 
 LIMIT, HERD = 64, 3000 if LONG else 800
@@ -221,7 +221,7 @@ def test_memory_limit(
         "Faults",
         f"{HERD:,} cgroups with a memory limit of {LIMIT} MiB (setting `memory_limit`)",
         1,
-        f"resident memory stopped at {most / (1 << 20):.0f} MiB; log and /readyz said so; once they were gone new ones "
-        "had series again",
+        f"resident memory stopped at {most / (1 << 20):.0f} MiB; log and /readyz reported it; after their "
+        "end, new cgroups had series again",
         "the names of the cgroups without series: their events are in the overflow series",
     )

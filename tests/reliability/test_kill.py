@@ -77,7 +77,7 @@ def test_killed_at_random_moments(
         "Faults",
         "SIGKILL at a random moment of the first 2 s",
         TIMES,
-        f"every next start was clean; all {len(held['prog'])} programs and {len(held['link'])} attachments were gone; "
-        f"in {pages} pages of {serving} runs no counter went down; the start after them counted exactly",
-        "what was counted after the last scrape of a killed agent",
+        f"every next start was clean; all {len(held['prog'])} programs and {len(held['link'])} attachments were "
+        f"removed; no counter decreased in {pages} pages of {serving} runs; the last start counted exactly",
+        "events after the last scrape of a killed agent",
     )

@@ -106,12 +106,12 @@ def test_many_cgroups(
     no_defects(log)
     tell(
         "Faults",
-        f"{CGROUPS:,} cgroups with a process each come at once, and go",
+        f"{CGROUPS:,} cgroups with one process each start at once, and end",
         1,
-        f"all had series, none was evicted or folded; {len(few)} of them that worked were exact, as was one beside "
-        f"them while they came; {memory:.0f} MiB resident, a cycle of {took:.1f} s; all series were gone afterwards",
-        f"{lost:.0f} new cgroups were not told by the kernel's ring, which was full: a walk found them; "
-        f"{unresolved:.0f} events of some that were gone by then are counted as unresolved",
+        f"all had series, and none was evicted; {len(few)} active ones were exact, and one beside them too; "
+        f"{memory:.0f} MiB resident, a cycle of {took:.1f} s; all series ended afterwards",
+        f"{lost:.0f} new cgroups were not reported by the kernel's ring, which was full: a walk found them; "
+        f"{unresolved:.0f} events of cgroups that ended before count as unresolved",
     )
 
 
@@ -149,10 +149,10 @@ def test_many_threads(
         assert [one.update_errors for one in collector.maps() if one.update_errors is not None] == [0, 0]
     tell(
         "Faults",
-        f"{THREADS:,} threads come and go, 200 at a time, state in {place}",
+        f"{THREADS:,} threads start and end, 200 at a time, state in {place}",
         1,
-        f"{true + THREADS:,} switches, {counted - true:.0f} more were counted: of threads that had left the kernel's "
-        "own books; no state of a task could not be made",
+        f"{true + THREADS:,} switches, and {counted - true:.0f} more of threads that the kernel's own figures no "
+        "longer had; the state of every task could be created",
         "nothing",
     )
 
@@ -201,8 +201,8 @@ def test_every_map_at_capacity(
         "Faults",
         f"{', '.join(sorted(found))}: {OWNERS} cgroups in a map of {ROOM}",
         OWNERS,
-        f"what was read stayed; {evictions} evictions were counted",
-        "of an evicted entry, what came after its last read: counted in `kpod_bpf_map_evictions_total`",
+        f"totals that were read stayed; {evictions} evictions were counted",
+        "events of evicted entries after their last read: counted in `kpod_bpf_map_evictions_total`",
     )
 
 
@@ -278,8 +278,8 @@ def test_every_state_at_capacity(
             assert totals.number(owner, "kpod_net_tcp_bytes_sent_total") <= 1000
     tell(
         "Faults",
-        f"{state}: {CROWD} tasks with a connection each, and more, in a hash of {ROOM}",
+        f"{state}: at least {CROWD} tasks with one connection each, in a hash of {ROOM}",
         CROWD,
-        f"{before + failed} states could not be made, and were counted; all else went on",
+        f"{before + failed} states could not be created, and were counted; everything else continued",
         f"{lost}: counted in `kpod_bpf_map_update_errors_total`",
     )

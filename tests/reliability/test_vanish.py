@@ -147,5 +147,5 @@ def test_gone_between_any_two_reads(
         f"{what} before the n-th call (open, read, stat, readlink, scandir, statvfs) of a cycle",
         f"{interrupted}: n = 1 to {at - STRIDE}" + (f", each {STRIDE}th" if STRIDE > 1 else ""),
         "no collector failed, nothing was logged, the cgroup beside it kept its series and totals",
-        "nothing but what the one that went did after its last read",
+        "events of the removed cgroup after its last read",
     )

@@ -61,13 +61,13 @@ def main() -> int:
             ran, files = run(target, count, SEED + turn, end)
             spoiled[target.name] += ran
             failed += map(str, files)
-    happened = "no error but the declared one"
+    happened = "only the declared error"
     outcomes = []
     for target in TARGETS:
         said = f"{spoiled[target.name]:,}" + (f" and {guided[target.name]:,} guided" if guided[target.name] else "")
-        after = "; read back as it was by four other readers" if target.name == "label values" else ""
+        after = "; four other readers read back the original" if target.name == "label values" else ""
         outcomes.append(Outcome("Bad input", target.name, said, happened + after, "nothing"))
-    refused = "all were refused by their checksum, before libbpf saw them"
+    refused = "the checksum refused all, before libbpf read them"
     outcomes.append(Outcome("Bad input", "compiled BPF objects (ELF, BTF)", f"{damaged:,}", refused, "nothing"))
     whole = sum(spoiled.values()) + sum(guided.values()) + damaged
     took = (time.monotonic() - began) / 60
