@@ -1,1 +1,1 @@
-"""The page at `/`: for a person, made when asked for, from what the last cycle published."""
+"""The page at `/`: HTML for people, made on request from the last published cycle."""

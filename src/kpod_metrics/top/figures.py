@@ -1,4 +1,4 @@
-"""From two pages to what each container did between them."""
+"""From two pages to the figures of each container."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def read(page: bytes) -> Reading:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one container did."""
+    """The figures of one container."""
 
     owner: Identity
     values: dict[str, float | None]

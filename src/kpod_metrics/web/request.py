@@ -1,4 +1,4 @@
-"""Reading one request with a timeout, and refusing what is too long, too large, or no HTTP."""
+"""Reads one request with a timeout, and refuses a request that is too long, too large or malformed."""
 
 import asyncio
 import re

@@ -84,7 +84,7 @@ def _unusable(key: str, what: str, accepted: str) -> SettingError:
 
 
 def is_allowed(certificate: Mapping[str, Any] | None, sans: Iterable[str]) -> bool:
-    """Return whether a verified certificate (`SSLObject.getpeercert`) has exactly one of these alternative names."""
+    """Return whether a verified certificate (`SSLObject.getpeercert`) has one of these names, exactly as written."""
     wanted = set(sans)
     for kind, value in (certificate or {}).get("subjectAltName", ()):
         if kind in {"DNS", "email", "URI"} and value in wanted:
