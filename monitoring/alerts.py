@@ -71,7 +71,7 @@ MUCH_WAIT = (
     f"and container:kpod_cpu_runqueue_wait_seconds:rate5m > {thresholds.RUNQUEUE_TASKS:g}"
 )
 
-OF_PODS = (
+POD_ALERTS = (
     Alert(
         "KpodRunQueueSaturated",
         _while_there(
@@ -328,7 +328,7 @@ def _growing(counter: str) -> str:
     return f"{_growth(counter)} > 0"
 
 
-OF_AGENT = (
+AGENT_ALERTS = (
     Alert(
         "KpodAgentsAbsent",
         "absent(kpod_build_info)",
@@ -430,7 +430,7 @@ OF_AGENT = (
         "5m",
         "The agent at {{ $labels.instance }} has lost its source of pods",
         "The source of pods of the agent at {{ $labels.instance }}, {{ $labels.source }}, does not answer: the names "
-        "of new pods are not known, and their events are held back.",
+        "of new pods are not known, and their events are held.",
     ),
     Alert(
         "KpodSeriesOverflow",
@@ -451,4 +451,4 @@ OF_AGENT = (
     ),
 )
 
-ALERTS = (*OF_PODS, *OF_AGENT)
+ALERTS = (*POD_ALERTS, *AGENT_ALERTS)

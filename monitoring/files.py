@@ -36,8 +36,8 @@ def rules(runbook: str = alerts.RUNBOOK) -> dict[str, str]:
         "alerts.yaml": _rules(
             "alerts.py",
             [
-                {"name": "kpod-metrics.pods", "rules": [alert.rule(runbook) for alert in alerts.OF_PODS]},
-                {"name": "kpod-metrics.agent", "rules": [alert.rule(runbook) for alert in alerts.OF_AGENT]},
+                {"name": "kpod-metrics.pods", "rules": [alert.rule(runbook) for alert in alerts.POD_ALERTS]},
+                {"name": "kpod-metrics.agent", "rules": [alert.rule(runbook) for alert in alerts.AGENT_ALERTS]},
             ],
         ),
     }

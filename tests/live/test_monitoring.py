@@ -32,7 +32,7 @@ from tests.live.prometheus import Prometheus, running_prometheus
 DROPPED = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"]
 """Without these rights an agent has no kernel programs."""
 
-OF_PODS = {
+ALERT_OF = {
     "contends": "KpodRunQueueSaturated",
     "neighbour": "KpodRunQueueSaturated",
     "loses": "KpodTcpRetransmits",
@@ -45,7 +45,7 @@ OF_PODS = {
 }
 """Workloads, each in a cgroup of its own, with the one alert that it raises."""
 
-OF_AGENTS = ("KpodAgentDown", "KpodCollectorOff", "KpodPodSourceDisconnected", "KpodContainerRestarts")
+AGENT_ALERTS = ("KpodAgentDown", "KpodCollectorOff", "KpodPodSourceDisconnected", "KpodContainerRestarts")
 """Alerts that agents raise, or what an API server says; each has a test of its own."""
 
 LASTING = {
@@ -58,8 +58,8 @@ LASTING = {
 NOT_HERE = {
     **{
         alert: f"needs the cpu or the memory controller in cgroup v2: {ONLY_THERE}"
-        for alert in with_controllers.OF_PODS.values()
-        if alert and alert not in OF_PODS.values()
+        for alert in with_controllers.ALERT_OF.values()
+        if alert and alert not in ALERT_OF.values()
     },
     "KpodDiskPressure": "150 seconds of standing still for I/O within five minutes: too long for a test",
     "KpodFilesystemLow": "as KpodFilesystemFull, with other numbers",
@@ -87,10 +87,10 @@ NO_DATA = {
 
 
 class OfPods(Workloads):
-    """What runs in the cgroups of `OF_PODS`."""
+    """What runs in the cgroups of `ALERT_OF`."""
 
     def __init__(self, root: str, folder: Path) -> None:
-        super().__init__(root, folder, OF_PODS)
+        super().__init__(root, folder, ALERT_OF)
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -239,14 +239,14 @@ def scene(
 
 
 def test_every_alert_is_provoked_or_said_why_not() -> None:
-    provoked = {*OF_PODS.values(), *OF_AGENTS}.union(*LASTING.values()) - {None}
+    provoked = {*ALERT_OF.values(), *AGENT_ALERTS}.union(*LASTING.values()) - {None}
     assert provoked | NOT_HERE.keys() == {alert.name for alert in ALERTS}
     assert not provoked & NOT_HERE.keys()
 
 
-@pytest.mark.parametrize("name", [name for name, alert in OF_PODS.items() if alert])
+@pytest.mark.parametrize("name", [name for name, alert in ALERT_OF.items() if alert])
 def test_workload_raises_its_alert_alone(name: str, scene: Scene) -> None:
-    assert eventually(lambda: scene.of_pod(name), 30) == {OF_PODS[name]}
+    assert eventually(lambda: scene.of_pod(name), 30) == {ALERT_OF[name]}
 
 
 def test_calm_neighbour_raises_none(scene: Scene) -> None:
@@ -269,7 +269,7 @@ def test_panels_without_data_are_panels() -> None:
 
 def test_workloads_end_and_so_do_their_alerts(scene: Scene) -> None:
     scene.workloads.end()
-    eventually(lambda: not any(map(scene.of_pod, OF_PODS)))
+    eventually(lambda: not any(map(scene.of_pod, ALERT_OF)))
 
 
 def test_agent_without_rights_then_down_then_well(scene: Scene) -> None:

@@ -20,7 +20,7 @@ MIB = 1 << 20
 TIMEOUT = 150
 """Seconds: an alert of pressure takes a minute of it, and an emulated machine has much else to do."""
 
-OF_PODS = {
+ALERT_OF = {
     "throttled": "KpodCpuThrottled",
     "contends": "KpodRunQueueSaturated",
     "neighbour": "KpodRunQueueSaturated",
@@ -33,7 +33,7 @@ OF_PODS = {
 }
 """Workloads, each in a cgroup of its own, with the one alert that it raises."""
 
-CONTENDING = [name for name, alert in OF_PODS.items() if alert == "KpodRunQueueSaturated"]
+CONTENDING = [name for name, alert in ALERT_OF.items() if alert == "KpodRunQueueSaturated"]
 
 _CPU, _IO, _MEMORY = (f"{name} controller in cgroup v2" for name in ("cpu", "io", "memory"))
 PANELS = {
@@ -54,13 +54,13 @@ PANELS = {
 
 
 class Limited(Workloads):
-    """What runs in the cgroups of `OF_PODS`."""
+    """What runs in the cgroups of `ALERT_OF`."""
 
     def __init__(self, root: str, folder: Path, controllers: tuple[str, ...]) -> None:
         # One more, for panels: its short programs look for libraries in vain, which may be KpodSyscallErrors.
-        super().__init__(root, folder, (*OF_PODS, "writes"), controllers)
+        super().__init__(root, folder, (*ALERT_OF, "writes"), controllers)
         self._file = Path(f"/var/tmp/{self.top.name}")
-        for name in OF_PODS.keys() - {"swapped"}:
+        for name in ALERT_OF.keys() - {"swapped"}:
             self._set(name, "memory.swap.max", 0)
         self._set("throttled", "cpu.max", "10000 100000")
         # A limit that leaves room: of a CPU that two want, each gets half.
@@ -150,7 +150,7 @@ def test_throttled_pod_on_an_idle_node_raises_that_alone(scene: Scene) -> None:
     assert eventually(lambda: scene.of_pod("throttled"), TIMEOUT) == {"KpodCpuThrottled"}
     # Its limit's wait alone would be enough for the other alert.
     assert scene.workloads.pod("throttled") in {labels["pod"] for labels, _ in scene.prometheus.query(MUCH_WAIT)}
-    assert not [name for name in OF_PODS if "KpodRunQueueSaturated" in scene.of_pod(name)]
+    assert not [name for name in ALERT_OF if "KpodRunQueueSaturated" in scene.of_pod(name)]
 
 
 def test_neighbours_that_contend_raise_that_alone(scene: Scene) -> None:
@@ -159,12 +159,12 @@ def test_neighbours_that_contend_raise_that_alone(scene: Scene) -> None:
     assert [scene.of_pod(name) for name in CONTENDING] == [{"KpodRunQueueSaturated"}] * len(CONTENDING)
 
 
-@pytest.mark.parametrize("name", [name for name, alert in OF_PODS.items() if alert])
+@pytest.mark.parametrize("name", [name for name, alert in ALERT_OF.items() if alert])
 def test_workload_raises_its_alert_alone(name: str, scene: Scene) -> None:
-    assert eventually(lambda: scene.of_pod(name), TIMEOUT) == {OF_PODS[name]}
+    assert eventually(lambda: scene.of_pod(name), TIMEOUT) == {ALERT_OF[name]}
 
 
-@pytest.mark.parametrize("name", [name for name, alert in OF_PODS.items() if not alert])
+@pytest.mark.parametrize("name", [name for name, alert in ALERT_OF.items() if not alert])
 def test_others_raise_none(name: str, scene: Scene) -> None:
     assert scene.of_pod(name) == set()
 
@@ -179,5 +179,5 @@ def test_panel_has_data(panel: Panel, scene: Scene) -> None:
 def test_workloads_end_and_so_do_their_alerts(scene: Scene) -> None:
     """But that of kills, which is there for ten minutes."""
     scene.workloads.end()
-    left = {name: {alert} for name, alert in OF_PODS.items() if alert == "KpodOomKill"}
-    eventually(lambda: {name: found for name in OF_PODS if (found := scene.of_pod(name))} == left, TIMEOUT)
+    left = {name: {alert} for name, alert in ALERT_OF.items() if alert == "KpodOomKill"}
+    eventually(lambda: {name: found for name in ALERT_OF if (found := scene.of_pod(name))} == left, TIMEOUT)

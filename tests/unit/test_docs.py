@@ -175,6 +175,16 @@ def test_contributors_are_told_commands_that_are_there() -> None:
     assert {"accept", "build", "check", "lock", "test"} <= named
 
 
+def test_the_architecture_names_functions_that_are_there() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    walk = re.findall(r"^\| `([\w/.]+)` \| (`\w.*?) \|", page, re.MULTILINE)
+    assert len(walk) == 14
+    for file, functions in walk:
+        path = REPOSITORY / file if file.startswith("bpf/") else REPOSITORY / "src" / "kpod_metrics" / file
+        for function in re.findall(r"`(\w+)`", functions):
+            assert re.search(rf"\b(?:def {function}|{function}|BPF_PROG\({function})\b[(,]", path.read_text()), function
+
+
 def test_the_architecture_has_the_layers_that_are_checked() -> None:
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]

@@ -13,7 +13,7 @@ from kpod_metrics.diagnosis.rates import Input
 from kpod_metrics.landing import page, waits
 from kpod_metrics.top.columns import WAITS
 from kpod_metrics.top.figures import figures, read
-from monitoring.alerts import OF_PODS
+from monitoring.alerts import POD_ALERTS
 from monitoring.recording import RULES
 from tests.unit.landing.fixture import A_POD, SECONDS, Node
 
@@ -87,7 +87,7 @@ def test_every_threshold_is_one_of_the_list() -> None:
     for value in vars(thresholds).values():
         if isinstance(value, int | float):
             declared.add(f"{value:g}")
-    texts = [alert.expr for alert in OF_PODS] + [rule.expr for rule in RULES]
+    texts = [alert.expr for alert in POD_ALERTS] + [rule.expr for rule in RULES]
     compared = {number for text in texts for number in re.findall(r"(?:>=|<=|>|<)\s*([\d.]+)", text)}
     # Any at all, all of it (a prediction), and none.
     assert compared - {"0", "1"} <= declared

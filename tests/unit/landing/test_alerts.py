@@ -11,7 +11,7 @@ from kpod_metrics.diagnosis.causes import node_causes
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.landing import page, waits
 from kpod_metrics.pods.model import Identity
-from monitoring.alerts import OF_PODS, Alert
+from monitoring.alerts import POD_ALERTS, Alert
 from tests.promtool import CASES
 from tests.unit.landing.fixture import Node
 
@@ -104,7 +104,7 @@ def over(node: Node) -> set[str]:
     return {cause.alert for cause in found if cause.severity >= 1}
 
 
-@pytest.mark.parametrize("alert", OF_PODS, ids=lambda alert: alert.name)
+@pytest.mark.parametrize("alert", POD_ALERTS, ids=lambda alert: alert.name)
 def test_what_is_pending_is_on_the_page(alert: Alert) -> None:
     node = node_of(alert, CASES[alert.name]["fires"])
     if alert.name in OF_HOURS:
@@ -117,7 +117,7 @@ def test_what_is_pending_is_on_the_page(alert: Alert) -> None:
 
 SILENT = [
     (alert, case)
-    for alert in OF_PODS
+    for alert in POD_ALERTS
     for case in CASES[alert.name]["silent"]
     # Not what is silent for its time alone: the page has no patience.
     if "at" not in case and alert.name not in OF_HOURS
