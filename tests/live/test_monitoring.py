@@ -80,8 +80,8 @@ NOT_HERE = {
 _GPU = "this machine has no GPU"
 NO_DATA = {
     **{panel: f"there is no {needed} here: {ONLY_THERE}" for panel, needed in with_controllers.PANELS.items()},
-    "pod: Is it the GPU? / GPU, its busiest kind of engine": _GPU,
-    "pod: Is it the GPU? / Memory of the GPU": _GPU,
+    "pod: Is it the GPU? / GPU utilization, busiest engine": _GPU,
+    "pod: Is it the GPU? / GPU memory": _GPU,
 }
 """Panels that may have no data, and why: their signals do not exist on every machine."""
 
