@@ -19,8 +19,8 @@ client.KEEPALIVE = tuple((option, 1) for option, _ in client.KEEPALIVE)
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 with ApiServer() as server:
     settings = Settings(kubeconfig=kubeconfig(Path(sys.argv[1]), server.url))
-    backoff = Backoff(0.1, 0.2)
-    source = KubernetesSource(lambda: client.to_server(settings), "node-1", silence=3600, backoff=backoff)
+    source = KubernetesSource(lambda: client.to_server(settings), "node-1")
+    source.backoff, source.silence = Backoff(0.1, 0.2), 3600
     source.start()
     while not source.connected:
         time.sleep(0.01)

@@ -21,11 +21,11 @@ from kpod_metrics.pods.model import (
     Group,
     Identity,
     Pod,
-    PodSource,
     Snapshot,
     Workload,
 )
 from kpod_metrics.pods.paths import kubernetes_ids
+from kpod_metrics.pods.source import Source
 from kpod_metrics.selector import Selector
 
 log = logging.getLogger(__name__)
@@ -84,9 +84,9 @@ class _Known:
 class ClusterNamer:
     """Names cgroups with the pods of a source."""
 
-    def __init__(self, source: PodSource, wanted: Filter, grace: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, source: Source, wanted: Filter, grace: float, clock: Callable[[], float] = time.monotonic):
         """A deleted pod stays known for `grace` seconds, and as long as it has cgroups."""
-        self._source, self._wanted, self._grace, self._clock = source, wanted, grace, clock
+        self.source, self._wanted, self._grace, self._clock = source, wanted, grace, clock
         self._pods: Mapping[str, Pod] = {}
         self._index: dict[str, _Known | None] = {}
         """By the UID in the paths; None if the settings exclude the pod."""
@@ -103,34 +103,7 @@ class ClusterNamer:
     @property
     def forgotten(self) -> Mapping[str, int]:
         """Dropped deleted pods and waiting cgroups, and deletions that the source dropped."""
-        return {**self._forgotten, "deletion": self._source.deletions_lost}
-
-    @property
-    def name(self) -> str:
-        """The name of the source."""
-        return self._source.name
-
-    @property
-    def connected(self) -> bool:
-        """Whether the source is connected."""
-        return self._source.connected
-
-    @property
-    def relists(self) -> int:
-        """How often the source listed all pods again."""
-        return self._source.relists
-
-    def problem(self) -> str:
-        """The problem of the source."""
-        return self._source.problem()
-
-    def start(self) -> None:
-        """Start the source of pods."""
-        self._source.start()
-
-    def close(self) -> None:
-        """Stop the source of pods."""
-        self._source.close()
+        return {**self._forgotten, "deletion": self.source.deletions_lost}
 
     def snapshot(
         self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
@@ -196,14 +169,14 @@ class ClusterNamer:
         return snapshot
 
     def _follow_connection(self, now: float) -> None:
-        if not self._source.connected:
+        if not self.source.connected:
             self._connected_since = None
         elif self._connected_since is None:
             self._connected_since = now
 
     def _take_pods(self, now: float) -> bool:
         """Update the index from the source; return whether anything changed."""
-        pods, deleted = self._source.poll()
+        pods, deleted = self.source.poll()
         if pods is self._pods and not deleted:
             return False
         for pod in deleted:
@@ -243,7 +216,7 @@ class ClusterNamer:
             wait = waiting.get(id_)
             if wait is None:
                 wait = _Wait(path, now)
-                self._source.hurry()
+                self.source.hurry()
             # The time starts again when the source reconnects: it could not report anything before.
             if self._connected_since is None or now - max(wait.since, self._connected_since) < NAME_TIMEOUT:
                 self._waiting[id_] = wait

@@ -4,12 +4,12 @@ from functools import partial
 
 from kpod_metrics.errors import SettingError
 from kpod_metrics.pods.kubelet import KubeletSource
-from kpod_metrics.pods.model import PodSource
 from kpod_metrics.pods.reflector import KubernetesSource
+from kpod_metrics.pods.source import Source
 from kpod_metrics.settings import Settings
 
 
-def kubernetes_source(settings: Settings) -> PodSource:
+def kubernetes_source(settings: Settings) -> Source:
     """Make the source for discovery `kubernetes` or `kubelet`, not started yet; sends no request.
 
     Raises SettingError or RefusedError, in one line, if no configuration says how to reach the cluster.

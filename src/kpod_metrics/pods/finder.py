@@ -8,6 +8,7 @@ from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import Directory, Tree, is_whole
 from kpod_metrics.errors import UnavailableError, described
 from kpod_metrics.pods.model import Snapshot
+from kpod_metrics.pods.source import Source
 
 CAPACITY = 10_000
 """Removed cgroups below the root that are remembered, if the root is only a part of the hierarchy."""
@@ -19,16 +20,8 @@ class Namer(Protocol):
     """Names the owners of cgroups."""
 
     @property
-    def name(self) -> str:
-        """The source of its names."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether its names are up to date."""
-
-    @property
-    def relists(self) -> int:
-        """How often everything was listed again after a failure."""
+    def source(self) -> Source | None:
+        """The source of pods; None if the names come from the cgroups' paths."""
 
     @property
     def forgotten(self) -> Mapping[str, int]:
@@ -42,22 +35,13 @@ class Namer(Protocol):
         `vanished` has paths by id. `active` are the ids of cgroups with events: they have or had processes.
         """
 
-    def problem(self) -> str:
-        """The current problem, in one line; empty if there is none."""
-
-    def start(self) -> None:
-        """Start; returns immediately."""
-
-    def close(self) -> None:
-        """Release all resources."""
-
 
 class Finder:
     """Walks the tree, and learns from the kernel about cgroups that are created between two walks."""
 
     def __init__(self, root: str, namer: Namer, kept_files: int = 0, events: CgroupEvents | None = None) -> None:
         """`kept_files` is how many descriptors may stay open; `events` reports new cgroups, if the kernel can."""
-        self.root, self._namer = root, namer
+        self.root, self._namer, self._source = root, namer, namer.source
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
@@ -90,17 +74,17 @@ class Finder:
     @property
     def name(self) -> str:
         """The source of names."""
-        return self._namer.name
+        return self._source.name if self._source else "cgroup"
 
     @property
     def connected(self) -> bool:
         """Whether both the tree and the source of names work."""
-        return not self.error and self._namer.connected
+        return not self.error and (self._source is None or self._source.connected)
 
     @property
     def relists(self) -> int:
         """How often everything was listed again after a failure."""
-        return self._relists + self._namer.relists
+        return self._relists + (self._source.relists if self._source else 0)
 
     def open(self) -> None:
         """Start to receive the kernel's reports of new cgroups."""
@@ -114,7 +98,8 @@ class Finder:
 
     def start(self) -> None:
         """Start the source of names, which may have a thread."""
-        self._namer.start()
+        if self._source:
+            self._source.start()
 
     def has_news(self) -> bool:
         """Whether the kernel reported new cgroups since the last refresh."""
@@ -183,11 +168,12 @@ class Finder:
 
     def problem(self) -> str:
         """The current problem, in one line; empty if there is none."""
-        return self.error or self._namer.problem()
+        return self.error or (self._source.problem() if self._source else "")
 
     def close(self) -> None:
         """Close the open files, and stop receiving reports."""
         self._tree.close()
         if self.events is not None:
             self.events.close()
-        self._namer.close()
+        if self._source:
+            self._source.close()

@@ -3,15 +3,15 @@
 import random
 import threading
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kpod_metrics.pods import api
-from kpod_metrics.pods.source import Server, Source, decoded
-from kpod_metrics.retry import Backoff
+from kpod_metrics.pods.source import Source, decoded
+
+if TYPE_CHECKING:
+    from kpod_metrics.pods.client import Client
 
 PATH = "/pods"
-INTERVAL = 15.0
-"""Mean seconds between two polls; each interval is up to a fifth longer or shorter."""
 MIN_INTERVAL = 1.0
 """Seconds between two polls, if a new cgroup without a name needs one."""
 POLL_TIMEOUT = 10.0
@@ -35,20 +35,12 @@ class KubeletSource(Source):
         401: "the token is not valid, or the API server is down, which the kubelet asks to verify tokens",
     }
 
-    def __init__(
-        self,
-        connect: Callable[[], Server],
-        node: str,
-        *,
-        backoff: Backoff | None = None,
-        pause: Callable[[float], object] | None = None,
-        interval: float = INTERVAL,
-        uniform: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        super().__init__(connect, node, backoff=backoff, pause=pause or self._rest)
+    interval = 15.0
+    """Mean seconds between two polls; each interval is up to a fifth longer or shorter."""
+
+    def __init__(self, connect: "Callable[[], Client]", node: str) -> None:
+        super().__init__(connect, node)
         self._hurried = threading.Event()
-        self._interval = interval
-        self._uniform = uniform
         self._seen: dict[str, api.Item] = {}
 
     def hurry(self) -> None:
@@ -61,18 +53,18 @@ class KubeletSource(Source):
         self._hurried.set()
         super().close()
 
-    def _rest(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Wait for the next poll, less if `hurry` is called. After a failure nothing shortens the wait."""
         soon = min(MIN_INTERVAL, seconds) if self.connected else seconds
         if not self._closed.wait(soon):
             self._hurried.wait(seconds - soon)
 
-    def _step(self, client: Server) -> float:
+    def _step(self, client: "Client") -> float:
         self._hurried.clear()
         items = decoded(api.items_of, client.get(PATH, {}, POLL_TIMEOUT)).items or []
         now = {item.metadata.uid: item for item in items}
         self._replace([*(item for uid, item in self._seen.items() if uid not in now), *items])
         self._seen = now
         self._works()
-        self._backoff.reset()
-        return self._uniform(0.8 * self._interval, 1.2 * self._interval)
+        self.backoff.reset()
+        return random.uniform(0.8 * self.interval, 1.2 * self.interval)

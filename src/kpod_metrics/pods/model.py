@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 
 class Identity(NamedTuple):
@@ -110,33 +110,3 @@ class Pod:
     """Time of its creation (RFC 3339, UTC); empty for a static pod in a kubelet's list."""
     terminating: bool = False
     """Whether it is being deleted."""
-
-
-class PodSource(Protocol):
-    """A source of Kubernetes' pods. It has its own thread; the agent polls it once per cycle."""
-
-    name: str
-    connected: bool
-    relists: int
-    """How often all pods were listed again after a failure."""
-    deletions_lost: int
-    """Deleted pods that were dropped before the agent polled."""
-
-    def start(self) -> None:
-        """Start; returns immediately."""
-
-    def poll(self) -> tuple[Mapping[str, Pod], tuple[Pod, ...]]:
-        """Return the pods by UID, and those deleted since the last call; does not block.
-
-        A pod that started and was deleted between two calls is among the deleted ones. The mapping does not change
-        later.
-        """
-
-    def hurry(self) -> None:
-        """Ask for news soon: there is a cgroup of an unknown pod."""
-
-    def problem(self) -> str:
-        """The current problem and how long it lasts, in one line; empty if there is none."""
-
-    def close(self) -> None:
-        """Stop; returns within a second."""

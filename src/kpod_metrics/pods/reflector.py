@@ -10,7 +10,7 @@ for a consistent list. Versions are compared as numbers: Kubernetes guarantees t
 etcd it was always true. Versions that are not numbers are accepted in the order in which they arrive.
 
 Silence is not a failure: the API server sends a bookmark only if its version changed since the watch began, so on a
-quiet cluster a healthy watch sends no byte. TCP keepalive detects a lost peer. SILENCE detects a server that hangs
+quiet cluster a healthy watch sends no byte. TCP keepalive detects a lost peer. `silence` detects a server that hangs
 while its kernel still answers: then a new watch begins at the same version. Only if that request fails, the source is
 disconnected.
 
@@ -22,21 +22,20 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kpod_metrics.errors import RequestError, SilenceError
 from kpod_metrics.pods import api
-from kpod_metrics.pods.source import Server, Source, decoded
-from kpod_metrics.retry import Backoff
+from kpod_metrics.pods.source import Source, decoded
+
+if TYPE_CHECKING:
+    from kpod_metrics.pods.client import Client
 
 PATH = "/api/v1/pods"
 WATCH = (300.0, 600.0)
 """Minimum and maximum seconds of a watch, chosen at random: so a thousand agents do not reconnect together."""
 PROBATION = (60.0, 120.0)
 """The same for the first watch after a failure."""
-SILENCE = WATCH[1] + 10.0
-"""Seconds without a byte after which a new watch begins: longer than a watch lasts at a server that works."""
-STEADY = 60.0
-"""Seconds after which a watch counts as successful: else a server that ends each at once would get no backoff."""
 LIST_TIMEOUT = 30.0
 """Seconds without a byte after which a list fails."""
 MAX_TOMBSTONES = 10_000
@@ -58,21 +57,13 @@ class KubernetesSource(Source):
     name = "kubernetes"
     right = "the right to list and watch pods is missing (a ClusterRole with verbs list, watch on resource pods)"
 
-    def __init__(
-        self,
-        connect: Callable[[], Server],
-        node: str,
-        *,
-        backoff: Backoff | None = None,
-        pause: Callable[[float], object] | None = None,
-        silence: float = SILENCE,
-        steady: float = STEADY,
-        uniform: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        super().__init__(connect, node, backoff=backoff, pause=pause)
-        self._silence = silence
-        self._steady = steady
-        self._uniform = uniform
+    silence = WATCH[1] + 10.0
+    """Seconds without a byte after which a new watch begins: longer than a watch lasts at a server that works."""
+    steady = 60.0
+    """Seconds after which a watch counts as successful: else a server that ends each at once would get no backoff."""
+
+    def __init__(self, connect: "Callable[[], Client]", node: str) -> None:
+        super().__init__(connect, node)
         self._selector = {"fieldSelector": f"spec.nodeName={node}"}
         self._version = ""
         """The newest resourceVersion seen in a list, an event or a bookmark."""
@@ -85,7 +76,7 @@ class KubernetesSource(Source):
         self._versions: dict[str, str] = {}
         self._tombstones: OrderedDict[str, None] = OrderedDict()
 
-    def _step(self, client: Server) -> float:
+    def _step(self, client: "Client") -> float:
         if self._must_list:
             self._list(client)
         began = time.monotonic()
@@ -93,23 +84,23 @@ class KubernetesSource(Source):
             self._watch(client)
         except SilenceError:
             self._must_list |= self._doubtful
-            self._backoff.reset()
+            self.backoff.reset()
             return 0.0
         except RequestError as failure:
             self._doubtful = True
             self._must_list |= failure.status not in _VERSION_STANDS
             # A server that works can answer 410, and then one list is due; but not again right after a list.
-            expired = failure.status == 410 and began - self._last_list >= self._steady
-            if expired or time.monotonic() - began >= self._steady:
-                self._backoff.reset()
+            expired = failure.status == 410 and began - self._last_list >= self.steady
+            if expired or time.monotonic() - began >= self.steady:
+                self.backoff.reset()
             raise
         self._must_list |= self._doubtful and not self._lines
-        if time.monotonic() - began < self._steady:
-            return self._backoff.next()
-        self._backoff.reset()
+        if time.monotonic() - began < self.steady:
+            return self.backoff.next()
+        self.backoff.reset()
         return 0.0
 
-    def _list(self, client: Server) -> None:
+    def _list(self, client: "Client") -> None:
         try:
             items, version = self._pages(client, {"resourceVersion": "0"})
             consistent = is_older(version, self._version)
@@ -126,28 +117,28 @@ class KubernetesSource(Source):
         self._must_list = self._doubtful = False
         self._last_list = time.monotonic()
 
-    def _pages(self, client: Server, first: dict[str, str]) -> tuple[list[api.Item], str]:
+    def _pages(self, client: "Client", first: dict[str, str]) -> tuple[list[api.Item], str]:
         """Return a complete list and its version. It sets no limit: a node has few pods."""
         items: list[api.Item] = []
         more = first
         while True:
-            page = decoded(api.items_of, client.get(PATH, {**self._selector, **more}, min(LIST_TIMEOUT, self._silence)))
+            page = decoded(api.items_of, client.get(PATH, {**self._selector, **more}, min(LIST_TIMEOUT, self.silence)))
             items += page.items or ()
             if not page.metadata.more:
                 return items, page.metadata.resource_version
             more = {"continue": page.metadata.more}
 
-    def _watch(self, client: Server) -> None:
+    def _watch(self, client: "Client") -> None:
         """Follow the events until the server ends the watch."""
         query = {
             **self._selector,
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
-            "timeoutSeconds": str(round(self._uniform(*(PROBATION if self._doubtful else WATCH)))),
+            "timeoutSeconds": str(round(random.uniform(*(PROBATION if self._doubtful else WATCH)))),
         }
         self._lines = 0
-        with client.lines(PATH, query, self._silence) as lines:
+        with client.lines(PATH, query, self.silence) as lines:
             self._works()
             for line in lines:
                 self._lines += 1

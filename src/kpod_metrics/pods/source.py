@@ -4,10 +4,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import msgspec
 
@@ -15,6 +14,9 @@ from kpod_metrics.errors import KpodError, RequestError
 from kpod_metrics.pods.api import Item, merge, pod_of
 from kpod_metrics.pods.model import Pod
 from kpod_metrics.retry import Backoff
+
+if TYPE_CHECKING:  # this import takes 10 MB of memory, see `discovery`
+    from kpod_metrics.pods.client import Client
 
 log = logging.getLogger(__name__)
 
@@ -24,30 +26,6 @@ An API server that is starting answers 403 until it has loaded its roles."""
 
 MAX_DELETIONS = 10_000
 """Deleted pods that are kept for the next poll; on a busy node 1,000 pods a minute start and end."""
-
-
-class Server(Protocol):
-    """A server with pods. `client.Client` implements it, and is not imported here: that takes 10 MB of memory."""
-
-    requests: int
-    """HTTP requests sent."""
-
-    def get(self, path: str, query: Mapping[str, str], silence: float) -> bytes:
-        """Return the body of a response; raises RequestError, also after `silence` seconds without a byte."""
-        ...
-
-    def lines(self, path: str, query: Mapping[str, str], silence: float) -> AbstractContextManager[Iterator[bytes]]:
-        """Return the lines of a response as they arrive; raises RequestError, also for an incomplete last line."""
-        ...
-
-    def abort(self) -> None:
-        """Abort the response that another thread reads, and all later ones; for any thread."""
-        ...
-
-    def close(self) -> None:
-        """Close the connections."""
-        ...
-
 
 Decoded = TypeVar("Decoded")
 
@@ -74,26 +52,19 @@ class Source:
     )
     """Other possible reasons for an HTTP status."""
 
-    def __init__(
-        self,
-        connect: Callable[[], Server],
-        node: str,
-        *,
-        backoff: Backoff | None = None,
-        pause: Callable[[float], object] | None = None,
-    ) -> None:
-        """`connect` may raise KpodError. `pause` waits for some seconds (the default also returns when closed)."""
+    def __init__(self, connect: "Callable[[], Client]", node: str) -> None:
+        """`connect` may raise KpodError."""
         self.connected = False
         self.relists = 0
+        """How often all pods were listed again after a failure."""
         self.deletions_lost = 0
         """Deleted pods that were dropped before the agent polled."""
         self._connect = connect
-        self._client: Server | None = None
+        self._client: Client | None = None
         self._past_requests = 0
         self._node = node
-        self._backoff = backoff or Backoff()
+        self.backoff = Backoff()
         self._closed = threading.Event()
-        self._pause = pause or self._closed.wait
         self._lock = threading.RLock()
         self._pods: dict[str, Pod] = {}
         self._view: Mapping[str, Pod] | None = None
@@ -116,13 +87,20 @@ class Source:
         self._thread.start()
 
     def poll(self) -> tuple[Mapping[str, Pod], tuple[Pod, ...]]:
-        """Return the pods by UID (this mapping does not change later), and those deleted since the last call."""
+        """Return the pods by UID (this mapping does not change later), and those deleted since the last call.
+
+        A pod that started and was deleted between two calls is among the deleted ones.
+        """
         with self._lock:
             if self._view is None:
                 self._view = MappingProxyType(dict(self._pods))
             deleted = tuple(self._deleted)
             self._deleted.clear()
             return self._view, deleted
+
+    def pause(self, seconds: float) -> None:
+        """Wait; return early when closed."""
+        self._closed.wait(seconds)
 
     def hurry(self) -> None:
         """Ask for news soon. Nothing to do here: the server sends news by itself."""
@@ -155,10 +133,10 @@ class Source:
             except Exception as error:  # a defect must not end the thread: no pod would get a name
                 wait = self._failed(error)
             if wait > 0:
-                self._pause(wait)
+                self.pause(wait)
         self._disconnect()
 
-    def _step(self, client: Server) -> float:
+    def _step(self, client: "Client") -> float:
         """Do one step; return the seconds to wait after it. Raises KpodError."""
         raise NotImplementedError
 
@@ -182,7 +160,7 @@ class Source:
                 log.warning("source of pods: %s", text, exc_info=None if isinstance(error, KpodError) else error)
             self._problem = text
             self.connected = False
-        return self._backoff.next(failure.retry_after, slow=slow)
+        return self.backoff.next(failure.retry_after, slow=slow)
 
     def _disconnect(self) -> None:
         if client := self._client:

@@ -15,9 +15,7 @@ class StandaloneNamer:
     counters start at 0.
     """
 
-    name = "cgroup"
-    connected = True
-    relists = 0
+    source = None
     forgotten: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self) -> None:
@@ -62,16 +60,6 @@ class StandaloneNamer:
         # Vanished cgroups are in one snapshot only.
         self._before = ((), snapshot) if vanished else (directories, snapshot)
         return snapshot
-
-    def problem(self) -> str:
-        """There is no problem to report: nothing can fail here."""
-        return ""
-
-    def start(self) -> None:
-        """Do nothing: it has no thread."""
-
-    def close(self) -> None:
-        """Do nothing: it has no resources."""
 
     @staticmethod
     def _ancestors(paths: list[str]) -> set[str]:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,6 +14,7 @@ from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.metrics import Row, Table, counter
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import PENDING, Group, Identity, Snapshot, Workload
+from kpod_metrics.pods.source import Source
 from kpod_metrics.settings import load
 
 EVENTS = Table((counter("kpod_events_total", "Events.", "test", events=True),))
@@ -78,6 +80,7 @@ class Names:
     forgotten: Mapping[str, int] = {}
 
     def __init__(self) -> None:
+        self.source = cast(Source, self)
         self.owners: dict[str, Identity | str] = {}
         self.error: Exception | None = None
         self.workloads: tuple[Workload, ...] = ()

@@ -114,8 +114,10 @@ def follow(connect: Callable[[], Client]) -> Iterator[Callable[..., Follower]]:
 
     def start(**arguments: Any) -> Follower:
         quick: dict[str, Any] = {"backoff": Backoff(0.005, 0.02), "steady": 0.0, "silence": 5.0}
-        source = KubernetesSource(connect, NODE, **quick | arguments)
+        source = KubernetesSource(connect, NODE)
         followers.append(Follower(source))
+        for name, value in (quick | arguments).items():
+            setattr(source, name, value)
         source.start()
         return followers[-1]
 

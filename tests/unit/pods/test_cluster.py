@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from kpod_metrics.cgroup.tree import Directory
 from kpod_metrics.pods.cluster import NAME_TIMEOUT, ClusterNamer, Filter
+from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import (
     FILTERED,
     HOST,
@@ -19,6 +20,7 @@ from kpod_metrics.pods.model import (
     Snapshot,
     Workload,
 )
+from kpod_metrics.pods.source import Source as PodSource
 from kpod_metrics.selector import parse
 
 GRACE = 5.0
@@ -71,7 +73,7 @@ class World:
     def __init__(self, wanted: Filter) -> None:
         self.now = 1000.0
         self.source = Source()
-        self.namer = ClusterNamer(self.source, wanted, GRACE, lambda: self.now)
+        self.namer = ClusterNamer(cast(PodSource, self.source), wanted, GRACE, lambda: self.now)
         self.tree: dict[str, tuple[int, ...]] = {}
         self._numbers: dict[str, int] = {}
 
@@ -353,13 +355,13 @@ def test_chosen_labels_are_part_of_who_it_is() -> None:
     assert world.owner(scope(IDS[0])) == identity("app", "web-1", "w", "t")
 
 
-def test_the_source_is_passed_on(world: World) -> None:
-    namer = world.namer
-    namer.start()
-    assert (namer.name, namer.connected, namer.relists, namer.problem()) == ("kubernetes", True, 0, "")
+def test_the_finder_has_the_source(world: World) -> None:
+    finder = Finder("", world.namer)
+    finder.start()
+    assert (finder.name, finder.connected, finder.relists, finder.problem()) == ("kubernetes", True, 0, "")
     world.source.connected, world.source.relists = False, 3
-    assert (namer.connected, namer.relists, namer.problem()) == (False, 3, "down")
-    namer.close()
+    assert (finder.connected, finder.relists, finder.problem()) == (False, 3, "down")
+    finder.close()
     assert world.source.started
     assert world.source.closed
 

@@ -23,8 +23,11 @@ def follow(connect: Callable[[], Client]) -> Iterator[Follow]:
 
     def start(**arguments: Any) -> Follower:
         quick: dict[str, Any] = {"backoff": Backoff(0.005, 0.02), "interval": 0.01}
-        followers.append(Follower(KubeletSource(connect, NODE, **quick | arguments)))
-        followers[-1].source.start()
+        source = KubeletSource(connect, NODE)
+        followers.append(Follower(source))
+        for name, value in (quick | arguments).items():
+            setattr(source, name, value)
+        source.start()
         return followers[-1]
 
     yield start

@@ -603,7 +603,8 @@ def test_requests_an_hour_of_a_quiet_cluster(
     scale, seconds = 3e-4, list[float]()
     server._time_scale = scale
     server._bookmark_interval = 60 * scale
-    following = Follower(KubernetesSource(lambda: Scaled(connect(), scale, seconds), NODE, steady=0.0))  # type: ignore[arg-type, return-value]
+    following = Follower(KubernetesSource(lambda: Scaled(connect(), scale, seconds), NODE))  # type: ignore[arg-type, return-value]
+    following.source.steady = 0.0
     following.source.start()
     until(lambda: len(seconds) > 20)
     requests = len([one for one in server.requests if one.kind in ("watch", "list")][:21])
@@ -695,7 +696,8 @@ def test_close_while_nobody_answers(server: ApiServer, tmp_path: Path) -> None:
     server.stop()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         file = kubeconfig(tmp_path / "silent", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        hanging = KubernetesSource(partial(to_server, Settings(kubeconfig=file)), NODE, silence=60)
+        hanging = KubernetesSource(partial(to_server, Settings(kubeconfig=file)), NODE)
+        hanging.silence = 60
         hanging.start()
         until(lambda: hanging.requests)
         hanging.close()
