@@ -9,12 +9,13 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any, NoReturn
 
 from kpod_metrics import __version__, settings
 from kpod_metrics.errors import KpodError, RefusedError, SettingError
-from kpod_metrics.exposition.samples import printable, shown
+from kpod_metrics.exposition.samples import clean, shown
 
 MIN_FILES = 64
 """Descriptors; programs, maps and attachments need 50 of them."""
@@ -189,12 +190,8 @@ _TOP_DEFAULTS = {"profile": "comprehensive", "poll_interval": "2s"}
 
 
 def _load(options: argparse.Namespace, defaults: Mapping[str, str] | None = None) -> settings.Settings:
-    names = _collector_names()
-    keys = {setting.key for setting in settings.catalogue(names)}
-    flags = {key: value for key, value in vars(options).items() if key in keys}
-    loaded, warnings = settings.load(
-        flags, os.environ, options.config or os.environ.get("KPOD_CONFIG"), names, defaults
-    )
+    config = options.config or os.environ.get("KPOD_CONFIG")
+    loaded, warnings = settings.load(_flags(options), os.environ, config, _collector_names(), defaults)
     _log(loaded)
     for warning in warnings:
         logging.getLogger(__name__).warning("%s", warning)
@@ -214,7 +211,7 @@ class _LineFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
-        record.message = printable(record.message)
+        record.message = clean(shown(record.message))
         return super().formatMessage(record)
 
 
@@ -298,21 +295,9 @@ def _metrics(options: argparse.Namespace) -> int:
 
 def _top(options: argparse.Namespace) -> int:
     from kpod_metrics.top import command  # noqa: PLC0415
-    from kpod_metrics.top.sources import Access  # noqa: PLC0415
 
-    return command.run(
-        command.Options(
-            url=options.url,
-            collect=options.collect,
-            access=Access(options.ca, options.certificate, options.key, options.token_file),
-            interval=options.interval,
-            once=options.once,
-            json=options.json,
-            sort=options.sort,
-            filter=options.filter,
-        ),
-        _load(options, _TOP_DEFAULTS),
-    )
+    chosen = command.Options(**{field.name: getattr(options, field.name) for field in fields(command.Options)})
+    return command.run(chosen, _load(options, _TOP_DEFAULTS))
 
 
 def _demo(options: argparse.Namespace) -> int:

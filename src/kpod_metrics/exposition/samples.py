@@ -25,12 +25,11 @@ def shown(value: str) -> str:
     return _NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", value)
 
 
-def printable(value: str) -> str:
-    r"""Return it as `shown`, with invisible characters escaped too: a newline is `\n`, ESC is `\x1b`."""
-    whole = shown(value)
-    if whole.isprintable():
-        return whole
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in whole)
+def clean(text: str) -> str:
+    r"""Return text with what is not printable escaped: ESC is `\x1b`, a bidirectional override `\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 class Sample:

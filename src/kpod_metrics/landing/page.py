@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from kpod_metrics import __version__
 from kpod_metrics.diagnosis.causes import Cause, node_causes, percent, short
 from kpod_metrics.exposition.recent import Comparison
-from kpod_metrics.exposition.samples import printable
+from kpod_metrics.exposition.samples import clean, shown
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.landing import waits
 from kpod_metrics.landing.waits import Waits
@@ -61,7 +61,7 @@ def limit_of(query: str) -> int:
 
 def text(value: str) -> str:
     """Escape a name, and show invisible characters by their number."""
-    return html.escape(printable(value))
+    return html.escape(clean(shown(value)))
 
 
 def render(

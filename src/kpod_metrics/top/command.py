@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kpod_metrics.errors import KpodError, RefusedError
 from kpod_metrics.settings import Settings
@@ -16,19 +16,18 @@ from kpod_metrics.web.address import local_url
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the user asks for."""
+class Options(Access):
+    """What the user asks for. Each option of the command has a field with its name."""
 
-    url: str = ""
+    url: str
     """"" is the agent on this machine."""
-    collect: bool = False
-    access: Access = field(default_factory=Access)
-    interval: float = 2.0
+    collect: bool
+    interval: float
     """Seconds between two fetches."""
-    once: bool = False
-    json: bool = False
-    sort: str = "waits"
-    filter: str = ""
+    once: bool
+    json: bool
+    sort: str
+    filter: str
 
 
 def run(options: Options, settings: Settings) -> int:
@@ -64,7 +63,7 @@ def _source(options: Options, settings: Settings) -> PageSource:
     """Return the agent at the URL or on this machine; without one, start an agent in this process."""
     if options.collect:
         return LocalAgent(settings, "own collection")
-    endpoint = RemoteAgent(options.url or local_url(settings.listen), options.access)
+    endpoint = RemoteAgent(options.url or local_url(settings.listen), options)
     try:
         Watch(endpoint, options.interval).take()
     except NoPageError as error:

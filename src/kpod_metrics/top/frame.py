@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from textwrap import wrap
 
+from kpod_metrics.exposition.samples import clean
 from kpod_metrics.top.columns import COLUMNS, FIGURES, KEYS, NAMES, Column, chosen
 from kpod_metrics.top.figures import Figures
-from kpod_metrics.top.text import BARS, PLAIN_BARS, clean, fit, width
+from kpod_metrics.top.text import BARS, PLAIN_BARS, fit, width
 from kpod_metrics.top.watch import Latest
 
 KEYS_LINE = "q quit  h help  ←→ sort  r reverse  / filter  p pause  ↑↓ scroll"
@@ -22,8 +23,6 @@ HELP = (
     "h, ?         show and hide this help",
     "",
 )
-
-
 _MARGIN = 14
 """Width of the first column of the help."""
 
@@ -178,7 +177,7 @@ def _layout(rows: Sequence[Figures], sort: str, columns: int) -> list[tuple[Colu
     needed = {
         column.key: max([width(column.title), *(width(clean(column.cell(row))) for row in rows)]) for column in NAMES
     }
-    names = [c for c in NAMES if c.key == "pod" or (any(_of(row, c) for row in rows) and columns >= 80)]
+    names = [c for c in NAMES if c.key == "pod" or (any(getattr(row.owner, c.key) for row in rows) and columns >= 80)]
     if sort in {"namespace", "container"} and COLUMNS[KEYS.index(sort)] not in names:
         names = [c for c in NAMES if c in names or c.key == sort]
     widths = {c.key: min(needed[c.key], c.width) for c in names}
@@ -204,8 +203,3 @@ def _layout(rows: Sequence[Figures], sort: str, columns: int) -> list[tuple[Colu
             left -= column.width + 1
     widths["pod"] += max(0, min(left, needed["pod"] - widths["pod"]))
     return [(c, widths[c.key]) for c in names] + [(c, c.width) for c in fitting]
-
-
-def _of(of: Figures, column: Column) -> str:
-    """Return the name itself, which can be empty."""
-    return str(getattr(of.owner, column.key))

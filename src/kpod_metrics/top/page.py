@@ -7,9 +7,12 @@ agent writes are read.
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kpod_metrics.exposition.wire import Field, fields, part, read_varint, unzigzag
 from kpod_metrics.histogram import BUCKETS, FIRST_INDEX, SCHEMA, Histogram
+
+_T = TypeVar("_T", int, float, bytes)
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ def _family(data: bytes, wanted: Collection[str]) -> Iterator[SeriesValue]:
     name = ""
     for field, value in fields(data):
         if field == 1:
-            name = _bytes(value).decode("utf-8", "replace")
+            name = _as(bytes, value).decode("utf-8", "replace")
             if name not in wanted:
                 return
         elif field == 4:
-            yield _metric(name, _bytes(value))
+            yield _metric(name, _as(bytes, value))
 
 
 def _metric(name: str, data: bytes) -> SeriesValue:
@@ -46,12 +49,12 @@ def _metric(name: str, data: bytes) -> SeriesValue:
     number: float | Histogram = math.nan
     for field, value in fields(data):
         if field == 1:
-            pair = {key: _bytes(text).decode("utf-8", "replace") for key, text in fields(_bytes(value))}
+            pair = {key: _as(bytes, text).decode("utf-8", "replace") for key, text in fields(_as(bytes, value))}
             labels[pair.get(1, "")] = pair.get(2, "")
         elif field in {2, 3}:  # a gauge, a counter
-            number = next((_double(inner) for key, inner in fields(_bytes(value)) if key == 1), 0.0)
+            number = next((_as(float, inner) for key, inner in fields(_as(bytes, value)) if key == 1), 0.0)
         elif field == 7:
-            number = _histogram(_bytes(value))
+            number = _histogram(_as(bytes, value))
     return SeriesValue(name, labels, number)
 
 
@@ -62,18 +65,18 @@ def _histogram(data: bytes) -> Histogram:
     deltas: list[int] = []
     for field, value in fields(data):
         if field == 2:
-            total = _double(value)
+            total = _as(float, value)
         elif field == 5:
-            schema = unzigzag(_int(value))
+            schema = unzigzag(_as(int, value))
         elif field == 7:
-            buckets[0] = _int(value)
+            buckets[0] = _as(int, value)
         elif field == 12:
-            span = {key: _int(inner) for key, inner in fields(_bytes(value))}
+            span = {key: _as(int, inner) for key, inner in fields(_as(bytes, value))}
             spans.append((unzigzag(span.get(1, 0)), span.get(2, 0)))
         elif field == 13 and isinstance(value, int):
             deltas.append(unzigzag(value))
         elif field == 13:
-            packed, at = _bytes(value), 0
+            packed, at = _as(bytes, value), 0
             while at < len(packed):
                 delta, at = read_varint(packed, at)
                 deltas.append(unzigzag(delta))
@@ -92,19 +95,7 @@ def _histogram(data: bytes) -> Histogram:
     return Histogram(tuple(buckets), round(total * 1e9) if math.isfinite(total) else 0)
 
 
-def _bytes(value: Field) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError("a number instead of bytes")
-    return value
-
-
-def _int(value: Field) -> int:
-    if not isinstance(value, int):
-        raise ValueError("no integer where one is expected")
-    return value
-
-
-def _double(value: Field) -> float:
-    if not isinstance(value, float):
-        raise ValueError("no floating-point number where one is expected")
+def _as(kind: type[_T], value: Field) -> _T:
+    if not isinstance(value, kind):
+        raise ValueError(f"{type(value).__name__} instead of {kind.__name__}")
     return value

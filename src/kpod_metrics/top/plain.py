@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 
+from kpod_metrics.exposition.samples import clean
 from kpod_metrics.top.columns import COLUMNS, NAMES, UNKNOWN, WAITS, Column
 from kpod_metrics.top.figures import Figures
-from kpod_metrics.top.text import clean, width
+from kpod_metrics.top.text import width
 
 
 def as_text(found: Sequence[Figures]) -> str:

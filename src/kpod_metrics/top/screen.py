@@ -8,7 +8,6 @@ import locale
 import os
 import signal
 from contextlib import suppress
-from types import FrameType
 
 from kpod_metrics.errors import RefusedError
 from kpod_metrics.top.columns import KEYS
@@ -25,7 +24,7 @@ def show(watch: Watch, choices: Choices) -> None:
     locale.setlocale(locale.LC_ALL, "")
     # Curses waits this long to distinguish Esc from an escape sequence; its default is a second.
     os.environ.setdefault("ESCDELAY", "25")
-    before = signal.signal(signal.SIGTERM, _end)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the terminal is restored
     try:
         curses.wrapper(_loop, watch, choices)
     except curses.error as error:
@@ -37,11 +36,6 @@ def show(watch: Watch, choices: Choices) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end(number: int, where: FrameType | None) -> None:
-    """End as by a key, so that the terminal is restored."""
-    raise KeyboardInterrupt
-
-
 def _loop(screen: curses.window, watch: Watch, choices: Choices) -> None:
     with suppress(curses.error):
         curses.curs_set(0)
@@ -51,7 +45,7 @@ def _loop(screen: curses.window, watch: Watch, choices: Choices) -> None:
     drawn: object = None
     while True:
         latest = watch.latest
-        now = (latest.version, screen.getmaxyx())
+        now = (latest, screen.getmaxyx())
         if now != drawn:
             _draw(screen, frame(latest, choices, *screen.getmaxyx(), unicode=unicode), styles)
             drawn = now

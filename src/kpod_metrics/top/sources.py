@@ -3,7 +3,6 @@
 import re
 import time
 from dataclasses import dataclass, replace
-from typing import Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx2
@@ -12,9 +11,9 @@ from kpod_metrics import USER_AGENT
 from kpod_metrics import agent as agents
 from kpod_metrics.errors import SettingError
 from kpod_metrics.exposition.protobuf import PROTOBUF
+from kpod_metrics.exposition.samples import clean
 from kpod_metrics.settings import Settings
 from kpod_metrics.tls_client import context
-from kpod_metrics.top.text import clean
 
 _TIMEOUT = 5.0
 """Timeout of connecting, and of each read, in seconds."""
@@ -32,29 +31,14 @@ class NoPageError(Exception):
         self.soon = soon
 
 
-class PageSource(Protocol):
-    """A source of pages."""
-
-    name: str
-    """Its name in the first line."""
-    own: bool
-    """Whether it is an agent in this process."""
-
-    def fetch(self) -> bytes:
-        """Return the newest page in protobuf; raises NoPageError."""
-
-    def close(self) -> None:
-        """Free all resources."""
-
-
 @dataclass(frozen=True)
 class Access:
     """How to authenticate: paths of files, or ""."""
 
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-    token_file: str = ""
+    ca: str
+    certificate: str
+    key: str
+    token_file: str
 
 
 class RemoteAgent:
@@ -76,7 +60,7 @@ class RemoteAgent:
         self._token()
 
     def fetch(self) -> bytes:
-        """Request the page."""
+        """Request the newest page in protobuf; raises NoPageError."""
         end = time.monotonic() + _PAGE_TIMEOUT
         try:
             with self._http.stream("GET", self._url, headers=self._token()) as response:
@@ -151,7 +135,7 @@ class LocalAgent:
             raise
 
     def fetch(self) -> bytes:
-        """Return the page of the last cycle."""
+        """Return the page of the last cycle; raises NoPageError."""
         if not self._agent.published.ready:
             raise NoPageError("the first cycle is not over yet", soon=True)
         return self._agent.published.get(PROTOBUF, False)
@@ -159,3 +143,7 @@ class LocalAgent:
     def close(self) -> None:
         """Detach the programs."""
         self._agent.stop()
+
+
+PageSource = RemoteAgent | LocalAgent
+"""Each has a `name` for the first line, and says whether it is an agent in this process (`own`)."""

@@ -2,18 +2,11 @@
 
 import unicodedata
 
+from kpod_metrics.exposition.samples import clean
+
 ELLIPSIS = "…"
 BARS = " ▁▂▃▄▅▆▇█"
 PLAIN_BARS = " .:-=+*#@"
-
-
-def clean(text: str) -> str:
-    r"""Return text with what is not printable escaped: ESC is `\x1b`, a bidirectional override `\u202e`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
-    )
 
 
 def width(text: str) -> int:

@@ -7,7 +7,7 @@ from kpod_metrics.top.figures import Figures, Reading, figures, read
 from kpod_metrics.top.sources import NoPageError, PageSource
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Latest:
     """The newest figures."""
 
@@ -20,7 +20,6 @@ class Latest:
     """Whether there are two cycles, which rates need."""
     problem: str = ""
     """Why the reading is not the newest."""
-    version: int = 0
 
 
 class Watch:
@@ -50,7 +49,6 @@ class Watch:
             figures=figures(self._before, now),
             rated=self._before is not None,
             problem="",
-            version=self.latest.version + 1,
         )
         return self.latest
 
@@ -66,13 +64,8 @@ class Watch:
         while not self._stop.is_set():
             try:
                 self.take()
-            except NoPageError as error:
-                self._report(str(error))
             except Exception as error:  # the table must report that it is not updated
-                self._report(f"{type(error).__name__}: {error}")
+                problem = str(error) if isinstance(error, NoPageError) else f"{type(error).__name__}: {error}"
+                if self.latest.problem != problem:
+                    self.latest = replace(self.latest, problem=problem)
             self._stop.wait(self._interval)
-
-    def _report(self, problem: str) -> None:
-        latest = self.latest
-        if latest.problem != problem:
-            self.latest = replace(latest, problem=problem, version=latest.version + 1)

@@ -9,6 +9,7 @@ from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Collector
 from kpod_metrics.columns import FIXED, Shows, Unit
 from kpod_metrics.diagnosis.causes import Cause
+from kpod_metrics.exposition.samples import clean
 from kpod_metrics.histogram import BUCKETS, MAX_EXPONENT, MIN_EXPONENT, bucket_of_exponent
 from kpod_metrics.metrics import Kind
 from kpod_metrics.pods.model import Identity
@@ -16,7 +17,7 @@ from kpod_metrics.reference import declared as declared_metrics
 from kpod_metrics.top.columns import COLUMNS, KEYS, amount, chosen, percent, picture, seconds
 from kpod_metrics.top.figures import Figures, Reading
 from kpod_metrics.top.frame import Choices, frame
-from kpod_metrics.top.text import PLAIN_BARS, clean, fit, width
+from kpod_metrics.top.text import PLAIN_BARS, fit, width
 from kpod_metrics.top.watch import Latest
 
 
