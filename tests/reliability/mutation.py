@@ -82,6 +82,7 @@ EXPLAINED = {
     ("exposition/samples.py", "self.stays = False", "False turned"): "the same: more is kept than is asked for again",
     ("exposition/page.py", "known.stays = True", "True turned"): "the same: what could be kept is written again",
     ("kernel/maps.py", "lookup_batch(1)", "1 and one more"): "the same: it is only asked whether there is the call",
+    ("agent/workers.py", "<= {Row}", "LtE to Lt"): "the same by the longer way",
     ("syscall.bpf.c", "number >= SYSCALL_NUMBERS", ">= to >"): "a number that no kernel has",
     ("syscall.bpf.c", "ret >= -4095", ">= to >"): "an error that no kernel has",
     ("net_tcp.bpf.c", "skc_state);", "dropped"): "the same: the next change of state says from which",

@@ -175,6 +175,7 @@ def test_problems_are_in_the_order_of_what_they_are_about(tmp_path: Path, monkey
     made = hub.agent._report
     made.cycle_problem, made.kept_rights = "planted", "rights are kept"
     monkeypatch.setattr(hub.names, "problem", lambda: "403")
+    made.exporter = SimpleNamespace(endpoint="https://otlp", problem="503")  # type: ignore[assignment]
     made.headroom.low, made.headroom.limit, made.headroom.used = True, 100 << 20, 90 << 20
     assert hub.agent.problems() == [
         "kpod_events_total: no hook",
@@ -183,4 +184,5 @@ def test_problems_are_in_the_order_of_what_they_are_about(tmp_path: Path, monkey
         "source of pods (test): 403",
         "memory: 90 of 100 MiB are used, the rest is for what is there: no new series are admitted, what they would "
         "count is in the overflow series",
+        "OTLP to https://otlp: 503",
     ]

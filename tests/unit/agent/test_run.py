@@ -105,6 +105,29 @@ def test_time_that_is_over_calls_for_no_other_time(tmp_path: Path) -> None:
     assert hub.agent._wait(time.monotonic() + 3600) is False
 
 
+def test_look_for_news_comes_once_a_second_and_the_cycle_in_time(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Hub(tmp_path, Counting("one", EVENTS)).agent
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        clock.now += seconds
+        return False
+
+    monkeypatch.setattr(agent, "_stop", SimpleNamespace(wait=wait))
+    assert agent._wait(1002.5) is False
+    assert agent._wait(1000) is False
+    assert waits == [1, 1, 0.5, 0]
+
+
+def test_memory_limit_is_found_before_the_first_cycle(tmp_path: Path) -> None:
+    agent = Hub(tmp_path, Counting("one", EVENTS), memory_limit="64Mi").agent
+    agent.open()
+    assert agent.headroom.limit == 64 << 20
+
+
 def test_full_collection_is_rare() -> None:
     assert cycle._CYCLES_TO_FULL_COLLECTION == 100
 

@@ -51,6 +51,9 @@ def test_read_that_waits_for_another_one_gets_a_thread_of_its_own() -> None:
         done.set()
         return []
 
+    for name in ("first", "second"):  # on one thread, which is there for the others
+        workers.add(name, list)
+        assert [result.whose for result in gathered(workers, name)] == [name]
     workers.add("slow", slow)
     workers.add("fast", fast)
     assert sorted(result.whose for result in gathered(workers, "slow", "fast")) == ["fast", "slow"]
