@@ -44,7 +44,7 @@ PYTHON = {
     "agent/cycle.py": ["tests/unit/agent/test_run.py", HUB],
     "agent/exporter.py": ["tests/unit/agent/test_assembly.py"],
     "agent/process.py": ["tests/unit/agent/test_process.py"],
-    "agent/report.py": ["tests/unit/agent/test_report.py", HUB],
+    "agent/report.py": ["tests/unit/agent/test_report.py", "tests/unit/agent/test_run.py"],
     "agent/state.py": ["tests/unit/agent/test_state.py", HUB],
     "agent/workers.py": ["tests/unit/agent/test_workers.py", HUB],
 }
