@@ -1,6 +1,6 @@
 """CPU time of a cycle inside the calls that read files; prints JSON, as `bench.probe` does.
 
-In a process of its own, because an agent runs slower with a clock.
+In its own process, because an agent runs slower with a clock.
 """
 
 from functools import partial

@@ -522,7 +522,7 @@ class Pods:
         for process in self._processes:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
-                raise SkippedError("a process cannot have namespaces of its own here")
+                raise SkippedError("a process cannot have its own namespaces here")
 
     def stop(self) -> None:
         """Stop all pods."""

@@ -51,7 +51,7 @@ def tool() -> Callable[[str, str], Path]:
     """
 
     def find(package: str, program: str) -> Path:
-        # From Debian 13 on promtool is no longer in prometheus but in a package of its own name.
+        # From Debian 13 on promtool is no longer in prometheus, but in its own package.
         for name in dict.fromkeys((package, program)):
             fetched = _fetch("scripts/tools", name)
             if fetched.returncode:

@@ -14,7 +14,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_HERE = {
     r"(kubectl|kind|k3s|ctr|docker|podman|buildah|skopeo)\b": "needs a cluster, a registry or an image builder",
     r"helm (upgrade|install) \.\.\.|--set\b": "is a part of a command",
-    r"make (test|test-\w+|image|check|bench)\b": "is a run of its own",
+    r"make (test|test-\w+|image|check|bench)\b": "is a separate run",
     r"(\.venv/bin/)?kpod-metrics top$": "needs a terminal: tests/live/test_top.py has it",
     r"curl .*ssh\.service": "is of a machine that runs sshd as a unit",
 }

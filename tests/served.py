@@ -1,4 +1,4 @@
-"""An endpoint on a thread of its own, for a test that asks it."""
+"""An endpoint on its own thread, for a test that asks it."""
 
 import asyncio
 import threading

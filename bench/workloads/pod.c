@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The only process of a container: sleeps, and makes three small system calls ten times a second.
- * "own" gives it a mount and a network namespace of its own, with an eth0 where /dev/net/tun
+ * "own" gives it its own mount and network namespaces, with an eth0 where /dev/net/tun
  * allows. */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -97,7 +97,7 @@ class Table:
 
     `preexisting`: the kernel counts from the creation of the cgroup, with or without the agent (the cgroup's files).
     Such counters are exported from their first read on, all others at 0 from the discovery of a container on.
-    The gauges of pods have tables of their own.
+    The gauges of pods have their own tables.
     """
 
     metrics: tuple[Metric, ...]
@@ -109,7 +109,7 @@ class Table:
         """Raises ValueError for metrics that cannot share a table."""
         kinds = {metric.kind for metric in self.metrics}
         if self.scope is not Scope.AGENT and Kind.GAUGE in kinds and len(kinds) > 1:
-            raise ValueError(f"{self.metrics[0].name}: a pod's gauges have a table of their own")
+            raise ValueError(f"{self.metrics[0].name}: a pod's gauges have their own table")
         if self.scope is not Scope.CONTAINER and any(metric.events for metric in self.metrics):
             raise ValueError(f"{self.metrics[0].name}: events are counted by container")
 

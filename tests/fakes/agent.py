@@ -17,7 +17,7 @@ from tests.client_model import FAMILY
 
 Pod = tuple[str, str, str]
 Values = Mapping[str, float | Mapping[int, int] | Mapping[tuple[str, str], Any]]
-"""By metric: a number, a histogram as counts by bucket, or either by a label of its own (its name and value)."""
+"""By metric: a number, a histogram as counts by bucket, or either by its own label (its name and value)."""
 
 BEGAN = 1_700_000_000
 """Unix time of cycle 0: 22:13:20 UTC."""

@@ -1,4 +1,4 @@
-"""What live tests share: cgroups of their own, small C workloads run in them, collectors opened on this kernel."""
+"""What live tests share: their own cgroups, small C workloads run in them, collectors opened on this kernel."""
 
 import os
 import subprocess

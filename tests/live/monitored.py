@@ -1,4 +1,4 @@
-"""What tests of alerts share: agents that are quick, workloads in cgroups of their own, rules that wait for nothing."""
+"""What tests of alerts share: agents that are quick, workloads in their own cgroups, rules that wait for nothing."""
 
 import re
 import signal

@@ -1,4 +1,4 @@
-"""The agent on machines with one kind of addresses, each a network namespace of its own: who asks is there too."""
+"""The agent on machines with one kind of addresses: each is a network namespace, with the client."""
 
 import json
 import platform

@@ -118,7 +118,7 @@ def test_of_a_part_of_the_tree_is_told_what_is_below_it(cgroup: Callable[[str], 
 
 
 def test_other_hierarchies_are_not_told(parent: Path) -> None:
-    """The directories of v1 controllers have numbers of their own."""
+    """The directories of v1 controllers have their own numbers."""
     v1 = Path("/sys/fs/cgroup/pids")
     if not (v1 / "cgroup.clone_children").exists():
         pytest.skip("no v1 hierarchy beside the cgroup2 tree")

@@ -274,7 +274,7 @@ def test_faults_from_files_are_within_the_kernels_batches(
 def test_the_only_tree_is_v2() -> None:
     """A host without v1 beside it, as distributions have been since about 2021."""
     if "LIVE_DISK" not in os.environ:
-        pytest.skip(f"needs a machine of its own: {ONLY_THERE}")
+        pytest.skip(f"needs its own machine: {ONLY_THERE}")
     kinds = {line.split()[2] for line in Path("/proc/self/mounts").read_text().splitlines()}
     assert "cgroup" not in kinds
     assert find_root() == "/sys/fs/cgroup"

@@ -377,7 +377,7 @@ while read line; do
     echo done
 done
 """
-"""Mounts of a user without rights, in namespaces of its own; it replaces the folders above them by links, and back."""
+"""Mounts of a user without rights, in its own namespaces; it replaces the folders above them by links, and back."""
 
 
 @pytest.mark.usefixtures("mount_namespaces")

@@ -1,4 +1,4 @@
-"""A collector with an interval of its own is asked in the cycle that is nearest; the clock is the test's."""
+"""A collector with its own interval reads in the nearest cycle; the clock is the test's."""
 
 import time
 from collections.abc import Callable, Sequence

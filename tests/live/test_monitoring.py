@@ -43,10 +43,10 @@ ALERT_OF = {
     "faults": "KpodMajorFaultStorm",
     "calm": None,
 }
-"""Workloads, each in a cgroup of its own, with the one alert that it raises."""
+"""Workloads, each in its own cgroup, with the one alert that it raises."""
 
 AGENT_ALERTS = ("KpodAgentDown", "KpodCollectorOff", "KpodPodSourceDisconnected", "KpodContainerRestarts")
-"""Alerts that agents raise, or what an API server says; each has a test of its own."""
+"""Alerts that agents raise, or what an API server says; each has its own test."""
 
 LASTING = {
     "full": {"KpodSeriesOverflow"},

@@ -31,7 +31,7 @@ ALERT_OF = {
     "swapped": None,
     "calm": None,
 }
-"""Workloads, each in a cgroup of its own, with the one alert that it raises."""
+"""Workloads, each in its own cgroup, with the one alert that it raises."""
 
 CONTENDING = [name for name, alert in ALERT_OF.items() if alert == "KpodRunQueueSaturated"]
 

@@ -348,7 +348,7 @@ def test_exec_of_a_32_bit_image(
     image = launch(a, "exec", i386, 0, *(["other"] if by == "execveat" else []))
     with opened(collector(*names)) as tracing:
         totals = Totals(tracing)
-        for _ in range(2):  # into the image, and a phase of its own
+        for _ in range(2):  # into the image, and in a separate phase
             image.phase()
             assert seen(totals.read(), a) == ({by: (1, 0)} if by in names else {})
 

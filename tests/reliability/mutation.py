@@ -2,7 +2,7 @@
 
 `python -m tests.reliability.mutation python|bpf --sample 100`; as root for bpf. Each mutant is put into a copy of the
 package that its tests import; mutants that do not compile are none. Prints the survivors, and adds the share that was
-caught to the report. The whole of both (--sample 0) is for a machine of its own: some hours.
+caught to the report. The whole of both (--sample 0) needs a separate machine, for some hours.
 """
 
 import argparse

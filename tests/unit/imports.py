@@ -1,4 +1,4 @@
-"""What an agent that was built, and whose tree was walked once, has imported: in a process of its own."""
+"""What an agent that was built, and whose tree was walked once, has imported: in its own process."""
 
 import subprocess
 import sys

@@ -11,7 +11,7 @@ WAIT = latency("kpod_wait_seconds", "Wait.", "test")
 
 @pytest.mark.parametrize("metrics", [(EVENTS, LEVEL), (LEVEL, WAIT)])
 def test_gauges_of_a_pod_are_alone(metrics: tuple[Metric, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"^{metrics[0].name}: a pod's gauges have a table of their own$"):
+    with pytest.raises(ValueError, match=rf"^{metrics[0].name}: a pod's gauges have their own table$"):
         Table(metrics)
     assert Table(metrics, scope=Scope.AGENT).of_gauges is False
     assert Table((LEVEL,)).of_gauges

@@ -182,7 +182,7 @@ class BpfCollector(OwnsBpfObject, Collector):
     metric_maps: ClassVar[tuple[str, ...]]
     """The maps of running totals; if nothing is declared, the one that is named after the collector."""
     extras: ClassVar[tuple[str, ...]] = ()
-    """Its features that have programs of their own: they are given up first."""
+    """Its features that have their own programs: they are given up first."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -23,7 +23,7 @@ int main(int argc, char **argv)
 		volatile char *at;
 		long sum = 0;
 
-		/* Out of the page cache first, and no read-ahead: each page is a fault of its own.
+		/* Out of the page cache first, and no read-ahead: each page is one fault.
 		 */
 		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 		at = mmap(NULL, pages * size, PROT_READ, MAP_PRIVATE, file, 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The first process of a container: sleeps for ever, as a pod's sandbox does; with arguments it
- * runs them as a child and ends with it. In a PID namespace of its own the first process cannot
+ * runs them as a child and ends with it. In its own PID namespace the first process cannot
  * stop itself, its child can.
  */
 #include <sys/wait.h>

@@ -1,6 +1,6 @@
 """A FUSE daemon that answers statfs() only after a line on standard input; mounted at argv[1].
 
-The protocol is include/uapi/linux/fuse.h. It runs in a mount namespace of its own, for everybody who looks hangs.
+The protocol is include/uapi/linux/fuse.h. It runs in its own mount namespace, as every process that accesses it hangs.
 """
 
 import ctypes

@@ -84,7 +84,7 @@ _DONE = re.compile(rb"(?:Done (\d+)|stat::number_of_executed_units:\s+(\d+))")
 
 @dataclass(frozen=True)
 class Guided:
-    """libFuzzer drives by coverage, each target in a process of its own."""
+    """libFuzzer drives by coverage, each target in its own process."""
 
     python: str
     """An interpreter that has atheris."""

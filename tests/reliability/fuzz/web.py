@@ -1,7 +1,7 @@
 """The endpoint, for any bytes that a client may send: what comes back is read as HTTP by another's reader.
 
 It is the real one, with a web configuration, and the real application of an agent after a cycle, over a pair of
-sockets. All is made once; each input is a connection of its own.
+sockets. Everything is made once; each input is one connection.
 """
 
 import asyncio

@@ -52,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Hub], Hub]]:
-    """Start an agent that looks for news all the time, and has a cycle of its own in an hour."""
+    """Start an agent that looks for news all the time, and has one cycle per hour."""
     monkeypatch.setattr(cycle, "_LOOK_INTERVAL", 0.002)
     started: list[Hub] = []
 

@@ -60,7 +60,7 @@ def test_mount_of_a_subtree_is_refused(tmp_path: Path) -> None:
 
 
 def test_machine_that_is_a_container_has_its_subtree(tmp_path: Path) -> None:
-    """kind: the node has a cgroup namespace of its own, and so has the agent, with a mount that shows the node's."""
+    """kind: the node has its own cgroup namespace, and so has the agent, with a mount that shows the node's."""
     own, pod, node = (tmp_path / name for name in ("own", "pod", "node"))
     for folder in (own, pod, node):
         folder.mkdir()

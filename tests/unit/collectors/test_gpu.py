@@ -135,7 +135,7 @@ def test_device_without_a_driver_link(tree: Tree, gpus: Gpus) -> None:
 
 
 def test_client_is_counted_once(tree: Tree, gpus: Gpus, clock: Clock) -> None:
-    """One open(): a descriptor, its dup(), and what a child inherited, in a container of its own even."""
+    """One open(): a descriptor, its dup(), and what a child inherited, even in another container."""
     gpus.add("renderD128", "0000:08:00.0", "amdgpu")
     text = change(AMDGPU, engine_gfx="0 ns")
     gpus.process(10, {"5": text, "6": text})
@@ -387,7 +387,7 @@ def test_without_the_right_to_look_at_processes(tree: Tree, gpus: Gpus) -> None:
 
 
 def test_processes_of_another_namespace(tree: Tree, gpus: Gpus) -> None:
-    """As in a container of its own PID namespace: cgroup.procs has 0 in the place of each other process."""
+    """As in a container with its own PID namespace: cgroup.procs has 0 for each other process."""
     status(tree, 1 << 19)
     (tree.root / "a").mkdir()
     (tree.root / "a/cgroup.procs").write_text("0\n0\n")

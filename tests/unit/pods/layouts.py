@@ -44,7 +44,7 @@ SYSTEMD = [
     Layout(f"{GUARANTEED}/crio-{ID}.scope", UID, ID),
     Layout(f"{BURSTABLE}/crio-{ID}.scope", UID, ID),
     Layout(f"{BEST_EFFORT}/crio-{ID}.scope", UID, ID),
-    # ... with crun, whose processes are in a group of their own below the scope (crun: crun.1,
+    # ... with crun, whose processes are in their own group below the scope (crun: crun.1,
     # run.oci.systemd.subgroup).
     Layout(f"{BURSTABLE}/crio-{ID}.scope/container", UID, ID),
     # cri-dockerd: dockerd's own prefix (moby: daemon/oci_linux.go, "SLICE:docker:ID").

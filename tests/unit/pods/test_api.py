@@ -78,7 +78,7 @@ def test_owner_that_does_not_control_is_none() -> None:
 
 
 def test_static_pod_from_the_api_and_from_the_kubelet() -> None:
-    """The API has a mirror with a UID of its own; cgroups carry the kubelet's, which is the hash of the file."""
+    """The API has a mirror with its own UID; cgroups carry the kubelet's, which is the hash of the file."""
     mirror = pod_object("etcd-node-1", uid="u1", static_hash="6f1a")
     pod = translated(mirror)
     assert (pod.uid, pod.cgroup_uid, pod.owner_kind, pod.owner) == ("u1", "6f1a", "Node", "node-1")
