@@ -173,3 +173,9 @@ def test_the_table_is_sound() -> None:
     assert len({row.name for row in KERNELS}) == len(KERNELS)
     assert {row.architecture for row in KERNELS} == ARCHITECTURES.keys()
     assert [row.name for row in KERNELS if row.monitoring] == ["6.12"]
+
+
+def test_the_page_for_users_names_every_row() -> None:
+    page = (image.REPOSITORY / "docs" / "kernels.md").read_text()
+    names = re.findall(r"^\| `([\w.-]+)` \|", page, re.MULTILINE)
+    assert names == [row.name for row in KERNELS]
