@@ -2,17 +2,7 @@
 
 from dataclasses import dataclass, field
 
-REASONS = (
-    "connections",
-    "requests",
-    "rate",
-    "size",
-    "malformed",
-    "timeout",
-    "tls",
-    "auth",
-    "config",
-)
+REASONS = ("connections", "requests", "rate", "size", "malformed", "timeout", "tls", "auth", "config")
 """Values of the label `reason` of kpod_http_refused_total."""
 
 

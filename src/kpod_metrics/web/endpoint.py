@@ -81,8 +81,6 @@ class Endpoint:
         self._limits, self._guard, self._limited = limits, guard, limited
         self._open: set[_Connection] = set()
         self._freed = asyncio.Event()
-        self.answering = 0
-        """Pages that are being sent."""
 
     async def run(self) -> None:
         """Accept until cancelled."""
@@ -202,24 +200,13 @@ class Endpoint:
             if request is None and answer is None:
                 return
             one.waits_since = None
-            if request is not None and answer is None:
-                target = origin_form(request.method, request.target)
-                path, limited = target.partition("?")[0], False
-                answer = await self._admit(request)
-                try:
-                    if answer is None:
-                        limited = path in self._limited and self._may_answer()
-                        if limited:
-                            self.answering += 1
-                            one.page_taken = math.inf  # the client does not delay it yet
-                        answer = BUSY if path in self._limited and not limited else await self._ask(request, target)
-                    await self._send(http, writer, answer, one, head=_is_head(request))
-                finally:
-                    one.page_taken = None
-                    self.answering -= limited
-            elif answer is not None:
-                await self._send(http, writer, answer, one, head=_is_head(request))
-            assert answer is not None
+            try:
+                if answer is None:
+                    assert request is not None
+                    answer = await self._admit(request) or await self._ask(request, one)
+                await self._send(http, writer, answer, one, head=request is not None and request.method == b"HEAD")
+            finally:
+                one.page_taken = None
             if answer.last:
                 await self._linger(reader, writer)
                 return
@@ -234,7 +221,7 @@ class Endpoint:
             return None
         if not self._guard.refresh():
             return FAULTY
-        if not self._guard.in_rate():
+        if not self._guard.rate.take():
             return TOO_OFTEN
         shown = [value for name, value in request.headers if name == b"authorization"]
         try:
@@ -246,10 +233,11 @@ class Endpoint:
 
     def _may_answer(self) -> bool:
         """Return whether one more page can be sent. If necessary, it replaces a page that its client does not read."""
-        if self.answering < self._limits.requests:
+        pages = [(one.page_taken, one) for one in self._open if one.page_taken is not None]
+        if len(pages) < self._limits.requests:
             return True
-        stalled = min((one for one in self._open if one.page_taken is not None), key=_taken, default=None)
-        if stalled is None or time.monotonic() - _taken(stalled) < _STALL_TIMEOUT:
+        taken, stalled = min(pages, key=lambda page: page[0])
+        if time.monotonic() - taken < _STALL_TIMEOUT:
             return False
         stalled.page_taken = math.inf
         self._counts.refused["timeout"] += 1
@@ -257,12 +245,18 @@ class Endpoint:
         stalled.task.cancel()
         return True
 
-    async def _ask(self, request: h11.Request, target: str) -> Answer:
+    async def _ask(self, request: h11.Request, one: _Connection) -> Answer:
+        target = origin_form(request.method, request.target)
+        path = target.partition("?")[0]
+        if path in self._limited:
+            if not self._may_answer():
+                return BUSY
+            one.page_taken = math.inf  # the client does not delay it yet
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
         try:
             return await self._answer(request.method.decode("latin-1"), target, headers)
         except Exception:  # a defect: this client gets an answer, and the others are not affected
-            log.exception("%s cannot be answered", target.partition("?")[0])
+            log.exception("%s cannot be answered", path)
             return FAILED
 
     async def _send(
@@ -272,7 +266,7 @@ class Endpoint:
         answer: Answer,
         one: _Connection,
         *,
-        head: bool = False,
+        head: bool,
     ) -> None:
         """Send an answer in pieces, each after the one before is read; raises TimeoutError."""
         if answer.counted:
@@ -311,11 +305,3 @@ class Endpoint:
             async with asyncio.timeout(_LINGER):
                 while await reader.read(_CHUNK):
                     pass
-
-
-def _taken(one: _Connection) -> float:
-    return math.inf if one.page_taken is None else one.page_taken
-
-
-def _is_head(request: h11.Request | None) -> bool:
-    return request is not None and request.method == b"HEAD"

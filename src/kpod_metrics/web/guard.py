@@ -60,12 +60,14 @@ class Guard:
         self._paths = [path]
         self._fault = ""
         self._config = files.WebConfig()
-        self._context: ssl.SSLContext | None = None
+        self.context: ssl.SSLContext | None = None
+        """TLS of a new connection; None without TLS."""
         self._seen: Signature = ()
         self._take()
         self.secure = self._config.tls is not None
         self._passwords = Passwords()
-        self._rate = Rate(self._config.rate_interval, self._config.rate_burst)
+        self.rate = Rate(self._config.rate_interval, self._config.rate_burst)
+        """The rate limit of all requests together."""
         counts.config_valid = True
 
     def _take(self) -> None:
@@ -84,7 +86,7 @@ class Guard:
             context = context_of(config.tls)
         if config.users:
             import bcrypt  # noqa: F401, PLC0415 - here, and not in the first request
-        self._config, self._context = config, context
+        self._config, self.context = config, context
 
     def refresh(self) -> bool:
         """Read the files if they changed; return whether they are valid."""
@@ -108,14 +110,11 @@ class Guard:
             if self._fault != before:
                 log.error("%s; all requests are refused until it is corrected", self._fault)
             return False
-        self._rate.change(self._config.rate_interval, self._config.rate_burst)
+        limits = (self._config.rate_interval, self._config.rate_burst)
+        if limits != self.rate.limits:
+            self.rate = Rate(*limits)
         log.info("web configuration %s was read again", self._path)
         return True
-
-    @property
-    def context(self) -> "ssl.SSLContext | None":
-        """TLS of a new connection; None without TLS."""
-        return self._context
 
     def admits(self, certificate: Mapping[str, object] | None) -> bool:
         """Return whether the verified certificate of a client has an allowed name."""
@@ -137,10 +136,6 @@ class Guard:
         asked = [b"Basic"] if self._config.users else []
         asked += [b"Bearer"] if self._config.tokens else []
         return [(b"www-authenticate", one) for one in asked]
-
-    def in_rate(self) -> bool:
-        """Return whether one more request is within the rate limit, and count it."""
-        return self._rate.take()
 
     async def knows(self, authorization: bytes) -> bool:
         """Return whether an Authorization header has a known user or token; raises BusyError."""
@@ -210,21 +205,16 @@ class Rate:
     """A token bucket: `burst` requests, and one more every `interval` seconds."""
 
     def __init__(self, interval: float, burst: int) -> None:
-        self._interval, self._burst = interval, burst
+        self.limits = interval, burst
         self._left, self._at = float(burst), time.monotonic()
-
-    def change(self, interval: float, burst: int) -> None:
-        """Start with a full bucket if the limits differ."""
-        if (interval, burst) != (self._interval, self._burst):
-            self._interval, self._burst = interval, burst
-            self._left, self._at = float(burst), time.monotonic()
 
     def take(self) -> bool:
         """Return whether there is a token, and take it."""
-        if not self._interval:
+        interval, burst = self.limits
+        if not interval:
             return True
         now = time.monotonic()
-        self._left = min(float(self._burst), self._left + (now - self._at) / self._interval)
+        self._left = min(float(burst), self._left + (now - self._at) / interval)
         self._at = now
         if self._left < 1:
             return False

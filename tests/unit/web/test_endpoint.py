@@ -34,6 +34,11 @@ class Target:
     counts: Counts
     endpoint: Endpoint
 
+    @property
+    def answering(self) -> int:
+        """Pages that are being sent."""
+        return sum(one.page_taken is not None for one in list(self.endpoint._open))
+
     def connect(self, *, small: bool = False) -> socket.socket:
         client = socket.socket()
         client.settimeout(20)
@@ -193,7 +198,7 @@ def test_page_asked_for_by_a_whole_url_is_one_of_the_limited(asked: bytes) -> No
     hold = threading.Event()
     with target(Limits(requests=1), hold=hold) as found, found.connect() as first:
         first.sendall(LAST)
-        while not found.endpoint.answering:
+        while not found.answering:
             time.sleep(0.01)
         assert statuses(found.exchange(LAST.replace(b"/metrics", asked))) == [503]
         hold.set()
@@ -424,7 +429,7 @@ def test_readers_that_do_not_read_keep_no_scraper_out() -> None:
         deaf = [stack.enter_context(found.connect()) for _ in range(5)]
         for client in deaf:
             client.sendall(SCRAPE)
-        while found.endpoint.answering < 5:
+        while found.answering < 5:
             time.sleep(0.01)
         for _ in range(5):
             while (received := found.exchange(LAST))[:12] != b"HTTP/1.1 200":
@@ -433,7 +438,7 @@ def test_readers_that_do_not_read_keep_no_scraper_out() -> None:
             assert len(received) > 50 << 20
         # One of them was cut off for the first; that room was there for the others.
         assert found.counts.refused["timeout"] == 1
-        assert found.endpoint.answering == 4
+        assert found.answering == 4
 
 
 def resident() -> int:
@@ -506,7 +511,7 @@ def test_end_lets_an_answer_out() -> None:
         with target(Limits(), hold=hold) as found:
             idle, busy = stack.enter_context(found.connect()), stack.enter_context(found.connect())
             busy.sendall(LAST)
-            while found.counts.connections < 2 or not found.endpoint.answering:
+            while found.counts.connections < 2 or not found.answering:
                 time.sleep(0.01)
             threading.Timer(0.2, hold.set).start()
         assert statuses(rest(busy)) == [200]
