@@ -16,15 +16,14 @@ from kpod_metrics.web.counts import REASONS, Counts
 STATISTICS = "/proc/sys/kernel/bpf_stats_enabled"
 FORGOTTEN_KINDS = ("deletion", "pod", "cgroup", "waiting", "outside")
 _COLLECTOR = Label("collector", per="collector")
-_MAP = Label("map", per="kernel map")
 
 
 def _agent(*metrics: Metric, labels: tuple[Label, ...] = ()) -> Table:
     return Table(metrics, labels, Scope.AGENT)
 
 
-def _counter(name: str, help: str, *, advice: str) -> Metric:  # noqa: A002
-    return counter(name, help, "agent", profile=Profile.MINIMAL, advice=advice)
+def _counter(name: str, help: str, source: str = "agent", *, advice: str) -> Metric:  # noqa: A002
+    return counter(name, help, source, profile=Profile.MINIMAL, advice=advice)
 
 
 def _gauge(name: str, help: str, source: str = "agent", *, advice: str) -> Metric:  # noqa: A002
@@ -47,9 +46,6 @@ COLLECTORS = _agent(
         "Reads that failed or were late, and failed starts.",
         advice="Grows while kpod_collector_up is 1: some reads fail. The log has each failure (KpodCollectorErrors).",
     ),
-    labels=(_COLLECTOR,),
-)
-UNREAD = _agent(
     _counter(
         "kpod_collector_unread_cgroups_total",
         "Cgroups that the collector could not read although they exist.",
@@ -88,8 +84,6 @@ CYCLE = _agent(
         "Cycles that failed and made no page.",
         advice="Grows: a defect. /readyz has the error, and the log its traceback.",
     ),
-)
-DISCOVERY = _agent(
     _counter(
         "kpod_discovery_errors_total",
         "Failed updates of the list of cgroups and pods: the agent continues with the last list.",
@@ -171,18 +165,16 @@ MAPS = _agent(
         "max_entries",
         advice="Set by `bpf_map_entries`.",
     ),
-    counter(
+    _counter(
         "kpod_bpf_map_update_errors_total",
         "Updates of the map that failed in the kernel: these events are lost.",
         "per-CPU counter beside the map",
-        profile=Profile.MINIMAL,
         advice="Grows: raise `bpf_map_entries` (KpodMapUpdatesFail).",
     ),
-    counter(
+    _counter(
         "kpod_bpf_map_evictions_total",
         "Entries that the kernel evicted from the full map: their events after the last read are lost.",
         "created_ns of the map's values",
-        profile=Profile.MINIMAL,
         advice="Grows: counters are too low: raise `bpf_map_entries` (KpodMapEvictions).",
     ),
     _gauge(
@@ -191,28 +183,25 @@ MAPS = _agent(
         "memlock in /proc/self/fdinfo",
         advice="Grows with `bpf_map_entries`. From Linux 5.11 on it counts towards the agent's memory limit.",
     ),
-    labels=(_MAP,),
+    labels=(Label("map", per="kernel map"),),
 )
 PROGRAMS = _agent(
-    counter(
+    _counter(
         "kpod_bpf_program_run_seconds_total",
         "Time in which the program ran. Only if kernel.bpf_stats_enabled is on.",
         "run_time_ns in struct bpf_prog_info",
-        profile=Profile.MINIMAL,
         advice="Its rate is the number of CPUs that the program uses. Divide by the runs to get the cost of one.",
     ),
-    counter(
+    _counter(
         "kpod_bpf_program_runs_total",
         "How often the program ran. Only if kernel.bpf_stats_enabled is on.",
         "run_cnt in struct bpf_prog_info",
-        profile=Profile.MINIMAL,
         advice="A high rate explains a high cost: each event runs the program.",
     ),
-    counter(
+    _counter(
         "kpod_bpf_program_missed_runs_total",
         "How often the kernel skipped the program because it was already running on that CPU: these events are lost.",
         "recursion_misses in struct bpf_prog_info",
-        profile=Profile.MINIMAL,
         advice="A few are harmless. Report a high rate (KpodProgramRunsMissed).",
     ),
     labels=(Label("program", per="kernel program"),),
@@ -257,20 +246,18 @@ HTTP_REFUSED = _agent(
     ),
     labels=(Label("reason", REASONS),),
 )
-HTTP_CONNECTIONS = _agent(
+HTTP = _agent(
     _gauge(
         "kpod_http_connections",
         "Open connections of the HTTP endpoint.",
         advice="At web_max_connections a new connection closes the one that has been idle longest.",
-    )
-)
-WEB_CONFIG = _agent(
+    ),
     _gauge(
         "kpod_web_config_valid",
         "1 if the web configuration is valid; 0 if not: then all requests are refused, and only an OTLP push has this "
         "value. Only if web_config_file is set.",
         advice="0: the log has the error.",
-    )
+    ),
 )
 BUILD = _agent(
     _gauge(
@@ -281,11 +268,10 @@ BUILD = _agent(
     labels=(Label("version", per="version"),),
 )
 PROCESS = _agent(
-    counter(
+    _counter(
         "process_cpu_seconds_total",
         "CPU time of the agent.",
         "getrusage",
-        profile=Profile.MINIMAL,
         advice="Its rate is the agent's CPU usage. It grows with cgroups and with shorter intervals.",
     ),
     _gauge(
@@ -321,27 +307,23 @@ PROCESS = _agent(
 )
 
 TABLES = (
-    *(COLLECTORS, UNREAD, CYCLE, DISCOVERY, FORGOTTEN, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS),
-    *(PROGRAMS, MOUNTS_SKIPPED, OTLP, HTTP_REFUSED, HTTP_CONNECTIONS, WEB_CONFIG, BUILD, PROCESS),
+    *(COLLECTORS, CYCLE, FORGOTTEN, SKIPPED, UNATTRIBUTED, PENDING, OVERFLOW, SOURCE, MAPS, PROGRAMS),
+    *(MOUNTS_SKIPPED, OTLP, HTTP_REFUSED, HTTP, BUILD, PROCESS),
 )
 METRICS = frozenset(metric for table in TABLES for metric in table.metrics)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STARTED = time.time()
+STARTED_NS = int(_STARTED * 1e9)
 
 Rows = Iterable[tuple[Table, tuple[str, ...], tuple[float | int | None, ...]]]
-
-
-STARTED_NS = int(_STARTED * 1e9)
 
 
 def http(counts: Counts) -> Rows:
     """Rows about the HTTP endpoint."""
     for reason, refused in counts.refused.items():
         yield HTTP_REFUSED, (reason,), (refused,)
-    yield HTTP_CONNECTIONS, (), (counts.connections,)
-    if counts.config_valid is not None:
-        yield WEB_CONFIG, (), (int(counts.config_valid),)
+    yield HTTP, (), (counts.connections, None if counts.config_valid is None else int(counts.config_valid))
 
 
 def process() -> Rows:
@@ -374,12 +356,8 @@ def _are_measured() -> bool:
 
 def kernel(maps: Iterable[MapHealth], programs: Iterable[ProgramHealth]) -> Rows:
     """Rows about kernel maps and programs."""
-    for map_ in maps:
-        yield (
-            MAPS,
-            (map_.name,),
-            (map_.entries, map_.capacity, map_.update_errors, map_.evictions, map_.memory_bytes),
-        )
+    for of in maps:
+        yield MAPS, (of.name,), (of.entries, of.capacity, of.update_errors, of.evictions, of.memory_bytes)
     programs = list(programs)
     # The kernel keeps the numbers when its statistics are switched off.
     measures = any(program.runs for program in programs) and _are_measured()

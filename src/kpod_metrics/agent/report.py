@@ -54,8 +54,7 @@ class Report:
         if self.exporter is not None:
             put(health.OTLP, (), (self.exporter.sent, self.exporter.dropped, self.exporter.queued_bytes))
         pods = {identity.of_pod for identity in (*snapshot.reported.values(), *snapshot.kept)}
-        put(health.CYCLE, (), (seconds, time.time(), len(pods), self.interval, self.cycle_errors))
-        put(health.DISCOVERY, (), (finder.errors,))
+        put(health.CYCLE, (), (seconds, time.time(), len(pods), self.interval, self.cycle_errors, finder.errors))
         forgotten = self.attribution.forgotten
         for what in health.FORGOTTEN_KINDS:
             put(health.FORGOTTEN, (what,), (forgotten.get(what, 0),))
@@ -71,8 +70,8 @@ class Report:
 
     def _write_collector(self, store: Store, state: State) -> None:
         name, collector = (state.name,), state.collector
-        store.set(health.COLLECTORS, name, (int(state.is_up), state.duration, state.errors))
-        store.set(health.UNREAD, name, (collector.unread, collector.not_looked_at))
+        lacks = (collector.unread, collector.not_looked_at)
+        store.set(health.COLLECTORS, name, (int(state.is_up), state.duration, state.errors, *lacks))
         if collector.uses_bpf:
             for reason, events in state.ownerless.unattributed.items():
                 store.set(health.UNATTRIBUTED, (*name, reason), (events,))
