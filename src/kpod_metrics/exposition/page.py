@@ -66,7 +66,7 @@ class Page:
         """Write in the format of a content type, one family after the other."""
         if content_type == PROTOBUF:
             return protobuf.write(self.families, self.labels, classic=self._classic)
-        return {TEXT: text.write, OPENMETRICS: text.write_openmetrics}[content_type](self.families, self.labels)
+        return text.write(self.families, self.labels, openmetrics=content_type == OPENMETRICS)
 
     def text(self) -> bytes:
         """Write in the text format 0.0.4."""

@@ -18,19 +18,15 @@ class Published:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._page: Page | None = None
+        self.page: Page | None = None
+        """The newest page; None before the first one."""
         self._written: dict[tuple[str, bool], bytes] = {}
         self._asked: dict[tuple[str, bool], int] = {}
 
     @property
-    def page(self) -> Page | None:
-        """The newest page; None before the first one."""
-        return self._page
-
-    @property
     def ready(self) -> bool:
         """Whether there is a page."""
-        return self._page is not None
+        return self.page is not None
 
     def publish(self, page: Page) -> None:
         """Replace the page; it is written first in the formats that clients requested recently."""
@@ -41,14 +37,14 @@ class Published:
         for content_type, zipped in variants:
             self._write(page, written, content_type, zipped)
         with self._lock:
-            self._page, self._written = page, written
+            self.page, self._written = page, written
 
     def get(self, content_type: str, zipped: bool) -> bytes:
         """Return the page in a format; the first request in a cycle writes it."""
         with self._lock:
-            assert self._page is not None
+            assert self.page is not None
             self._asked[content_type, zipped] = _WARM_CYCLES
-            return self._write(self._page, self._written, content_type, zipped)
+            return self._write(self.page, self._written, content_type, zipped)
 
     @staticmethod
     def _write(page: Page, written: dict[tuple[str, bool], bytes], content_type: str, zipped: bool) -> bytes:

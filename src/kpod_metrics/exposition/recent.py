@@ -23,13 +23,8 @@ class Comparison(NamedTuple):
     at: float
     """time.monotonic() at the end of its cycle."""
     before: Totals
-    since: float
-    """time.monotonic() of the earlier totals; `at` if there are none yet."""
-
-    @property
-    def seconds(self) -> float:
-        """Age of the earlier totals; 0 if there are none yet."""
-        return self.at - self.since
+    seconds: float
+    """Age of the earlier totals; 0 if there are none yet."""
 
 
 class Recent:
@@ -51,12 +46,12 @@ class Recent:
         now = self._clock()
         if self._newer is None:
             self._newer = now, _totals(page)
-            self.newest = Comparison(page, now, {}, now)
+            self.newest = Comparison(page, now, {}, 0.0)
             return
         if now - self._newer[0] >= 0.9 * self.window:  # cycles are not exactly an interval apart
             self._older, self._newer = self._newer, (now, _totals(page))
         since, before = self._older or self._newer
-        self.newest = Comparison(page, now, before, since)
+        self.newest = Comparison(page, now, before, now - since)
 
 
 def _totals(page: Page) -> Totals:

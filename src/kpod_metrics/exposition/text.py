@@ -54,11 +54,14 @@ def family_name(metric: Metric) -> str:
     return metric.name.removesuffix("_total") if metric.kind is Kind.COUNTER else metric.name
 
 
-def write(families: Iterable[Family], labels: Labels) -> Iterator[bytes]:
-    """Write in the text format 0.0.4, piece by piece."""
+def write(families: Iterable[Family], labels: Labels, *, openmetrics: bool) -> Iterator[bytes]:
+    """Write in the text format 0.0.4 or in OpenMetrics 1.0, piece by piece."""
+    heading = _openmetrics_heading if openmetrics else _heading
     for family in families:
-        yield _heading(family.metric)
+        yield heading(family.metric)
         yield from _lines(family, labels)
+    if openmetrics:
+        yield b"# EOF\n"
 
 
 @cache
@@ -67,16 +70,9 @@ def _heading(metric: Metric) -> bytes:
     return text.encode()
 
 
-def write_openmetrics(families: Iterable[Family], labels: Labels) -> Iterator[bytes]:
-    """Write in OpenMetrics 1.0: the names of counter families lack _total, and there are UNIT and EOF lines."""
-    for family in families:
-        yield _openmetrics_heading(family.metric)
-        yield from _lines(family, labels)
-    yield b"# EOF\n"
-
-
 @cache
 def _openmetrics_heading(metric: Metric) -> bytes:
+    """Write the lines before a family: its name lacks _total, and it has a UNIT."""
     name, of = family_name(metric), unit(metric)
     unit_line = f"# UNIT {name} {of}\n" if of else ""
     return f"# TYPE {name} {metric.kind.value}\n{unit_line}# HELP {name} {escape(metric.help)}\n".encode()

@@ -86,8 +86,9 @@ def render(
     else:
         containers = waits.rates(compared)
         found = waits.pods(containers)
-        parts += (_summary(found, compared), _node(node_causes(containers.values())), _problems(problems))
-        parts += (_pods(found, compared, limit), _agent(compared))
+        parts.append(_summary(found, compared))
+        parts += (f'<p class="said bad">{_cause(cause)}.</p>\n' for cause in node_causes(containers.values()))
+        parts += (_problems(problems), _pods(found, compared, limit), _agent(compared))
     parts.append(
         f"</main>\n<footer><p>kpod-metrics {text(__version__)}. The thresholds are those of the alerts. "
         f'<a href="{DOCS}/runbook">Runbook</a>: what each means, and what to do. '
@@ -105,14 +106,7 @@ class Pages:
         self._key: tuple[object, ...] = ()
         self._body = b""
 
-    def get(
-        self,
-        compared: Comparison | None,
-        problems: Sequence[str],
-        node: str,
-        limit: int = DEFAULT_PODS,
-        cluster: str = "",
-    ) -> bytes:
+    def get(self, compared: Comparison | None, problems: Sequence[str], node: str, limit: int, cluster: str) -> bytes:
         """Return the page for the newest cycle."""
         with self._lock:
             key = (compared and compared.at, tuple(problems), limit, int(self._clock()))
@@ -138,10 +132,6 @@ def _summary(found: Sequence[Waits], compared: Comparison) -> str:
         return f'<p class="said good">None of {_count(len(found), "pod")} is over the threshold of an alert.</p>\n'
     are = "is" if many == 1 else "are"
     return f'<p class="said bad">{many} of {_count(len(found), "pod")} {are} over the threshold of an alert.</p>\n'
-
-
-def _node(causes: Sequence[Cause]) -> str:
-    return "".join(f'<p class="said bad">{_cause(cause)}.</p>\n' for cause in causes)
 
 
 def _cause(cause: Cause) -> str:
@@ -204,19 +194,18 @@ def _row(pod: Waits, *, known: bool) -> str:
     )
 
 
-def _own(compared: Comparison) -> dict[str, list[tuple[tuple[str, ...], float]]]:
-    """Return the agent's own metrics: labels and values by name."""
-    return {
+_Own = dict[str, list[tuple[tuple[str, ...], float]]]
+"""The agent's own metrics: labels and values by name."""
+
+
+def _agent(compared: Comparison) -> str:
+    own: _Own = {
         family.metric.name: [
             (sample.series.labels, sample.value) for sample in family.samples if not isinstance(sample.value, Histogram)
         ]
         for family in compared.page.families
         if family.table.scope is Scope.AGENT
     }
-
-
-def _agent(compared: Comparison) -> str:
-    own = _own(compared)
 
     def value(name: str) -> float | None:
         return own[name][0][1] if own.get(name) else None
@@ -267,7 +256,7 @@ def _table(caption: str, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) 
     return f"<div><h2>{caption}</h2><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
 
 
-def _collectors(own: dict[str, list[tuple[tuple[str, ...], float]]]) -> str:
+def _collectors(own: _Own) -> str:
     took, errors = (dict(own.get(f"kpod_collector_{what}", ())) for what in ("duration_seconds", "errors_total"))
     rows = (
         (
@@ -281,7 +270,7 @@ def _collectors(own: dict[str, list[tuple[tuple[str, ...], float]]]) -> str:
     return _table("Collectors", ("Collector", "State", "Last read", "Errors"), rows)
 
 
-def _maps(own: dict[str, list[tuple[tuple[str, ...], float]]]) -> str:
+def _maps(own: _Own) -> str:
     room = dict(own.get("kpod_bpf_map_capacity", ()))
     found = [(labels, entries, room.get(labels, 0.0)) for labels, entries in own.get("kpod_bpf_map_entries", ())]
     if not found:

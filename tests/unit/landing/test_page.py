@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from kpod_metrics import health
+from kpod_metrics.exposition.recent import Comparison
 from kpod_metrics.landing import page
 from kpod_metrics.pods.model import Identity
 from monitoring.alerts import ALERTS
@@ -225,19 +226,23 @@ def test_made_once_a_second_at_most(many: Node, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(time, "time", lambda: wall)  # pages say how old they are
     now = 100.0
     pages = page.Pages(lambda: now)
-    first = pages.get(many.compared, [], "n1")
+
+    def get(compared: Comparison | None, *problems: str, limit: int = page.DEFAULT_PODS) -> bytes:
+        return pages.get(compared, problems, "n1", limit, "")
+
+    first = get(many.compared)
     assert first == page.render(many.compared, [], "n1")
     now = 100.9
-    assert pages.get(many.compared, [], "n1") is first
-    assert pages.get(many.compared, ["broken"], "n1") is not first
-    assert b"broken" in pages.get(many.compared, ["broken"], "n1")
-    assert len(pages.get(many.compared, [], "n1", 1)) < len(first) / 2
-    again = pages.get(many.compared, [], "n1")
+    assert get(many.compared) is first
+    assert get(many.compared, "broken") is not first
+    assert b"broken" in get(many.compared, "broken")
+    assert len(get(many.compared, limit=1)) < len(first) / 2
+    again = get(many.compared)
     now = 101.0
-    assert pages.get(many.compared, [], "n1") is not again
-    assert b"not over yet" in pages.get(None, [], "n1")
-    newer = many.compared._replace(at=many.compared.at + 1)
-    assert b"over the last 11 s" in pages.get(newer, [], "n1")
+    assert get(many.compared) is not again
+    assert b"not over yet" in get(None)
+    newer = many.compared._replace(at=many.compared.at + 1, seconds=many.compared.seconds + 1)
+    assert b"over the last 11 s" in get(newer)
 
 
 @pytest.mark.parametrize(
