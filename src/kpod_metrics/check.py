@@ -88,16 +88,9 @@ def run(settings: Settings) -> Report:
     report = Report(__version__, platform.release())
     add = report.lines.append
     capabilities = rights.effective(settings.proc_root)
-    add(
-        Line(
-            "rights",
-            rights.may_use_bpf(capabilities),
-            f"uid {os.geteuid()}, "
-            + (
-                f"without {lacking}" if (lacking := rights.lacking_for_bpf(capabilities)) else "CAP_BPF and CAP_PERFMON"
-            ),
-        )
-    )
+    lacking = rights.lacking_for_bpf(capabilities)
+    held = f"without {lacking}" if lacking else "CAP_BPF and CAP_PERFMON"
+    add(Line("rights", rights.may_use_bpf(capabilities), f"uid {os.geteuid()}, {held}"))
     if settings.web_config_file:
         add(_web(settings.web_config_file))
     btf = os.path.join(settings.sys_root, "kernel/btf/vmlinux")

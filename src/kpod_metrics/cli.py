@@ -78,15 +78,13 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown arguments here: argparse would leave this to the outer parser, which has other flags."""
         found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self._refuse_unknown(unknown[0])
-        return found, unknown
-
-    def _refuse_unknown(self, argument: str) -> NoReturn:
-        flag, flags = argument.partition("=")[0], [name for name in self._option_string_actions if name[:2] == "--"]
-        if argument.startswith("-"):
+        if unknown and unknown[0].startswith("-"):
+            flag = unknown[0].partition("=")[0]
+            flags = [name for name in self._option_string_actions if name.startswith("--")]
             self.error(f"unknown flag {settings.shown(flag)}{settings.nearest(flag, flags)}")
-        self.error(f"unexpected argument {argument!r}")
+        if unknown:
+            self.error(f"unexpected argument {unknown[0]!r}")
+        return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -3,7 +3,7 @@
 Which of them a kernel has is found by loading and attaching what uses them, never by its release.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -100,15 +100,9 @@ def matching(patterns: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def with_needed(names: Iterable[str]) -> frozenset[str]:
+def with_needed(names: Collection[str]) -> frozenset[str]:
     """Return these features and all that they need."""
-    found: set[str] = set()
-    left = list(names)
-    while left:
-        name = left.pop()
-        found.add(name)
-        left.extend(FEATURES[name].needs)
-    return frozenset(found)
+    return frozenset(names).union(*(with_needed(FEATURES[name].needs) for name in names))
 
 
 def with_dependent(names: Iterable[str]) -> frozenset[str]:

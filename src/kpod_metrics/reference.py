@@ -16,8 +16,6 @@ from kpod_metrics.pods import info
 from kpod_metrics.settings import DEFAULT_SYSCALLS, Setting, catalogue
 
 _ENVIRONMENT = Environment(syscalls=DEFAULT_SYSCALLS)
-
-
 _OF_SANDBOX = "run_queue"
 """The collector whose events a pod's sandbox has too."""
 _DESCRIPTIONS = {"agent": "the agent itself", "pods": "facts about each pod from Kubernetes"}
@@ -25,16 +23,11 @@ _DESCRIPTIONS = {"agent": "the agent itself", "pods": "facts about each pod from
 
 def declared() -> Iterator[tuple[str, Table, Metric]]:
     """Yield every metric with its table and collector ("agent" for the agent's own, "pods" for Kubernetes')."""
-    for name, kind in registered().items():
-        for table in kind.declare(_ENVIRONMENT):
+    of_collectors = [(name, kind.declare(_ENVIRONMENT)) for name, kind in registered().items()]
+    for name, tables in [*of_collectors, ("pods", info.TABLES), ("agent", health.TABLES)]:
+        for table in tables:
             for metric in table.metrics:
                 yield name, table, metric
-    for table in info.TABLES:
-        for metric in table.metrics:
-            yield "pods", table, metric
-    for table in health.TABLES:
-        for metric in table.metrics:
-            yield "agent", table, metric
 
 
 def _labels(table: Table) -> list[str]:
@@ -84,8 +77,7 @@ def _one_more() -> str:
                     children = table.children() // (len(label.values) or 1)
                     costs[label.per] = costs.get(label.per, 0) + series * children
     (first, cost), *others = costs.items()
-    said = [f"A further {first} adds {cost}", *(f"a {per} {cost}" for per, cost in others)]
-    return ", ".join(said)
+    return ", ".join([f"A further {first} adds {cost}", *(f"a {per} {cost}" for per, cost in others)])
 
 
 def _profiles(kind: type[Collector]) -> list[Profile]:
@@ -250,8 +242,6 @@ def _cell(text: str) -> str:
 
 
 FORMATS: dict[str, Callable[[], str]] = {"table": as_table, "json": as_json, "markdown": as_markdown}
-
-
 PAGES: dict[str, Callable[[], str]] = {
     "docs/metrics.md": as_markdown,
     "docs/configuration.md": lambda: settings_as_markdown(catalogue(registered())),

@@ -9,7 +9,7 @@ Selector = Callable[[Mapping[str, str]], bool]
 _KEY = r"[A-Za-z0-9]([-A-Za-z0-9_./]{0,315}[A-Za-z0-9])?"
 _VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 _REQUIREMENT = re.compile(
-    rf"\s*(?:(?P<absent>!)\s*(?P<gone>{_KEY})"
+    rf"\s*(?:!\s*(?P<gone>{_KEY})"
     rf"|(?P<set>{_KEY})\s+(?P<not>not)?in\s*\((?P<values>[^()]*)\)"
     rf"|(?P<key>{_KEY})\s*(?:(?P<operator>==|=|!=)\s*(?P<value>{_VALUE}))?)\s*(?:,|$)"
 )
@@ -32,19 +32,17 @@ def parse(text: str) -> Selector:
 
 
 def _requirement(match: "re.Match[str]") -> Selector:
-    if match["absent"]:
-        gone = match["gone"]
-        return lambda labels: gone not in labels
+    key = match["gone"] or match["set"] or match["key"]
+    if match["gone"]:
+        return lambda labels: key not in labels
     if match["set"]:
-        key, wanted = match["set"], {value.strip() for value in match["values"].split(",")}
+        wanted = {value.strip() for value in match["values"].split(",")}
         if not all(_WHOLE_VALUE.fullmatch(value) for value in wanted):
             raise ValueError(f"not values of a label: {match['values']!r}")
-        if match["not"]:
-            return lambda labels: labels.get(key) not in wanted
-        return lambda labels: labels.get(key) in wanted
-    key, value = match["key"], match["value"]
-    if match["operator"] is None:
+    elif match["operator"]:
+        wanted = {match["value"]}
+    else:
         return lambda labels: key in labels
-    if match["operator"] == "!=":
-        return lambda labels: labels.get(key) != value
-    return lambda labels: labels.get(key) == value
+    if match["not"] or match["operator"] == "!=":
+        return lambda labels: labels.get(key) not in wanted
+    return lambda labels: labels.get(key) in wanted

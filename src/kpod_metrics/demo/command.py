@@ -15,7 +15,7 @@ from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.demo.catalogue import LOAD
 from kpod_metrics.demo.groups import Workloads
 from kpod_metrics.settings import Settings
-from kpod_metrics.web.address import local_url
+from kpod_metrics.web.address import host_port, local_url
 
 DEFAULTS = {"profile": "comprehensive", "poll_interval": "2s", "listen": "127.0.0.1:9090"}
 """Defaults that differ from those of `run`: for a user who watches on this machine."""
@@ -52,8 +52,7 @@ def _beside(
     workloads: Workloads, settings: Settings, flags: Sequence[str], duration: float, over: threading.Event
 ) -> int:
     """Run the agent; return 0 if the time or a signal ended it, else its own status."""
-    host, port = settings.listen
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = host_port(*settings.listen)
     chosen = ("--profile", settings.profile, "--poll-interval", f"{settings.poll_interval}s", "--listen", where)
     libc = ctypes.CDLL(None)
     agent = subprocess.Popen(

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import BinaryIO
 
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWNET = 0x40000000
@@ -137,7 +136,7 @@ _FILE_BYTES = 4 << 20
 
 def _faults(directory: str) -> None:
     """Read pages that were dropped from the page cache, 40 a second."""
-    with _unnamed(directory) as file:
+    with tempfile.TemporaryFile(dir=directory) as file:
         for _ in range(_FILE_BYTES >> 20):
             file.write(os.urandom(1 << 20))
         file.flush()
@@ -164,18 +163,13 @@ def _syscalls(directory: str) -> None:
 
 
 def _writer(directory: str) -> None:
-    with _unnamed(directory) as file:
+    with tempfile.TemporaryFile(dir=directory) as file:
         while True:
             file.seek(0)
             file.write(os.urandom(1 << 16))
             file.flush()
             os.fsync(file.fileno())
             time.sleep(0.2)
-
-
-def _unnamed(directory: str) -> BinaryIO:
-    """Open a file without a name, which ends with this process."""
-    return tempfile.TemporaryFile(dir=directory)
 
 
 def _throttled(_: str) -> None:
@@ -187,8 +181,7 @@ def _throttled(_: str) -> None:
 def _memory(_: str) -> None:
     """Start a process that allocates memory until it is killed; rarely, as the kernel logs each kill."""
     while True:
-        eater = _beside(_eat)
-        os.waitpid(eater, 0)
+        os.waitpid(_beside(_eat), 0)
         time.sleep(6)
 
 
