@@ -3,12 +3,15 @@
 The machine of `make test-kernels` that has Prometheus has them. It is emulated: tests wait for what comes.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from kpod_metrics.collectors import registered
+from kpod_metrics.collectors.kit import Environment
 from monitoring.alerts import MUCH_WAIT
 from tests.boards import Panel, asked, panels
 from tests.live.agents import eventually
@@ -35,20 +38,28 @@ ALERT_OF = {
 
 CONTENDING = [name for name, alert in ALERT_OF.items() if alert == "KpodRunQueueSaturated"]
 
-_CPU, _IO, _MEMORY = (f"{name} controller in cgroup v2" for name in ("cpu", "io", "memory"))
+CONTROLLERS = {
+    metric.name: kind.controller
+    for kind in registered().values()
+    for table in kind.declare(Environment())
+    for metric in table.metrics
+}
+
+
+def controller_of(panel: Panel) -> str:
+    """The controller without which a panel has no data: that of the collectors of all its metrics."""
+    drawn = {name for expression in panel.expressions for name in re.findall(r"\bkpod_\w+", expression)}
+    found = {CONTROLLERS.get(re.sub("_(bucket|sum|count)$", "", name), "") for name in drawn}
+    return found.pop() if len(found) == 1 else ""
+
+
 PANELS = {
-    "node: What pods wait for / Throttled share of CPU periods": _CPU,
-    "node: Memory / Memory": _MEMORY,
-    "node: Memory / Memory, share of the limit": _MEMORY,
-    "node: Disk and file systems / Disk reads": _IO,
-    "node: Disk and file systems / Disk writes": _IO,
-    "pod: Overview / Throttled share of CPU periods": _CPU,
-    "pod: Is it short of CPU time? / CPU throttled": _CPU,
-    "pod: Is it short of memory? / Memory and its limit": _MEMORY,
-    "pod: Is it short of memory? / OOM kills of whole containers": _MEMORY,
+    **{panel.id: f"{name} controller in cgroup v2" for panel in panels() if (name := controller_of(panel))},
+    "node: What pods wait for / Throttled share of CPU periods": "cpu controller in cgroup v2",
+    "pod: Overview / Throttled share of CPU periods": "cpu controller in cgroup v2",
+    "pod: Is it short of CPU time? / CPU throttled": "cpu controller in cgroup v2",
+    "pod: Is it short of memory? / OOM kills of whole containers": "memory controller in cgroup v2",
     "pod: Is it short of memory? / Memory swap": "swap",
-    "pod: Is it waiting for a disk? / Disk bytes": _IO,
-    "pod: Is it waiting for a disk? / Disk operations": _IO,
 }
 """Panels without data, and what they need."""
 

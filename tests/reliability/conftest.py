@@ -10,6 +10,8 @@ from tests.live.conftest import (  # noqa: F401 - fixtures
     cgroup,
     cgroup_root,
     children,
+    controllers,
+    limited,
     machine_is_left_as_found,
     mount_namespaces,
     on_disk,

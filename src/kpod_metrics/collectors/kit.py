@@ -209,9 +209,9 @@ class BpfCollector(OwnsBpfObject, Collector):
         Only a load shows whether a program may use a kind of storage: the type of task storage exists two releases
         before tracing programs may use it.
         """
+        self.without = set(with_dependent(self.environment.forced_off))
         if self.controller and (absent := without_controller(self.controller, self._controllers())):
             return [Signal(self.metrics, "", absent=absent)]
-        self.without = set(with_dependent(self.environment.forced_off))
         first: libbpf.KernelError | None = None
         while True:
             try:

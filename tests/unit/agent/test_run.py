@@ -183,8 +183,8 @@ def test_cycle_comes_at_once_when_names_come(tmp_path: Path, running: Callable[[
     assert hub.page()["kpod_pending_events", "one"] == 1
     hub.names.owners["a"] = A
     hub.names.connected = True
-    eventually(lambda: hub.page().get((COUNT, "a")) == 1)
-    assert hub.page()["kpod_pod_source_connected", "test"] == 1
+    eventually(lambda: hub.page()["kpod_pod_source_connected", "test"] == 1)
+    assert hub.page()[COUNT, "a"] == 1
 
 
 def test_name_that_comes_is_on_the_page_at_once(tmp_path: Path, running: Callable[[Hub], Hub]) -> None:
