@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* New cgroups with their paths: the agent can name a cgroup that is gone before it walks the tree.
- */
+/* New cgroups with their paths: to name those that are removed before the agent sees them. */
 #include "kpod.bpf.h"
 
 #define PATH_SIZE 1024 /* TRACE_CGROUP_PATH_LEN of kernel/cgroup/cgroup-internal.h */
 
 #define MAX_DEPTH 128
 
-/* The cgroup that is the root of what the agent sees; 0: the whole hierarchy. */
+/* The root of the part of the hierarchy that the agent sees; 0: it sees all. */
 const volatile __u64 root_id = 0;
 
 struct new_cgroup {
 	__u64 id;
-	__u64 levels; /* below root_id; 0: it is not below it */
+	__u64 levels; /* below root_id; 0: not below it */
 	char path[PATH_SIZE];
 };
 
@@ -32,8 +31,8 @@ struct {
 } new_cgroup_record SEC(".maps");
 
 /*
- * How many levels a cgroup is below root_id. A node that runs in a container sees only a
- * part of the hierarchy, and cannot find out the path of that part.
+ * The number of levels from root_id down to a cgroup. A node that runs in a container sees
+ * only a part of the hierarchy, and does not know the path of that part.
  */
 static __always_inline __u64 levels_below_root(struct cgroup *cgroup)
 {

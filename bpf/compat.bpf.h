@@ -35,7 +35,7 @@ static __always_inline __u64 task_cgroup_id(struct task_struct *task)
 }
 
 /*
- * Each architecture has its own register for a syscall's number, and its own mark for a
+ * Each architecture has its own register for a syscall's number, and its own flag for a
  * 32-bit call. x86-64: TS_COMPAT in thread_info.status, set for the duration of the
  * call (arch/x86/include/asm/thread_info.h). arm64: TIF_32BIT in
  * thread_info.flags, of the whole process (arch/arm64/include/asm/thread_info.h).
@@ -70,7 +70,7 @@ static __always_inline struct task_struct *current_task(void)
 	return (struct task_struct *)bpf_get_current_task();
 }
 
-/* As bpf_get_current_cgroup_id(), but 20 ns faster where current is a pointer. */
+/* As bpf_get_current_cgroup_id(), but 20 ns faster if current is a pointer. */
 static __always_inline __u64 current_cgroup_id(struct task_struct *current)
 {
 	if (current_is_pointer())
@@ -118,7 +118,7 @@ static __always_inline __u64 socket_cgroup_id(struct sock *sk)
  * oom/mark_victim passes the victim's task since about 6.8 (72ba14deb40a, "mm: Update
  * mark_victim tracepoints fields"), and only its PID before. On older kernels the victim's
  * exit is used instead. Until 6.16 sched_process_exit runs after exit_mm(), which waits
- * for the killer; since then it runs first, and may miss the mark.
+ * for the killer; since then it runs first, and may not see the mark.
  */
 static __always_inline bool mark_victim_has_task(void)
 {

@@ -58,7 +58,7 @@ struct signal_struct {
 	struct mm_struct *oom_mm;
 };
 
-/* The record of a tracepoint: its fields show which kernel this is. */
+/* The record of a tracepoint: which fields it has depends on the kernel's release. */
 struct trace_event_raw_mark_victim {
 	__u32 uid;
 };
@@ -109,7 +109,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 };
 
-/* Where each architecture keeps the number of a syscall and the mark of a 32-bit one. */
+/* The number of a syscall, and the flag of a 32-bit one, on each architecture. */
 struct pt_regs___x86 {
 	unsigned long orig_ax;
 };
@@ -147,7 +147,7 @@ struct sock_cgroup_data___before_5_15 {
 	__u64 val;
 };
 
-/* Where spinlocks are queued (kernel/locking/qspinlock.c): x86-64, arm64, not PREEMPT_RT. */
+/* Queued spinlocks (kernel/locking/qspinlock.c): on x86-64 and arm64, without PREEMPT_RT. */
 struct qspinlock {
 	struct {
 		int counter;

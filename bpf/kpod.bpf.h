@@ -11,9 +11,8 @@
 #include "kernel_types.h"
 
 /*
- * What a map or a program is to another one of the object, for the agent: it reads these
- * tags in the object's BTF. libbpf takes them out for kernels before 5.16, which do not
- * know them.
+ * The role of a map or program for another one of the object. The agent reads these tags
+ * in the object's BTF. libbpf removes them for kernels before 5.16, which reject them.
  */
 #define KPOD_IS(role, of) __attribute__((btf_decl_tag(role " of " #of)))
 

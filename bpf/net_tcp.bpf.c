@@ -7,10 +7,10 @@
  *
  * The kernel keeps the totals of each socket itself. These programs add up their growth
  * since the last read: an iterator over the sockets reads them once a cycle, and a hook at
- * every change of state, so that a segment costs only its round-trip time. A connection
- * that begins after the agent counts from 0. Another iterator finds the existing
- * connections once: they count from the totals that they have then. It cannot see a
- * connection that no process has open: that counts from the first hook that sees it.
+ * every change of state, so that a segment costs only an observation of the round-trip
+ * time. A connection that begins after the agent counts from 0. Another iterator finds the
+ * existing connections once: they count from the totals that they have then. It cannot see
+ * a connection that no process has open: that counts from the first hook that sees it.
  *
  * If the kernel has no such iterator (before 5.12, or without queued spinlocks), hooks read
  * the totals when a segment arrives, is read or is retransmitted. They are separate
@@ -61,8 +61,8 @@ struct socket_totals {
 };
 
 /*
- * What is counted of a socket so far, over all of its connections. It only grows, so a late
- * read finds nothing left to count.
+ * The totals of a socket that are counted so far, over all of its connections. They only
+ * grow, so a late read finds nothing left to count.
  */
 struct socket_state {
 	struct socket_totals last;
@@ -81,7 +81,7 @@ static __always_inline struct net_tcp_value *value_of(struct sock *sk)
 	return net_tcp_of(&key);
 }
 
-/* Add the earlier connections: from the totals of a connection to those of its socket. */
+/* Add the earlier connections: this changes totals of a connection to those of its socket. */
 static __always_inline void add_earlier(struct socket_totals *totals,
 					const struct socket_state *socket)
 {
@@ -91,7 +91,7 @@ static __always_inline void add_earlier(struct socket_totals *totals,
 	totals->retransmits += socket->retransmits_before;
 }
 
-/* A socket's state, created from `totals` if there is none. Makes them the socket's totals. */
+/* A socket's state, created from `totals` if there is none. Adds the earlier connections. */
 static __always_inline struct socket_state *state_of(struct sock *sk, struct socket_totals *totals)
 {
 	struct socket_state first = {.last = *totals}, *socket = tcp_sockets_of(sk, &first);
@@ -102,7 +102,7 @@ static __always_inline struct socket_state *state_of(struct sock *sk, struct soc
 }
 
 /*
- * `sent` is how far snd_nxt got: it counts each byte once, even if the byte was
+ * `sent` is the advance of snd_nxt: it counts each byte once, even if the byte was
  * retransmitted, or refused by a full queue below TCP. It is complete when the last
  * acknowledgement arrives, unlike bytes_acked: tcp_probe runs before TCP reads the segment.
  */
@@ -125,7 +125,7 @@ static __always_inline void exclude_fins(struct socket_totals *totals, bool all_
 			     1 << BPF_TCP_CLOSING | 1 << BPF_TCP_LAST_ACK;
 
 	if (totals->state == BPF_TCP_SYN_SENT)
-		totals->sent = 1; /* the SYN; what it carries counts once it is answered */
+		totals->sent = 1; /* the SYN; its data counts when it is answered */
 	else if (queued >> totals->state & 1 && all_sent)
 		totals->sent--;
 	if (flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1)
@@ -218,7 +218,7 @@ static __always_inline void count_change(struct net_tcp_value *value, struct soc
 	__u32 before = last->state;
 
 	if (before == BPF_TCP_SYN_SENT && state == BPF_TCP_SYN_RECV)
-		return; /* both ends connect at once: still a connect of ours */
+		return; /* both ends connect at once: this is still an outbound connect */
 	last->state = state;
 	if (before == BPF_TCP_SYN_SENT)
 		__sync_fetch_and_add(
@@ -243,8 +243,8 @@ static __always_inline void full_barrier(void)
  * The totals of a socket that is not locked; false if the socket has ended: its memory may
  * belong to another socket by now. They are read twice. If both reads return the same, and
  * the socket was unlocked in between, they were correct at that moment, because they only
- * grow. Otherwise the socket is in use, and they may be changing: then only what is certain
- * counts, without unacknowledged bytes and one byte that may be the FIN. A later read
+ * grow. Otherwise the socket is in use, and they may be changing: then only the certain
+ * part counts, without unacknowledged bytes and one byte that may be the FIN. A later read
  * counts the rest. The earlier connections are read first: their counts are in those fields
  * alone.
  */
@@ -307,7 +307,7 @@ static __always_inline void count_growth(struct sock *sk)
 	struct socket_state *socket;
 	struct net_tcp_value *value;
 
-	/* After the end: all is counted at the change to CLOSE. */
+	/* After the end: the change to CLOSE counted all. */
 	if (!tcp || totals.state == BPF_TCP_CLOSE)
 		return;
 	read_payload(sk, tcp, &totals);
@@ -322,7 +322,7 @@ static __always_inline void count_growth(struct sock *sk)
 const volatile bool kpod_socket_iterator = true;
 
 /*
- * Where an iterator counts bytes, a hook still uses some segments to find sockets and
+ * If an iterator counts bytes, a hook still uses some segments to find sockets and
  * changes of state that were missed (see socket_ends()): a connection's first segments, all
  * until it has received something, as a message is often one "segment" of many (GRO), and
  * one in 64 later.
@@ -404,7 +404,7 @@ static __always_inline void change(bool shared, struct sock *sk, struct tcp_sock
 		tcp_sockets_drop(sk);
 }
 
-/* By connect() or as the child of a listening socket. The socket may have had another one. */
+/* By connect() or as a child of a listening socket. The socket may have had one before. */
 static __always_inline void connection_created(struct sock *sk, __u32 state)
 {
 	struct socket_state first = {.last = {.state = state}}, *socket;

@@ -13,7 +13,7 @@ struct oom_value {
 	__u64 created_ns;
 	__u64 kills;
 	__u64 group_kills;
-	__u64 group_killed_ns; /* when the first exit of the last group kill was seen */
+	__u64 group_killed_ns; /* time of the first exit in the last group kill */
 };
 
 KPOD_METRIC_MAP(oom, struct oom_key, struct oom_value)
@@ -25,9 +25,9 @@ struct victim {
 };
 
 /*
- * What was counted already: NAME_first() adds a key, and returns whether it was new. The
- * map is an LRU. A key that cannot be added might be there already: the event is not
- * counted, but the failure is.
+ * Keys that were counted already: NAME_first() adds a key, and returns whether it was new.
+ * The map is an LRU. If a key cannot be added, it may be there already: then the failure
+ * is counted, but not the event.
  */
 #define KPOD_SEEN_MAP(name, key_type)                                          \
 	struct {                                                               \
@@ -47,10 +47,10 @@ struct victim {
 		return !err;                                                   \
 	}
 
-/* Each thread of a victim exits, and may run the program. */
+/* Victims: each thread of one exits, and may run the program. */
 KPOD_SEEN_MAP(oom_victims, struct victim)
 
-/* Kills of whole groups, by what group_killed_ns was before. */
+/* A kill of a whole group, identified by the value of group_killed_ns before it. */
 struct group_kill {
 	__u64 cgroup_id;
 	__u64 before_ns;
@@ -61,7 +61,7 @@ KPOD_SEEN_MAP(oom_groups, struct group_kill)
 /*
  * The cgroup that is killed as a whole (memory.oom.group): the highest one at or above the
  * victim's, as mem_cgroup_get_oom_group() finds it. The kernel stops at the cgroup whose
- * limit was hit, which no field shows here. 0 is none.
+ * limit was reached, which no field shows here. Returns 0 if there is none.
  */
 static __always_inline __u64 oom_group_id(struct task_struct *task)
 {
@@ -132,7 +132,7 @@ int BPF_PROG(victim_chosen, struct task_struct *victim)
 	return 0;
 }
 
-/* On other kernels the victim's exit shows it: signal->oom_mm keeps the mark. */
+/* On other kernels, count the victim's exit: signal->oom_mm keeps the mark. */
 SEC("raw_tp/sched_process_exit")
 int BPF_PROG(process_exits, struct task_struct *task)
 {

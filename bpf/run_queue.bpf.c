@@ -5,24 +5,24 @@
  * The kernel itself adds up the time that each task waits in the run queue, across
  * migrations, preemptions and throttling: sched_info.run_delay, as in
  * /proc/PID/schedstat. When a task leaves a CPU, the growth of run_delay since it last
- * left one is its wait before the stint that ends now. So this needs one program, no
+ * left one is its wait before the run that ends now. So this needs one program, no
  * timestamp and no wakeup hook, and agrees with schedstat to the nanosecond. The kernel
  * counts the voluntary or involuntary switch for the same task, prev.
  */
 #include "kpod.bpf.h"
 #include "state.bpf.h"
 
-struct cpu_key {
+struct run_queue_key {
 	__u64 cgroup_id;
 };
 
-struct cpu_value {
+struct run_queue_value {
 	__u64 created_ns;
-	__u64 untimed; /* switches of tasks without state: their waits are unknown */
+	__u64 untimed; /* switches of tasks without state: the waits are unknown */
 	struct histogram wait;
 };
 
-KPOD_METRIC_MAP(run_queue, struct cpu_key, struct cpu_value)
+KPOD_METRIC_MAP(run_queue, struct run_queue_key, struct run_queue_value)
 
 struct delay {
 	__u64 run_delay; /* when the task last left a CPU */
@@ -31,8 +31,8 @@ struct delay {
 KPOD_STATE(task, task_delay, struct delay)
 
 /*
- * State is created when a task is created and, for tasks that exist when the agent starts,
- * by an iterator; never in sched_switch. That runs with the run queue locked, and an
+ * The state is created with its task or, for tasks that exist when the agent starts, by an
+ * iterator; never in sched_switch. That runs with the run queue locked, and an
  * allocation there may wake kswapd, which needs the same lock.
  */
 static __always_inline void remember(struct task_struct *task, __u64 run_delay)
@@ -63,8 +63,8 @@ int existing_tasks(struct bpf_iter__task *ctx)
 SEC("raw_tp/sched_switch")
 int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
 {
-	struct cpu_key key;
-	struct cpu_value *value;
+	struct run_queue_key key;
+	struct run_queue_value *value;
 	struct delay *last;
 	__u64 run_delay, wait;
 

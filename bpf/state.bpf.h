@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * State that a program keeps of each task, socket or block request.
+ * State that a program keeps for each task, socket or block request.
  *
  * KPOD_STATE(KIND, NAME, TYPE) declares it; KIND is task, socket or request. Then
  *
  * NAME_get(object) returns the state, NULL if there is none;
- * NAME_of(object, &first) returns it too, and makes it with the value `first` if there
+ * NAME_of(object, &first) returns it too, and creates it with the value `first` if there
  * is none: NULL if there is no room, which is counted. It may allocate: do not call it
  * with a run queue locked;
  * NAME_drop(object) deletes what the kernel does not free with the object.
  *
- * The kernel's own storage, at the task or the socket, is used where tracing programs
- * may use it: SK_STORAGE since 5.11 (8e4597c627fb, "bpf: Allow using bpf_sk_storage in
+ * It is in the kernel's own storage, at the task or the socket, if tracing programs may
+ * use that: SK_STORAGE since 5.11 (8e4597c627fb, "bpf: Allow using bpf_sk_storage in
  * FENTRY/FEXIT/RAW_TP"), TASK_STORAGE since 5.13 (a10787e6d58c, "bpf: Enable task local
  * storage for tracing programs"). Otherwise the agent sets kpod_no_KIND_storage, and
  * the state is in a hash by the object's address, which unlike a PID belongs to one
  * object until it is freed. The agent creates one of the two maps. The hash does not
- * evict: what finds it full is counted. A request has no storage.
+ * evict: an update fails if it is full, which is counted. A request has no storage.
  */
 #ifndef KPOD_STATE_BPF_H
 #define KPOD_STATE_BPF_H
@@ -55,7 +55,7 @@ struct request;
 		__type(value, value_type);            \
 	} name SEC(".maps");
 
-/* `early` looks where the state may be besides; `storage_get` is not called if `no_storage`. */
+/* `early` returns the state or NULL; then `storage_get` is called, unless `no_storage`. */
 #define KPOD_STATE_CALLS(object_type, name, value_type, early, no_storage, storage_get)            \
 	struct {                                                                                   \
 		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
@@ -107,12 +107,12 @@ struct request;
 	}
 
 /*
- * A task's storage is three cache lines and a call away. So where programs see every
- * task from its creation, each has a place in a table, also by its address, if that is
- * free: one line, and no call. A state stays in the table or in the storage as long as
- * its task is there. Taking a place needs BPF_CMPXCHG (since 5.12; arm64: 5.18), which a
- * kernel without it refuses even in code that it cannot reach: so separate programs do
- * it, and the agent clears kpod_task_table if it does not load them.
+ * A read of a task's storage takes a call and three cache lines. So if programs see every
+ * task from its creation, its state is in a table, at the place that its address gives, if
+ * that is free: one cache line, no call. A state stays in the table or in the storage until
+ * its task ends. Taking a place needs BPF_CMPXCHG (since 5.12; arm64: 5.18), which a
+ * kernel without it refuses even in unreachable code: so separate programs do it, and the
+ * agent clears kpod_task_table if it does not load them.
  */
 const volatile bool kpod_task_table = true;
 
@@ -178,7 +178,7 @@ static __always_inline __u32 task_place(__u64 number)
 			name##_take_place(task);                                    \
 		return 0;                                                           \
 	}                                                                           \
-	/* With the table, or with the hash. */                                     \
+	/* For the table or the hash. */                                            \
 	SEC("raw_tp/sched_process_free")                                            \
 	KPOD_IS("end", name)                                                        \
 	int BPF_PROG(name##_freed, struct task_struct *task)                        \

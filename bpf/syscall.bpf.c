@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Tracked syscalls of each cgroup: how many ended, how many of them with an error, and
- * how long each took.
+ * Tracked syscalls of each cgroup: their number, their errors and their latency.
  *
- * Every syscall of the machine runs both programs, so an untracked one must cost next to
- * nothing: one lookup in a table, by number, at each end. The start time of a tracked
+ * Every syscall of the machine runs both programs, so an untracked one must be very
+ * cheap: one lookup in a table, by number, at each end. The start time of a tracked
  * syscall is in its task's state, since the task may sleep and wake on another CPU.
  *
- * Not counted, because the kernel shows one end only: syscalls that never return (exit,
+ * Not counted, because a program runs at one end only: syscalls that never return (exit,
  * sigreturn), syscalls that began before the programs were attached, a fork as the child
  * sees it, and syscalls that seccomp refused.
  */
@@ -29,8 +28,8 @@ struct syscall_value {
 KPOD_METRIC_MAP(syscall, struct syscall_key, struct syscall_value)
 
 /*
- * By number: the index of the tracked syscall plus 1; 0 is untracked. The low byte is for
- * native calls, the high byte for calls of 32-bit processes, whose numbers mean other
+ * By number: the index of the tracked syscall plus 1, or 0 if it is untracked. The low byte
+ * is for native calls, the high byte for calls of 32-bit processes, whose numbers mean other
  * syscalls. The agent fills both tables before load. They differ in execve: see ANY_BEGUN.
  */
 #define SYSCALL_NUMBERS 512
@@ -44,7 +43,7 @@ const volatile __u16 ends[SYSCALL_NUMBERS];
  */
 #define ANY_BEGUN 255
 
-/* The tracked syscall that a task is in; 0 is none. */
+/* The tracked syscall that a task is in, as in `begins`; 0 is none. */
 struct begun {
 	__u64 start_ns;
 	__u32 syscall;
@@ -140,12 +139,11 @@ static __always_inline int call_ends(struct pt_regs *regs, long ret)
 
 /*
  * Since 7.2 ("bpf: Add sleepable support for raw tracepoint programs") a task may be
- * preempted inside a program here. Until it goes on, no other task's calls run that
- * program on that CPU: the kernel takes them for recursion and skips the program. So the
- * agent attaches all copies there, and only the first one on other kernels. Every copy
- * that runs at a call's entry sets the same beginning, and the first copy that runs at its
- * end counts it. A call is lost only if as many tasks of one CPU are inside, each in
- * another copy.
+ * preempted inside a program here. Until it continues, calls of other tasks do not run
+ * that program on that CPU: the kernel takes them for recursion and skips the program. So
+ * the agent attaches all copies there, and only the first one on other kernels. Every copy
+ * that runs at a call's entry stores the start, and the first copy that runs at its end
+ * counts the call. A call is lost only if other tasks of the CPU are inside all copies.
  */
 #define KPOD_SYSCALL_HOOKS(copy)                                                       \
 	SEC("raw_tp/sys_enter")                                                        \

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The namespaces of all processes in one pass: reading them in /proc costs forty times as much. */
+/* The namespaces of all processes in one pass: reading them in /proc takes forty times as long. */
 #include "kpod.bpf.h"
 
 /* The first kernel thread: it is in the machine's own namespaces. */
@@ -25,30 +25,30 @@ struct {
 
 /*
  * A process that ends loses its namespaces: then all reads return 0, and the agent skips
- * it. poll() of mountinfo compares the same mnt_namespace.event (fs/namespace.c,
+ * the process. poll() of mountinfo compares the same mnt_namespace.event (fs/namespace.c,
  * touch_mnt_namespace()).
  */
 SEC("iter/task")
 int read_task(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct task_namespaces *view;
+	struct task_namespaces *record;
 	__u32 zero = 0;
 
 	if (!task || BPF_CORE_READ(task, pid) != BPF_CORE_READ(task, tgid))
 		return 0; /* the end, or a further thread */
 	if (!BPF_CORE_READ(task, mm) && BPF_CORE_READ(task, pid) != KTHREADD)
 		return 0; /* another kernel thread */
-	view = bpf_map_lookup_elem(&task_namespaces_record, &zero);
-	if (!view)
+	record = bpf_map_lookup_elem(&task_namespaces_record, &zero);
+	if (!record)
 		return 0;
-	view->pid = BPF_CORE_READ(task, pid);
-	view->mount_namespace = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
-	view->network_namespace = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
-	view->mount_changes = BPF_CORE_READ(task, nsproxy, mnt_ns, event);
-	view->root_mount = (__u64)BPF_CORE_READ(task, fs, root.mnt);
-	view->root_directory = (__u64)BPF_CORE_READ(task, fs, root.dentry);
-	bpf_seq_write(ctx->meta->seq, view, sizeof(*view));
+	record->pid = BPF_CORE_READ(task, pid);
+	record->mount_namespace = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	record->network_namespace = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	record->mount_changes = BPF_CORE_READ(task, nsproxy, mnt_ns, event);
+	record->root_mount = (__u64)BPF_CORE_READ(task, fs, root.mnt);
+	record->root_directory = (__u64)BPF_CORE_READ(task, fs, root.dentry);
+	bpf_seq_write(ctx->meta->seq, record, sizeof(*record));
 	return 0;
 }
 
