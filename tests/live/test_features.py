@@ -116,7 +116,7 @@ def test_an_iterator_that_is_refused_is_done_without(refused_iterator: str) -> N
 
 
 @forced.needs(SOCKET_ITERATOR)
-def test_what_is_insisted_on_and_refused_is_told(refused_iterator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_required_and_refused_is_reported(refused_iterator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the collector, by the agent's readiness, and nothing stands in for it."""
     insisting = Environment(objects=refused_iterator, forced_on=frozenset({SOCKET_ITERATOR}))
     collector = NetTcp(insisting)
@@ -140,7 +140,7 @@ def test_what_is_insisted_on_and_refused_is_told(refused_iterator: str, monkeypa
 
 
 @forced.needs(SOCKET_ITERATOR)
-def test_what_is_insisted_on_and_there_is_used() -> None:
+def test_what_is_required_and_exists_is_used() -> None:
     with opened(NetTcp(Environment(forced_on=frozenset({SOCKET_ITERATOR})))) as collector:
         assert isinstance(collector, NetTcp)
         assert collector._totals is not None
@@ -152,7 +152,7 @@ def test_a_feature_that_needs_another() -> None:
     environment = Environment(forced_on=frozenset({SOCKET_ITERATOR}), forced_off=frozenset({TP_BTF}))
     collector = NetTcp(environment)
     try:
-        with pytest.raises(UnavailableError, match=rf"{SOCKET_ITERATOR}.*: insisted on"):
+        with pytest.raises(UnavailableError, match=rf"{SOCKET_ITERATOR}.*: required"):
             collector.open()
     finally:
         collector.close()

@@ -407,7 +407,7 @@ def test_links_in_place_of_folders_above_mounts_lead_nowhere(
                     return {row.labels[0]: row.values[0] for row in rows if row.labels[0].startswith(f"{home}/")}
 
                 def skipped() -> dict[str, int]:
-                    return {reason: number for reason, number in collector.skipped().items() if number}
+                    return {reason: number for reason, number in collector.skipped_mounts().items() if number}
 
                 mine = {f"{home}/{name}": size << 20 for name, size in SIZES.items()}
                 assert sizes() == mine
@@ -509,7 +509,7 @@ def test_every_process_is_in_the_namespaces_that_proc_says(cgroup: MakeCgroup, c
     tasks = Tasks()
     tasks.open()
     try:
-        views = tasks.look()
+        views = tasks.read()
     finally:
         tasks.close()
     for child in children:
@@ -527,7 +527,7 @@ def test_every_process_is_in_the_namespaces_that_proc_says(cgroup: MakeCgroup, c
 
 
 @needs(TASK_ITERATOR)
-def test_one_look_at_all_processes_serves_each_collector_once(cgroup: MakeCgroup, children: Children) -> None:
+def test_one_snapshot_of_all_processes_serves_each_collector_once(cgroup: MakeCgroup, children: Children) -> None:
     environment = Environment()
     children.append(cgroup("there").start("sleep", "1000"))
 
@@ -538,35 +538,35 @@ def test_one_look_at_all_processes_serves_each_collector_once(cgroup: MakeCgroup
     nobody: tuple[list[str], list[str]] = ([], [])
     with opened(systems):
         with opened(interfaces):
-            one, same = systems.views(), interfaces.views()
+            one, same = systems.snapshot(), interfaces.snapshot()
             assert one is same
             assert one is not None
             assert children[0].pid in one
             children.append(cgroup("later").start("sleep", "1000"))
-            after = interfaces.views()
+            after = interfaces.snapshot()
             assert after is not None
-            assert children[1].pid in after, "nobody has the same look twice"
-            assert systems.views() is after
-            old = systems.views()
+            assert children[1].pid in after, "no user gets the same snapshot twice"
+            assert systems.snapshot() is after
+            old = systems.snapshot()
             time.sleep(0.2)
-            assert interfaces.views() is not old, "an old look serves nobody"
-            # Its state is reported once, by the remaining process.
+            assert interfaces.snapshot() is not old, "an old snapshot serves no user"
+            # Its state is reported once, by the remaining user.
             assert names(systems) == (["task_namespaces_record"], ["read_task"])
             assert names(interfaces) == nobody
             systems.close()
             assert names(systems) == nobody
             assert names(interfaces) == (["task_namespaces_record"], ["read_task"])
-            assert interfaces.views()
+            assert interfaces.snapshot()
         assert names(interfaces) == nobody
         systems.open()
-        assert systems.views()
+        assert systems.snapshot()
 
 
 def helpers() -> int:
     return sum(thread.name == "statvfs" for thread in threading.enumerate())
 
 
-LIMIT = 0.5
+TIMEOUT = 0.5
 
 
 needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
@@ -590,7 +590,7 @@ def test_file_system_that_never_answers(cgroup: MakeCgroup, children: Children, 
     def read(collector: Collector) -> dict[tuple[int, str, tuple[str, ...]], float]:
         return Totals(collector).read([group(inside), group(outside)]).numbers
 
-    with opened(Filesystem(Environment(), limit=LIMIT, statvfs=statvfs)) as collector:
+    with opened(Filesystem(Environment(), timeout=TIMEOUT, statvfs=statvfs)) as collector:
         for _ in range(4):
             numbers = read(collector)
             assert asked.count(str(tmp_path)) == 1  # it is waited for once
@@ -623,7 +623,7 @@ import sys
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.pods.model import Group, Identity
-rows = Filesystem(Environment(), limit=0.2).collect([Group(1, "", (int(sys.argv[1]),), Identity("", "", ""))])
+rows = Filesystem(Environment(), timeout=0.2).collect([Group(1, "", (int(sys.argv[1]),), Identity("", "", ""))])
 print([row.labels for row in rows])
 """
 

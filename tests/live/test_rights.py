@@ -186,7 +186,7 @@ def test_a_cpu_that_comes_up_later() -> None:
         collector = PageFaults(Environment())
         collector.open()
         needed = collector.rights() | ({rights.CAP_BPF} if needs_bpf("/proc") else set())
-        rights.give_up_all_but(rights.mask(*needed))
+        rights.drop_all_but(rights.mask(*needed))
         cpus = set(collector._events)
         collector._events.pop(min(cpus)).close()
         for _ in range(2):
@@ -213,7 +213,7 @@ def test_nothing_comes_back_by_executing_something() -> None:
     code = """
         import ctypes, os
         from kpod_metrics.kernel import rights
-        rights.give_up_all_but(rights.mask(rights.CAP_PERFMON))
+        rights.drop_all_but(rights.mask(rights.CAP_PERFMON))
         print("dumpable", ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True)  # PR_GET_DUMPABLE
         os.execvp("cat", ["cat", "/proc/self/status"])
     """

@@ -67,7 +67,7 @@ def needed(states: Sequence[State], settings: Settings) -> int:
 def give_up_rights(mask: int) -> str:
     """Drop all capabilities except these; return the reason if that failed."""
     try:
-        rights.give_up_all_but(mask)
+        rights.drop_all_but(mask)
     except (KpodError, OSError) as error:
         kept = f"rights that are not needed are kept: {error.strerror if isinstance(error, OSError) else error}"
         log.error("%s", kept)

@@ -70,14 +70,14 @@ class Report:
 
     def _write_collector(self, store: Store, state: State) -> None:
         name, collector = (state.name,), state.collector
-        lacks = (collector.unread, collector.not_looked_at)
+        lacks = (collector.unread_cgroups, collector.skipped_processes)
         store.set(health.COLLECTORS, name, (int(state.is_up), state.duration, state.errors, *lacks))
         if collector.uses_bpf:
             for reason, events in state.ownerless.unattributed.items():
                 store.set(health.UNATTRIBUTED, (*name, reason), (events,))
             store.set(health.PENDING, name, (state.ownerless.pending(store),))
         if state.opened and not state.running:
-            for reason, mounts in collector.skipped().items():
+            for reason, mounts in collector.skipped_mounts().items():
                 store.set(health.MOUNTS_SKIPPED, (reason,), (mounts,))
             self._write_kernel(store, collector.maps, collector.programs)
 

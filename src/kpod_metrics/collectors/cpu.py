@@ -1,6 +1,6 @@
 """CPU time and throttling, from `cpu.stat`: one file per container.
 
-Without the cpu controller the file has only the usage.
+Without the cpu controller, the file has only the usage.
 """
 
 from collections.abc import Iterable, Sequence
@@ -81,10 +81,10 @@ class Cpu(FileCollector):
         """Without the cpu controller, report only the throttling metrics as absent: cpu.stat always has the usage."""
         signals = []
         for signal in super().open():
-            of_limits = tuple(metric for metric in signal.metrics if metric.optional)
+            throttling = tuple(metric for metric in signal.metrics if metric.optional)
             others = tuple(metric for metric in signal.metrics if not metric.optional)
             signals += [replace(signal, metrics=others)] if others else []
-            signals += [replace(signal, metrics=of_limits, absent=self.missing("cpu"))] if of_limits else []
+            signals += [replace(signal, metrics=throttling, absent=self.missing("cpu"))] if throttling else []
         return signals
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
@@ -96,7 +96,7 @@ class Cpu(FileCollector):
         usage, periods = flat(stat, b"usage_usec", b"nr_periods")
         if usage is None:
             return
-        # The kernel counts periods only with a limit, from its first use on.
+        # The kernel counts periods only if there is a limit, from its first use on.
         throttled, throttled_periods = flat(stat, b"throttled_usec", b"nr_throttled") if periods else (None, None)
         yield Row(TABLE, group.id, (), (usage / 1e6, _seconds(throttled), throttled_periods, periods or None))
 

@@ -13,13 +13,13 @@ from kpod_metrics.columns import Column
 from kpod_metrics.metrics import Label, Metric, Profile, Row, Table, counter
 from kpod_metrics.pods.model import Group
 
-_CACHED = "Without reads from the page cache; buffered writes count when the kernel writes them back."
+_CACHED = "Reads from the page cache do not count. Buffered writes count when the kernel writes them back."
 
 
 _BYTES = "Near the device's maximum: use a faster volume, or move other pods (KpodDiskPressure)."
 _OPERATIONS = (
-    "Near the volume's IOPS limit: use larger operations, or a faster volume (KpodDiskPressure). Bytes divided by it "
-    "are the size of an operation."
+    "Near the volume's IOPS limit: use larger operations, or a faster volume (KpodDiskPressure). Divide bytes by it to "
+    "get the size of an operation."
 )
 
 

@@ -1,16 +1,16 @@
 """Space of the file systems of a container, from mountinfo and statvfs().
 
 It reads `/proc/PID/mountinfo` once per container and mount namespace, and again when the kernel reports a change, or in
-every cycle if the kernel cannot. Then it calls statvfs() for each device. A device has one series: if it is mounted
-several times, the shortest mount point is the label. Devices with the same path in several mount namespaces of a
-container are added together, like the gauges of its cgroups.
+every cycle if the kernel cannot report one. Then it calls statvfs() for each device. A device has one series: if it is
+mounted several times, the shortest mount point is the label. Devices with the same path in several mount namespaces of
+a container are added together, like the gauges of its cgroups.
 
-A mount point is looked up only below the process' root directory (`kernel/openat2.py`). A mount whose path leads
-elsewhere is skipped and counted.
+A mount point is looked up only below the process' root directory (`kernel/openat2.py`). It skips and
+counts a mount whose path leads elsewhere.
 
-Excluded are file systems without data (procfs, cgroups, ...), everything below /proc, /sys and /dev, read-only tmpfs
+It excludes file systems without data (procfs, cgroups, ...), everything below /proc, /sys and /dev, read-only tmpfs
 (projected secrets), mounted single files (/etc/hosts), and file systems without a size. If a pod mounts a part of the
-host, the mounts of other containers in it (in the folders of container runtimes, and in volumes of pods) are excluded.
+host, it excludes the mounts of other containers in it (in the folders of container runtimes, and in volumes of pods).
 """
 
 import errno
@@ -24,7 +24,7 @@ from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.mounts import FileSystem, Host, file_systems
 from kpod_metrics.collectors.kit import Environment, Question, Signal
 from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespace_of
-from kpod_metrics.collectors.parts.statvfs import LIMIT, SKIPPED, Ask, Probe, Statvfs
+from kpod_metrics.collectors.parts.statvfs import SKIPPED, TIMEOUT, Probe, Statvfs, StatvfsCall
 from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.kernel import openat2, rights
 from kpod_metrics.metrics import Label, Metric, Row, Table, gauge
@@ -64,15 +64,15 @@ SYMLINK, REPLACED, HUNG, REFUSED = SKIPPED
 _MOVED = frozenset({SYMLINK, REPLACED})
 
 
-class _View(NamedTuple):
-    """The mounts of a namespace, as seen from one root directory."""
+class _Root(NamedTuple):
+    """A root directory in a mount namespace: its processes have the same mountinfo."""
 
     namespace: int
-    root: str | tuple[int, int]
+    directory: str | tuple[int, int]
 
 
 class _Mounts(NamedTuple):
-    """The content of a mountinfo file; `changes` is the kernel's counter of changes before the read, if it is known."""
+    """The content of a mountinfo file; `changes` is the kernel's counter of changes before the read, if known."""
 
     changes: int | None
     content: bytes
@@ -91,13 +91,13 @@ class Filesystem(ProcessCollector):
         environment: Environment,
         wanted: frozenset[Metric] | None = None,
         *,
-        statvfs: Ask = openat2.fstatvfs_below,
-        limit: float = LIMIT,
+        statvfs: StatvfsCall = openat2.fstatvfs_below,
+        timeout: float = TIMEOUT,
     ) -> None:
-        """`limit` is how many seconds a cycle waits for a `statvfs` that hangs."""
+        """A cycle waits `timeout` seconds for a `statvfs` that hangs."""
         super().__init__(environment, wanted)
-        self._statvfs = Statvfs(statvfs, limit)
-        self._mounts: dict[_View, _Mounts] = {}
+        self._statvfs = Statvfs(statvfs, timeout)
+        self._mounts: dict[_Root, _Mounts] = {}
         """The mountinfo files of the last cycle, because they rarely change."""
         self._skipped = dict.fromkeys(SKIPPED, 0)
         self._failing: set[str] = set()
@@ -126,44 +126,44 @@ class Filesystem(ProcessCollector):
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Yield one row per container and file system."""
-        views = self.views()
-        mounts: dict[_View, _Mounts] = {}
-        probes: dict[tuple[_View, str], Probe] = {}
+        tasks = self.snapshot()
+        mounts: dict[_Root, _Mounts] = {}
+        probes: dict[tuple[_Root, str], Probe] = {}
         shown: set[tuple[Identity, str]] = set()
         proc = self.environment.proc_root
         host = functools.cache(lambda: Host(read_if_there(f"{proc}/1/mountinfo")))
 
         def namespace(thread: int) -> int:
-            known = views.get(thread) if views is not None else None
+            known = tasks.get(thread) if tasks is not None else None
             return namespace_of(proc, "mnt", thread) if known is None else known.mount_namespace
 
-        def look(group: Group) -> Iterable[tuple[int, Probe]]:
+        def mounted_in(group: Group) -> Iterable[tuple[int, Probe]]:
             for of, pid in self.namespaces(group.pids, namespace).items():
-                known = views.get(pid) if views is not None else None
-                if known is None:  # or it is not a main thread
-                    view, changes = _View(of, os.readlink(f"{proc}/{pid}/root")), None
+                known = tasks.get(pid) if tasks is not None else None
+                if known is None:  # no snapshot, or not a main thread
+                    root, changes = _Root(of, os.readlink(f"{proc}/{pid}/root")), None
                 else:
-                    view, changes = _View(of, known.root), known.mount_changes
-                if view not in mounts:
-                    mounts[view] = self._read(view, pid, changes, host)
-                for system in mounts[view].systems:
+                    root, changes = _Root(of, known.root), known.mount_changes
+                if root not in mounts:
+                    mounts[root] = self._read(root, pid, changes, host)
+                for system in mounts[root].systems:
                     if system.points and (group.identity, system.device) not in shown:
                         shown.add((group.identity, system.device))
-                        key = (view, system.device)
+                        key = (root, system.device)
                         if key not in probes:
                             probes[key] = Probe(system, f"{proc}/{pid}/root")
                         yield group.id, probes[key]
 
-        mounted = self.each([group for group in groups if group.pids], look)
+        mounted = self.each([group for group in groups if group.pids], mounted_in)
         self._mounts = mounts
-        self._statvfs.ask(probes.values())
+        self._statvfs.read(probes.values())
         self._log_failures(probes.values())
-        for (view, _), probe in probes.items():
-            if (reason := self._why(probe)) is not None:
+        for (root, _), probe in probes.items():
+            if (reason := self._skip_reason(probe)) is not None:
                 self._skipped[reason] += 1
                 if reason in _MOVED:
                     # The kernel does not report a renamed folder above a mount as a change of the mounts.
-                    mounts[view] = mounts[view]._replace(changes=None)
+                    mounts[root] = mounts[root]._replace(changes=None)
         rows = [Row(TABLE, owner, *sized) for owner, probe in mounted if (sized := _sizes(probe)) is not None]
         for probe in probes.values():
             if probe.at or isinstance(probe.answer, NotADirectoryError):
@@ -171,7 +171,7 @@ class Filesystem(ProcessCollector):
         return rows
 
     @staticmethod
-    def _why(probe: Probe) -> str | None:
+    def _skip_reason(probe: Probe) -> str | None:
         """Return why a mount was skipped; None if it was not, or if its process ended."""
         answer = probe.answer
         if answer is None:
@@ -182,30 +182,30 @@ class Filesystem(ProcessCollector):
             return REPLACED
         return SYMLINK if answer.errno == errno.ELOOP else REFUSED
 
-    def _read(self, view: _View, pid: int, changes: int | None, host: Callable[[], Host]) -> _Mounts:
-        """Read the mounts of a view, if they may have changed."""
-        known = self._mounts.get(view)
+    def _read(self, root: _Root, pid: int, changes: int | None, host: Callable[[], Host]) -> _Mounts:
+        """Read the mounts below a root directory, if they may have changed."""
+        known = self._mounts.get(root)
         if known is not None and changes is not None and known.changes == changes:
             return known
         content = read_if_there(f"{self.environment.proc_root}/{pid}/mountinfo")
         if not content:
-            changes = None  # the process has just ended: its mounts are not known
+            changes = None  # the process has just ended: its mounts are unknown
         if known is not None and known.content == content:
             return known._replace(changes=changes)
         return _Mounts(changes, content, file_systems(content, host))
 
     def _log_failures(self, probes: Iterable[Probe]) -> None:
-        """Log each device whose size cannot be read, once when this begins."""
+        """Log each device once, when reading its size begins to fail."""
         failing = set()
         for probe in probes:
             error = probe.answer
-            if isinstance(error, OSError) and not is_absent(error) and self._why(probe) not in _MOVED:
+            if isinstance(error, OSError) and not is_absent(error) and self._skip_reason(probe) not in _MOVED:
                 failing.add(probe.system.device)
                 if probe.system.device not in self._failing:
                     log.warning("file system %s at %s is skipped: %s", probe.system.device, probe.path, error)
         self._failing = failing
 
-    def skipped(self) -> Mapping[str, int]:
+    def skipped_mounts(self) -> Mapping[str, int]:
         """Return how many mounts were skipped in all cycles, by reason."""
         return self._skipped
 

@@ -1,8 +1,8 @@
-"""Each container's use of the node's GPUs: NVIDIA's by NVML, all others by the client statistics of DRM drivers.
+"""The use of GPUs by each container: NVML reports it for NVIDIA's driver, client statistics for other DRM drivers.
 
 Utilization is that of the busiest class of engines: a GPU whose video decoder is always busy is busy, although its
-shaders are idle. A sum of all classes could be above 100 %. Without a GPU a cycle makes two system calls, imports
-nothing and reads no process. A driver that is loaded later is found in the next cycle.
+shaders are idle. The sum of all classes could be above 100 %. Without a GPU, a cycle makes two system calls, imports
+nothing and reads no process. If a driver is loaded later, the next cycle finds it.
 """
 
 import logging
@@ -31,14 +31,14 @@ TABLE = Table(
             "NVML nvmlDeviceGetProcessUtilization; drm-engine-*, drm-cycles-* of /proc/PID/fdinfo",
             profile=Profile.COMPREHENSIVE,
             optional=_WHERE,
-            advice="Near 0 on a reserved GPU: the pod does not supply work fast enough: see its CPU, disk, network. "
+            advice="Near 0 on a reserved GPU: the pod does not supply work fast enough. See its CPU, disk and network. "
             "Near 1: the GPU is the bottleneck.",
         ),
         gauge(
             "kpod_gpu_memory_used_bytes",
             "GPU memory that the container's processes use. For a GPU without its own memory: the system memory of its "
             "buffers.",
-            "NVML nvmlDeviceGetComputeRunningProcesses and its like; drm-resident-*, drm-memory-* of /proc/PID/fdinfo",
+            "NVML nvmlDeviceGetComputeRunningProcesses and similar; drm-resident-*, drm-memory-* of /proc/PID/fdinfo",
             profile=Profile.COMPREHENSIVE,
             optional=_WHERE,
             advice="Near the size of the GPU's memory: allocations will fail. Use smaller batches, or a larger GPU.",
@@ -64,7 +64,7 @@ class Gpu(FileCollector):
         self._drm_problem = ""
         """Why the descriptors of processes cannot be read."""
         self._nvml_problem = ""
-        """The last logged problem of NVML."""
+        """The problem of NVML that was logged last."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -79,7 +79,7 @@ class Gpu(FileCollector):
         if (devices or self._nvml.present()) and others_are_hidden(self.environment.cgroup_root):
             raise UnavailableError(HIDDEN)
         if devices:
-            self._drm_problem = self._lacking()
+            self._drm_problem = self._missing_right()
             hook = "fdinfo of DRM clients, on " + ", ".join(
                 f"{name} ({driver or '?'})" for name, driver in devices.items()
             )
@@ -97,7 +97,7 @@ class Gpu(FileCollector):
             raise UnavailableError("; ".join(signal.problem for signal in signals))
         return signals
 
-    def _lacking(self) -> str:
+    def _missing_right(self) -> str:
         """Return the missing right to read descriptors of other users' processes (ptrace_may_access)."""
         try:
             capabilities = rights.effective(self.environment.proc_root)
@@ -107,17 +107,17 @@ class Gpu(FileCollector):
         return f"EPERM: this process lacks {lacking}" if lacking else ""
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """Yield one row per container and GPU; the utilization begins with a client's second cycle."""
-        looked = [group for group in groups if group.pids]
+        """Yield one row per container and GPU; the first utilization of a client is in its second cycle."""
+        running = [group for group in groups if group.pids]
         rows: list[Row] = []
         has_drm = not self._drm_problem and bool(self._drm.devices())
         if has_drm:
-            rows += self._of_drm(looked)
+            rows += self._drm_rows(running)
         else:
             self._drm.forget_all()
         if self._nvml.present():
             try:
-                rows += _of_nvml(self._nvml.read(), looked)
+                rows += _nvml_rows(self._nvml.read(), running)
                 self._nvml_problem = ""
             except UnavailableError as error:
                 if not has_drm:
@@ -129,7 +129,7 @@ class Gpu(FileCollector):
             self._nvml.close()
         return rows
 
-    def _of_drm(self, groups: Sequence[Group]) -> Iterable[Row]:
+    def _drm_rows(self, groups: Sequence[Group]) -> Iterable[Row]:
         self._drm.next_cycle(groups)
         uses = self._drm.uses(self.each(groups, self._drm.clients))
         for (group, gpu), use in uses.items():
@@ -142,7 +142,7 @@ class Gpu(FileCollector):
         super().close()
 
 
-def _of_nvml(processes: Iterable[Process], groups: Sequence[Group]) -> Iterable[Row]:
+def _nvml_rows(processes: Iterable[Process], groups: Sequence[Group]) -> Iterable[Row]:
     """Add up the processes of each container. NVML reports all processes of the node."""
     owners = {pid: group for group in groups for pid in group.pids}
     found: dict[tuple[Identity, str], tuple[Group, list[Process]]] = {}

@@ -32,21 +32,21 @@ MIN_MAP_ENTRIES = 10_240
 MAP_ENTRIES_PER_CPU = 256
 """An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 _STORAGES = {libbpf.SK_STORAGE: SOCKET_STORAGE, libbpf.TASK_STORAGE: TASK_STORAGE}
-"""The features, by the type of map."""
-_OF_STATE = {"end", "table"}
+"""The kernel feature that a map of this type needs."""
+_STATE_ROLES = {"end", "table"}
 """Roles of the programs that keep the state of tasks (bpf/state.bpf.h)."""
 _PROGRAM = re.compile(r"prog '(\w+)'")
 """How libbpf names the program that the kernel refused."""
 
 
 def map_entries(cpus: int) -> int:
-    """Capacity of a metric map, if it is not set."""
+    """Return the default capacity of a metric map."""
     return max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * cpus)
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where this machine's files are, and the settings that collectors take."""
+    """Where this machine's files are, and the settings that collectors use."""
 
     cgroup_root: str = "/sys/fs/cgroup"
     proc_root: str = "/proc"
@@ -103,18 +103,18 @@ class Collector(abc.ABC):
     page: ClassVar[str] = ""
     """The page of the docs about it, where it has one."""
     device: ClassVar[str] = ""
-    """A device that few machines have, without which it collects nothing."""
+    """A device that few machines have; without it, the collector collects nothing."""
     controller: ClassVar[str] = ""
-    """The controller that the cgroups need; without it, it collects nothing."""
+    """The controller that the cgroups need; without it, the collector collects nothing."""
     columns: ClassVar[tuple[Column, ...]] = ()
-    """What `top` shows of it."""
+    """Its columns in `top`."""
     uses_bpf: ClassVar[bool] = False
     features: ClassVar[tuple[str, ...]] = ()
     """The kernel features that it uses if the kernel has them."""
-    unread = 0
-    """Cgroups that were left out of a read, as their files could not be read though they are there."""
-    not_looked_at = 0
-    """Processes whose namespaces were not asked for in a read: a cgroup has a number of them that are."""
+    unread_cgroups = 0
+    """Cgroups that exist but could not be read, over all reads."""
+    skipped_processes = 0
+    """Processes whose namespaces were not read, over all reads: only the first ones of a cgroup are."""
 
     def __init_subclass__(cls) -> None:
         if "name" in cls.__dict__:
@@ -125,7 +125,7 @@ class Collector(abc.ABC):
             Collector.registry[cls.name] = cls
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
-        """`wanted` are the metrics to collect; None: all that it has."""
+        """`wanted` are the metrics to collect; None: all of them."""
         self.environment = environment
         self.tables = self.declare(environment)
         every = frozenset(metric for table in self.tables for metric in table.metrics)
@@ -142,7 +142,7 @@ class Collector(abc.ABC):
         """Return its tables; they may depend on settings (the tracked syscalls)."""
 
     def open(self) -> list[Signal]:
-        """Get ready, and return how each signal is obtained; raises UnavailableError if it can collect nothing."""
+        """Prepare, and return how each signal is obtained; raises UnavailableError if it can collect nothing."""
         return [Signal(self.metrics, "file")]
 
     @abc.abstractmethod
@@ -150,7 +150,7 @@ class Collector(abc.ABC):
         """Return this cycle's rows; `groups` are the cgroups whose files are to be read."""
 
     def forget(self, gone: Callable[[int], bool]) -> None:  # noqa: B027
-        """Drop what is kept of cgroup ids that are `gone`, after their last values were read; most keep nothing."""
+        """Drop the data of cgroup ids that are `gone`, after their last values were read; by default, there is none."""
 
     def close(self) -> None:  # noqa: B027
         """Free everything; also called after `open` failed."""
@@ -159,30 +159,30 @@ class Collector(abc.ABC):
         """Capabilities that it needs after `open`; the agent drops all others (and keeps those for BPF itself)."""
         return frozenset()
 
-    def skipped(self) -> Mapping[str, int]:
-        """How many mounts it has skipped, by the reason; most look at none."""
+    def skipped_mounts(self) -> Mapping[str, int]:
+        """Return how many mounts it has skipped, by reason."""
         return {}
 
     def maps(self) -> list[MapHealth]:
-        """State of its kernel maps."""
+        """Return the state of its kernel maps."""
         return []
 
     def programs(self) -> list[ProgramHealth]:
-        """State of its kernel programs."""
+        """Return the state of its kernel programs."""
         return []
 
 
 class BpfCollector(OwnsBpfObject, Collector):
     """A collector with kernel programs: `NAME.bpf.o` has its programs and its metric maps.
 
-    A subclass sets things before load in `prepare`, and chooses the hooks in `attach`; the rest is here.
+    A subclass sets the object up in `prepare`, and chooses the hooks in `attach`.
     """
 
     uses_bpf = True
     metric_maps: ClassVar[tuple[str, ...]]
-    """The maps of running totals; if nothing is declared, the one that is named after the collector."""
+    """The maps of running totals; by default, the map that is named after the collector."""
     extras: ClassVar[tuple[str, ...]] = ()
-    """Its features that have their own programs: they are given up first."""
+    """Features with their own programs: if a load fails, they are given up first."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -198,8 +198,8 @@ class BpfCollector(OwnsBpfObject, Collector):
         """Before load: set read-only data, disable programs and maps."""
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
-        """Attach the programs, in an order in which none misses what another needs; keep each link in `links`."""
-        programs = [program for program in bpf.programs.values() if program.loaded and program.role not in _OF_STATE]
+        """Attach the programs, in an order in which none misses an event; add each link to `links`."""
+        programs = [program for program in bpf.programs.values() if program.loaded and program.role not in _STATE_ROLES]
         attach_all(programs, links)
         return [Signal(self.metrics, ", ".join(program.hook for program in programs))]
 
@@ -243,30 +243,30 @@ class BpfCollector(OwnsBpfObject, Collector):
             if program.section in self.without:
                 program.disable_autoload()
         if lacking := sorted(self._required() & self.without):
-            raise UnavailableError(f"{', '.join(lacking)}: insisted on (kernel_features_on), but not used here")
+            raise UnavailableError(f"{', '.join(lacking)}: required (kernel_features_on), but not used here")
         bpf.load()
-        # First the one that takes gone tasks out, then those that give tasks a place: new ones, and existing ones.
-        of_state = [program for program in bpf.programs.values() if program.role in _OF_STATE]
-        attach_all(sorted(of_state, key=lambda program: (program.is_iterator, program.role)), loaded.links)
+        # First the program that removes tasks that end, then those that add tasks: new ones, then existing ones.
+        for_state = [program for program in bpf.programs.values() if program.role in _STATE_ROLES]
+        attach_all(sorted(for_state, key=lambda program: (program.is_iterator, program.role)), loaded.links)
         signals = self.attach(bpf, loaded.links)
         loaded.readers = {
             name: CumulativeMap(bpf.maps[name], loaded.failures[name], batch=BATCH not in self.without)
             for name in self.metric_maps
         }
         if BATCH in self._required():
-            self._read_whole()
+            self._require_batch()
         if not all(reader.has_batch() for reader in loaded.readers.values()):
             self.without.add(BATCH)
         for signal in signals:
             if signal.hook:
-                signal.hook = "; ".join((signal.hook, *self._how(bpf)))
+                signal.hook = "; ".join((signal.hook, *self._choices(bpf)))
         return signals
 
     def _required(self) -> frozenset[str]:
-        """Its features without a fallback (`forced_on`)."""
+        """Return its features without a fallback (`forced_on`)."""
         return with_needed(self.environment.forced_on) & frozenset(self.features)
 
-    def _read_whole(self) -> None:
+    def _require_batch(self) -> None:
         """Raise UnavailableError if a metric map cannot be read with one call."""
         assert self._loaded is not None
         for reader in self._loaded.readers.values():
@@ -276,7 +276,7 @@ class BpfCollector(OwnsBpfObject, Collector):
                 raise UnavailableError(str(refused)) from None
 
     def _untried(self, refused: libbpf.KernelError) -> list[str]:
-        """The features to give up next: the iterator that was refused, the extras, a kind of storage, typed arguments.
+        """Return the features to give up next: the iterator that was refused, the extras, storage, typed arguments.
 
         The kernel returns EINVAL if a kind of storage is missing.
         """
@@ -288,7 +288,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         return [feature for feature in wanted if feature in self.features and feature not in given_up]
 
     def _refused_iterator(self, refused: libbpf.KernelError) -> list[str]:
-        """The feature of the iterator program that the kernel refused to load, attach or run, if it is one."""
+        """Return the feature of the program that the kernel refused to load, attach or run, if it is an iterator."""
         assert self._loaded is not None
         named = [match[1] for line in refused.log if (match := _PROGRAM.search(line))]
         program = self._loaded.object.programs.get(named[-1]) if named else None
@@ -296,7 +296,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         return [section] if section.startswith("iter/") and section in self.features else []
 
     def _choose_types(self, bpf: libbpf.Object) -> None:
-        """Use tp_btf, whose arguments have types or, if the kernel refuses that, raw tracepoints: without storage."""
+        """Use tp_btf (typed arguments) or, if the kernel refuses it, raw tracepoints, which cannot use storage."""
         untyped = TP_BTF in self.without
         for program in [program for program in bpf.programs.values() if program.is_raw_tracepoint]:
             bpf.set_rodata("kpod_untyped", bytes([untyped]))
@@ -318,51 +318,51 @@ class BpfCollector(OwnsBpfObject, Collector):
             if not self._has_table():
                 for table in [map_ for map_ in bpf.maps.values() if map_.role == "table"]:
                     table.disable_autocreate()
-                needless = {"table"} if TASK_STORAGE in self.without else _OF_STATE
+                needless = {"table"} if TASK_STORAGE in self.without else _STATE_ROLES
                 for program in [program for program in bpf.programs.values() if program.role in needless]:
                     program.disable_autoload()
 
     @staticmethod
     def _storages(bpf: libbpf.Object) -> list[str]:
-        """The kinds of storage that the object can keep state in."""
+        """Return the kinds of storage that the object can use for state."""
         return [_STORAGES[map_.type] for map_ in bpf.maps.values() if map_.type in _STORAGES]
 
     def _has_table(self) -> bool:
-        """Whether the state of tasks is in a table, or in their storage if there is no place."""
+        """Whether the state of tasks is in a table, with task storage for those that find no place there."""
         return TASK_TABLE not in self.without
 
-    def _how(self, bpf: libbpf.Object) -> list[str]:
-        """The choices that were made, for `check`."""
-        said = [
+    def _choices(self, bpf: libbpf.Object) -> list[str]:
+        """Return the choices that were made, for `check`."""
+        choices = [
             f"state in {'a hash by address' if storage in self.without else storage.replace('_', ' ')}"
             for storage in self._storages(bpf)
         ]
         if TASK_STORAGE in self._storages(bpf) and self._has_table():
-            said = ["state in a table or task storage"]
+            choices = ["state in a table or task storage"]
         if BATCH in self.without:
-            said.append("read key by key")
-        return said
+            choices.append("read key by key")
+        return choices
 
     def programs(self) -> list[ProgramHealth]:
-        """Statistics of every loaded program; a task that finds no place in a table has its state elsewhere."""
+        """Return statistics of every loaded program. A missed run for the table is harmless: storage has the state."""
         found = super().programs()
         for program in found:
-            if self._of_object(program.name).role == "table":
+            if self._loaded_program(program.name).role == "table":
                 program.missed = 0
         return found
 
-    def _of_object(self, name: str) -> libbpf.Program:
-        """A program of the object; after `open`."""
+    def _loaded_program(self, name: str) -> libbpf.Program:
+        """Return a program of the object; after `open`."""
         assert self._loaded is not None
         return self._loaded.object.programs[name]
 
     def reader(self, name: str) -> CumulativeMap:
-        """The reader of a metric map; after `open`."""
+        """Return the reader of a metric map; after `open`."""
         assert self._loaded is not None
         return self._loaded.readers[name]
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
-        """The rows of every entry of the metric maps."""
+        """Return the rows of every entry of the metric maps."""
         if self._loaded is None:  # this machine lacks the controller
             return []
         return [row for reader in self._loaded.readers.values() for row in reader.read(self.rows)]

@@ -1,6 +1,6 @@
-"""Memory charged to each cgroup, from the memory controller: four files a container, five where the node has swap.
+"""Memory charged to each cgroup, from the memory controller: four files per container, five if the node has swap.
 
-Without the controller it tries to read one file.
+Without the controller, a cycle reads one file.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ USAGE = Table(
             "kpod_mem_cgroup_usage_bytes",
             "Memory charged to the container, with page cache and kernel memory.",
             "memory.current",
-            advice="Subtract kpod_mem_cgroup_cache_bytes to get what the kernel cannot free: use it for the request.",
+            advice="Subtract kpod_mem_cgroup_cache_bytes to get the memory that the kernel cannot free: request that.",
         ),
         gauge(
             "kpod_mem_cgroup_peak_bytes",
@@ -32,7 +32,7 @@ USAGE = Table(
             "Page cache charged to the container, with tmpfs and shared memory.",
             "file of memory.stat",
             advice=(
-                "Usually nothing: the kernel frees it when memory is short. With major faults or memory pressure "
+                "Usually no problem: the kernel frees it when memory is short. With major faults or memory pressure, "
                 "the limit is too low for it."
             ),
         ),
@@ -41,7 +41,7 @@ USAGE = Table(
             "Memory of the container in swap.",
             "memory.swap.current",
             optional="on nodes with swap",
-            advice="Grows: memory is short. The next access to such a page is a major fault.",
+            advice="Grows: memory is short. The next access to a page in swap is a major fault.",
         ),
         gauge(
             "kpod_mem_cgroup_limit_bytes",

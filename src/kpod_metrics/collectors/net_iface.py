@@ -1,7 +1,7 @@
 """Traffic of network interfaces, from `/proc/PID/net/dev`: one file per network namespace.
 
 It reads each network namespace of a pod once, because its containers share one. The host's namespace (that of PID 1)
-belongs to no pod. `lo` appears with its first traffic: in most pods it has none, and would cost eight series.
+belongs to no pod. `lo` appears with its first traffic: in most pods it has none, and it would cost eight series.
 
 If the kernel cannot list the namespaces of all processes at once, a namespace is identified by the inode of its
 /proc/net/dev. Every namespace has its own file there (net/core/net-procfs.c, dev_proc_net_init). Unlike
@@ -73,16 +73,16 @@ class NetIface(ProcessCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table."""
+        """Return one table."""
         return (TABLE,)
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Yield one row per interface of each network namespace of a pod."""
-        views = self.views()
-        if views is None:
+        tasks = self.snapshot()
+        if tasks is None:
             namespace_id, host = self._inode, self._inode(1)
         else:
-            namespace_id = partial(self._namespace, views)
+            namespace_id = partial(self._namespace, tasks)
             host = namespace_id(KTHREADD)
         files: dict[int, dict[str, Interface]] = {}
         done: set[tuple[Identity, int]] = set()
@@ -91,7 +91,7 @@ class NetIface(ProcessCollector):
             for namespace, pid in self.namespaces(group.pids, namespace_id).items():
                 if namespace == host or (group.pod, namespace) in done:
                     continue
-                if not files.get(namespace):  # if the last process had just ended, try this one
+                if not files.get(namespace):  # the last process may have just ended: try this one
                     files[namespace] = interfaces(read_if_there(f"{self.environment.proc_root}/{pid}/net/dev"))
                 for name, totals in files[namespace].items():
                     done.add((group.pod, namespace))
@@ -100,10 +100,10 @@ class NetIface(ProcessCollector):
 
         return self.each([group for group in groups if group.pids], read)
 
-    def _namespace(self, views: Mapping[int, TaskNamespaces], thread: int) -> int:
-        """Return the namespace of a thread. `views` has only main threads that have not ended."""
-        view = views.get(thread)
-        return namespace_of(self.environment.proc_root, "net", thread) if view is None else view.network_namespace
+    def _namespace(self, tasks: Mapping[int, TaskNamespaces], thread: int) -> int:
+        """Return the namespace of a thread. `tasks` has only main threads that have not ended."""
+        task = tasks.get(thread)
+        return namespace_of(self.environment.proc_root, "net", thread) if task is None else task.network_namespace
 
     def _inode(self, pid: int) -> int:
         return os.stat(f"{self.environment.proc_root}/{pid}/net/dev").st_ino

@@ -25,19 +25,19 @@ TRAFFIC = Table(
         ),
         counter(
             "kpod_net_tcp_bytes_received_total",
-            "Payload bytes received over TCP, without duplicates, also those that the application has not read.",
+            "Payload bytes received over TCP, without duplicates, even if the application has not read them.",
             "tcp_sock.bytes_received, without FIN",
-            advice=("Compare with kpod_net_iface_rx_bytes_total, which also counts headers and duplicates."),
+            advice=("Compare it with kpod_net_iface_rx_bytes_total, which also counts headers and duplicates."),
         ),
         counter(
             "kpod_net_tcp_segments_sent_total",
-            "TCP segments with payload that were sent, with retransmits.",
+            "Sent TCP segments with payload, retransmits included.",
             "tcp_sock.data_segs_out, as tcpi_data_segs_out of TCP_INFO",
             advice="Divide kpod_net_tcp_retransmits_total by it.",
         ),
         counter(
             "kpod_net_tcp_retransmits_total",
-            "Retransmitted TCP segments, also of SYNs, and of SYN-ACKs of established connections.",
+            "Retransmitted TCP segments, including SYNs, and SYN-ACKs of established connections.",
             "tcp_sock.total_retrans, as tcpi_total_retrans of TCP_INFO",
             events=True,
             advice="More than 2 % of the segments: packets are lost, or the peer does not answer (KpodTcpRetransmits).",
@@ -83,8 +83,8 @@ _COUNTERS = ("bytes_sent", "bytes_received", "segments_sent", "retransmits", "co
 """Fields of struct net_tcp_value, in the order of the table's metrics."""
 _SOCKETS_AT_A_TIME = 2048
 """Sockets that the kernel reads before it lets other tasks run on the CPU: a millisecond or two."""
-_STOPS = 16
-"""How often it does so at most: to continue, it walks a list from its beginning."""
+_MAX_PAUSES = 16
+"""Maximum number of such pauses: after each, the kernel walks a list from its beginning."""
 _OWNER_MAY_BE_GONE = "owner_refcnt"
 """A member of kernels (7.0, 0be08389c7f2, "bpf: Switch to bpf_selem_unlink_nofail") on which the iterator over sockets
 can reach one that is being destroyed, and reads its owner through a pointer that is NULL then."""
@@ -114,11 +114,11 @@ class NetTcp(BpfCollector):
     _totals: libbpf.Link | None = None
     """The iterator over sockets; None if hooks read them."""
     _sockets = 0
-    """How many it read the last time."""
+    """The number of sockets in the last read."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """The totals, and the connections by direction."""
+        """Return a table for the totals, and one for connections by direction."""
         return (TRAFFIC, CONNECTIONS)
 
     def _iterates(self) -> bool:
@@ -143,7 +143,7 @@ class NetTcp(BpfCollector):
             bpf.programs[name].disable_autoload()
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
-        """First changes of state, to miss no new connection; then the existing ones; then the programs that count."""
+        """Attach first to changes of state, to miss no new connection; then read existing ones; then count."""
         programs = bpf.programs
         if self._iterates():
             state, end = programs["tcp_state"], programs["tcp_end"]
@@ -169,7 +169,7 @@ class NetTcp(BpfCollector):
 
     def _read_sockets(self, totals: libbpf.Link) -> None:
         """Read the totals of every socket; the program writes a byte for each."""
-        self._sockets = len(totals.run_iterator(max(_SOCKETS_AT_A_TIME, self._sockets // _STOPS)))
+        self._sockets = len(totals.run_iterator(max(_SOCKETS_AT_A_TIME, self._sockets // _MAX_PAUSES)))
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Read the totals of all sockets, then the map."""

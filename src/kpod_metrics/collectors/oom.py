@@ -21,9 +21,9 @@ GROUP_KILLS = counter(
     "kpod_mem_oom_group_kills_total",
     "How often the OOM killer killed all processes of a container or pod together. "
     "(kpod_mem_oom_kills_total counts the processes.)",
-    "a victim, as above, below a mem_cgroup.oom_group; as oom_group_kill of memory.events (5.17)",
+    "victims as for kpod_mem_oom_kills_total, in mem_cgroup.oom_group; equals oom_group_kill of memory.events (5.17)",
     advice=(
-        "As for kpod_mem_oom_kills_total. memory.oom.group is set for the container or its pod. If it is set above the "
+        "As for kpod_mem_oom_kills_total. The container or its pod has memory.oom.group set. If it is set above the "
         "cgroup whose limit was reached, the kernel kills only one process, and this counts too."
     ),
 )
@@ -43,18 +43,18 @@ class Oom(BpfCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """Kills of containers, and group kills of pods."""
+        """Return a table for kills of containers, and one for group kills of pods."""
         return (KILLS, GROUPS)
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
         """Attach to the hook that shows the victims on this kernel."""
         programs = [bpf.programs[name] for name in ("victim_chosen", "process_exits")]
-        # The kernel removes all code of the program that it does not need, except the return.
+        # Each kernel needs one of the programs; it removes all code of the other one, except the return.
         needed = [program for program in programs if program.instructions() > _EMPTY] or programs
         attach_all(needed, links)
         return [Signal(self.metrics, " or ".join(program.hook for program in needed))]
 
     def rows(self, entry: Entry) -> Iterable[Row]:
-        """A row of the container, and one of the pod."""
+        """Yield one row for the container, and one for the pod."""
         yield Row(KILLS, entry.key[0], (), (entry.number("kills"),), entry.epoch)
         yield Row(GROUPS, entry.key[0], (), (entry.number("group_kills"),), entry.epoch)

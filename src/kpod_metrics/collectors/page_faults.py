@@ -1,4 +1,4 @@
-"""Major page faults, from `bpf/page_faults.bpf.c` or, if no perf event may be opened, from memory.stat."""
+"""Major page faults, from `bpf/page_faults.bpf.c` or from memory.stat if perf events are not permitted."""
 
 import logging
 import os
@@ -86,7 +86,7 @@ class PageFaults(BpfCollector):
         return [self._signal]
 
     def _follow_cpus(self) -> None:
-        """Have one event on each CPU that is online: a CPU that goes offline takes its event with it."""
+        """Keep one event open on each CPU that is online. The event of a CPU ends when the CPU goes offline."""
         assert self._program is not None
         online = perf.online_cpus(self.environment.sys_root)
         for cpu in self._events.keys() - online:
@@ -112,7 +112,7 @@ class PageFaults(BpfCollector):
             self._signal.problem = ""
 
     def rights(self) -> frozenset[int]:
-        """To open an event on a CPU that comes online later; CAP_SYS_ADMIN, which a few kernels need, is too much."""
+        """Return the right to open events on new CPUs. A few kernels need CAP_SYS_ADMIN for it: that is too much."""
         return frozenset() if self._program is None else frozenset({rights.CAP_PERFMON})
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
@@ -131,7 +131,7 @@ class PageFaults(BpfCollector):
             try:
                 stat = read_bytes(os.path.join(group.path, "memory.stat"))
             except OSError as error:
-                self.unread += not is_absent(error)
+                self.unread_cgroups += not is_absent(error)
                 continue
             (faults,) = flat(stat, b"pgmajfault")
             if faults is not None:

@@ -1,4 +1,4 @@
-"""Time lost waiting for CPU, memory and I/O, from pressure stall information: three files per container."""
+"""Time that tasks wait for CPU, memory and I/O, from pressure stall information: three files per container."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from kpod_metrics.columns import Column, Unit
 from kpod_metrics.metrics import Metric, Row, Table, counter
 from kpod_metrics.pods.model import Group
 
-_RESOURCES = {"cpu": "a CPU", "memory": "memory (reclaim, swap, refaults)", "io": "I/O"}
+_RESOURCES = {"cpu": "in the run queue", "memory": "for memory (reclaim, swap, refaults)", "io": "for I/O"}
 _FILES = [f"{resource}.pressure" for resource in _RESOURCES]
 _ADVICE = {
     "cpu": "Its rate is a share of time. kpod_cpu_runqueue_latency_seconds also shows how many tasks wait.",
@@ -18,17 +18,17 @@ _ADVICE = {
 }
 
 
-def _counters(resource: str, what: str) -> tuple[Metric, Metric]:
+def _counters(resource: str, where: str) -> tuple[Metric, Metric]:
     return (
         counter(
             f"kpod_pressure_{resource}_waiting_seconds_total",
-            f"Time in which at least one task waited for {what}.",
+            f"Time in which at least one task waited {where}.",
             f"some total of {resource}.pressure",
             advice=_ADVICE[resource],
         ),
         counter(
             f"kpod_pressure_{resource}_stalled_seconds_total",
-            f"Time in which all tasks that were not idle waited for {what}.",
+            f"Time in which all tasks that were not idle waited {where}.",
             f"full total of {resource}.pressure",
             advice=_ADVICE[resource],
         ),
@@ -36,7 +36,7 @@ def _counters(resource: str, what: str) -> tuple[Metric, Metric]:
 
 
 TABLE = Table(
-    tuple(metric for resource, what in _RESOURCES.items() for metric in _counters(resource, what)), preexisting=True
+    tuple(metric for resource, where in _RESOURCES.items() for metric in _counters(resource, where)), preexisting=True
 )
 
 
@@ -51,12 +51,12 @@ class Pressure(FileCollector):
             f"pressure_{resource}",
             f"PSI{resource[:3]}",
             f"PSI_{resource.upper()}_%",
-            f"time in which at least one task waited for {what}",
+            f"time in which at least one task waited {where}",
             (f"kpod_pressure_{resource}_waiting_seconds_total",),
             Unit.SHARE,
             place=place,
         )
-        for place, (resource, what) in enumerate(_RESOURCES.items(), 130)
+        for place, (resource, where) in enumerate(_RESOURCES.items(), 130)
     )
 
     @classmethod

@@ -14,7 +14,7 @@ TABLE = Table(
     (
         latency(
             "kpod_cpu_runqueue_latency_seconds",
-            "Time that tasks spent in the run queue before each stint on a CPU, throttled time included "
+            "Time that tasks spent in the run queue before each run on a CPU, throttled time included "
             "(read it beside kpod_cpu_throttled_seconds_total). Observed when the task leaves the CPU.",
             "sched_switch: growth of task_struct.sched_info.run_delay, as in /proc/PID/schedstat",
             profile=Profile.MINIMAL,
@@ -31,8 +31,8 @@ TABLE = Table(
             events=True,
             wraps=True,
             advice=(
-                "Thousands per second of CPU time: many short waits for locks, or small reads and writes. Compare with "
-                "kpod_syscall_count_total of futex and read."
+                "Thousands per second of CPU time: many short waits for locks, or small reads and writes. Compare it "
+                "with kpod_syscall_count_total of futex and read."
             ),
         ),
     )
@@ -75,17 +75,17 @@ class RunQueue(BpfCollector):
         return (TABLE,)
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
-        """First what gives every task its storage, then the hook that needs it."""
+        """Attach first the programs that create the state of tasks, then the hook that uses it."""
         programs = bpf.programs
         new, existing, leaves = (programs[name] for name in ("new_task", "existing_tasks", "task_leaves"))
         attach_all((new, existing, leaves), links)
         if existing.loaded:
             return [Signal(TABLE.metrics, leaves.hook)]
         wait, switches = TABLE.metrics
-        return [Signal((wait,), f"{leaves.hook}, of tasks created since"), Signal((switches,), leaves.hook)]
+        return [Signal((wait,), f"{leaves.hook}, only for tasks created since"), Signal((switches,), leaves.hook)]
 
     def rows(self, entry: Entry) -> Iterable[Row]:
         """Yield one row per cgroup."""
         wait = entry.histogram("wait")
-        # A switch whose wait is not known is in no bucket.
+        # A switch whose wait is unknown is in no bucket.
         yield Row(TABLE, entry.key[0], (), (wait, wait.count + entry.number("untimed")), entry.epoch)

@@ -79,7 +79,7 @@ class Syscall(BpfCollector):
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
-        """One table, with the tracked names that this machine has; none if no name is set."""
+        """Return one table, with the tracked names that this machine has; none if no name is set."""
         names = syscalls.track(environment.syscalls, os.uname().machine).names
         return (Table(METRICS, (Label("syscall", names, per="tracked syscall"),)),) if environment.syscalls else ()
 
@@ -117,18 +117,18 @@ class Syscall(BpfCollector):
         return [program for program in bpf.programs.values() if (program.role, program.of) == ("copy", hook)]
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:
-        """First the programs at the end: a call counts if both programs saw it."""
+        """Attach first the programs at the end: a call counts if both programs ran."""
         ends, begins = ([program for program in self._copies(bpf, hook) if program.loaded] for hook in _HOOKS)
         attach_all((*ends, *begins), links)
         times = f", {len(ends)} times each" if len(ends) > 1 else ""
         return [Signal(METRICS, f"{begins[0].hook}, {ends[0].hook}{times}")]
 
     def programs(self) -> list[ProgramHealth]:
-        """Statistics of every program; of several copies, only the events that the last one missed are lost."""
+        """Return statistics of every program; an event is lost only if the last of several copies missed it."""
         found = super().programs()
-        last = {(program := self._of_object(health.name)).of: program.name for health in found}
+        last = {(program := self._loaded_program(health.name)).of: program.name for health in found}
         for health in found:
-            program = self._of_object(health.name)
+            program = self._loaded_program(health.name)
             if program.role == "copy" and last[program.of] != program.name:
                 health.missed = 0
         return found

@@ -50,10 +50,10 @@ class Layout:
         formats, at = ["<"], 0
         for name, offset, code, count in parts:
             if offset < at or name in self.fields:
-                raise BtfError(f"{name} overlaps what is before it, or is declared twice")
+                raise BtfError(f"{name} overlaps the field before it, or is declared twice")
             if offset > at:
                 if not unnamed_holes:
-                    raise BtfError(f"a hole of {offset - at} bytes before {name}: name it, a key is compared whole")
+                    raise BtfError(f"a hole of {offset - at} bytes before {name}: name it, for the comparison of keys")
                 formats.append(f"{offset - at}x")
             formats.append(f"{count}{code}")
             at = offset + count * struct.calcsize(f"<{code}")
@@ -62,7 +62,7 @@ class Layout:
             raise BtfError(f"fields of {at} bytes in a structure of {size}")
         if at < size:
             if not unnamed_holes:
-                raise BtfError(f"a hole of {size - at} bytes at the end: name it, a key is compared whole")
+                raise BtfError(f"a hole of {size - at} bytes at the end: name it, for the comparison of keys")
             formats.append(f"{size - at}x")
         try:
             self._struct = struct.Struct("".join(formats))
@@ -178,7 +178,7 @@ class Types:
             raise BtfError(f"{path}: an integer of {size} bytes") from None
 
     def variable(self, section: str, name: str) -> tuple[int, int]:
-        """Offset and size of a variable in a data section; raises KeyError."""
+        """Return offset and size of a variable in a data section; raises KeyError."""
         for kind, section_name, _, _, extra in self._types:
             if kind == _DATASEC and section_name == section:
                 for at in range(0, len(extra), 3):

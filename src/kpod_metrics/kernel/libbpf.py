@@ -29,7 +29,7 @@ _PROG_TYPE_TRACING = 26
 _TRACE_RAW_TP = 23
 
 _LOG_LINES = 6
-"""How many of libbpf's last lines an error has; the verifier writes the reason at the end of its log."""
+"""Number of libbpf's last lines in an error; the verifier writes the reason at the end of its log."""
 
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -44,7 +44,7 @@ _P, _I, _S, _Z, _U32, _U64 = (
 _SAMPLE = ctypes.CFUNCTYPE(_I, _P, _P, _Z)
 """ring_buffer_sample_fn: what libbpf calls with each record of a ring."""
 
-_ITERATOR_ROOM = 1 << 15
+_ITERATOR_BYTES = 1 << 15
 """Bytes that the kernel returns in one read at most (kernel/bpf/bpf_iter.c, eight pages)."""
 
 _RUN_STATISTICS = slice(192, 216)
@@ -118,9 +118,9 @@ class KernelError(UnavailableError):
         name = errno_names.errorcode.get(errno) or _LIBBPF_ERRORS.get(errno, str(errno))
         self.errno = errno
         self.log = log
-        said = " | ".join(line.strip() for line in log if line.strip())
+        text = " | ".join(line.strip() for line in log if line.strip())
         meaning = f" ({os.strerror(errno)})" if errno in errno_names.errorcode else ""
-        super().__init__(f"{what}: {name}{meaning}" + (f": {said}" if said else ""))
+        super().__init__(f"{what}: {name}{meaning}" + (f": {text}" if text else ""))
 
 
 class _Library:
@@ -140,7 +140,7 @@ class _Library:
         self.so.libbpf_set_print(self._callback)
 
     def _print(self, level: int, template: bytes, arguments: int) -> int:
-        """Libbpf's printer: keeps warnings (level 0) and information (1), drops debugging (2)."""
+        """Libbpf's printer: keeps warnings (level 0) and information (1), drops debug messages (2)."""
         if level > 1:
             return 0
         buffer = ctypes.create_string_buffer(1 << 16)
@@ -179,7 +179,7 @@ def library() -> _Library:
 
 
 def possible_cpus() -> int:
-    """CPUs that may ever come up: the number of copies a per-CPU value has."""
+    """Return how many CPUs may ever be online: a per-CPU value has a copy for each."""
     lib = library()
     count: int = lib.so.libbpf_num_possible_cpus()
     if count < 0:
@@ -188,7 +188,7 @@ def possible_cpus() -> int:
 
 
 def is_refused() -> bool:
-    """Whether bpf() itself is refused, with any capabilities: seccomp returns EPERM or ENOSYS.
+    """Whether bpf() itself is refused, even with all capabilities: seccomp returns EPERM or ENOSYS.
 
     For a lookup in a map that does not exist the kernel returns EBADF.
     """
@@ -197,7 +197,7 @@ def is_refused() -> bool:
 
 
 class _Tagged:
-    """A map or a program, and what KPOD_IS (bpf/kpod.bpf.h) declares that it is to another one."""
+    """A map or a program, and its role for another one, which KPOD_IS (bpf/kpod.bpf.h) declares."""
 
     def __init__(self, name: str, types: btf.Types) -> None:
         self.name = name
@@ -216,7 +216,7 @@ class Map(_Tagged):
         self.value_size: int = so.bpf_map__value_size(pointer)
         self._memory: int | None = None
         self._positions: mmap.mmap | None = None
-        """Of a ring: its first two pages, after the first read."""
+        """The first two pages of a ring, after the first read."""
 
     @property
     def max_entries(self) -> int:
@@ -352,7 +352,7 @@ class Map(_Tagged):
             records.append(ctypes.string_at(data, size))
             return 0
 
-        callback = _SAMPLE(take)  # held to the end of the call: libbpf does not
+        callback = _SAMPLE(take)  # keep a reference until the end: libbpf has none
         ring = self._lib.so.ring_buffer__new(self.fd, callback, None, None)
         if not ring:
             raise self._lib.error(f"ring {self.name}")
@@ -397,7 +397,7 @@ class Program(_Tagged):
 
     @property
     def hook(self) -> str:
-        """What it is attached to, as `check` reports it."""
+        """The hook that it is attached to, as `check` reports it."""
         return self.section.replace(_RAW, "tp_btf/", 1) if self._typed else self.section
 
     @property
@@ -411,7 +411,7 @@ class Program(_Tagged):
         return self.section.startswith(_RAW)
 
     def load_as_tp_btf(self) -> None:
-        """Give a raw tracepoint's program typed arguments; raises KernelError if the kernel has no BTF of it."""
+        """Give a raw tracepoint's program typed arguments; raises KernelError if the kernel has no BTF for it."""
         so, self._typed = self._lib.so, True
         so.bpf_program__set_type(self._pointer, _PROG_TYPE_TRACING)
         so.bpf_program__set_expected_attach_type(self._pointer, _TRACE_RAW_TP)
@@ -500,7 +500,7 @@ class Link:
         self._lib, self._what = lib, what
         self._pointer: int | None = pointer
 
-    def run_iterator(self, at_a_time: int = _ITERATOR_ROOM) -> bytes:
+    def run_iterator(self, at_a_time: int = _ITERATOR_BYTES) -> bytes:
         """Run an iterator program to its end (the link is to one); return the bytes that it wrote.
 
         The kernel pauses after `at_a_time` bytes, and continues with the next read. Raises KernelError.
@@ -515,7 +515,7 @@ class Link:
                 try:
                     more = os.read(fd, at_a_time)
                 except BlockingIOError:
-                    continue  # a million objects without output (kernel/bpf/bpf_iter.c): it continues from there
+                    continue  # a million objects without output (kernel/bpf/bpf_iter.c): the next read continues
                 if not more:
                     return b"".join(written)
                 written.append(more)
@@ -584,7 +584,7 @@ class Object:
         return ctypes.string_at(address, size.value)
 
     def set_rodata(self, variable: str, value: bytes) -> None:
-        """Set a `const volatile` variable before load; raises KeyError if there is none of that name."""
+        """Set a `const volatile` variable before load; raises KeyError if there is none with that name."""
         offset, size = self.types.variable(".rodata", variable)
         if len(value) != size:
             raise ValueError(f"{variable} has {size} bytes, not {len(value)}")

@@ -59,7 +59,7 @@ class CumulativeMap:
         self._seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         """Every entry of the last read: the hash of its value, when the kernel created it, and its rows."""
         self.evictions = 0
-        """Entries that the kernel evicted, as far as reads could tell."""
+        """Evictions by the kernel that reads noticed."""
 
     @property
     def entries(self) -> int:
@@ -89,7 +89,7 @@ class CumulativeMap:
         seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         rows: list[Row] = []
         evicted = 0
-        # Twice what was there leaves room for what comes; the kernel fills it in one call.
+        # Room for twice the entries of the last read: one call is then usually enough.
         room = max(64, 2 * len(self._seen))
         for key, value in self.map.lookup_batch(room) if self._batch else self._one_by_one():
             before, hashed = self._seen.get(key), hash(value)
@@ -123,11 +123,11 @@ class CumulativeMap:
 
     def forget(self, gone: Callable[[tuple[int, ...]], bool]) -> int:
         """Delete the entries whose key is `gone`, after their last read; return how many there were."""
-        doomed = [key for key in self._seen if gone(self._key.unpack(key))]
-        for key in doomed:
+        deleted = [key for key in self._seen if gone(self._key.unpack(key))]
+        for key in deleted:
             self.map.delete(key)
             del self._seen[key]
-        return len(doomed)
+        return len(deleted)
 
 
 def failed_updates(counter: Map) -> int:

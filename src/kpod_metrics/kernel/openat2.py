@@ -2,10 +2,10 @@
 
 The owner of a directory there can replace it by a symbolic link at any time. A lookup by string through
 `/proc/PID/root` follows that link in this process' own root directory: to the host's files, or to other pods' volumes.
-So a path is looked up with the process' root as the root (RESOLVE_IN_ROOT), links of any kind are refused, and the
-mount that the lookup ended in is compared with the one that is wanted.
+So it looks a path up with the process' root as the root (RESOLVE_IN_ROOT), refuses links of any kind, and compares the
+mount at the end of the lookup with the wanted one.
 
-The descriptor is opened with O_PATH: nothing is read, and no file system is asked to open anything. The last component
+It opens the descriptor with O_PATH: it reads nothing, and no file system opens anything. The last component
 does not trigger an automount, as that takes O_DIRECTORY or a slash at the end (fs/namei.c, follow_automount()).
 """
 
@@ -88,7 +88,7 @@ def fstatvfs_below(root: str, point: str, mount: int) -> os.statvfs_result:
     finally:
         os.close(top)
     try:
-        mode, found = _look(fd)
+        mode, found = _mode_and_mount(fd)
         if found != mount:
             raise ReplacedError(errno.EXDEV, f"mount {found} is there in place of mount {mount}")
         if not stat.S_ISDIR(mode):
@@ -106,7 +106,7 @@ def require() -> None:
         try:
             os.close(open_below(top, "/"))
             what = "statx"
-            _look(top)
+            _mode_and_mount(top)
         finally:
             os.close(top)
     except OSError as error:
@@ -117,7 +117,7 @@ def require() -> None:
         ) from None
 
 
-def _look(fd: int) -> tuple[int, int]:
+def _mode_and_mount(fd: int) -> tuple[int, int]:
     """Return a file's mode, and the number that its mount has in mountinfo.
 
     The kernel assigns the number, not the file system. /proc/self/fdinfo has it too, at eight times the cost (14 us).

@@ -47,7 +47,7 @@ def open_software_event(config: int, cpu: int) -> int:
 
 
 def online_cpus(sys_root: str = "/sys") -> set[int]:
-    """CPUs that are online, from /sys/devices/system/cpu/online ("0-3,5")."""
+    """Return the CPUs that are online, from /sys/devices/system/cpu/online ("0-3,5")."""
     with open(os.path.join(sys_root, "devices/system/cpu/online"), encoding="ascii") as file:
         text = file.read().strip()
     cpus: set[int] = set()

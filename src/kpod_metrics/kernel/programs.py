@@ -11,7 +11,7 @@ from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
 OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 """Where the build hook puts the compiled objects."""
 
-_PIECE = 1 << 16
+_CHUNK = 1 << 16
 """Bytes of the kernel's BTF, which has some megabytes, that are searched at a time."""
 
 
@@ -22,10 +22,10 @@ def kernel_knows(name: str, sys_root: str = "/sys") -> bool:
     """
     wanted, tail = b"\0" + name.encode() + b"\0", b""
     with open(os.path.join(sys_root, "kernel/btf/vmlinux"), "rb", buffering=0) as btf:
-        while piece := btf.read(_PIECE):
-            if wanted in tail + piece:
+        while chunk := btf.read(_CHUNK):
+            if wanted in tail + chunk:
                 return True
-            tail = piece[-len(wanted) :]
+            tail = chunk[-len(wanted) :]
     return False
 
 
@@ -65,7 +65,7 @@ class Programs:
             raise UnavailableError(f"EPERM: this process lacks {lacking}")
         if libbpf.is_refused():
             raise UnavailableError(
-                "EPERM: bpf() is refused, capabilities or not: by a seccomp profile (or a kernel lock)"
+                "EPERM: bpf() is refused even with capabilities: by a seccomp profile (or kernel lockdown)"
             )
         self.object = libbpf.Object(os.path.join(objects, f"{name}.bpf.o"))
         self.links: list[libbpf.Link] = []

@@ -43,12 +43,12 @@ def effective(proc_root: str = "/proc", task: str = "self") -> int:
 
 
 def lacking(capabilities: int, *wanted: int) -> str:
-    """The names of the wanted ones that are missing, as in a sentence; empty if there are none."""
+    """Return the names of missing capabilities, joined by "and"; empty if all are there."""
     return " and ".join(_NAMES[one] for one in wanted if not capabilities & 1 << one)
 
 
 def lacking_for_bpf(capabilities: int) -> str:
-    """The capabilities that are missing to load tracing programs: CAP_BPF and CAP_PERFMON (5.8), or CAP_SYS_ADMIN."""
+    """Return the missing capabilities to load tracing programs: CAP_BPF and CAP_PERFMON (5.8), or CAP_SYS_ADMIN."""
     return "" if capabilities & 1 << CAP_SYS_ADMIN else lacking(capabilities, CAP_BPF, CAP_PERFMON)
 
 
@@ -85,16 +85,16 @@ def without(capabilities: Iterable[int], ask: Callable[[], bool]) -> bool:
 
 
 def mask(*capabilities: int) -> int:
-    """These capabilities as a bit mask."""
+    """Return these capabilities as a bit mask."""
     return sum(1 << one for one in set(capabilities))
 
 
-def give_up_all_but(kept: int) -> None:
-    """Drop all capabilities except these, for ever.
+def drop_all_but(kept: int) -> None:
+    """Drop all capabilities except these, permanently.
 
     Each thread has its own capabilities: call this before other threads start, which then have no more than this one.
     No program that is executed later gains any (no_new_privs), not even one of root (fs/exec.c, security/commoncap.c).
-    Other processes of the same user cannot read the memory of this one, which may hold tokens, and there is no core
+    Other processes of the same user cannot read the memory of this one, which may hold tokens, and it writes no core
     dump. Raises OSError; also if another thread still has capabilities: the error names it.
     """
     libc = ctypes.CDLL(None, use_errno=True)

@@ -76,7 +76,7 @@ _IRREGULAR = {
 
 
 def supported(machine: str) -> bool:
-    """Whether the numbers of this machine (as in uname) are known."""
+    """Whether there are numbers for this machine (as in uname)."""
     return machine in _ON
 
 
@@ -150,7 +150,7 @@ def track(names: Iterable[str], machine: str) -> Tracked:
 
 
 def _ends(begins: bytearray, indices: Mapping[str, int], native: Mapping[str, int], compat: Mapping[str, int]) -> bytes:
-    """The table of the ends: on x86 a successful execveat ends with the number of execve."""
+    """Return the table of the ends: on x86 a successful execveat ends with the number of execve."""
     ends = begins.copy()
     if native is X86_64 and "execveat" in indices:
         ends[2 * native["execve"]] = ends[2 * compat["execve"] + 1] = ANY_BEGUN

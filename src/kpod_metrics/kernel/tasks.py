@@ -56,7 +56,7 @@ class Tasks(OwnsBpfObject):
         loaded.object.load()
         loaded.links.append(loaded.object.programs["read_task"].attach())
 
-    def look(self) -> dict[int, TaskNamespaces]:
+    def read(self) -> dict[int, TaskNamespaces]:
         """Return the namespaces of every process by PID, without those that are ending. Raises KernelError."""
         assert self._loaded is not None
         layout = self._loaded.object.maps["task_namespaces_record"].value_layout
@@ -70,7 +70,7 @@ _MAX_AGE = 0.1
 
 
 class SharedTasks:
-    """`Tasks` for several users, on any thread: loaded once, and one snapshot serves all who ask at the same time.
+    """`Tasks` for several users, on any thread: loaded once, with one snapshot for all that ask at the same time.
 
     A user never gets the same snapshot twice. Measured with 100 pods: with two snapshots a cycle takes 0.5 ms more.
     """
@@ -83,7 +83,7 @@ class SharedTasks:
         self._taken = 0.0
         """time.monotonic() before it was taken."""
         self._served: set[object] = set()
-        """The users that got it."""
+        """The users that got the snapshot."""
 
     def open(self, user: object) -> None:
         """Load for the first user, and add this one; raises UnavailableError or OSError."""
@@ -99,15 +99,15 @@ class SharedTasks:
             self._users.append(user)
 
     def is_open(self, user: object) -> bool:
-        """Whether this user may `look`."""
+        """Whether this user may call `snapshot`."""
         return user in self._users
 
-    def look(self, user: object) -> Mapping[int, TaskNamespaces]:
+    def snapshot(self, user: object) -> Mapping[int, TaskNamespaces]:
         """Return the namespaces of every process by PID. Raises KernelError."""
         with self._lock:
             now = time.monotonic()
             if user in self._served or now - self._taken > _MAX_AGE:
-                self._snapshot, self._taken = self._tasks.look(), now
+                self._snapshot, self._taken = self._tasks.read(), now
                 self._served.clear()
             self._served.add(user)
             snapshot = self._snapshot

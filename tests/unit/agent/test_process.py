@@ -101,7 +101,7 @@ def test_rights_that_could_not_be_given_up_are_told(
         if error is not None:
             raise error
 
-    monkeypatch.setattr(rights, "give_up_all_but", give_up)
+    monkeypatch.setattr(rights, "drop_all_but", give_up)
     assert process.give_up_rights(5) == said
     assert given == [5]
     assert [(record.message, record.levelno) for record in caplog.records] == [(said, logging.ERROR)] * bool(said)

@@ -44,8 +44,8 @@ def test_cycle_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_collector_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = Counting("one", EVENTS)
     hub = opened(tmp_path, one)
-    one.unread, one.not_looked_at = 3, 4
-    monkeypatch.setattr(one, "skipped", lambda: {"hung": 5})
+    one.unread_cgroups, one.skipped_processes = 3, 4
+    monkeypatch.setattr(one, "skipped_mounts", lambda: {"hung": 5})
     maps = [MapHealth("map", 4096, 2, 1, 100, 3)]
     monkeypatch.setattr(one, "maps", lambda: maps)
     monkeypatch.setattr(one, "programs", lambda: [ProgramHealth("program", 0.0, 0, 7)])

@@ -133,7 +133,7 @@ def test_pod_with_the_hosts_root_has_no_file_systems_of_other_pods(tree: Tree, o
         assert {name for name in exported if "capacity" in name} == {"fs_capacity_bytes /", "fs_capacity_bytes /host"}
 
 
-def test_processes_that_are_not_looked_at_are_counted(tree: Tree, opened: Opened) -> None:
+def test_processes_that_are_skipped_are_counted(tree: Tree, opened: Opened) -> None:
     pids = list(range(10, 10 + MAX_PROBED + 3))
     for pid in pids:
         process(tree, pid, ROOT)
@@ -141,7 +141,7 @@ def test_processes_that_are_not_looked_at_are_counted(tree: Tree, opened: Opened
     group, cycles = tree.group("a", 7, pids=pids), Cycles(collector)
     for cycle in (1, 2):
         cycles.run(group)
-        assert collector.not_looked_at == 3 * cycle
+        assert collector.skipped_processes == 3 * cycle
 
 
 def test_new_mount_is_seen(tree: Tree, opened: Opened) -> None:
@@ -238,7 +238,7 @@ def real(tree: Tree, pid: int, *mounts: str) -> None:
 
 def skipped(collector: Filesystem) -> dict[str, int]:
     """What is counted, but for 0."""
-    return {reason: number for reason, number in collector.skipped().items() if number}
+    return {reason: number for reason, number in collector.skipped_mounts().items() if number}
 
 
 def test_paths_that_cannot_be_one(tree: Tree) -> None:
@@ -284,7 +284,7 @@ def test_mount_that_hangs_is_counted(tree: Tree) -> None:
             goes_on.wait()
         return there.statvfs(root, point, mount)
 
-    collector = Filesystem(tree.environment, statvfs=hang, limit=0.2)
+    collector = Filesystem(tree.environment, statvfs=hang, timeout=0.2)
     try:
         for cycle in (1, 2):
             assert [row.labels for row in collector.collect([tree.group("a", 7, pids=[10])])] == [("/",)]

@@ -325,7 +325,7 @@ def test_descriptors_are_listed_when_their_number_changes(
     assert listed.of(tree) == ["10/fd"] * 3
     assert cycles.exported() != {}
     cycles.run()
-    assert cycles.collector._drm._held == {}  # type: ignore[attr-defined]
+    assert cycles.collector._drm._descriptors == {}  # type: ignore[attr-defined]
 
 
 def test_real_descriptors(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_real_descriptors(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert process.stdout is not None
         process.stdout.readline()  # it has opened what it needs to start
         assert drm._of_process(process.pid) == []
-        drm._held[process.pid] = drm._held[process.pid]._replace(until=RELIST_CYCLES)
+        drm._descriptors[process.pid] = drm._descriptors[process.pid]._replace(relist_at=RELIST_CYCLES)
         assert drm._of_process(process.pid) == []
         assert (len(listed.paths), reads) == (1, [])
         process.stdin.write("\n")

@@ -16,5 +16,5 @@ def test_cgroup_whose_faults_cannot_be_read_is_counted(tree: Tree, monkeypatch: 
         refuse(patch, "/refused/")
         for cycle in (1, 2):
             assert [row.owner for row in collector._read_files(groups)] == [0]
-            assert collector.unread == cycle
+            assert collector.unread_cgroups == cycle
     assert [row.values[0] for row in collector._read_files(groups)] == [3, 3]

@@ -1,9 +1,9 @@
-"""GPUs of DRM drivers (amdgpu, i915, xe, ...): their clients, and what each used since the last cycle.
+"""GPUs of DRM drivers (amdgpu, i915, xe, ...): their clients, and the use by each since the last cycle.
 
 The kernel has no list of clients. They are found through the descriptors of processes, in `/proc/PID/fd`. To keep this
-cheap, nothing is read without a render node, and no process of a container without /dev/dri. The descriptors of a
-process are listed only if their number changed (the size of the directory, since 6.2: f1f1f2569901), or in every tenth
-cycle.
+cheap, it reads nothing if there is no render node, and no processes of a container without /dev/dri. It lists the
+descriptors of a process only if their number changed (the size of the directory, since 6.2: f1f1f2569901), and in every
+tenth cycle.
 """
 
 import os
@@ -22,8 +22,8 @@ from kpod_metrics.pods.model import Group
 RELIST_CYCLES = 10
 """Cycles after which the descriptors of a process are listed even if their number is the same."""
 
-_NO_COUNTS = frozenset({"nvidia"})
-"""Drivers with render nodes but without client statistics; NVML has those of nvidia."""
+_WITHOUT_STATISTICS = frozenset({"nvidia"})
+"""Drivers with render nodes but without client statistics; for nvidia, NVML has them."""
 
 
 class Use(NamedTuple):
@@ -33,19 +33,19 @@ class Use(NamedTuple):
     memory: int | None
 
 
-class _Held(NamedTuple):
+class _Descriptors(NamedTuple):
     """The DRM descriptors of one process."""
 
     state: tuple[int, int, int]
-    """Inode, time and size of its directory of descriptors. Another process with the same PID has other ones."""
-    descriptors: list[str]
+    """Inode, time and size of its directory of descriptors. They differ for a later process with the same PID."""
+    names: list[str]
     """One descriptor per client."""
-    until: int
+    relist_at: int
     """The cycle in which they are listed again."""
 
 
-class _Seen(NamedTuple):
-    """A client at the time of a read."""
+class _Reading(NamedTuple):
+    """A client's statistics, and the time of the read."""
 
     at_ns: int
     client: drm.DrmClient
@@ -70,10 +70,10 @@ class Drm:
         self._class = f"{environment.sys_root}/class/drm"
         self._clock = clock
         self._devices: frozenset[str] = frozenset()
-        """The devices found last; clients of other devices are ignored."""
+        """The devices of the last search; clients of other devices are ignored."""
         self._cycle = 0
-        self._held: dict[int, _Held] = {}
-        self._before: dict[tuple[str, int], tuple[int, _Seen]] = {}
+        self._descriptors: dict[int, _Descriptors] = {}
+        self._before: dict[tuple[str, int], tuple[int, _Reading]] = {}
         """Cgroup and last read of each client, by device and client id."""
 
     def devices(self) -> dict[str, str]:
@@ -85,7 +85,7 @@ class Drm:
         found = {}
         for node in nodes:
             driver = _target(f"{self._class}/{node}/device/driver")
-            if driver not in _NO_COUNTS:
+            if driver not in _WITHOUT_STATISTICS:
                 found[self._device(node)] = driver
         self._devices = frozenset(found)
         return found
@@ -94,19 +94,19 @@ class Drm:
         """Return the device of a node: its PCI address, or its name on another bus."""
         return os.path.basename(os.path.realpath(f"{self._class}/{node}/device"))
 
-    def clients(self, group: Group) -> Iterable[tuple[Group, str, _Seen]]:
+    def clients(self, group: Group) -> Iterable[tuple[Group, str, _Reading]]:
         """Yield the clients of a cgroup's processes, with their GPUs; raises OSError if they cannot be read."""
         if not self._has_nodes(group.pids):
             return
         for pid in group.pids:
             try:
-                yield from ((group, device, seen) for device, seen in self._of_process(pid))
+                yield from ((group, device, reading) for device, reading in self._of_process(pid))
             except OSError as error:
                 if not is_absent(error):
                     raise
 
     def _has_nodes(self, pids: Sequence[int]) -> bool:
-        """Whether the first existing process can see DRM nodes: a container sees only those it was given."""
+        """Whether the first existing process can see DRM nodes: a container sees only those that it may use."""
         for pid in pids:
             try:
                 root = os.open(f"{self._proc}/{alive(self._proc, pid)}/root", os.O_PATH | os.O_CLOEXEC)
@@ -123,49 +123,49 @@ class Drm:
             return True
         return False
 
-    def _of_process(self, pid: int) -> list[tuple[str, _Seen]]:
+    def _of_process(self, pid: int) -> list[tuple[str, _Reading]]:
         folder = f"{self._proc}/{pid}/fd"
         status = os.stat(folder)
         if not status.st_size and (thread := alive(self._proc, pid)) != pid:
             return self._of_process(thread)  # the main thread has ended and has no descriptors
         state = (status.st_ino, status.st_mtime_ns, status.st_size)
-        held = self._held.get(pid)
-        if held is None or held.state != state or not status.st_size or self._cycle >= held.until:
-            # At different cycles, so that not all processes are listed in the same one.
-            first = held is None or held.state != state
-            until = self._cycle + (1 + pid % RELIST_CYCLES if first else RELIST_CYCLES)
-            held = _Held(state, _nodes(folder), until)
-        found: dict[tuple[str, int], tuple[str, str, _Seen]] = {}
-        for descriptor in held.descriptors:
+        known = self._descriptors.get(pid)
+        if known is None or known.state != state or not status.st_size or self._cycle >= known.relist_at:
+            # Spread over the cycles, so that not all processes are listed in the same one.
+            first = known is None or known.state != state
+            relist_at = self._cycle + (1 + pid % RELIST_CYCLES if first else RELIST_CYCLES)
+            known = _Descriptors(state, _node_descriptors(folder), relist_at)
+        found: dict[tuple[str, int], tuple[str, str, _Reading]] = {}
+        for descriptor in known.names:
             data = read_if_there(f"{self._proc}/{pid}/fdinfo/{descriptor}")
-            seen = drm.client(data)
-            if seen is None:
+            client = drm.client(data)
+            if client is None:
                 continue
-            device = seen.device or self._device(_target(f"{folder}/{descriptor}"))
+            device = client.device or self._device(_target(f"{folder}/{descriptor}"))
             if device in self._devices:
-                found.setdefault((device, seen.id), (descriptor, device, _Seen(self._clock(), seen)))
-        self._held[pid] = held._replace(descriptors=[descriptor for descriptor, _, _ in found.values()])
-        return [(device, seen) for _, device, seen in found.values()]
+                found.setdefault((device, client.id), (descriptor, device, _Reading(self._clock(), client)))
+        self._descriptors[pid] = known._replace(names=[descriptor for descriptor, _, _ in found.values()])
+        return [(device, reading) for _, device, reading in found.values()]
 
-    def uses(self, read: Iterable[tuple[Group, str, _Seen]]) -> Mapping[tuple[Group, str], Use]:
+    def uses(self, read: Iterable[tuple[Group, str, _Reading]]) -> Mapping[tuple[Group, str], Use]:
         """Return the use since the last cycle, by container (one of its cgroups) and GPU; ends the cycle.
 
         If processes of several cgroups have the same client, it belongs to the cgroup in which it was found first.
         """
-        now: dict[tuple[str, int], tuple[Group, _Seen]] = {}
-        for group, device, seen in read:
-            key = (device, seen.client.id)
+        now: dict[tuple[str, int], tuple[Group, _Reading]] = {}
+        for group, device, reading in read:
+            key = (device, reading.client.id)
             before = self._before.get(key)
             if key not in now or (before is not None and before[0] == group.id):
-                now[key] = (group, seen)
+                now[key] = (group, reading)
         totals: dict[tuple[object, str], tuple[Group, _Total]] = {}
-        for key, (group, seen) in now.items():
+        for key, (group, reading) in now.items():
             _, total = totals.setdefault((group.identity, key[0]), (group, _Total()))
             known = self._before.get(key)
-            _add(total, known[1] if known is not None else None, seen)
+            _add(total, known[1] if known is not None else None, reading)
         self._before = {
-            key: (group.id, _highest(self._before[key][1], seen) if key in self._before else seen)
-            for key, (group, seen) in now.items()
+            key: (group.id, _with_highest(self._before[key][1], reading) if key in self._before else reading)
+            for key, (group, reading) in now.items()
         }
         return {(group, device): _use(total) for (_, device), (group, total) in totals.items()}
 
@@ -173,14 +173,14 @@ class Drm:
         """Begin a cycle: forget processes that ended."""
         self._cycle += 1
         there = {pid for group in groups for pid in group.pids}
-        self._held = {pid: held for pid, held in self._held.items() if pid in there}
+        self._descriptors = {pid: known for pid, known in self._descriptors.items() if pid in there}
 
     def forget_all(self) -> None:
         """Forget everything: there is no GPU now."""
-        self._held, self._before = {}, {}
+        self._descriptors, self._before = {}, {}
 
 
-def _nodes(folder: str) -> list[str]:
+def _node_descriptors(folder: str) -> list[str]:
     """Return the descriptors of DRM nodes, by the target of their links: accessing the files could block."""
     found = []
     for name in os.listdir(folder):
@@ -200,7 +200,7 @@ def _target(link: str) -> str:
         return ""
 
 
-def _add(total: _Total, before: _Seen | None, now: _Seen) -> None:
+def _add(total: _Total, before: _Reading | None, now: _Reading) -> None:
     """Add one client: its memory, and the share of time in which each class of engines worked for it."""
     memory = now.client.memory()
     if memory is not None:
@@ -209,7 +209,7 @@ def _add(total: _Total, before: _Seen | None, now: _Seen) -> None:
         total.shared = max(total.shared, memory[1])
         total.has_memory = True
     if before is None:
-        return  # it is not known since when it exists
+        return  # the start of the client is unknown
     for name, engine in now.client.engines.items():
         ratio = _ratio(before.client.engines.get(name), engine, now.at_ns - before.at_ns)
         if ratio is not None:
@@ -217,7 +217,7 @@ def _add(total: _Total, before: _Seen | None, now: _Seen) -> None:
 
 
 def _ratio(before: drm.Engine | None, now: drm.Engine, elapsed_ns: int) -> float | None:
-    """Return the share of time in which a class of engines worked for a client; None if it is not known."""
+    """Return the share of time in which a class of engines worked for a client; None if it is unknown."""
     if now.busy_ns is not None:
         if elapsed_ns <= 0:
             return None
@@ -232,8 +232,8 @@ def _ratio(before: drm.Engine | None, now: drm.Engine, elapsed_ns: int) -> float
     return max(0, now.cycles - before.cycles) / (elapsed * now.capacity) if elapsed > 0 else None
 
 
-def _highest(before: _Seen, now: _Seen) -> _Seen:
-    """Keep the larger value of each counter: a driver may go back, and later catch up (drm-usage-stats.rst)."""
+def _with_highest(before: _Reading, now: _Reading) -> _Reading:
+    """Keep the larger value of each counter: it may decrease, and later catch up (drm-usage-stats.rst)."""
     for name, engine in now.client.engines.items():
         old = before.client.engines.get(name)
         if old is None:

@@ -1,9 +1,9 @@
-"""GPUs of NVIDIA's driver, by its management library NVML: memory and utilization of each process.
+"""GPUs of NVIDIA's driver, from its management library NVML: memory and utilization of each process.
 
 `nvidia-ml-py` (the extra `gpu`) is imported, and loads libnvidia-ml.so.1, only if the driver's module is loaded: it
-takes 2.7 MB. It keeps /dev/nvidiactl and the GPUs open, so the module cannot be unloaded while the agent runs.
+takes 2.7 MB. The library keeps /dev/nvidiactl and the GPUs open, so the module cannot be unloaded while the agent runs.
 
-NVML reports PIDs of the agent's PID namespace, so the agent needs the host's.
+NVML reports PIDs of the agent's PID namespace, so the agent must run in the host's.
 """
 
 import logging
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 10
 """Consecutive reads in which a GPU does not answer, after which the library is initialized again."""
 
-_WHOLE = 100
-"""NVML reports utilization in per cent."""
+_MAX_PERCENT = 100
+"""The largest correct utilization: NVML reports it in per cent."""
 
 
 class Process(NamedTuple):
@@ -30,7 +30,7 @@ class Process(NamedTuple):
     pid: int
     gpu: str
     busy: tuple[float, float, float] | None
-    """Per cent of the time since the last read: multiprocessors, encoders, decoders. None if it is not available."""
+    """Per cent of the time since the last read: multiprocessors, encoders, decoders. None if not available."""
     memory: int | None
     """Bytes."""
 
@@ -42,7 +42,7 @@ class Nvml:
         self._module = f"{environment.sys_root}/module/nvidia"
         self._library: Any = None
         """The module pynvml, while NVML is initialized."""
-        self._until: dict[str, int] = {}
+        self._newest: dict[str, int] = {}
         """Time of the newest sample in microseconds, by GPU."""
         self._failing: dict[str, str] = {}
         """GPUs that did not answer, with the error."""
@@ -186,20 +186,20 @@ class Nvml:
         ignored.
         """
         nvml = self._library
-        since = self._until.get(name)
+        since = self._newest.get(name)
         try:
             samples = nvml.nvmlDeviceGetProcessUtilization(device, since or 0)
         except nvml.NVMLError_NotFound:
             samples = []
         except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
             return None
-        self._until[name] = max((sample.timeStamp for sample in samples), default=since or 0)
+        self._newest[name] = max((sample.timeStamp for sample in samples), default=since or 0)
         if since is None:
             return None
         sampled: dict[int, set[tuple[int, int, int, int]]] = defaultdict(set)
         for sample in samples:
             values = (sample.smUtil, sample.encUtil, sample.decUtil)
-            if sample.timeStamp > since and max(values) <= _WHOLE:
+            if sample.timeStamp > since and max(values) <= _MAX_PERCENT:
                 sampled[sample.pid].add((sample.timeStamp, *values))
         return {pid: _mean(values) for pid, values in sampled.items()}
 

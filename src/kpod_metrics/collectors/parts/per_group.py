@@ -71,7 +71,7 @@ class FileCollector(Collector):
             except OSError as error:
                 if not is_absent(error):
                     refused.append((group, error))
-        self.unread += len(refused)
+        self.unread_cgroups += len(refused)
         if groups != self._before:
             self._before = groups
             self._files.sweep({group.path for group in groups})

@@ -33,17 +33,17 @@ class ProcessCollector(FileCollector):
             signal.hook += f"; namespaces by {'iter/task' if self.environment.tasks.is_open(self) else '/proc'}"
         return signals
 
-    def views(self) -> Mapping[int, TaskNamespaces] | None:
+    def snapshot(self) -> Mapping[int, TaskNamespaces] | None:
         """Return the namespaces of all processes by PID; None if the kernel has no iterator for them."""
         tasks = self.environment.tasks
-        return tasks.look(self) if tasks.is_open(self) else None
+        return tasks.snapshot(self) if tasks.is_open(self) else None
 
     def namespaces(self, pids: Sequence[int], of: Callable[[int], int]) -> dict[int, int]:
         """Return the namespaces of a cgroup's processes (by `of`), each with a thread in it.
 
-        Processes beyond the first MAX_PROBED are counted in `not_looked_at`.
+        Processes beyond the first MAX_PROBED are counted in `skipped_processes`.
         """
-        self.not_looked_at += max(0, len(pids) - MAX_PROBED)
+        self.skipped_processes += max(0, len(pids) - MAX_PROBED)
         return distinct(pids, of, self.environment.proc_root)
 
     def maps(self) -> list[MapHealth]:

@@ -20,17 +20,17 @@ from kpod_metrics.kernel.openat2 import fstatvfs_below
 
 log = logging.getLogger(__name__)
 
-LIMIT = 0.5
+TIMEOUT = 0.5
 """Seconds for which a cycle waits for its calls and, after one that hangs, again for the rest."""
 SKIPPED = ("symlink", "replaced", "hung", "refused")
 """Why a mount is skipped: a link in its path; another mount or none there; no answer; another error."""
 MAX_STUCK = 8
-"""Maximum threads that hang. Local file systems always have one left: remote ones often hang together."""
+"""Maximum number of threads that hang. One is reserved for local file systems: remote ones often hang together."""
 
 
 @dataclass(slots=True, eq=False)
 class Probe:
-    """A file system to read, and its answer; None if it has not answered."""
+    """A file system to read, and its answer; None until it answers."""
 
     system: FileSystem
     root: str
@@ -59,24 +59,24 @@ class _Batch:
     abandoned: bool = False
 
 
-Ask = Callable[[str, str, int], os.statvfs_result]
+StatvfsCall = Callable[[str, str, int], os.statvfs_result]
 """Signature of `fstatvfs_below`: root directory, mount point, mount id."""
 
 
 class Statvfs:
     """Fills in the answers of probes. For one thread at a time."""
 
-    def __init__(self, statvfs: Ask = fstatvfs_below, limit: float = LIMIT) -> None:
-        self._statvfs, self._limit = statvfs, limit
+    def __init__(self, statvfs: StatvfsCall = fstatvfs_below, timeout: float = TIMEOUT) -> None:
+        self._statvfs, self._timeout = statvfs, timeout
         self._lock = threading.Lock()
         """Protects `abandoned`, `at` and `stuck`."""
         self._jobs: SimpleQueue[_Batch | None] | None = None
-        """Jobs of the waiting thread, if there is one."""
+        """The queue of the idle thread, if there is one."""
         self.stuck: set[str] = set()
         """Devices that do not answer."""
 
-    def ask(self, probes: Iterable[Probe]) -> None:
-        """Fill in the answers; returns within twice the limit."""
+    def read(self, probes: Iterable[Probe]) -> None:
+        """Fill in the answers; returns within twice the timeout."""
         # Remote file systems last: they are more likely to hang, and then do not delay local ones.
         left = sorted(probes, key=lambda probe: not probe.system.local)
         for _ in range(2):
@@ -93,14 +93,14 @@ class Statvfs:
             batch = _Batch(left)
             self._hand_over(batch)
             try:
-                batch.done.get(timeout=self._limit)
+                batch.done.get(timeout=self._timeout)
             except Empty:
                 self._abandon(batch)
             else:
                 return
 
     def close(self) -> None:
-        """Stop the waiting thread. A thread that hangs ends with its call, or with the process."""
+        """Stop the idle thread. A thread that hangs ends with its call, or with the process."""
         if self._jobs is not None:
             self._jobs.put(None)
             self._jobs = None

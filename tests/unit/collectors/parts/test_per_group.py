@@ -33,9 +33,9 @@ def test_refused_group_does_not_lose_the_others(
             f"collector cpu: 1 of 3 cgroups cannot be read, among them {groups[1].path}: "
             f"[Errno 13] Permission denied: '{groups[1].path}/cpu.stat'"
         ]
-    assert collector.unread == 3
+    assert collector.unread_cgroups == 3
     assert [row.owner for row in collector.collect(groups)] == [0, 1, 2]
-    assert collector.unread == 3
+    assert collector.unread_cgroups == 3
     refuse(monkeypatch, "/refused/")
     collector.collect(groups)
     assert len(caplog.records) == 2  # it began again

@@ -11,7 +11,7 @@ from kpod_metrics.collectors.parts.statvfs import MAX_STUCK, Probe, Statvfs
 from kpod_metrics.kernel.openat2 import ReplacedError
 from tests.unit.kernel.mounts import mount_of
 
-LIMIT = 1.0
+TIMEOUT = 1.0
 SIZE = os.statvfs_result((4096, 1024, 10, 5, 5, 0, 0, 0, 0, 255))
 
 
@@ -60,7 +60,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def statvfs(machine: Machine) -> Iterator[Statvfs]:
-    asker = Statvfs(machine.statvfs, LIMIT)
+    asker = Statvfs(machine.statvfs, TIMEOUT)
     yield asker
     asker.close()
 
@@ -72,7 +72,7 @@ def probes(*devices: str) -> list[Probe]:
 
 def answered(asker: Statvfs, *devices: str) -> list[str]:
     asking = probes(*devices)
-    asker.ask(asking)
+    asker.read(asking)
     return [probe.system.device for probe in asking if probe.answer is SIZE]
 
 
@@ -87,7 +87,7 @@ def test_one_thread_asks_all_of_all_cycles(machine: Machine, statvfs: Statvfs) -
 
 
 def test_nothing_to_ask_takes_no_thread(statvfs: Statvfs) -> None:
-    statvfs.ask([])
+    statvfs.read([])
     assert helpers() == 0
 
 
@@ -164,7 +164,7 @@ def test_real_file_systems(tmp_path: Path) -> None:
             name: Probe(FileSystem(name, local=True, points=[Point(path, mount) for path in found]), str(tmp_path))
             for name, found in points.items()
         }
-        asker.ask(asking.values())
+        asker.read(asking.values())
         assert isinstance(asking["files"].answer, NotADirectoryError)
         assert isinstance(asking["none"].answer, ReplacedError)
         assert isinstance(asking["odd"].answer, OSError)
