@@ -15,14 +15,7 @@ BETWEEN = r"\s+(?:(?:#|//|[*>])\s+)?"
 PATHS = (
     *("*.md", "docs/*.md", "helm/*/README.md", "helm/*/templates/**/*.*", "helm/*/values.yaml", "helm/schema.yaml"),
     *("Makefile", "deploy/*", "deploy/apparmor/*", "scripts/*", "hatch_build.py", "testkit/**/*.*", "bench/*.py"),
-    *(
-        "src/**/*.py",
-        "bpf/*.bpf.*",
-        "bpf/kernel_types.h",
-        "monitoring/*.py",
-        "tests/**/*.py",
-        "tests/monitoring/*.yaml",
-    ),
+    *("src/**/*.py", "bpf/*.[ch]", "monitoring/*.py", "tests/**/*.py", "tests/monitoring/*.yaml"),
 )
 """Patterns of the files that are read by default."""
 EXCLUDED = {

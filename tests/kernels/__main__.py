@@ -1,7 +1,7 @@
 """Boots the kernels of table.py, runs the live tests on each, and checks the results: `make test-kernels`.
 
-The result of a row without problems is kept, so that only the others must run again. When every row has a result with
-the same programs, the page is written.
+It keeps the result of a row without problems, so that only the others must run again. When every row has a result with
+the same programs, it writes the page.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from tests.kernels import matrix
 from tests.kernels.table import KERNELS
 
 LOGS = image.REPOSITORY / "build" / "kernels"
-"""The folder for the console's log and the result of each row."""
-LEFT = LOGS.relative_to(image.REPOSITORY)
+"""The folder for the console log and the result of each row."""
+RESULTS = LOGS.relative_to(image.REPOSITORY)
 
 
 def _prepare(rows: list[Kernel], work: Path, arguments: str) -> list[tuple[image.Booted, Path, Path]]:
@@ -50,8 +50,8 @@ def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> li
             outcome = machine.boot(to_boot, LOGS / f"{name}.log", budget)
             tests = outcome.result.get("tests", {}).values()
             counts = {kind: sum(test["outcome"] == kind for test in tests) for kind in ("passed", "failed", "skipped")}
-            told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-            print(f"{name}: {outcome.problem or told}, {outcome.seconds:.0f} s", flush=True)
+            summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            print(f"{name}: {outcome.problem or summary}, {outcome.seconds:.0f} s", flush=True)
             if booted.kernel.counted and not arguments and not outcome.problem:
                 counted = machine.boot(replace(to_boot, counts=True), LOGS / f"{name}-counted.log", budget)
                 outcome.result |= counted.result
@@ -62,7 +62,7 @@ def _run(rows: list[Kernel], together: int, budget: float, arguments: str) -> li
                 )
             return outcome
 
-        # The slow rows first, which are last in the table: together they end earlier.
+        # Start with the slow rows, which are last in the table: then all end earlier.
         done = {outcome.booted.kernel.name: outcome for outcome in pool.map(row, reversed(prepared))}
     return [done[row.name] for row in rows]
 
@@ -87,14 +87,14 @@ def _all(outcomes: list[Outcome]) -> list[Outcome] | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernel", default=os.environ.get("KERNEL", ""), help="one row's name; all without it")
-    parser.add_argument("--together", type=int, default=os.cpu_count() or 1, help="how many at once")
+    parser.add_argument("--together", type=int, default=os.cpu_count() or 1, help="rows to run at the same time")
     parser.add_argument("--budget", type=float, default=900, help="seconds for each row")
     parser.add_argument("--tests", default="", help="arguments for pytest instead of tests/live: nothing is judged")
-    parser.add_argument("--missing", action="store_true", help="only say what was not run yet with these programs")
+    parser.add_argument("--missing", action="store_true", help="only print which figures of these programs are missing")
     options = parser.parse_args()
     if options.missing:
         if found := matrix.missing():
-            print(*found, f"Only `make test-kernels` can write them; in CI it leaves them in {LEFT}.", sep="\n")
+            print(*found, f"Only `make test-kernels` can write them; in CI it leaves them in {RESULTS}.", sep="\n")
         return 0
     rows = matrix.chosen(KERNELS, options.kernel)
     outcomes = _run(rows, options.together, options.budget, options.tests)
@@ -115,10 +115,10 @@ def main() -> int:
             good.append(outcome)
             _result(outcome.booted.kernel).write_text(json.dumps(outcome.result))
         else:
-            print(f"\n==== {outcome.booted.kernel.name}: the console\n{outcome.console.read_text(errors='replace')}")
-            print(f"==== {outcome.booted.kernel.name}: what is wrong")
+            print(f"\n==== {outcome.booted.kernel.name}: console log\n{outcome.console.read_text(errors='replace')}")
+            print(f"==== {outcome.booted.kernel.name}: problems")
             print("\n".join(found), flush=True)
-    limits = matrix.over_limit(good, leave=LOGS if in_ci else None)
+    limits = matrix.over_limit(good, folder=LOGS if in_ci else None)
     if limits:
         print("\n".join(limits))
     if len(good) < len(outcomes) or (limits and not in_ci):
@@ -130,11 +130,11 @@ def main() -> int:
         (LOGS / page.name if in_ci else page).write_text(text)
         differs = in_ci and matrix.substance(text) != matrix.substance(before)
         if differs:
-            print(f"{page.relative_to(image.REPOSITORY)} is not what this run shows")
+            print(f"{page.relative_to(image.REPOSITORY)} differs from the results of this run")
             lines = (before.splitlines(), text.splitlines())
             print("\n".join(difflib.unified_diff(*lines, "committed", "this run", lineterm="")))
     if in_ci and (limits or differs):
-        print(f"what `make test-kernels` writes is in {LEFT}, to be committed if it is right")
+        print(f"the files that `make test-kernels` writes are in {RESULTS}: commit them if they are right")
     return int(bool(limits) or differs)
 
 

@@ -1,8 +1,8 @@
-"""Runs in a virtual machine whose clock counts executed instructions: counts those of each event.
+"""Runs in a virtual machine whose clock counts executed instructions: counts the instructions of each event.
 
-There (qemu's -icount, testkit/vm/machine.py) an instruction is a nanosecond, so what the kernel's account
-(kernel.bpf_stats_enabled) has as a program's time is the instructions that it executed: helpers included, and the few
-of the account itself. No machine's speed changes it.
+There (qemu's -icount, testkit/vm/machine.py) an instruction takes a nanosecond. So a program's run time
+(kernel.bpf_stats_enabled) is the number of instructions that it executed, with those of helpers and the few of the
+statistics themselves. It does not depend on the speed of the machine.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,24 +17,24 @@ from tests.live.harness import file_on_disk
 from tests.live.workloads import Event, events_of
 
 
-def make_cgroup(times: int, file: Path) -> None:
-    """Make a cgroup and remove it."""
+def create_cgroups(times: int, file: Path) -> None:
+    """Create and remove a cgroup, `times` times."""
     path = Path("/sys/fs/cgroup/executed")
     for _ in range(times):
         path.mkdir()
         path.rmdir()
 
 
-Loads = Callable[[], BpfCollector | CgroupEvents]
+Create = Callable[[], BpfCollector | CgroupEvents]
 
 
-def events() -> Iterator[tuple[str, Event, Loads]]:
+def events() -> Iterator[tuple[str, Event, Create]]:
     """Return the events: name, how to make them, and the collector that counts them."""
     for name, kind in registered().items():
         if issubclass(kind, BpfCollector):
-            load = partial(kind, Environment(syscalls=DEFAULT_SYSCALLS))
-            yield from ((what, event, load) for what, event in events_of(name).items())
-    yield "a new cgroup", Event(make_cgroup, 500), CgroupEvents
+            create = partial(kind, Environment(syscalls=DEFAULT_SYSCALLS))
+            yield from ((what, event, create) for what, event in events_of(name).items())
+    yield "a new cgroup", Event(create_cgroups, 500), CgroupEvents
 
 
 def measured() -> dict[str, dict[str, int]]:
@@ -42,8 +42,8 @@ def measured() -> dict[str, dict[str, int]]:
     knob = Path("/proc/sys/kernel/bpf_stats_enabled")
     knob.write_text("1")
     found = {}
-    for what, event, load in events():
-        loaded = load()
+    for what, event, create in events():
+        loaded = create()
         try:
             loaded.open()
             found[what] = _counted(loaded, event)

@@ -27,22 +27,22 @@ from tests.live.harness import COMPILED
 STATISTICS, INSTRUCTIONS = 4, 1
 """Flags of the verifier's log level."""
 
-OF_COLLECTORS = tuple(
+COLLECTOR_TESTS = tuple(
     f"tests/live/test_{name}.py" for name, kind in registered().items() if issubclass(kind, BpfCollector)
 )
-OF_SEVERAL = tuple(
+OTHER_TESTS = tuple(
     f"tests/live/test_{what}.py"
     for what in ("cgroup_events", "controllers", "degrades", "demo", "files", "layouts", "loss", "oom", "rights")
 )
-HERE = tuple(dict.fromkeys((*OF_COLLECTORS, *OF_SEVERAL)))
+TESTS = tuple(dict.fromkeys((*COLLECTOR_TESTS, *OTHER_TESTS)))
 """Tests that depend on the kernel. The others need a compiler, a container runtime, Prometheus or a client."""
 
 WITH_PROMETHEUS = ("tests/live/test_monitoring_controllers.py",)
 """Additional tests on a row with Prometheus."""
 
 
-def kept_log(program: libbpf.Program, level: int, size: int) -> "ctypes.Array[ctypes.c_char]":
-    """Have the verifier's log of a program written to the memory returned, which has to be held until it is loaded.
+def keep_log(program: libbpf.Program, level: int, size: int) -> "ctypes.Array[ctypes.c_char]":
+    """Return the memory to which the kernel will write the verifier's log: keep it until the program is loaded.
 
     Before 6.4 a log that does not fit fails the load.
     """
@@ -61,7 +61,7 @@ class Verified(libbpf.Object):
 
     def load(self) -> None:
         size = 1 << (16 if self.level == STATISTICS else 24)
-        kept = {name: kept_log(program, self.level, size) for name, program in self.programs.items()}
+        kept = {name: keep_log(program, self.level, size) for name, program in self.programs.items()}
         try:
             super().load()
         finally:
@@ -69,7 +69,7 @@ class Verified(libbpf.Object):
 
 
 def verify(open_and_close: Any) -> dict[str, Any]:
-    """Load an object as the agent does; return the cost of each program, or the verifier's log of refused ones."""
+    """Load an object as the agent does; return the verifier's count for each program, or its log of refused ones."""
     real, libbpf.Object = libbpf.Object, Verified  # type: ignore[misc]
     try:
         for level in (STATISTICS, STATISTICS | INSTRUCTIONS):
@@ -121,29 +121,29 @@ def absent() -> dict[str, str]:
 
 
 def verifier() -> dict[str, dict[str, Any]]:
-    """By object."""
+    """Return the verifier's counts or log of every object."""
     found = {}
     for name, kind in registered().items():
         if issubclass(kind, BpfCollector):
             collector = kind(Environment(syscalls=DEFAULT_SYSCALLS))
 
-            def whole(collector: BpfCollector = collector) -> None:
+            def open_and_close(collector: BpfCollector = collector) -> None:
                 try:
                     collector.open()
                 finally:
                     collector.close()
 
-            found[name] = verify(whole)
+            found[name] = verify(open_and_close)
     others: dict[str, CgroupEvents | Tasks] = {"cgroups": CgroupEvents(), "tasks": Tasks()}
     for name, other in others.items():
 
-        def whole_other(other: CgroupEvents | Tasks = other) -> None:
+        def open_and_close_other(other: CgroupEvents | Tasks = other) -> None:
             try:
                 other.open()
             finally:
                 other.close()
 
-        found[name] = verify(whole_other)
+        found[name] = verify(open_and_close_other)
     return found
 
 
@@ -196,7 +196,7 @@ def main() -> int:
     recorder = Recorder()
     chosen = Path("arguments").read_text().split() if Path("arguments").exists() else []
     options = ["-v", "-p", "no:cacheprovider", "--color=no", "--durations=10", "-o", "timeout=300"]
-    here = [*HERE, *(WITH_PROMETHEUS if Path(COMPILED, "prometheus").exists() else ())]
+    here = [*TESTS, *(WITH_PROMETHEUS if Path(COMPILED, "prometheus").exists() else ())]
     result["status"] = int(pytest.main([*options, *(chosen or here)], [recorder]))
     result["tests"] = recorder.tests
     result["seconds"] = round(time.monotonic() - began, 1)

@@ -16,21 +16,21 @@ from testkit.vm.machine import Outcome
 from tests.kernels.executed import events
 
 LIMITS = Path(__file__).parent / "instructions.json"
-"""Accepted counts of instructions that the verifier processes: twice as many fail."""
+"""Accepted counts of instructions that the verifier processes: twice as many are an error."""
 EXECUTED = Path(__file__).parent / "executed.json"
-"""Accepted counts of instructions that an event executes: a tenth more fails."""
+"""Accepted counts of instructions that an event executes: a tenth more is an error."""
 
 PAGE = image.REPOSITORY / "docs" / "evidence-kernels.md"
 
 MAY_BE_ABSENT = {
-    "kpod_mem_cgroup_peak_bytes": "memory.peak is there since 5.19",
-    "kpod_pressure_cpu_stalled_seconds_total": "the full line of cpu.pressure is there since 5.13",
+    "kpod_mem_cgroup_peak_bytes": "memory.peak exists since 5.19",
+    "kpod_pressure_cpu_stalled_seconds_total": "the full line of cpu.pressure exists since 5.13",
 }
 """The only metrics that a row may not have, and why."""
 
 
 def _shown(result: dict[str, Any], metric: str) -> tuple[str, bool]:
-    """Return how exactly the tests of a row show a metric to be counted, and whether that is enough."""
+    """Return how exact a metric is according to the tests of a row, and whether the tests are sufficient."""
     bounds, failed, passed = [], [], 0
     for name, test in result["tests"].items():
         for metrics, within in test["proves"]:
@@ -179,56 +179,56 @@ def problems(outcome: Outcome) -> list[str]:
         return [f"{name}: {outcome.problem}"]
     found = []
     if result["objects"] != image.objects():
-        found.append(f"{name}: the objects are not those that were compiled here")
+        found.append(f"{name}: it loaded other objects than those compiled here")
     for object_name, verdict in result["verifier"].items():
         if "error" in verdict:
             found.append(f"{name}: {object_name} is refused: {verdict['error']}")
             found += [f"--- {program} of {object_name} on {name}\n{log}" for program, log in verdict["logs"].items()]
-    unread = [test for test, told in result["tests"].items() if told["outcome"] == "failed" and test.endswith(".py")]
-    if unread:  # then no test has run
+    unread = [test for test, ran in result["tests"].items() if ran["outcome"] == "failed" and test.endswith(".py")]
+    if unread:  # then no test ran
         return [*found, *(f"{name}: {test} cannot be read\n{result['tests'][test]['why']}" for test in unread)]
     for metrics in _collectors().values():
         for metric in metrics:
             text, good = cell(result, metric)
             if not good:
                 found.append(f"{name}: {metric}: {text}")
-    for test, told in result["tests"].items():
-        if told["outcome"] in {"failed", "not run"}:
-            found.append(f"{name}: {test} {told['outcome']}\n{told['why']}")
+    for test, ran in result["tests"].items():
+        if ran["outcome"] in {"failed", "not run"}:
+            found.append(f"{name}: {test} {ran['outcome']}\n{ran['why']}")
     return found
 
 
-def over_limit(outcomes: Sequence[Outcome], *, leave: Path | None = None) -> list[str]:
-    """Which programs cost more than their limits allow.
+def over_limit(outcomes: Sequence[Outcome], *, folder: Path | None = None) -> list[str]:
+    """Return the programs that cost more than the accepted figures allow.
 
-    What is new is accepted. With a folder to `leave` the files in it fails too, and the accepted ones stay.
+    A program without a figure is accepted; with a `folder` it is an error, and the new files are written there.
     """
     return [
-        *_over(LIMITS, _instructions(outcomes), 2, "the verifier looked at {} instructions", leave),
-        *_over(EXECUTED, _executed(outcomes), 1.1, "{} instructions were executed", leave),
+        *_over(LIMITS, _instructions(outcomes), 2, "the verifier processed {} instructions", folder),
+        *_over(EXECUTED, _executed(outcomes), 1.1, "{} instructions were executed", folder),
     ]
 
 
-def _over(file: Path, measured: dict[str, dict[str, int]], room: float, said: str, leave: Path | None) -> list[str]:
-    """Return the counts of one kind that are at least `room` times the accepted ones."""
+def _over(file: Path, measured: dict[str, dict[str, int]], factor: float, text: str, folder: Path | None) -> list[str]:
+    """Return the counts of one kind that are at least `factor` times the accepted ones."""
     limits: dict[str, dict[str, int]] = json.loads(file.read_text()) if file.exists() else {}
     found = []
     for what, counts in measured.items():
         for row, count in counts.items():
             accepted = limits.get(what, {}).get(row)
             if accepted is None:
-                if leave:
-                    found.append(f"{row}: {what}: {said.format(count)}, and {file.name} has no figure for it")
+                if folder:
+                    found.append(f"{row}: {what}: {text.format(count)}, and {file.name} has no figure for it")
                 limits.setdefault(what, {})[row] = count
-            elif count >= room * accepted:
-                found.append(f"{row}: {what}: {said.format(count)}, {accepted} were accepted")
+            elif count >= factor * accepted:
+                found.append(f"{row}: {what}: {text.format(count)}, {accepted} were accepted")
     rows = {row for counts in measured.values() for row in counts}
     kept = {
         what: {row: count for row, count in counts.items() if row not in rows or row in measured.get(what, {})}
         for what, counts in limits.items()
     }
-    text = json.dumps({what: counts for what, counts in kept.items() if counts}, indent=2, sort_keys=True)
-    (leave / file.name if leave else file).write_text(text + "\n")
+    written = json.dumps({what: counts for what, counts in kept.items() if counts}, indent=2, sort_keys=True)
+    (folder / file.name if folder else file).write_text(written + "\n")
     return found
 
 
@@ -250,7 +250,7 @@ def missing() -> list[str]:
         f"{EXECUTED.name} has no figure of": [what for what, _, _ in events() if what not in counted],
         f"{PAGE.name} was made with other objects than": others,
     }
-    return [f"{said} {', '.join(what)}" for said, what in found.items() if what]
+    return [f"{sentence} {', '.join(what)}" for sentence, what in found.items() if what]
 
 
 def chosen(rows: Sequence[Kernel], name: str) -> list[Kernel]:

@@ -27,7 +27,7 @@ CHECK = [sys.executable, "-m", "kpod_metrics", "check", "--discovery", "cgroup",
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_what_this_kernel_has_is_not_given_up_in_silence(name: str, cgroup_root: str) -> None:
-    """Insisted on, the kernel's refusal is an error: without one, the feature is used by all that can use it."""
+    """If a feature is required, the kernel's refusal is an error; without one, all that can use the feature use it."""
     if reason := forced.lacking(name):
         pytest.skip(f"needs kernel feature {name}: {reason}")
     users = [kind for kind in registered().values() if name in kind.features]

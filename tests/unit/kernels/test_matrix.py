@@ -81,7 +81,7 @@ def test_a_refused_program_shows_the_verifiers_log() -> None:
 
 
 def test_another_object_is_a_problem() -> None:
-    assert "not those that were compiled here" in matrix.problems(outcome(result(objects={})))[0]
+    assert "other objects than those compiled here" in matrix.problems(outcome(result(objects={})))[0]
 
 
 def test_a_row_without_a_result() -> None:
@@ -101,14 +101,14 @@ def test_a_doubled_cost_fails_and_a_new_program_is_accepted_once(
     def cost(count: int) -> Outcome:
         return outcome(result(verifier={"run_queue": {"instructions": {"task_leaves": count}}}))
 
-    assert "has no figure" in matrix.over_limit([cost(500)], leave=left)[0]
+    assert "has no figure" in matrix.over_limit([cost(500)], folder=left)[0]
     assert json.loads((left / "limits.json").read_text()) == {"run_queue/task_leaves": {"6.1": 500}}
     assert not (tmp_path / "limits.json").exists()
     assert matrix.over_limit([cost(500)]) == []
-    assert matrix.over_limit([cost(999)], leave=left) == []
+    assert matrix.over_limit([cost(999)], folder=left) == []
     assert matrix.over_limit([cost(999)]) == []
     assert json.loads((tmp_path / "limits.json").read_text()) == {"run_queue/task_leaves": {"6.1": 500}}
-    assert "looked at 1000 instructions, 500 were accepted" in matrix.over_limit([cost(1000)], leave=left)[0]
+    assert "processed 1000 instructions, 500 were accepted" in matrix.over_limit([cost(1000)], folder=left)[0]
     gone = outcome(result(verifier={"run_queue": {"instructions": {"another": 1}}}))
     matrix.over_limit([gone])
     assert json.loads((tmp_path / "limits.json").read_text()) == {"run_queue/another": {"6.1": 1}}
@@ -123,18 +123,18 @@ def test_a_tenth_more_executed_for_an_event_fails(tmp_path: Path, monkeypatch: p
     def executes(count: int) -> Outcome:
         return outcome(result(verifier={}, executed={"a syscall": {"syscall_ends": count}}))
 
-    assert matrix.over_limit([executes(500)], leave=left) == [
+    assert matrix.over_limit([executes(500)], folder=left) == [
         "6.1: a syscall: syscall_ends: 500 instructions were executed, and executed.json has no figure for it"
     ]
     assert matrix.over_limit([executes(500)]) == []
-    assert matrix.over_limit([executes(549)], leave=left) == []
-    assert matrix.over_limit([executes(551)], leave=left) == [
+    assert matrix.over_limit([executes(549)], folder=left) == []
+    assert matrix.over_limit([executes(551)], folder=left) == [
         "6.1: a syscall: syscall_ends: 551 instructions were executed, 500 were accepted"
     ]
     assert "| a syscall | syscall_ends | 500 |" in matrix.page([executes(500)])
 
 
-def test_what_only_virtual_machines_tell_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_figures_of_virtual_machines_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"LIMITS": tmp_path / "limits.json", "EXECUTED": tmp_path / "executed.json", "PAGE": tmp_path / "page.md"}
     for name, path in files.items():
         monkeypatch.setattr(matrix, name, path)
