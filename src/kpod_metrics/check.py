@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -154,14 +155,12 @@ def _refusal(collector: Collector) -> str:
 
 def _new_cgroups(settings: Settings) -> Line:
     """Check whether the kernel reports new cgroups."""
-    events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root)
     try:
-        events.open()
+        with closing(CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root)) as events:
+            events.open()
         return Line("new cgroups", True, "tp_btf/cgroup_mkdir")
     except KpodError as error:
         return Line("new cgroups", False, str(error))
-    finally:
-        events.close()
 
 
 def _web(path: str) -> Line:
@@ -188,12 +187,10 @@ def _pods(settings: Settings) -> Line:
         source = kubernetes_source(settings)
     except KpodError as error:
         return Line("pods", False, str(error))
-    source.start()
-    try:
+    with closing(source):
+        source.start()
         end = time.monotonic() + _SOURCE_TIMEOUT
         while not source.connected and time.monotonic() < end:
             time.sleep(0.05)
         found = f"{source.name}: {len(source.poll()[0])} on {settings.node_name}"
         return Line("pods", source.connected, source.problem() or found)
-    finally:
-        source.close()

@@ -205,9 +205,6 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
 class _LineFormatter(logging.Formatter):
     """Writes a message as one line of printable characters: it can contain names that pods choose."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
         record.message = clean(shown(record.message))
         return super().formatMessage(record)
@@ -228,10 +225,8 @@ class _JsonFormatter(logging.Formatter):
 
 def _log(loaded: settings.Settings) -> None:
     handler = logging.StreamHandler()
-    if loaded.log_format == "json":
-        handler.setFormatter(_JsonFormatter())
-    else:
-        handler.setFormatter(_LineFormatter())
+    line = _LineFormatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(_JsonFormatter() if loaded.log_format == "json" else line)
     logging.basicConfig(level=loaded.log_level.upper(), handlers=[handler], force=True)
     # They log every request at INFO, and headers with tokens at DEBUG. The agent logs failed requests itself.
     for name in ("httpx2", "httpcore2"):

@@ -7,11 +7,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-KINDS = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
+KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 HEADERS = (
     # No scripts, and nothing from other hosts. Pictures and table columns have inline styles.
     (

@@ -44,7 +44,7 @@ class Growth:
     def _total(self, page: Page, work: Workload, one: Effect) -> float:
         name = one.metric + ("_sum" if KINDS[one.metric] is Kind.HISTOGRAM else "")
         label = {"syscall": one.label} if one.label else {}
-        return page.sum(name, pod=self.workloads.pod(work), **label)
+        return page.sum(name, pod=f"{self.workloads.name}/{work.name}", **label)
 
 
 @pytest.fixture(scope="module")

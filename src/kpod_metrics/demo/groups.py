@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from kpod_metrics.demo.catalogue import WORKLOADS, Workload
+from kpod_metrics.demo.catalogue import WORKLOADS
 from kpod_metrics.errors import RefusedError
 
 PREFIX = "kpod-demo-"
@@ -46,10 +46,6 @@ class Workloads:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def pod(self, work: Workload) -> str:
-        """Return the label `pod` of a workload (`--discovery cgroup`)."""
-        return f"{self.name}/{work.name}"
-
     def start(self) -> None:
         """Remove the cgroups of earlier demos, make those of this one and start all; raises RefusedError."""
         remove_left_behind(self._root)
@@ -68,15 +64,11 @@ class Workloads:
                         _write(f"{self._top}/{work.name}/{file}", value)
         except OSError as error:
             raise RefusedError(f"cannot make cgroups below {self._root}: {error.strerror} ({error.filename})") from None
-        for work in self.chosen:
-            self._processes[work.name] = self._started(work)
-
-    def _started(self, work: Workload) -> "subprocess.Popen[bytes]":
-        # -P: no module of the current directory is imported.
-        command = [sys.executable, "-P", "-m", "kpod_metrics.demo.work", work.name]
-        return subprocess.Popen(
-            [*command, f"{self._top}/{work.name}", str(os.getpid()), self._directory], stdin=subprocess.DEVNULL
-        )
+        for name in (work.name for work in self.chosen):
+            # -P: no module of the current directory is imported.
+            command = [sys.executable, "-P", "-m", "kpod_metrics.demo.work", name]
+            command += [f"{self._top}/{name}", str(os.getpid()), self._directory]
+            self._processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def ended(self) -> list[str]:
         """Return the workloads that have ended, although none should."""

@@ -155,20 +155,14 @@ def _of_network(rates: Rates) -> Iterator[Cause]:
             severity = min(severity, failures / connections / thresholds.CONNECT_FAILURE_RATIO)
         text = f"connects: {short(failures)} a second fail"
         yield Cause(severity, "connects", f"{short(failures)}/s", text, "KpodTcpConnectFailures")
-    lost, packets = (
-        [rates.by_label(name) for name in names]
-        for names in (
-            (Input.RX_DROPS, Input.TX_DROPS, Input.RX_ERRORS, Input.TX_ERRORS),
-            (Input.RX_PACKETS, Input.TX_PACKETS),
-        )
-    )
-    for interface in {interface: None for found in lost for interface in found}:
-        if of_interface := sum(found.get(interface, 0.0) for found in lost):
-            severity = of_interface / thresholds.LOST_PACKETS
-            if total := sum(found.get(interface, 0.0) for found in packets):
-                severity = min(severity, of_interface / total / thresholds.LOST_PACKET_SHARE)
-            text = f"{interface}: {short(of_interface)} packets a second are lost"
-            yield Cause(severity, "packets", f"{short(of_interface)}/s", text, "KpodInterfaceDrops")
+    packets = rates.by_label(Input.RX_PACKETS, Input.TX_PACKETS)
+    for interface, lost in rates.by_label(Input.RX_DROPS, Input.TX_DROPS, Input.RX_ERRORS, Input.TX_ERRORS).items():
+        if lost:
+            severity = lost / thresholds.LOST_PACKETS
+            if total := packets.get(interface):
+                severity = min(severity, lost / total / thresholds.LOST_PACKET_SHARE)
+            text = f"{interface}: {short(lost)} packets a second are lost"
+            yield Cause(severity, "packets", f"{short(lost)}/s", text, "KpodInterfaceDrops")
 
 
 def _of_syscalls(rates: Rates) -> Iterator[Cause]:

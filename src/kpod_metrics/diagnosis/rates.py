@@ -83,27 +83,25 @@ class Rates:
             elif name in _FROM_ZERO:
                 yield labels, now, EMPTY if isinstance(now, Histogram) else 0.0
 
-    def by_labels(self, name: str) -> dict[Labels, float]:
-        """Return the growth per second of each series; of a histogram, the observed seconds.
+    def by_label(self, *names: str) -> dict[str, float]:
+        """Return the growth per second of these metrics by label value; of a histogram, the observed seconds.
 
         A total that is smaller than before started from 0 in between.
         """
-        found = {}
-        for labels, now, was in self._pairs(name):
-            total, earlier = _number(now), _number(was)
-            growth = total - earlier if total >= earlier else total
-            if math.isfinite(growth):
-                found[labels] = growth / self.seconds
+        found: dict[str, float] = {}
+        for name in names:
+            for labels, now, was in self._pairs(name):
+                total, earlier = _number(now), _number(was)
+                growth = total - earlier if total >= earlier else total
+                if math.isfinite(growth):
+                    key = ",".join(labels)
+                    found[key] = found.get(key, 0.0) + growth / self.seconds
         return found
-
-    def by_label(self, name: str) -> dict[str, float]:
-        """Return the same by the value of the metric's only label."""
-        return {",".join(labels): growth for labels, growth in self.by_labels(name).items()}
 
     def rate(self, *names: str) -> float | None:
         """Return the growth per second of all series of these metrics; None if no growth is known."""
-        found = [growth for name in names for growth in self.by_labels(name).values()]
-        return sum(found) if found else None
+        found = self.by_label(*names)
+        return sum(found.values()) if found else None
 
     def observed(self, name: str, chosen: str = ".*") -> list[int] | None:
         """Return the observations by bucket, of all series whose labels match the expression; None if there are none.

@@ -40,15 +40,15 @@ _ICON = (
     "%3Cpath d='M3 9h2l2-5 2 8 2-5h2' fill='none' stroke='white' stroke-width='1.5'/%3E%3C/svg%3E"
 )
 _COLUMNS = (
-    ("Tasks in the run queue", "in the run queue"),
-    ("Throttled", "throttled"),
-    ("Retransmits, a second", "retransmits a second"),
-    ("Major faults, a second", "major faults a second"),
-    ("Tasks in syscalls", "in syscalls"),
-    ("I/O", "I/O"),
-    ("Memory", "memory"),
+    ("Tasks in the run queue", "in the run queue", "runqueue", short),
+    ("Throttled", "throttled", "throttled", percent),
+    ("Retransmits, a second", "retransmits a second", "retransmits", short),
+    ("Major faults, a second", "major faults a second", "faults", short),
+    ("Tasks in syscalls", "in syscalls", "syscalls", short),
+    ("I/O", "I/O", "io", percent),
+    ("Memory", "memory", "memory", percent),
 )
-"""Headings, and labels of the numbers where a narrow screen has no columns."""
+"""Headings, labels of the numbers where a narrow screen has no columns, fields of `Waits`, and how they are written."""
 
 
 def limit_of(query: str) -> int:
@@ -146,7 +146,7 @@ def _pods(found: Sequence[Waits], compared: Comparison, limit: int) -> str:
     if not found:
         return "<h2>Pods</h2>\n<p>There are no pods on this node.</p>\n"
     when = f"over the last {compared.seconds:.3g} s" if compared.seconds else "without rates yet"
-    heads = "".join(f'<th scope="col" role="columnheader" class="n">{heading}</th>' for heading, _ in _COLUMNS)
+    heads = "".join(f'<th scope="col" role="columnheader" class="n">{heading}</th>' for heading, *_ in _COLUMNS)
     rows = "".join(_row(pod, known=bool(compared.seconds)) for pod in found[:limit])
     more = len(found) - limit
     rest = ""
@@ -174,19 +174,10 @@ def _row(pod: Waits, *, known: bool) -> str:
         words = f"<ul>{words}</ul>"
     else:
         words = f'<span class="quiet">{"nothing" if known else "unknown yet"}</span>'
-    cells = (
-        (pod.runqueue, short),
-        (pod.throttled, percent),
-        (pod.retransmits, short),
-        (pod.faults, short),
-        (pod.syscalls, short),
-        (pod.io, percent),
-        (pod.memory, percent),
-    )
     numbers = "".join(
-        f'<td class="n{"" if value else " zero"}" role="cell" data-name="{name}">'
+        f'<td class="n{"" if (value := getattr(pod, field)) else " zero"}" role="cell" data-name="{name}">'
         f"{'-' if value is None else html.escape(write(value))}</td>"
-        for (value, write), (_, name) in zip(cells, _COLUMNS, strict=True)
+        for _, name, field, write in _COLUMNS
     )
     return (
         f'<tr class="{level}" role="row"><th scope="row" role="rowheader">{text(pod.pod)}'

@@ -43,13 +43,8 @@ class Watch:
             self._before = None  # another agent, or another clock
         elif last is not None and now.time > last.time:
             self._before = last
-        self.latest = replace(
-            self.latest,
-            reading=now,
-            figures=figures(self._before, now),
-            rated=self._before is not None,
-            problem="",
-        )
+        found, rated = figures(self._before, now), self._before is not None
+        self.latest = replace(self.latest, reading=now, figures=found, rated=rated, problem="")
         return self.latest
 
     def start(self) -> None:

@@ -260,13 +260,7 @@ class Endpoint:
             return FAILED
 
     async def _send(
-        self,
-        http: h11.Connection,
-        writer: asyncio.StreamWriter,
-        answer: Answer,
-        one: _Connection,
-        *,
-        head: bool,
+        self, http: h11.Connection, writer: asyncio.StreamWriter, answer: Answer, one: _Connection, *, head: bool
     ) -> None:
         """Send an answer in pieces, each after the one before is read; raises TimeoutError."""
         if answer.counted:
