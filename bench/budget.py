@@ -38,6 +38,7 @@ from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.check import features
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import BpfCollector, Environment
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.features import FILE_ITERATOR, SOCKET_ITERATOR, TASK_ITERATOR
 from kpod_metrics.kernel import libbpf
@@ -221,24 +222,24 @@ def series(profile: str) -> dict[str, float]:
     gc.collect()
     tracemalloc.start()
     node.cycle()
-    body = node.renderer.render(node.store).text()
+    body = b"".join(node.renderer.render(node.store).pieces(TEXT))
     number = sum(1 for line in body.splitlines() if line[:1] != b"#")
     del body
     for _ in range(3):
         node.cycle()
         page = node.renderer.render(node.store)
-        text = page.text()
+        text = b"".join(page.pieces(TEXT))
     held = tracemalloc.get_traced_memory()[0] - len(text)
     tracemalloc.reset_peak()
     node.cycle()
     page = node.renderer.render(node.store)
-    text = page.text()
+    text = b"".join(page.pieces(TEXT))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     figures = {
         "plain": len(text),
         "zipped": len(squeezed(text)),
-        "protobuf, zipped": len(squeezed(page.protobuf())),
+        "protobuf, zipped": len(squeezed(b"".join(page.pieces(PROTOBUF)))),
         "held since the first cycle": held,
         "at the peak of a cycle": peak - held,
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.report import Row, Sample, Section
 from bench.rig import BENCH, Options, Running, free_port, say, unpacked
 from bench.simulate import Node, squeezed
+from kpod_metrics.exposition.protobuf import PROTOBUF
 
 NODES, PODS, INTERVAL = 1_000, 100, 30.0
 """The fleet: nodes, pods of each, seconds between two scrapes."""
@@ -139,10 +140,10 @@ def _provision(section: Section, found: dict[str, Measured]) -> None:
         node.cycle()
         page = node.renderer.render(node.store)
         for name, measured in found.items():
-            count = sum(1 for line in page.text().splitlines() if line[:1] != b"#")
+            count = sum(1 for line in b"".join(page.pieces(TEXT)).splitlines() if line[:1] != b"#")
             if name == "native":
                 count = sum(len(family.samples) for family in page.families)
-            body = squeezed(page.text() if name == "classic" else page.protobuf())
+            body = squeezed(b"".join(page.pieces(TEXT)) if name == "classic" else b"".join(page.pieces(PROTOBUF)))
             series, traffic = count * NODES, f"{len(body) * NODES / INTERVAL / 1e6:.1f} MB/s"
             section.raw.append((f"{profile}, {name}", f"{count / PODS:.0f}", *_needs(measured, series), traffic))
     for name, measured in found.items():

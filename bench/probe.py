@@ -28,6 +28,7 @@ from kpod_metrics import settings
 from kpod_metrics.collectors import registered
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.pages import GZIP
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.otlp.encode import Encoder
 from kpod_metrics.store import Store
@@ -147,8 +148,8 @@ class _Timed:
         rendered = time.thread_time() - start
         texts: list[bytes] = []
         for name, before, write in (
-            ("text", rendered, lambda: texts.append(page.text())),
-            ("protobuf", rendered, page.protobuf),
+            ("text", rendered, lambda: texts.append(b"".join(page.pieces(TEXT)))),
+            ("protobuf", rendered, lambda: b"".join(page.pieces(PROTOBUF))),
             ("otlp", rendered, lambda: list(self._encoder.requests(page))),
             ("gzip", 0.0, lambda: isal_zlib.compress(texts[0], 1, wbits=GZIP)),
         ):

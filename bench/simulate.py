@@ -135,7 +135,7 @@ class _Server(http.server.ThreadingHTTPServer):
             if time.monotonic() - self._made > 1:
                 self._node.cycle()
                 page = self._node.renderer.render(self._node.store)
-                self._written = {TEXT: page.text(), PROTOBUF: page.protobuf()}
+                self._written = {TEXT: b"".join(page.pieces(TEXT)), PROTOBUF: b"".join(page.pieces(PROTOBUF))}
                 self._made = time.monotonic()
             body = self._written[content_type]
         return squeezed(body.replace(b"%d" % NUMBER, b"%05d" % number))

@@ -117,7 +117,7 @@ class Application:
         return replace(answer, body=answer.body.partition(b"\n")[0] + b"\n")
 
     async def _metrics(self, headers: Mapping[str, str]) -> Answer:
-        if not self._agent.published.ready:
+        if self._agent.published.page is None:
             return Answer(503, PLAIN, b"the first cycle is not over yet\n", (_VARY,))
         kind = negotiate(headers.get("accept", ""))
         zipped = accepts_gzip(headers.get("accept-encoding", ""))
@@ -130,7 +130,7 @@ class Application:
         return Answer(200, PLAIN, b"ok\n")
 
     async def _readyz(self, headers: Mapping[str, str]) -> Answer:
-        ready = self._agent.published.ready
+        ready = self._agent.published.page is not None
         lines = ["ready" if ready else "the first cycle is not over yet", *self._agent.problems()]
         return Answer(200 if ready else 503, PLAIN, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
 

@@ -125,7 +125,7 @@ class _Exporter(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", PROTOBUF if native else TEXT)
         self.end_headers()
-        self.wfile.write(page.protobuf() if native else page.text())
+        self.wfile.write(b"".join(page.pieces(PROTOBUF)) if native else b"".join(page.pieces(TEXT)))
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
         pass

@@ -148,15 +148,15 @@ def ask(agent: Agent, path: str, method: str = "GET", **headers: str) -> Answer:
 def test_page_by_accept(running: Agent) -> None:
     text = ask(running, "/metrics")
     assert (text.status, text.headers["content-type"]) == (200, TEXT)
-    assert text.body == Renderer(CONSTANT).render(filled()).text()
+    assert text.body == b"".join(Renderer(CONSTANT).render(filled()).pieces(TEXT))
     assert text.headers["vary"] == "accept, accept-encoding"
     assert "content-encoding" not in text.headers
     openmetrics = ask(running, "/metrics", accept=PROMETHEUS_2_42)
     assert (openmetrics.status, openmetrics.headers["content-type"]) == (200, OPENMETRICS)
-    assert openmetrics.body == Renderer(CONSTANT).render(filled()).openmetrics()
+    assert openmetrics.body == b"".join(Renderer(CONSTANT).render(filled()).pieces(OPENMETRICS))
     protobuf = ask(running, "/metrics", accept=NATIVE_2_42)
     assert (protobuf.status, protobuf.headers["content-type"]) == (200, PROTOBUF)
-    assert protobuf.body == Renderer(CONSTANT).render(filled()).protobuf()
+    assert protobuf.body == b"".join(Renderer(CONSTANT).render(filled()).pieces(PROTOBUF))
 
 
 @pytest.mark.parametrize("accept", ["", PROMETHEUS_3_5, NATIVE_3_5])
@@ -179,7 +179,7 @@ def test_new_page_is_served(running: Agent) -> None:
     for zipped in ("", "gzip"):
         assert len(ask(running, "/metrics", accept_encoding=zipped).body) > 100
     running.published.publish(Renderer({}).render(filled()))
-    expected = Renderer({}).render(filled()).text()
+    expected = b"".join(Renderer({}).render(filled()).pieces(TEXT))
     assert ask(running, "/metrics").body == expected
     assert gzip.decompress(ask(running, "/metrics", accept_encoding="gzip").body) == expected
 
@@ -368,7 +368,7 @@ def test_over_a_socket_until_sigterm(
         serve(running, listener)
     assert raised == []
     assert [answer.status for answer in answers] == [200, 200, 404, 200]
-    assert gzip.decompress(answers[0].body) == Renderer(CONSTANT).render(filled()).openmetrics()
+    assert gzip.decompress(answers[0].body) == b"".join(Renderer(CONSTANT).render(filled()).pieces(OPENMETRICS))
     assert answers[0].headers["content-type"] == OPENMETRICS
     assert "server" not in answers[0].headers
     assert answers[1].headers["content-length"] == answers[0].headers["content-length"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from kpod_metrics.exposition import protobuf, text
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.samples import Family, Labels, Sample
-from kpod_metrics.exposition.text import OPENMETRICS, TEXT
+from kpod_metrics.exposition.text import OPENMETRICS
 from kpod_metrics.metrics import Table
 from kpod_metrics.store import Store
 
@@ -67,15 +67,3 @@ class Page:
         if content_type == PROTOBUF:
             return protobuf.write(self.families, self.labels, classic=self._classic)
         return text.write(self.families, self.labels, openmetrics=content_type == OPENMETRICS)
-
-    def text(self) -> bytes:
-        """Write in the text format 0.0.4."""
-        return b"".join(self.pieces(TEXT))
-
-    def openmetrics(self) -> bytes:
-        """Write in OpenMetrics 1.0."""
-        return b"".join(self.pieces(OPENMETRICS))
-
-    def protobuf(self) -> bytes:
-        """Write in Prometheus' protobuf format, with native histograms."""
-        return b"".join(self.pieces(PROTOBUF))

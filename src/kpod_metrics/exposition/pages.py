@@ -23,11 +23,6 @@ class Published:
         self._written: dict[tuple[str, bool], bytes] = {}
         self._asked: dict[tuple[str, bool], int] = {}
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is a page."""
-        return self.page is not None
-
     def publish(self, page: Page) -> None:
         """Replace the page; it is written first in the formats that clients requested recently."""
         with self._lock:

@@ -136,7 +136,7 @@ class LocalAgent:
 
     def fetch(self) -> bytes:
         """Return the page of the last cycle; raises NoPageError."""
-        if not self._agent.published.ready:
+        if self._agent.published.page is None:
             raise NoPageError("the first cycle is not over yet", soon=True)
         return self._agent.published.get(PROTOBUF, False)
 

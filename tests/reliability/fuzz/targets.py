@@ -22,7 +22,9 @@ from kpod_metrics.cgroup import keyed, mounts, net_dev, pressure
 from kpod_metrics.cgroup.tree import Tree, find_root
 from kpod_metrics.errors import KpodError, RefusedError, SettingError
 from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.samples import shown
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.kernel import btf, rights
 from kpod_metrics.kernel.libbpf import Object
 from kpod_metrics.kernel.programs import OBJECTS
@@ -254,14 +256,17 @@ def check_labels(data: bytes) -> None:
             }, (labels, expected[pod])
             assert number == int(pod)
 
-    for parse, text in ((parse_text, page.text()), (parse_openmetrics, page.openmetrics())):
+    for parse, text in (
+        (parse_text, b"".join(page.pieces(TEXT))),
+        (parse_openmetrics, b"".join(page.pieces(OPENMETRICS))),
+    ):
         for line in text.split(b"\n")[:-1]:
             assert line.startswith(b"#") or _ESCAPED.match(line), line
         samples = [one for family in parse(text.decode()) for one in family.samples]
         compare({one.labels["pod"]: (one.labels, one.value) for one in samples if one.name == "kpod_fuzz_total"})
         own = {one.labels["map"] for one in samples if one.name == "kpod_own_total"}
         assert own == set(map(shown, values))
-    families = {family.name: family for family in client_model.decode(page.protobuf())}
+    families = {family.name: family for family in client_model.decode(b"".join(page.pieces(PROTOBUF)))}
     found = [(client_model.labels_of(one), one.counter.value) for one in families["kpod_fuzz_total"].metric]
     compare({labels["pod"]: (labels, number) for labels, number in found})
     points = [

@@ -12,6 +12,8 @@ from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.exposition.protobuf import PROTOBUF
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.kernel import openat2
 from tests import client_model
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
@@ -220,11 +222,11 @@ def test_names_that_are_no_utf8_stay_apart(tree: Tree, opened: Opened) -> None:
     cycles.run(tree.group("a", 7, pids=[10]))
     page = Renderer({}).render(cycles.store)
     expected = {"/": 10.0, r"/l\xff": 1.0, r"/l\xfe": 2.0, r"/l\x5cxff": 3.0}
-    from_text, from_openmetrics = page.text().decode(), page.openmetrics().decode()
+    from_text, from_openmetrics = b"".join(page.pieces(TEXT)).decode(), b"".join(page.pieces(OPENMETRICS)).decode()
     for families in (parse_text(from_text), parse_openmetrics(from_openmetrics)):  # type: ignore[no-untyped-call]
         samples = [one for family in families for one in family.samples if one.name == "kpod_fs_capacity_bytes"]
         assert {one.labels["mountpoint"]: one.value / 1024 for one in samples} == expected
-    [family] = [f for f in client_model.decode(page.protobuf()) if f.name == "kpod_fs_capacity_bytes"]
+    [family] = [f for f in client_model.decode(b"".join(page.pieces(PROTOBUF))) if f.name == "kpod_fs_capacity_bytes"]
     labels = [{pair.name: pair.value for pair in metric.label} for metric in family.metric]
     assert {one["mountpoint"] for one in labels} == expected.keys()
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kpod_metrics import health
 from kpod_metrics.diagnosis import thresholds
 from kpod_metrics.diagnosis.rates import Input
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.landing import page, waits
 from kpod_metrics.top.columns import WAITS
 from kpod_metrics.top.figures import figures, read
@@ -33,7 +34,7 @@ def cycle(node: Node) -> bytes:
     """End a cycle; return its page."""
     node.agent(health.CYCLE, (), 0.034, node.now + SECONDS, 2, SECONDS)
     node.cycle()
-    return node.compared.page.protobuf()
+    return b"".join(node.compared.page.pieces(PROTOBUF))
 
 
 def shown(document: str) -> tuple[list[str], str]:

@@ -36,7 +36,7 @@ class CountedPage(Page):
 
 
 def expected(page: Page, kind: str) -> bytes:
-    return {TEXT: Page.text, OPENMETRICS: Page.openmetrics, PROTOBUF: Page.protobuf}[kind](page)
+    return b"".join(page.pieces(kind))
 
 
 def values(kind: str, body: bytes) -> set[int]:
@@ -48,9 +48,9 @@ def values(kind: str, body: bytes) -> set[int]:
 
 def test_not_ready_before_the_first_page() -> None:
     published = Published()
-    assert not published.ready
+    assert published.page is None
     published.publish(CountedPage(1))
-    assert published.ready
+    assert published.page is not None
 
 
 @pytest.mark.parametrize(("kind", "zipped"), VARIANTS)

@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kpod_metrics.exposition.page import Page, Renderer
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.samples import shown
 from kpod_metrics.histogram import BUCKETS, MIN_EXPONENT, Histogram, bucket_of_exponent
 from kpod_metrics.metrics import Table, latency
@@ -24,7 +25,7 @@ ME = Identity("n", "p", "c")
 
 
 def test_values_are_the_stores(page: Page, store: Store) -> None:
-    families = list(decode(page.protobuf()))
+    families = list(decode(b"".join(page.pieces(PROTOBUF))))
     declared = list(store.families())
     assert [family.name for family in families] == [metric.name for _, _, metric, _ in declared]
     for family, (table, at, metric, children) in zip(families, declared, strict=True):
@@ -44,7 +45,9 @@ def test_values_are_the_stores(page: Page, store: Store) -> None:
 
 
 def test_without_classic_buckets(store: Store) -> None:
-    families = list(decode(Renderer(CONSTANT, EXTRA, classic=False).render(store_of([1] * BUCKETS)).protobuf()))
+    families = list(
+        decode(b"".join(Renderer(CONSTANT, EXTRA, classic=False).render(store_of([1] * BUCKETS)).pieces(PROTOBUF)))
+    )
     [histogram] = [one.histogram for family in families for one in family.metric]
     assert not histogram.bucket
     assert (histogram.schema, histogram.sample_count) == (2, BUCKETS)
@@ -57,7 +60,7 @@ def store_of(buckets: list[int], first: int = 0) -> Store:
 
 
 def one(buckets: list[int], first: int = 0) -> Any:
-    [family] = decode(Renderer({}).render(store_of(buckets, first)).protobuf())
+    [family] = decode(b"".join(Renderer({}).render(store_of(buckets, first)).pieces(PROTOBUF)))
     [metric] = family.metric
     return metric.histogram
 
@@ -107,7 +110,10 @@ def test_second_page_has_new_numbers_and_the_first_keeps_its_own() -> None:
     first = renderer.render(store)
     grow(store, TABLE, ME, (), (Histogram([4], 1),))
     second = renderer.render(store)
-    counts = [next(iter(decode(page.protobuf()))).metric[0].histogram.sample_count for page in (second, first, second)]
+    counts = [
+        next(iter(decode(b"".join(page.pieces(PROTOBUF))))).metric[0].histogram.sample_count
+        for page in (second, first, second)
+    ]
     assert counts == [5, 1, 5]
 
 
@@ -117,6 +123,6 @@ def test_second_page_has_new_numbers_and_the_first_keeps_its_own() -> None:
 def test_any_label_is_utf8(value: str) -> None:
     store = Store([TABLE], frozenset(TABLE.metrics))
     grow(store, TABLE, Identity("n", value, ""), (), (Histogram([1], 1),))
-    [family] = decode(Renderer({}).render(store).protobuf())
+    [family] = decode(b"".join(Renderer({}).render(store).pieces(PROTOBUF)))
     back = labels_of(family.metric[0])["pod"]
     assert back == shown(value) or not value.isascii()

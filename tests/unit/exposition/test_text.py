@@ -16,8 +16,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from kpod_metrics.exposition.page import Page, Renderer
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.samples import Sample, shown
-from kpod_metrics.exposition.text import decimal, escape
+from kpod_metrics.exposition.text import OPENMETRICS, TEXT, decimal, escape
 from kpod_metrics.histogram import Histogram, bucket_of_exponent
 from kpod_metrics.metrics import Kind, Metric, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
@@ -30,9 +31,9 @@ UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
-FORMATS: dict[str, tuple[Callable[[Page], bytes], Callable[[str], Iterable[Family]]]] = {
-    "golden.txt": (Page.text, parse_text),
-    "golden.om": (Page.openmetrics, parse_openmetrics),
+FORMATS: dict[str, tuple[str, Callable[[str], Iterable[Family]]]] = {
+    "golden.txt": (TEXT, parse_text),
+    "golden.om": (OPENMETRICS, parse_openmetrics),
 }
 
 
@@ -72,7 +73,7 @@ def samples_of(families: Iterable[Family]) -> Samples:
 @pytest.mark.parametrize("name", FORMATS)
 def test_golden(name: str, page: Page) -> None:
     """After a change of declarations: `UPDATE_GOLDEN=1 pytest tests/unit/exposition`, and read the diff."""
-    written = FORMATS[name][0](page)
+    written = b"".join(page.pieces(FORMATS[name][0]))
     if UPDATE:
         (HERE / name).write_bytes(written)
     assert written == (HERE / name).read_bytes()
@@ -80,16 +81,16 @@ def test_golden(name: str, page: Page) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_parsed_values_are_the_stores(name: str, page: Page, store: Store) -> None:
-    write, parse = FORMATS[name]
-    families = list(parse(write(page).decode()))
+    kind, parse = FORMATS[name]
+    families = list(parse(b"".join(page.pieces(kind)).decode()))
     assert samples_of(families) == expected(store)
     assert sum(len(family.samples) for family in families) == len(expected(store))
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_families_have_type_help_and_unit(name: str, page: Page, store: Store) -> None:
-    write, parse = FORMATS[name]
-    families = {family.name: family for family in parse(write(page).decode())}
+    kind, parse = FORMATS[name]
+    families = {family.name: family for family in parse(b"".join(page.pieces(kind)).decode())}
     declared = [metric for _, _, metric, _ in store.families()]
     assert len(families) == len(declared)
     for metric in declared:
@@ -101,13 +102,13 @@ def test_families_have_type_help_and_unit(name: str, page: Page, store: Store) -
 
 
 def test_openmetrics_ends(page: Page) -> None:
-    assert page.openmetrics().endswith(b"\n# EOF\n")
-    assert b"# EOF" not in page.text()
+    assert b"".join(page.pieces(OPENMETRICS)).endswith(b"\n# EOF\n")
+    assert b"# EOF" not in b"".join(page.pieces(TEXT))
 
 
 def test_promtool_finds_nothing(page: Page, promtool: Path) -> None:
     result = subprocess.run(
-        [promtool, "check", "metrics"], input=page.text(), capture_output=True, check=False, timeout=60
+        [promtool, "check", "metrics"], input=b"".join(page.pieces(TEXT)), capture_output=True, check=False, timeout=60
     )
     assert (result.returncode, result.stdout.decode(), result.stderr.decode()) == (0, "", "")
 
@@ -122,7 +123,7 @@ def test_promtool_would_find_something(promtool: Path) -> None:
 
 def buckets(page: Page) -> Iterator[tuple[list[tuple[float, float]], float]]:
     """The buckets (bound, count) and the count of every histogram's child."""
-    for family in parse_text(page.text().decode()):
+    for family in parse_text(b"".join(page.pieces(TEXT)).decode()):
         if family.type == "histogram":
             found: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
             for sample in family.samples:
@@ -155,9 +156,9 @@ ME = Identity("n", "p", "c")
 def test_what_is_absent_is_not_written() -> None:
     store = Store([TABLE], frozenset(TABLE.metrics))
     page = Renderer({"node": "x"}).render(store)
-    assert (page.text(), page.openmetrics()) == (b"", b"# EOF\n")
+    assert (b"".join(page.pieces(TEXT)), b"".join(page.pieces(OPENMETRICS))) == (b"", b"# EOF\n")
     grow(store, TABLE, ME, (), (3, None, None))
-    text = Renderer({"node": "x"}).render(store).text().decode()
+    text = b"".join(Renderer({"node": "x"}).render(store).pieces(TEXT)).decode()
     assert 'kpod_things_total{namespace="n",pod="p",container="c",node="x"} 3\n' in text
     assert "kpod_level_bytes_total" not in text
 
@@ -165,7 +166,7 @@ def test_what_is_absent_is_not_written() -> None:
 def test_only_wanted_metrics_are_written() -> None:
     store = Store([TABLE], frozenset(TABLE.metrics[1:2]))
     grow(store, TABLE, ME, (), (3, 4, None))
-    assert samples_of(parse_text(Renderer({}).render(store).text().decode())) == {
+    assert samples_of(parse_text(b"".join(Renderer({}).render(store).pieces(TEXT)).decode())) == {
         ("kpod_level_bytes_total", (("container", "c"), ("namespace", "n"), ("pod", "p"))): 4
     }
 
@@ -174,8 +175,8 @@ def test_help_is_escaped() -> None:
     store = Store([TABLE], frozenset(TABLE.metrics))
     grow(store, TABLE, ME, (), (3, 4, None))
     page = Renderer({}).render(store)
-    assert b'# HELP kpod_things_total Things \\\\ and\\nsuch "quoted".\n' in page.text()
-    assert b'# HELP kpod_things Things \\\\ and\\nsuch \\"quoted\\".\n' in page.openmetrics()
+    assert b'# HELP kpod_things_total Things \\\\ and\\nsuch "quoted".\n' in b"".join(page.pieces(TEXT))
+    assert b'# HELP kpod_things Things \\\\ and\\nsuch \\"quoted\\".\n' in b"".join(page.pieces(OPENMETRICS))
 
 
 def test_second_render_has_new_numbers_under_the_same_labels() -> None:
@@ -185,15 +186,21 @@ def test_second_render_has_new_numbers_under_the_same_labels() -> None:
         grow(store, TABLE, ME, (), (3, None, None))
         [value] = [
             value
-            for (name, _), value in samples_of(parse_text(renderer.render(store).text().decode())).items()
+            for (name, _), value in samples_of(
+                parse_text(b"".join(renderer.render(store).pieces(TEXT)).decode())
+            ).items()
             if name == "kpod_things_total"
         ]
         assert value == expected_total
 
 
-@pytest.mark.parametrize("write", [Page.text, Page.openmetrics, Page.protobuf])
-def test_page_of_a_cycle_in_which_nothing_came(write: Callable[[Page], bytes]) -> None:
+@pytest.mark.parametrize("kind", [TEXT, OPENMETRICS, PROTOBUF])
+def test_page_of_a_cycle_in_which_nothing_came(kind: str) -> None:
     """What is kept of the page before is the same, in each of its uses, and is not kept once there is other."""
+
+    def write(page: Page) -> bytes:
+        return b"".join(page.pieces(kind))
+
     store, renderer = Store([TABLE], frozenset(TABLE.metrics)), Renderer({"node": "x"})
     grow(store, TABLE, ME, (), (3, 0.5, None))
     first, second, third = (renderer.render(store) for _ in range(3))
@@ -257,8 +264,8 @@ def test_any_label_is_parsed_by_both_parsers(value: str) -> None:
     store = Store([TABLE], frozenset(TABLE.metrics[:1]))
     grow(store, TABLE, Identity("n", value, ""), (), (1, None, None))
     page = Renderer({}).render(store)
-    for write, parse in FORMATS.values():
-        [(_, labels)] = samples_of(parse(write(page).decode()))
+    for kind, parse in FORMATS.values():
+        [(_, labels)] = samples_of(parse(b"".join(page.pieces(kind)).decode()))
         assert dict(labels)["pod"] == shown(value)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpod_metrics.exposition.page import Renderer
+from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.top.figures import read
@@ -22,7 +23,7 @@ def test_all_that_the_exposition_writes(classic: bool) -> None:
     """Every declared metric, with labels that are hard to write."""
     written = Renderer(fixture.CONSTANT, fixture.EXTRA, classic=classic).render(fixture.filled())
     names = {family.metric.name for family in written.families}
-    body = written.protobuf()
+    body = b"".join(written.pieces(PROTOBUF))
     found = list(decode(body, names))
     labels = [(family.name, labels_of(metric)) for family in decode_with_protobuf(body) for metric in family.metric]
     assert [(sample.name, sample.labels) for sample in found] == labels
