@@ -26,7 +26,8 @@
  */
 const volatile bool kpod_untyped = false;
 
-#define READ(p, a...) (kpod_untyped ? BPF_CORE_READ(p, a) : ___arrow(p, a))
+#define READ(p, a...) READ_IF(kpod_untyped, p, a)
+#define READ_IF(untyped, p, a...) ((untyped) ? BPF_CORE_READ(p, a) : ___arrow(p, a))
 
 /* A task's cgroup in the v2 hierarchy: bpf_get_current_cgroup_id() returns it for current. */
 static __always_inline __u64 task_cgroup_id(struct task_struct *task)
@@ -82,17 +83,12 @@ static __always_inline __u64 current_cgroup_id(struct task_struct *current)
 static __always_inline bool in_compat_syscall(struct task_struct *current)
 {
 	struct thread_info *info = &current->thread_info;
+	struct thread_info___x86 *x86 = (void *)info;
+	bool untyped = !current_is_pointer();
 
-	if (bpf_core_field_exists(struct thread_info___x86, status)) {
-		struct thread_info___x86 *x86 = (struct thread_info___x86 *)info;
-
-		if (current_is_pointer())
-			return x86->status & TS_COMPAT;
-		return BPF_CORE_READ(x86, status) & TS_COMPAT;
-	}
-	if (current_is_pointer())
-		return info->flags >> TIF_32BIT & 1;
-	return BPF_CORE_READ(info, flags) >> TIF_32BIT & 1;
+	if (bpf_core_field_exists(struct thread_info___x86, status))
+		return READ_IF(untyped, x86, status) & TS_COMPAT;
+	return READ_IF(untyped, info, flags) >> TIF_32BIT & 1;
 }
 
 /*

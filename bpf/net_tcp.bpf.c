@@ -106,54 +106,37 @@ static __always_inline struct socket_state *state_of(struct sock *sk, struct soc
  * retransmitted, or refused by a full queue below TCP. It is complete when the last
  * acknowledgement arrives, unlike bytes_acked: tcp_probe runs before TCP reads the segment.
  */
-static __always_inline void read_totals(struct tcp_sock *tcp, struct socket_totals *totals)
+static __always_inline void read_totals(bool untyped, struct tcp_sock *tcp,
+					struct socket_totals *totals)
 {
-	totals->sent = READ(tcp, bytes_acked) + (__u32)(READ(tcp, snd_nxt) - READ(tcp, snd_una));
-	totals->received = READ(tcp, bytes_received);
-	totals->segments = READ(tcp, data_segs_out);
-	totals->retransmits = READ(tcp, total_retrans);
+	totals->sent = READ_IF(untyped, tcp, bytes_acked) +
+		       (__u32)(READ_IF(untyped, tcp, snd_nxt) - READ_IF(untyped, tcp, snd_una));
+	totals->received = READ_IF(untyped, tcp, bytes_received);
+	totals->segments = READ_IF(untyped, tcp, data_segs_out);
+	totals->retransmits = READ_IF(untyped, tcp, total_retrans);
 }
 
 /*
- * A FIN takes one sequence number in each direction. Nothing follows it. Until the SYN is
- * sent, the sequence numbers are those of the socket's previous connection.
+ * The totals without FINs. A FIN takes one sequence number in each direction. Nothing
+ * follows it. Until the SYN is sent, the sequence numbers are those of the socket's
+ * previous connection.
  */
-static __always_inline void exclude_fins(struct socket_totals *totals, bool all_sent,
-					 unsigned long flags)
+static __always_inline void read_payload(bool untyped, struct sock *sk, struct tcp_sock *tcp,
+					 struct socket_totals *totals)
 {
 	const __u32 queued = 1 << BPF_TCP_FIN_WAIT1 | 1 << BPF_TCP_FIN_WAIT2 |
 			     1 << BPF_TCP_CLOSING | 1 << BPF_TCP_LAST_ACK;
+	unsigned long flags;
 
+	read_totals(untyped, tcp, totals);
+	flags = READ_IF(untyped, sk, __sk_common.skc_flags);
 	if (totals->state == BPF_TCP_SYN_SENT)
 		totals->sent = 1; /* the SYN; its data counts when it is answered */
-	else if (queued >> totals->state & 1 && all_sent)
+	else if (queued >> totals->state & 1 &&
+		 READ_IF(untyped, tcp, snd_nxt) == READ_IF(untyped, tcp, write_seq))
 		totals->sent--;
 	if (flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1)
 		totals->received--; /* tcp_fin() was here */
-}
-
-static __always_inline void read_payload(struct sock *sk, struct tcp_sock *tcp,
-					 struct socket_totals *totals)
-{
-	read_totals(tcp, totals);
-	exclude_fins(totals, READ(tcp, snd_nxt) == READ(tcp, write_seq),
-		     READ(sk, __sk_common.skc_flags));
-}
-
-/* The same for a socket that is a scalar to the verifier on some kernels. */
-static __always_inline void read_payload_untyped(struct sock *sk, struct socket_totals *totals)
-{
-	struct tcp_sock *tcp = (struct tcp_sock *)sk;
-	__u32 snd_nxt = BPF_CORE_READ(tcp, snd_nxt);
-
-	totals->state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	totals->sent =
-		BPF_CORE_READ(tcp, bytes_acked) + (__u32)(snd_nxt - BPF_CORE_READ(tcp, snd_una));
-	totals->received = BPF_CORE_READ(tcp, bytes_received);
-	totals->segments = BPF_CORE_READ(tcp, data_segs_out);
-	totals->retransmits = BPF_CORE_READ(tcp, total_retrans);
-	exclude_fins(totals, snd_nxt == BPF_CORE_READ(tcp, write_seq),
-		     BPF_CORE_READ(sk, __sk_common.skc_flags));
 }
 
 /*
@@ -259,11 +242,11 @@ static __always_inline bool read_unlocked(struct sock *sk, struct tcp_sock *tcp,
 	full_barrier();
 	acknowledged = tcp->snd_una;
 	totals->state = reread.state = sk->__sk_common.skc_state;
-	read_payload(sk, tcp, totals);
+	read_payload(kpod_untyped, sk, tcp, totals);
 	full_barrier();
 	locked = sk->sk_lock.slock.rlock.raw_lock.val.counter || sk->sk_lock.owned;
 	full_barrier();
-	read_payload(sk, tcp, &reread);
+	read_payload(kpod_untyped, sk, tcp, &reread);
 	if (locked || totals->state != sk->__sk_common.skc_state || acknowledged != tcp->snd_una ||
 	    totals->sent != reread.sent || totals->received != reread.received) {
 		totals->sent = tcp->bytes_acked - 1;
@@ -310,7 +293,7 @@ static __always_inline void count_growth(struct sock *sk)
 	/* After the end: the change to CLOSE counted all. */
 	if (!tcp || totals.state == BPF_TCP_CLOSE)
 		return;
-	read_payload(sk, tcp, &totals);
+	read_payload(kpod_untyped, sk, tcp, &totals);
 	socket = state_of(sk, &totals);
 	if (!socket || !has_grown(&socket->last, &totals))
 		return;
@@ -357,7 +340,7 @@ int BPF_PROG(tcp_segment, struct sock *sk)
 		histogram_observe(&value->rtt, (__u64)(srtt_us >> 3) * 1000);
 	if (kpod_socket_iterator && !should_resync(tcp))
 		return 0;
-	read_totals(tcp, &totals); /* no FIN yet, in either direction */
+	read_totals(kpod_untyped, tcp, &totals); /* no FIN yet, in either direction */
 	socket = state_of(sk, &totals);
 	if (!socket)
 		return 0;
@@ -390,7 +373,7 @@ static __always_inline void change(bool shared, struct sock *sk, struct tcp_sock
 	struct socket_totals totals = {.state = from};
 	struct socket_state *socket;
 
-	read_payload(sk, tcp, &totals);
+	read_payload(kpod_untyped, sk, tcp, &totals);
 	socket = state_of(sk, &totals);
 	if (value && socket) {
 		count(shared, value, &socket->last, &totals);
@@ -490,6 +473,7 @@ int existing_sockets(struct bpf_iter__task_file *ctx)
 	struct socket_totals totals = {}, reread = {};
 	struct socket_state first = {};
 	struct file *file = ctx->file;
+	struct tcp_sock *tcp;
 	struct sock *sk;
 
 	if (!file)
@@ -497,10 +481,13 @@ int existing_sockets(struct bpf_iter__task_file *ctx)
 	sk = socket_of_file(file);
 	if (!sk || !is_tcp(sk))
 		return 0;
-	read_payload_untyped(sk, &totals);
+	tcp = (struct tcp_sock *)sk;
+	totals.state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	if (totals.state == BPF_TCP_CLOSE || totals.state == BPF_TCP_LISTEN)
 		return 0;
-	read_payload_untyped(sk, &reread);
+	read_payload(true, sk, tcp, &totals); /* a scalar to the verifier on some kernels */
+	reread.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	read_payload(true, sk, tcp, &reread);
 	if (totals.state != reread.state || has_grown(&totals, &reread) ||
 	    has_grown(&reread, &totals))
 		return 0;

@@ -52,25 +52,27 @@ struct begun {
 
 KPOD_STATE(task, task_syscall, struct begun)
 
-static __always_inline __u32 tracked(__u16 pair, struct task_struct *task)
+/* The entry of a number in one of the tables. `current` is set if any syscall of it is tracked. */
+static __always_inline __u32 entry_of(const volatile __u16 *table, unsigned long number,
+				      struct task_struct **current)
 {
-	return in_compat_syscall(task) ? pair >> 8 : pair & 0xff;
-}
-
-static __always_inline int call_begins(unsigned long number)
-{
-	struct task_struct *task;
-	struct begun *begun;
-	__u32 index;
 	__u16 pair;
 
 	if (number >= SYSCALL_NUMBERS)
 		return 0;
-	pair = begins[number];
+	pair = table[number];
 	if (!pair)
 		return 0;
-	task = current_task();
-	index = tracked(pair, task);
+	*current = current_task();
+	return in_compat_syscall(*current) ? pair >> 8 : pair & 0xff;
+}
+
+static __always_inline int call_begins(unsigned long number)
+{
+	struct task_struct *task = NULL;
+	__u32 index = entry_of(begins, number, &task);
+	struct begun *begun;
+
 	if (!index)
 		return 0;
 	begun = task_syscall_of(task, &(struct begun){});
@@ -102,21 +104,13 @@ static __always_inline bool is_error(long ret)
 
 static __always_inline int call_ends(struct pt_regs *regs, long ret)
 {
-	__u32 number = syscall_number(regs), index;
-	struct syscall_key key = {};
+	struct task_struct *task = NULL;
+	__u32 index = entry_of(ends, syscall_number(regs), &task);
+	struct syscall_key key;
 	struct syscall_value *value;
-	struct task_struct *task;
 	struct begun *begun;
 	__u64 now;
-	__u16 pair;
 
-	if (number >= SYSCALL_NUMBERS)
-		return 0;
-	pair = ends[number];
-	if (!pair)
-		return 0;
-	task = current_task();
-	index = tracked(pair, task);
 	if (!index)
 		return 0;
 	now = bpf_ktime_get_ns();
