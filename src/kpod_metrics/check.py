@@ -88,10 +88,9 @@ def run(settings: Settings) -> Report:
     """Try everything that `run` with these settings would do, except serving."""
     report = Report(__version__, platform.release())
     add = report.lines.append
-    capabilities = rights.effective(settings.proc_root)
-    lacking = rights.lacking_for_bpf(capabilities)
+    lacking = rights.lacking_for_bpf(rights.effective(settings.proc_root))
     held = f"without {lacking}" if lacking else "CAP_BPF and CAP_PERFMON"
-    add(Line("rights", rights.may_use_bpf(capabilities), f"uid {os.geteuid()}, {held}"))
+    add(Line("rights", not lacking, f"uid {os.geteuid()}, {held}"))
     if settings.web_config_file:
         add(_web(settings.web_config_file))
     btf = os.path.join(settings.sys_root, "kernel/btf/vmlinux")

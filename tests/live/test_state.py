@@ -1,5 +1,6 @@
 """KPOD_STATE of a block request, which the kernel has no storage for: in a hash by its address."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_state_of_requests(tmp_path: Path, typed: bool) -> None:
     source = tmp_path / "requests.bpf.c"
     source.write_text(SOURCE)
     [path] = compile_objects([source], tmp_path / "objects")
-    with Object(str(path)) as opened:
+    with closing(Object(str(path))) as opened:
         maps = {name: (map_.role, map_.of) for name, map_ in opened.maps.items() if "." not in name}
         assert maps == {"requests_by_address": ("hash", "requests"), "requests_failures": ("failures", "requests")}
         if typed:

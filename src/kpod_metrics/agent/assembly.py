@@ -75,7 +75,7 @@ def build(settings: Settings) -> Agent:
     chosen = select(settings, environment_of(settings, root))
     uses_bpf = any(collector.uses_bpf for collector in chosen)
     # Root without these capabilities can still read files. Another user most likely forgot sudo.
-    if uses_bpf and os.geteuid() and not rights.may_use_bpf(rights.effective(settings.proc_root)):
+    if uses_bpf and os.geteuid() and rights.lacking_for_bpf(rights.effective(settings.proc_root)):
         raise RefusedError(
             f"uid {os.geteuid()} may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"
         )

@@ -12,12 +12,11 @@ _INT, _ARRAY, _STRUCT, _UNION, _ENUM = 1, 3, 4, 5, 6
 _TYPEDEF, _VOLATILE, _CONST, _RESTRICT = 8, 9, 10, 11
 _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 13, 14, 15, 17, 19
 _MODIFIERS = {_TYPEDEF, _VOLATILE, _CONST, _RESTRICT}
-_FORMATS = {(1, False): "B", (2, False): "H", (4, False): "I", (8, False): "Q"} | {
-    (1, True): "b",
-    (2, True): "h",
-    (4, True): "i",
-    (8, True): "q",
-}
+_WORDS = {_INT: 1, _ARRAY: 3, _VAR: 1, _DECL_TAG: 1}
+"""32-bit words that follow a type's head."""
+_WORDS_OF_MEMBER = {_STRUCT: 3, _UNION: 3, _ENUM: 2, _FUNC_PROTO: 2, _DATASEC: 3, _ENUM64: 3}
+_FORMATS = {(struct.calcsize(f"<{code}"), code.islower()): code for code in "BHIQbhiq"}
+"""Of module struct, by size and sign."""
 
 
 class BtfError(ValueError):
@@ -100,18 +99,7 @@ class Types:
             kind, members, flag = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
             if not _INT <= kind <= _ENUM64:
                 raise BtfError(f"types of kind {kind} are unknown, and so is their length")
-            words = {
-                _INT: 1,
-                _ARRAY: 3,
-                _STRUCT: 3 * members,
-                _UNION: 3 * members,
-                _ENUM: 2 * members,
-                _FUNC_PROTO: 2 * members,
-                _VAR: 1,
-                _DATASEC: 3 * members,
-                _DECL_TAG: 1,
-                _ENUM64: 3 * members,
-            }.get(kind, 0)
+            words = _WORDS.get(kind, 0) + _WORDS_OF_MEMBER.get(kind, 0) * members
             extra = struct.unpack_from(f"<{words}I", body, at)
             at += 4 * words
             self._types.append((kind, self._name(name), size, flag, extra))

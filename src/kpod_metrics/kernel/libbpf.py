@@ -6,7 +6,6 @@ set). Every error has libbpf's own messages, with the end of the verifier's log.
 
 import ctypes
 import errno
-import errno as errno_names
 import mmap
 import os
 import re
@@ -14,8 +13,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.files import read_bytes
@@ -33,14 +31,8 @@ _LOG_LINES = 6
 
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
-_P, _I, _S, _Z, _U32, _U64 = (
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.c_char_p,
-    ctypes.c_size_t,
-    ctypes.c_uint32,
-    ctypes.c_uint64,
-)
+_P, _I, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
+_Z, _U32, _U64 = ctypes.c_size_t, ctypes.c_uint32, ctypes.c_uint64
 _SAMPLE = ctypes.CFUNCTYPE(_I, _P, _P, _Z)
 """ring_buffer_sample_fn: what libbpf calls with each record of a ring."""
 
@@ -114,12 +106,12 @@ class _IteratorOptions(ctypes.Structure):
 class KernelError(UnavailableError):
     """The kernel or libbpf refused a call; `log` has libbpf's last lines."""
 
-    def __init__(self, what: str, errno: int, log: list[str]) -> None:
-        name = errno_names.errorcode.get(errno) or _LIBBPF_ERRORS.get(errno, str(errno))
-        self.errno = errno
+    def __init__(self, what: str, number: int, log: list[str]) -> None:
+        name = errno.errorcode.get(number) or _LIBBPF_ERRORS.get(number, str(number))
+        self.errno = number
         self.log = log
         text = " | ".join(line.strip() for line in log if line.strip())
-        meaning = f" ({os.strerror(errno)})" if errno in errno_names.errorcode else ""
+        meaning = f" ({os.strerror(number)})" if number in errno.errorcode else ""
         super().__init__(f"{what}: {name}{meaning}" + (f": {text}" if text else ""))
 
 
@@ -276,7 +268,7 @@ class Map(_Tagged):
         """Return the value of a key, `size` bytes of it (per-CPU values are longer), None if there is none."""
         buffer = ctypes.create_string_buffer(size or self.value_size)
         result = self._lib.so.bpf_map_lookup_elem(self.fd, key, buffer)
-        if result == -errno_names.ENOENT:
+        if result == -errno.ENOENT:
             return None
         self._check(result, f"map {self.name}: lookup")
         return buffer.raw
@@ -294,7 +286,7 @@ class Map(_Tagged):
     def delete(self, key: bytes) -> bool:
         """Delete a key; false if it was not there."""
         result = self._lib.so.bpf_map_delete_elem(self.fd, key)
-        if result == -errno_names.ENOENT:
+        if result == -errno.ENOENT:
             return False
         self._check(result, f"map {self.name}: delete")
         return True
@@ -306,7 +298,7 @@ class Map(_Tagged):
         while (result := self._lib.so.bpf_map_get_next_key(self.fd, before, buffer)) == 0:
             before = buffer.raw
             yield before
-        if result != -errno_names.ENOENT:
+        if result != -errno.ENOENT:
             self._check(result, f"map {self.name}: next key")
 
     def lookup_batch(self, room: int) -> list[tuple[bytes, bytes]]:
@@ -321,14 +313,14 @@ class Map(_Tagged):
         place = ctypes.create_string_buffer(max(key, 4))
         found: list[tuple[bytes, bytes]] = []
         result, begin = 0, None
-        while result != -errno_names.ENOENT:
+        while result != -errno.ENOENT:
             keys, values = ctypes.create_string_buffer(key * room), ctypes.create_string_buffer(value * room)
             count = ctypes.c_uint32(room)
             result = so.bpf_map_lookup_batch(fd, begin, place, keys, values, ctypes.byref(count), None)
-            if result == -errno_names.ENOSPC:
+            if result == -errno.ENOSPC:
                 room *= 2
                 continue
-            if result not in {0, -errno_names.ENOENT}:
+            if result not in {0, -errno.ENOENT}:
                 raise self._lib.error(f"map {self.name}: batch lookup", result)
             of_keys, of_values = memoryview(keys), memoryview(values)
             found += [
@@ -552,24 +544,21 @@ class Object:
             raise lib.error(f"{path}: not a BPF object")
         self._name = os.path.basename(path)
         self.maps: dict[str, Map] = {}
+        self.programs: dict[str, Program] = {}
         try:
             self.types = btf.Types(self._raw_btf())
-            self.maps = {item.name: item for item in map(self._map, self._each(lib.so.bpf_object__next_map))}
-            self.programs = {
-                item.name: item for item in map(self._program, self._each(lib.so.bpf_object__next_program))
-            }
+            for pointer in self._each(lib.so.bpf_object__next_map):
+                map_ = Map(lib, pointer, self.types)
+                self.maps[map_.name] = map_
+            for pointer in self._each(lib.so.bpf_object__next_program):
+                program = Program(lib, pointer, self.types)
+                self.programs[program.name] = program
         except (btf.BtfError, UnicodeDecodeError) as error:
             self.close()
             raise UnavailableError(f"{path}: not an object of this agent: {error}") from None
         except UnavailableError:
             self.close()
             raise
-
-    def _map(self, pointer: int) -> Map:
-        return Map(self._lib, pointer, self.types)
-
-    def _program(self, pointer: int) -> Program:
-        return Program(self._lib, pointer, self.types)
 
     def _each(self, following: Any) -> Iterator[int]:
         at = None
@@ -605,9 +594,3 @@ class Object:
                 map_.unmap()
             self._lib.so.bpf_object__close(self._pointer)
             self._pointer = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        self.close()

@@ -50,10 +50,9 @@ class Entry:
 class CumulativeMap:
     """The reader of one metric map; not shared between threads."""
 
-    def __init__(self, source: Map, failures: Map, *, batch: bool = True) -> None:
-        """`failures` is the map's per-CPU counter of failed updates; without `batch` keys are read one by one."""
+    def __init__(self, source: Map, *, batch: bool = True) -> None:
+        """Without `batch` keys are read one by one."""
         self.map = source
-        self._failures = failures
         self._batch = batch
         self._key, self.layout = source.key_layout, source.value_layout
         self._seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
@@ -76,10 +75,6 @@ class CumulativeMap:
                     raise
                 self._batch = False
         return self._batch
-
-    def update_errors(self) -> int:
-        """Updates that failed in the kernel since the programs were loaded."""
-        return failed_updates(self._failures)
 
     def read(self, rows_of: Callable[[Entry], Iterable[Row]]) -> list[Row]:
         """Return the rows of all entries: the same objects as in the last read if the value is the same.

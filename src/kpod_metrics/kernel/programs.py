@@ -78,23 +78,14 @@ class Programs:
         """State of every map, with its failed updates if the programs count them."""
         found = []
         for map_ in self.object.maps.values():
-            if not map_.created:
-                continue
-            counter = self.failures.get(map_.of if map_.role == "hash" else map_.name)
-            if reader := self.readers.get(map_.name):
-                found.append(
-                    MapHealth(
-                        map_.name,
-                        map_.memory_bytes(),
-                        reader.update_errors(),
-                        reader.entries,
-                        map_.max_entries,
-                        reader.evictions,
-                    )
-                )
-            else:
+            if map_.created:
+                counter = self.failures.get(map_.of if map_.role == "hash" else map_.name)
                 failures = None if counter is None else failed_updates(counter)
-                found.append(MapHealth(map_.name, map_.memory_bytes(), failures))
+                health = MapHealth(map_.name, map_.memory_bytes(), failures)
+                if reader := self.readers.get(map_.name):
+                    health.entries, health.evictions = reader.entries, reader.evictions
+                    health.capacity = map_.max_entries
+                found.append(health)
         return found
 
     def program_health(self) -> list[ProgramHealth]:

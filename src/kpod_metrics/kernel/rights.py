@@ -52,11 +52,6 @@ def lacking_for_bpf(capabilities: int) -> str:
     return "" if capabilities & 1 << CAP_SYS_ADMIN else lacking(capabilities, CAP_BPF, CAP_PERFMON)
 
 
-def may_use_bpf(capabilities: int) -> bool:
-    """Whether these capabilities allow loading tracing programs."""
-    return not lacking_for_bpf(capabilities)
-
-
 def _capset(capabilities: int) -> None:
     """Set the capabilities of the calling thread, none of them inheritable; raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -5,7 +5,7 @@ The numbers are those of the kernel's user-space headers (asm/unistd*.h): they a
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -146,12 +146,7 @@ def track(names: Iterable[str], machine: str) -> Tracked:
             indices[name] = begins[2 * number] = len(indices) + 1
     for name, number in compat.items():
         begins[2 * number + 1] = indices.get(meaning(name), 0)
-    return Tracked(tuple(indices), bytes(begins), _ends(begins, indices, native, compat), tuple(remarks))
-
-
-def _ends(begins: bytearray, indices: Mapping[str, int], native: Mapping[str, int], compat: Mapping[str, int]) -> bytes:
-    """Return the table of the ends: on x86 a successful execveat ends with the number of execve."""
     ends = begins.copy()
-    if native is X86_64 and "execveat" in indices:
+    if native is X86_64 and "execveat" in indices:  # one that succeeds ends with the number of execve
         ends[2 * native["execve"]] = ends[2 * compat["execve"] + 1] = ANY_BEGUN
-    return bytes(ends)
+    return Tracked(tuple(indices), bytes(begins), bytes(ends), tuple(remarks))

@@ -7,6 +7,7 @@ were taken: those that are as they were built. An input that does anything else 
 import json
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 from kpod_metrics.errors import UnavailableError
@@ -27,7 +28,7 @@ def main(seed: int, count: int, at: Path) -> None:
             data = mutator.next()
             file.write_bytes(data)
             try:
-                with Object(str(file)) as opened:
+                with closing(Object(str(file))) as opened:
                     assert opened.maps
             except UnavailableError as error:
                 assert_one_line(str(error))

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,7 +292,7 @@ def assert_one_line(said: str) -> None:
 
 
 def _btf() -> bytes:
-    with Object(f"{OBJECTS}/cgroups.bpf.o") as opened:
+    with closing(Object(f"{OBJECTS}/cgroups.bpf.o")) as opened:
         return opened._raw_btf()
 
 

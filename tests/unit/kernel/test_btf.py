@@ -4,6 +4,7 @@ import ctypes
 import shutil
 import struct
 import subprocess
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,7 @@ def test_objects_of_the_agent_have_layouts() -> None:
     objects = sorted(Path(OBJECTS).glob("*.bpf.o"))
     assert objects
     for path in objects:
-        with Object(str(path)) as opened:
+        with closing(Object(str(path))) as opened:
             for map_ in opened.maps.values():
                 if "." not in map_.name and map_.key_size:  # a data section and a ring have no key
                     assert map_.key_layout.size == map_.key_size
@@ -272,7 +273,7 @@ def test_tags_of_the_agents_objects_name_what_is_there() -> None:
 
     roles = set()
     for path in sorted(Path(OBJECTS).glob("*.bpf.o")):
-        with Object(str(path)) as opened:
+        with closing(Object(str(path))) as opened:
             for item in (*opened.maps.values(), *opened.programs.values()):
                 if item.role:
                     roles.add(item.role)
