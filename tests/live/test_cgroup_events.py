@@ -21,7 +21,8 @@ RING = "new_cgroups"
 @contextmanager
 def watching(ring_bytes: int = 0, root: str = "") -> Iterator[CgroupEvents]:
     """Watch for the length of a test."""
-    events = CgroupEvents(ring_bytes=ring_bytes, root=root)
+    events = CgroupEvents(root=root)
+    events.ring_bytes = ring_bytes
     try:
         events.open()
         yield events

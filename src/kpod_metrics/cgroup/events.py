@@ -21,21 +21,15 @@ class CgroupEvents(OwnsBpfObject):
     Removed cgroups are not reported: a walk of the tree shows them, and the kernel does not use an id again.
     """
 
-    def __init__(
-        self,
-        objects: str = OBJECTS,
-        sys_root: str = "/sys",
-        proc_root: str = "/proc",
-        ring_bytes: int = 0,
-        root: str = "",
-    ) -> None:
-        """`ring_bytes` is the size of the ring, which libbpf rounds up to a power of two of pages; 0: as compiled.
+    ring_bytes = 0
+    """Size of the ring, which libbpf rounds up to a power of two of pages; 0: as compiled."""
 
-        Only cgroups below the directory `root` are reported, with paths relative to it. Empty: the whole hierarchy.
-        """
+    def __init__(
+        self, objects: str = OBJECTS, sys_root: str = "/sys", proc_root: str = "/proc", root: str = ""
+    ) -> None:
+        """Only cgroups below the directory `root` are reported, with paths relative to it; "": all of them."""
         self._where = (objects, sys_root, proc_root)
         self._root = root
-        self._ring_bytes = ring_bytes
         self._path_at = 0
         self._part = False
 
@@ -43,8 +37,8 @@ class CgroupEvents(OwnsBpfObject):
         """Load and attach, before the first walk; raises UnavailableError if the kernel cannot do this."""
         self._loaded = loaded = Programs("cgroups", *self._where)
         bpf = loaded.object
-        if self._ring_bytes:
-            bpf.maps["new_cgroups"].max_entries = self._ring_bytes
+        if self.ring_bytes:
+            bpf.maps["new_cgroups"].max_entries = self.ring_bytes
         self._part = bool(self._root) and not is_whole(self._root)
         if self._part:
             bpf.set_rodata("root_id", os.stat(self._root).st_ino.to_bytes(8, "little"))

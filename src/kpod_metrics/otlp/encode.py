@@ -13,17 +13,7 @@ from kpod_metrics import __version__
 from kpod_metrics.exposition.page import Page
 from kpod_metrics.exposition.samples import Family, Sample, shown
 from kpod_metrics.exposition.text import unit
-from kpod_metrics.exposition.wire import (
-    double,
-    fields,
-    fixed,
-    message,
-    signed_fixed,
-    sint,
-    string,
-    uint,
-    varint,
-)
+from kpod_metrics.exposition.wire import double, fields, fixed, message, signed_fixed, sint, string, uint, varint
 from kpod_metrics.histogram import FIRST_INDEX, MIN_EXPONENT, SCHEMA, Histogram
 from kpod_metrics.metrics import Kind, Metric, Scope
 from kpod_metrics.pods import info

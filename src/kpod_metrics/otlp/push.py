@@ -47,15 +47,7 @@ class _Answer(NamedTuple):
 class Exporter:
     """The two threads and their queue."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        page: Callable[[], Page | None],
-        started_ns: int,
-        *,
-        queue_bytes: int = QUEUE_BYTES,
-        backoff: Backoff | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, page: Callable[[], Page | None], started_ns: int) -> None:
         """`page` returns the newest page. Raises SettingError if a certificate or key is invalid."""
         url = httpx2.URL(settings.otlp_endpoint)
         self.endpoint = str(url if url.path.strip("/") else url.copy_with(path=PATH))
@@ -64,8 +56,7 @@ class Exporter:
         self._gzip = settings.otlp_compression == "gzip"
         self._page = page
         self._encoder = Encoder(started_ns, settings.pod_labels)
-        self._max_bytes = queue_bytes
-        self._backoff = backoff or Backoff()
+        self.backoff = Backoff()
         headers = {
             "user-agent": USER_AGENT,
             **dict(settings.otlp_headers),
@@ -139,7 +130,7 @@ class Exporter:
         with self._changed:
             (self._queue.appendleft if back else self._queue.append)(request)
             self.queued_bytes += len(request.body)
-            while self.queued_bytes > self._max_bytes:
+            while self.queued_bytes > QUEUE_BYTES:
                 oldest = self._queue.popleft()
                 self.queued_bytes -= len(oldest.body)
                 self.dropped += oldest.points
@@ -161,9 +152,9 @@ class Exporter:
             self._report(answer.problem)
             if answer.retry:
                 self._put(request, back=True)
-                self._stop.wait(self._backoff.next(answer.retry_after))
+                self._stop.wait(self.backoff.next(answer.retry_after))
                 continue
-            self._backoff.reset()
+            self.backoff.reset()
             lost = min(answer.rejected, request.points)
             with self._changed:
                 self.dropped += lost

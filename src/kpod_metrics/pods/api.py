@@ -17,7 +17,7 @@ class _Object(msgspec.Struct, rename="camel", gc=False):
     """Fields have the API's names in camel case. A field that an object does not have keeps its default."""
 
 
-class Owner(_Object):
+class _Owner(_Object):
     """One of a pod's ownerReferences."""
 
     kind: str = ""
@@ -25,7 +25,7 @@ class Owner(_Object):
     controller: bool | None = None
 
 
-class Annotations(_Object):
+class _Annotations(_Object):
     """The annotations that the kubelet sets on static pods, and on their mirrors in the API."""
 
     mirror: str = msgspec.field(name="kubernetes.io/config.mirror", default="")
@@ -34,9 +34,7 @@ class Annotations(_Object):
     """In a kubelet's list: the source of the pod; "file" or "http" for a static pod."""
 
 
-class Metadata(_Object):
-    """A pod's metadata."""
-
+class _Metadata(_Object):
     name: str = ""
     namespace: str = ""
     uid: str = ""
@@ -44,11 +42,11 @@ class Metadata(_Object):
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
-    annotations: Annotations | None = None
-    owner_references: list[Owner] | None = None
+    annotations: _Annotations | None = None
+    owner_references: list[_Owner] | None = None
 
 
-class Named(_Object):
+class _Named(_Object):
     """A container of the spec."""
 
     name: str = ""
@@ -56,60 +54,50 @@ class Named(_Object):
     """The container's own policy. An init container with Always is a sidecar."""
 
 
-class Spec(_Object):
-    """A pod's spec."""
-
+class _Spec(_Object):
     node_name: str = ""
     restart_policy: str = "Always"
-    init_containers: list[Named] | None = None
-    containers: list[Named] | None = None
-    ephemeral_containers: list[Named] | None = None
+    init_containers: list[_Named] | None = None
+    containers: list[_Named] | None = None
+    ephemeral_containers: list[_Named] | None = None
 
 
-class Terminated(_Object):
-    """How a container ended."""
-
+class _Terminated(_Object):
     container_id: str = msgspec.field(name="containerID", default="")
     exit_code: int = 0
 
 
-class ContainerState(_Object):
-    """The state of a container."""
-
-    terminated: Terminated | None = None
+class _ContainerState(_Object):
+    terminated: _Terminated | None = None
 
 
-class ContainerStatus(_Object):
+class _ContainerStatus(_Object):
     """The status of a container. It has an id once the container exists, prefixed by the runtime (`containerd://`)."""
 
     name: str = ""
     container_id: str = msgspec.field(name="containerID", default="")
     restart_count: int = 0
-    state: ContainerState | None = None
-    last_state: ContainerState | None = None
+    state: _ContainerState | None = None
+    last_state: _ContainerState | None = None
 
 
-class Status(_Object):
-    """A pod's status."""
-
+class _Status(_Object):
     phase: str = ""
     qos_class: str = ""
-    init_container_statuses: list[ContainerStatus] | None = None
-    container_statuses: list[ContainerStatus] | None = None
-    ephemeral_container_statuses: list[ContainerStatus] | None = None
+    init_container_statuses: list[_ContainerStatus] | None = None
+    container_statuses: list[_ContainerStatus] | None = None
+    ephemeral_container_statuses: list[_ContainerStatus] | None = None
 
 
 class Item(_Object):
     """A pod. A bookmark's object is one too, with a resourceVersion only."""
 
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
-    spec: Spec = msgspec.field(default_factory=Spec)
-    status: Status = msgspec.field(default_factory=Status)
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _Status = msgspec.field(default_factory=_Status)
 
 
-class ListMetadata(_Object):
-    """A list's metadata."""
-
+class _ListMetadata(_Object):
     resource_version: str = ""
     more: str = msgspec.field(name="continue", default="")
     """Where the next page begins; empty on the last page."""
@@ -118,7 +106,7 @@ class ListMetadata(_Object):
 class Items(_Object):
     """A list of pods. Go encodes an empty list as null."""
 
-    metadata: ListMetadata = msgspec.field(default_factory=ListMetadata)
+    metadata: _ListMetadata = msgspec.field(default_factory=_ListMetadata)
     items: list[Item] | None = None
 
 
@@ -146,7 +134,7 @@ def pod_of(item: Item) -> Pod:
     """Translate a pod."""
     metadata, spec, status = item.metadata, item.spec, item.status
     labels = metadata.labels or {}
-    annotations = metadata.annotations or Annotations()
+    annotations = metadata.annotations or _Annotations()
     statuses = {
         one.name: one
         for some in (status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses)
@@ -177,7 +165,7 @@ def pod_of(item: Item) -> Pod:
     )
 
 
-def _container(name: str, status: ContainerStatus | None, phase: str, policy: str) -> Container:
+def _container(name: str, status: _ContainerStatus | None, phase: str, policy: str) -> Container:
     if status is None:
         return Container(name)
     before = status.last_state.terminated if status.last_state else None
@@ -195,7 +183,7 @@ def _newest(ids: list[str]) -> tuple[str, ...]:
     return tuple(reversed(list(unique)[:MAX_CONTAINER_IDS]))
 
 
-def _owner(item: Item, labels: dict[str, str], annotations: Annotations) -> tuple[str, str]:
+def _owner(item: Item, labels: dict[str, str], annotations: _Annotations) -> tuple[str, str]:
     """Return kind and name of a pod's controller."""
     for owner in item.metadata.owner_references or ():
         if owner.controller:

@@ -145,9 +145,9 @@ def find_config(kubeconfig: str, account: str = SERVICE_ACCOUNT) -> SingleConfig
     file = file or default
     try:
         return _from_file(Path(file).expanduser())
-    except (ConfigError, OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
-        reason = _line(error) if not isinstance(error, KeyError) else f"it has no {error}"
-    except msgspec.MsgspecError as error:
+    except KeyError as error:
+        reason = f"it has no {error}"
+    except (ConfigError, OSError, TypeError, AttributeError, ValueError, yaml.YAMLError, msgspec.MsgspecError) as error:
         reason = _line(error)
     raise SettingError(f"kubeconfig: {file!r} cannot be used: {reason}; accepted: a kubeconfig file")
 

@@ -110,7 +110,10 @@ class ClusterNamer:
     ) -> Snapshot:
         """Name every cgroup of a pod; returns the same snapshot as before if nothing changed."""
         now = self._clock()
-        self._follow_connection(now)
+        if not self.source.connected:
+            self._connected_since = None
+        elif self._connected_since is None:
+            self._connected_since = now
         changed = self._take_pods(now)
         before, snapshot = self._before
         if not (changed or vanished or self._waiting or self._recent) and directories == before:
@@ -167,12 +170,6 @@ class ClusterNamer:
             (directories, snapshot) if present.issuperset(identities.keys() | reasons.keys()) else ((), snapshot)
         )
         return snapshot
-
-    def _follow_connection(self, now: float) -> None:
-        if not self.source.connected:
-            self._connected_since = None
-        elif self._connected_since is None:
-            self._connected_since = now
 
     def _take_pods(self, now: float) -> bool:
         """Update the index from the source; return whether anything changed."""

@@ -15,11 +15,7 @@ INFO = Table(
             advice="Join it with any series by namespace and pod, to get the owner or the QoS class.",
         ),
     ),
-    labels=(
-        Label("owner_kind", per="kind of owner"),
-        Label("owner", per="owner"),
-        Label("qos", per="QoS class"),
-    ),
+    labels=(Label("owner_kind", per="kind of owner"), Label("owner", per="owner"), Label("qos", per="QoS class")),
     scope=Scope.POD,
 )
 RESTARTS = Table(

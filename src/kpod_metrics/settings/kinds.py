@@ -119,9 +119,7 @@ def _bytes(value: Any) -> int:
 
 
 BYTES = Kind(
-    "0, or 64Mi to 1Ti, like 128Mi",
-    _bytes,
-    {"type": ["string", "integer"], "minimum": 0, "pattern": _pattern(_BYTES)},
+    "0, or 64Mi to 1Ti, like 128Mi", _bytes, {"type": ["string", "integer"], "minimum": 0, "pattern": _pattern(_BYTES)}
 )
 
 _ADDRESS = re.compile(

@@ -77,28 +77,22 @@ def _from_file(path: str, known: Mapping[str, Setting]) -> dict[str, tuple[Any, 
     if not isinstance(tree, dict):
         raise SettingError(f"--config: {path!r} holds a {type(tree).__name__}: keys and values are accepted")
     values: dict[str, tuple[Any, str]] = {}
-    _flatten(tree, (), path, known, values)
+
+    def take(tree: Mapping[Any, Any], above: tuple[str, ...]) -> None:
+        for name, value in tree.items():
+            here = (*above, str(name))
+            key = "_".join(here)
+            if key in known:
+                values[key] = (value, path)
+            elif (value is None or isinstance(value, dict)) and any(other.startswith(f"{key}_") for other in known):
+                take(value or {}, here)
+            else:
+                where = ".".join(here)
+                near = nearest(where, (setting.name for setting in known.values()))
+                raise SettingError(f"{path}: unknown setting {shown(where)}{near}")
+
+    take(tree, ())
     return values
-
-
-def _flatten(
-    tree: Mapping[Any, Any],
-    above: tuple[str, ...],
-    path: str,
-    known: Mapping[str, Setting],
-    values: dict[str, tuple[Any, str]],
-) -> None:
-    for name, value in tree.items():
-        here = (*above, str(name))
-        key = "_".join(here)
-        if key in known:
-            values[key] = (value, path)
-        elif (value is None or isinstance(value, dict)) and any(other.startswith(f"{key}_") for other in known):
-            _flatten(value or {}, here, path, known, values)
-        else:
-            where = ".".join(here)
-            near = nearest(where, (setting.name for setting in known.values()))
-            raise SettingError(f"{path}: unknown setting {shown(where)}{near}")
 
 
 def shown(name: str) -> str:

@@ -19,6 +19,7 @@ from kpod_metrics.errors import SettingError
 from kpod_metrics.exposition.page import Page, Renderer
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.metrics import Label, Scope, Table, counter
+from kpod_metrics.otlp import push as pushing
 from kpod_metrics.otlp.push import QUEUE_BYTES, Exporter
 from kpod_metrics.retry import Backoff
 from kpod_metrics.settings import Settings
@@ -64,14 +65,15 @@ Push = Callable[..., Exporter]
 
 
 @pytest.fixture
-def push(pages: Pages) -> Iterator[Push]:
+def push(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> Iterator[Push]:
     """Start an exporter with these settings, that makes a page every tenth of a second and waits no longer to retry."""
     started = []
 
     def start(endpoint: str, queue_bytes: int = QUEUE_BYTES, **settings: Any) -> Exporter:
         chosen = Settings(otlp_endpoint=endpoint, **{"otlp_interval": 0.1, "otlp_timeout": 5.0, **settings})
-        backoff = Backoff(0.05, 0.1)
-        exporter = Exporter(chosen, pages, 1, queue_bytes=queue_bytes, backoff=backoff)
+        monkeypatch.setattr(pushing, "QUEUE_BYTES", queue_bytes)
+        exporter = Exporter(chosen, pages, 1)
+        exporter.backoff = Backoff(0.05, 0.1)
         started.append(exporter)
         exporter.start()
         return exporter
