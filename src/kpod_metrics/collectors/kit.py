@@ -12,15 +12,7 @@ from typing import ClassVar
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.columns import Column
 from kpod_metrics.errors import UnavailableError
-from kpod_metrics.features import (
-    BATCH,
-    SOCKET_STORAGE,
-    TASK_STORAGE,
-    TASK_TABLE,
-    TP_BTF,
-    with_dependent,
-    with_needed,
-)
+from kpod_metrics.features import BATCH, SOCKET_STORAGE, TASK_STORAGE, TASK_TABLE, TP_BTF, with_dependent, with_needed
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.maps import CumulativeMap, Entry
 from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, ProgramHealth, Programs, attach_all
