@@ -21,7 +21,7 @@
  * Programs are compiled as raw tracepoints. The agent loads them as tp_btf (since 5.5):
  * their arguments have types, and programs read through them directly, which is faster.
  * If the kernel refuses that, the agent sets kpod_untyped and loads them as they are: then
- * an argument is a scalar to the verifier, only a helper may read what it points to, and
+ * an argument is a scalar to the verifier, only a helper may read through it, and
  * there is no storage. READ(p, a, b) is p->a->b either way.
  */
 const volatile bool kpod_untyped = false;
@@ -142,7 +142,7 @@ static __always_inline struct sock *socket_of_file(struct file *file)
 	return BPF_CORE_READ(socket, sk);
 }
 
-/* The test of bpf_skc_to_tcp_sock(), for kernels where that helper takes no scalar. */
+/* The test of bpf_skc_to_tcp_sock(), for kernels on which that helper takes no scalar. */
 static __always_inline bool is_tcp(struct sock *sk)
 {
 	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);

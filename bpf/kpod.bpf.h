@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What all programs share: tags, maps, counted updates, histograms. */
+/* Shared by all programs: tags, maps, counted updates, histograms. */
 #ifndef KPOD_BPF_H
 #define KPOD_BPF_H
 

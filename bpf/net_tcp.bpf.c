@@ -16,8 +16,8 @@
  * the totals when a segment arrives, is read or is retransmitted. They are separate
  * programs: a kernel refuses BPF_CMPXCHG even in code that it cannot reach.
  *
- * Every hook runs with the socket locked, by its user or by softirq, never both (what
- * arrives meanwhile waits in the backlog). So a socket's state needs atomic access only
+ * Every hook runs with the socket locked, by its user or by softirq, never both (segments
+ * that arrive meanwhile wait in the backlog). So a socket's state needs atomic access only
  * for the iterator; a cgroup's value always needs it. No hook passes a mini-socket
  * (TIME_WAIT, NEW_SYN_RECV), which has no cgroup.
  */

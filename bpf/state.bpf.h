@@ -8,7 +8,7 @@
  * NAME_of(object, &first) returns it too, and creates it with the value `first` if there
  * is none: NULL if there is no room, which is counted. It may allocate: do not call it
  * with a run queue locked;
- * NAME_drop(object) deletes what the kernel does not free with the object.
+ * NAME_drop(object) deletes the state, if the kernel does not free it with the object.
  *
  * It is in the kernel's own storage, at the task or the socket, if tracing programs may
  * use that: SK_STORAGE since 5.11 (8e4597c627fb, "bpf: Allow using bpf_sk_storage in

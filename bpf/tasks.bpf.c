@@ -36,7 +36,7 @@ int read_task(struct bpf_iter__task *ctx)
 	__u32 zero = 0;
 
 	if (!task || BPF_CORE_READ(task, pid) != BPF_CORE_READ(task, tgid))
-		return 0; /* the end, or a further thread */
+		return 0; /* the end, or not a main thread */
 	if (!BPF_CORE_READ(task, mm) && BPF_CORE_READ(task, pid) != KTHREADD)
 		return 0; /* another kernel thread */
 	record = bpf_map_lookup_elem(&task_namespaces_record, &zero);

@@ -1,4 +1,4 @@
-"""The collectors: one module each, registered by import. `kit` has their base, `parts` what several of them share."""
+"""The collectors: one module each, registered by import. `kit` has their base, `parts` has shared parts."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""What a collector is: it declares tables of metrics, and yields rows of them once a cycle."""
+"""The base of collectors. A collector declares tables of metrics, and returns rows of them once a cycle."""
 
 import abc
 import enum
@@ -38,7 +38,7 @@ def map_entries(cpus: int) -> int:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where this machine's files are, and the settings that collectors use."""
+    """The paths of this machine's files, and the settings that collectors use."""
 
     cgroup_root: str = "/sys/fs/cgroup"
     proc_root: str = "/proc"
@@ -62,14 +62,14 @@ class Environment:
 
 @dataclass
 class Signal:
-    """How a signal is obtained on this machine, for `check`: the hook that was chosen, or why there is none."""
+    """How a signal is obtained on this machine, for `check`: the chosen hook, or the reason why there is none."""
 
     metrics: tuple[Metric, ...]
     hook: str
     problem: str = ""
-    """What fails."""
+    """The reason for a failure."""
     absent: str = ""
-    """What this machine does not have, which is no failure."""
+    """The missing device or controller, which is no failure."""
 
 
 class Question(enum.Enum):
@@ -89,11 +89,11 @@ class Collector(abc.ABC):
     registry: ClassVar[dict[str, type["Collector"]]] = {}
     name: ClassVar[str]
     description: ClassVar[str]
-    """What it measures, in a few words: for `check` and the tables of the docs."""
+    """Its measurements in a few words, for `check` and the tables of the docs."""
     question: ClassVar[Question]
-    """What its metrics answer: their row on the pod's dashboard."""
+    """The question that its metrics answer: their row on the pod's dashboard."""
     page: ClassVar[str] = ""
-    """The page of the docs about it, where it has one."""
+    """The page of the docs about it, if there is one."""
     device: ClassVar[str] = ""
     """A device that few machines have; without it, the collector collects nothing."""
     controller: ClassVar[str] = ""

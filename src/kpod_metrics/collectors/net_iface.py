@@ -65,7 +65,7 @@ TABLE = Table(
 
 
 class NetIface(ProcessCollector):
-    """Interface counters of each pod, by network namespace, which outlives the containers."""
+    """Interface counters of each pod, by network namespace: it outlives the containers."""
 
     name = "net_iface"
     description = "bytes, packets, errors, drops of network interfaces"

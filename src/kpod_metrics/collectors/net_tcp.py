@@ -86,8 +86,8 @@ _SOCKETS_AT_A_TIME = 2048
 _MAX_PAUSES = 16
 """Maximum number of such pauses: after each, the kernel walks a list from its beginning."""
 _OWNER_MAY_BE_GONE = "owner_refcnt"
-"""A member of kernels (7.0, 0be08389c7f2, "bpf: Switch to bpf_selem_unlink_nofail") on which the iterator over sockets
-can reach one that is being destroyed, and reads its owner through a pointer that is NULL then."""
+"""A struct member of kernels (7.0, 0be08389c7f2, "bpf: Switch to bpf_selem_unlink_nofail") with an unsafe iterator: it
+can reach a socket that is being destroyed, and then reads the owner through a NULL pointer."""
 
 
 class NetTcp(BpfCollector):

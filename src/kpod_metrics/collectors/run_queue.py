@@ -87,5 +87,5 @@ class RunQueue(BpfCollector):
     def rows(self, entry: Entry) -> Iterable[Row]:
         """Yield one row per cgroup."""
         wait = entry.histogram("wait")
-        # A switch whose wait is unknown is in no bucket.
+        # A switch with an unknown wait is in no bucket.
         yield Row(TABLE, entry.key[0], (), (wait, wait.count + entry.number("untimed")), entry.epoch)

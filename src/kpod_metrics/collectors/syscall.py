@@ -89,7 +89,7 @@ class Syscall(BpfCollector):
         self._tracked = syscalls.track(environment.syscalls, self._machine)
 
     def open(self) -> list[Signal]:
-        """Log which syscalls are not tracked, then load and attach."""
+        """Log the syscalls that are not tracked, then load and attach."""
         if not syscalls.supported(self._machine):
             raise UnavailableError(f"syscall numbers of {self._machine} are not known")
         if not self._tracked.names:
@@ -113,7 +113,7 @@ class Syscall(BpfCollector):
 
     @staticmethod
     def _copies(bpf: libbpf.Object, hook: str) -> list[libbpf.Program]:
-        """Return the programs at one end of a syscall, which are copies."""
+        """Return the copies of the program at one end of a syscall."""
         return [program for program in bpf.programs.values() if (program.role, program.of) == ("copy", hook)]
 
     def attach(self, bpf: libbpf.Object, links: list[libbpf.Link]) -> list[Signal]:

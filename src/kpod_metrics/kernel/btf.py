@@ -20,7 +20,7 @@ _FORMATS = {(struct.calcsize(f"<{code}"), code.islower()): code for code in "BHI
 
 
 class BtfError(ValueError):
-    """The bytes are not BTF, or a layout cannot hold what they describe (a bitfield, a union, a hole in a key)."""
+    """The bytes are not BTF, or a layout cannot hold a type in them (a bitfield, a union, a hole in a key)."""
 
     def __init__(self, text: str) -> None:
         # It contains names, or arbitrary bytes if the input is not BTF.
@@ -126,7 +126,7 @@ class Types:
         return size
 
     def layout(self, type_id: int, *, unnamed_holes: bool = True) -> Layout:
-        """Return the layout of a structure; raises BtfError for what it cannot hold."""
+        """Return the layout of a structure; raises BtfError for types that it cannot hold."""
         try:
             parts = self._flatten(type_id, "", 0)
             return Layout(self._size(type_id), parts, unnamed_holes=unnamed_holes)

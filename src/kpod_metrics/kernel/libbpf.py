@@ -34,7 +34,7 @@ _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_
 _P, _I, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
 _Z, _U32, _U64 = ctypes.c_size_t, ctypes.c_uint32, ctypes.c_uint64
 _SAMPLE = ctypes.CFUNCTYPE(_I, _P, _P, _Z)
-"""ring_buffer_sample_fn: what libbpf calls with each record of a ring."""
+"""ring_buffer_sample_fn: libbpf calls it with each record of a ring."""
 
 _ITERATOR_BYTES = 1 << 15
 """Bytes that the kernel returns in one read at most (kernel/bpf/bpf_iter.c, eight pages)."""

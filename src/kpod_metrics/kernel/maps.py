@@ -100,7 +100,7 @@ class CumulativeMap:
                 evicted += before is not None and before[1] != entry.epoch
                 seen[key] = hashed, entry.epoch, tuple(rows_of(entry))
             rows += seen[key][2]
-        # An entry that is being created again counts as evicted when it is there.
+        # An entry that is being created again counts as evicted when its creation is complete.
         evicted += len(self._seen.keys() - seen.keys())
         self.evictions += evicted
         self._seen = seen

@@ -9,10 +9,10 @@ from kpod_metrics.kernel import libbpf, rights
 from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
 
 OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
-"""Where the build hook puts the compiled objects."""
+"""The folder to which the build hook writes the compiled objects."""
 
 _CHUNK = 1 << 16
-"""Bytes of the kernel's BTF, which has some megabytes, that are searched at a time."""
+"""Bytes of the kernel's BTF to search at a time: it has some megabytes."""
 
 
 def kernel_knows(name: str, sys_root: str = "/sys") -> bool:

@@ -63,7 +63,7 @@ def _capset(capabilities: int) -> None:
 
 
 def without(capabilities: Iterable[int], ask: Callable[[], bool]) -> bool:
-    """Return what `ask` returns on a thread without these capabilities; false if they cannot be dropped."""
+    """Call `ask` on a thread without these capabilities and return its answer; false if they cannot be dropped."""
     answers: list[bool] = []
 
     def run() -> None:

@@ -51,10 +51,10 @@ I386 = _parse(_syscall_numbers.I386)
 ARM64 = _parse(_syscall_numbers.ARM64)
 ARM = _parse(_syscall_numbers.ARM)
 
-_ON = {"x86_64": (X86_64, I386), "aarch64": (ARM64, ARM)}
+_NUMBERS = {"x86_64": (X86_64, I386), "aarch64": (ARM64, ARM)}
 """Native numbers and those of 32-bit processes, by machine as in uname."""
 
-_INSTEAD = {"epoll_wait": "epoll_pwait", "poll": "ppoll", "select": "pselect6"}
+_REPLACEMENTS = {"epoll_wait": "epoll_pwait", "poll": "ppoll", "select": "pselect6"}
 """Waits that newer architectures have only with a signal mask: a C library calls that form there.
 
 For open, stat and similar calls a C library uses openat and newfstatat, which can be tracked by their own names.
@@ -77,7 +77,7 @@ _IRREGULAR = {
 
 def supported(machine: str) -> bool:
     """Whether there are numbers for this machine (as in uname)."""
-    return machine in _ON
+    return machine in _NUMBERS
 
 
 def meaning(name: str) -> str:
@@ -123,22 +123,22 @@ def check(names: Sequence[str]) -> None:
 
 
 def track(names: Iterable[str], machine: str) -> Tracked:
-    """Return which of these names to track on this machine; raises SettingError as `check` does."""
+    """Return the names to track on this machine; raises SettingError as `check` does."""
     wanted = tuple(dict.fromkeys(names))
     check(wanted)
     if not supported(machine):
         return Tracked(wanted, bytes(2 * TABLE_SIZE), bytes(2 * TABLE_SIZE), ())
-    native, compat = _ON[machine]
+    native, compat = _NUMBERS[machine]
     indices: dict[str, int] = {}
     remarks = []
     begins = bytearray(2 * TABLE_SIZE)
     for name in wanted:
         number = native.get(name)
-        instead = _INSTEAD.get(name, "")
-        if number is None and instead in native and instead not in wanted:
-            number = native[instead]
+        replacement = _REPLACEMENTS.get(name, "")
+        if number is None and replacement in native and replacement not in wanted:
+            number = native[replacement]
         if number is None:
-            where = machine + (f", which has {instead}" if instead in native else "")
+            where = machine + (f", which has {replacement}" if replacement in native else "")
             remarks.append(f"syscalls: {name} does not exist on {where}: not counted")
         elif name in _NEVER_RETURN:
             remarks.append(f"syscalls: {name} never returns: not counted")

@@ -16,7 +16,7 @@ KTHREADD = 2
 
 
 class TaskNamespaces(NamedTuple):
-    """The namespaces and the root directory of one process: struct task_namespaces. Its numbers are only identities."""
+    """The namespaces and root directory of a process: struct task_namespaces. Its numbers are only for comparison."""
 
     pid: int
     mount_namespace: int
@@ -116,11 +116,11 @@ class SharedTasks:
             return snapshot
 
     def maps(self, user: object) -> list[MapHealth]:
-        """State of its map, which the first user reports. Does not wait for a snapshot."""
+        """Return the state of the map to the first user, none to others. Does not wait for a snapshot."""
         return self._tasks.maps() if self._users[:1] == [user] else []
 
     def programs(self, user: object) -> list[ProgramHealth]:
-        """Statistics of its program, which the first user reports. Does not wait for a snapshot."""
+        """Return statistics of the program to the first user, none to others. Does not wait for a snapshot."""
         return self._tasks.programs() if self._users[:1] == [user] else []
 
     def close(self, user: object) -> None:

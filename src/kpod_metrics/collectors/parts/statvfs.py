@@ -1,4 +1,4 @@
-"""statvfs() of many file systems, some of which may never answer (a lost file server, a FUSE daemon that hangs).
+"""statvfs() of many file systems. Some may never answer (a lost file server, a FUSE daemon that hangs).
 
 One helper thread makes all calls of a cycle. If a call does not return, the thread stays in it, another one is
 started, and this device is not read again until the call returns.
