@@ -56,54 +56,48 @@ struct request;
 	} name SEC(".maps");
 
 /* `early` returns the state or NULL; then `storage_get` is called, unless `no_storage`. */
-#define KPOD_STATE_CALLS(object_type, name, value_type, early, no_storage, storage_get)            \
-	struct {                                                                                   \
-		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
-		__uint(max_entries, 262144);                                                       \
-		__uint(map_flags, BPF_F_NO_PREALLOC);                                              \
-		__type(key, __u64);                                                                \
-		__type(value, value_type);                                                         \
-	} name##_by_address SEC(".maps") KPOD_IS("hash", name);                                    \
-	KPOD_COUNT_FAILURES(name)                                                                  \
-	static __always_inline value_type *name##_get(object_type *object)                         \
-	{                                                                                          \
-		__u64 address = (__u64)object;                                                     \
-		value_type *value = early(name, object);                                           \
-                                                                                                   \
-		if (value)                                                                         \
-			return value;                                                              \
-		if (!no_storage)                                                                   \
-			return storage_get(&name, object, 0, 0);                                   \
-		return bpf_map_lookup_elem(&name##_by_address, &address);                          \
-	}                                                                                          \
-	static __always_inline value_type *name##_of(object_type *object, value_type *first)       \
-	{                                                                                          \
-		__u64 address = (__u64)object;                                                     \
-		value_type *value = early(name, object);                                           \
-                                                                                                   \
-		if (value)                                                                         \
-			return value;                                                              \
-		if (!no_storage) {                                                                 \
-			value = storage_get(&name, object, first, BPF_LOCAL_STORAGE_GET_F_CREATE); \
-			if (!value)                                                                \
-				name##_failed();                                                   \
-			return value;                                                              \
-		}                                                                                  \
-		value = bpf_map_lookup_elem(&name##_by_address, &address);                         \
-		if (value)                                                                         \
-			return value;                                                              \
-		bpf_map_update_elem(&name##_by_address, &address, first, BPF_NOEXIST);             \
-		value = bpf_map_lookup_elem(&name##_by_address, &address);                         \
-		if (!value)                                                                        \
-			name##_failed();                                                           \
-		return value;                                                                      \
-	}                                                                                          \
-	static __always_inline void name##_drop(object_type *object)                               \
-	{                                                                                          \
-		__u64 address = (__u64)object;                                                     \
-                                                                                                   \
-		if (no_storage)                                                                    \
-			bpf_map_delete_elem(&name##_by_address, &address);                         \
+#define KPOD_STATE_CALLS(object_type, name, value_type, early, no_storage, storage_get)      \
+	struct {                                                                             \
+		__uint(type, BPF_MAP_TYPE_HASH);                                             \
+		__uint(max_entries, 262144);                                                 \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                        \
+		__type(key, __u64);                                                          \
+		__type(value, value_type);                                                   \
+	} name##_by_address SEC(".maps") KPOD_IS("hash", name);                              \
+	KPOD_COUNT_FAILURES(name)                                                            \
+	static __always_inline value_type *name##_of(object_type *object, value_type *first) \
+	{                                                                                    \
+		__u64 address = (__u64)object;                                               \
+		value_type *value = early(name, object);                                     \
+                                                                                             \
+		if (value)                                                                   \
+			return value;                                                        \
+		if (!no_storage) {                                                           \
+			value = storage_get(&name, object, first,                            \
+					    first ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);     \
+			if (!value && first)                                                 \
+				name##_failed();                                             \
+			return value;                                                        \
+		}                                                                            \
+		value = bpf_map_lookup_elem(&name##_by_address, &address);                   \
+		if (value || !first)                                                         \
+			return value;                                                        \
+		bpf_map_update_elem(&name##_by_address, &address, first, BPF_NOEXIST);       \
+		value = bpf_map_lookup_elem(&name##_by_address, &address);                   \
+		if (!value)                                                                  \
+			name##_failed();                                                     \
+		return value;                                                                \
+	}                                                                                    \
+	static __always_inline value_type *name##_get(object_type *object)                   \
+	{                                                                                    \
+		return name##_of(object, NULL);                                              \
+	}                                                                                    \
+	static __always_inline void name##_drop(object_type *object)                         \
+	{                                                                                    \
+		__u64 address = (__u64)object;                                               \
+                                                                                             \
+		if (no_storage)                                                              \
+			bpf_map_delete_elem(&name##_by_address, &address);                   \
 	}
 
 /*
