@@ -135,13 +135,16 @@ class Types:
 
     def _flatten(self, type_id: int, path: str, offset: int) -> list[tuple[str, int, str, int]]:
         kind, name, size, flag, extra = self._types[self._plain(type_id)]
-        if kind == _INT:
-            encoding = extra[0]
-            if encoding >> 16 & 0xFF or encoding & 0xFF != size * 8:
-                raise BtfError(f"{path or name}: a bitfield")
-            return [(path, offset, self._format(path, size, bool(encoding >> 24 & 1)), 1)]
-        if kind == _ENUM:
-            return [(path, offset, self._format(path, size, bool(flag)), 1)]
+        if kind in {_INT, _ENUM}:
+            signed = bool(flag)
+            if kind == _INT:
+                encoding = extra[0]
+                if encoding >> 16 & 0xFF or encoding & 0xFF != size * 8:
+                    raise BtfError(f"{path or name}: a bitfield")
+                signed = bool(encoding >> 24 & 1)
+            if (size, signed) not in _FORMATS:
+                raise BtfError(f"{path}: an integer of {size} bytes")
+            return [(path, offset, _FORMATS[size, signed], 1)]
         if kind == _ARRAY:
             if self._types[self._plain(extra[0])][0] in {_STRUCT, _UNION}:
                 raise BtfError(f"{path}: an array of structures")
@@ -157,13 +160,6 @@ class Types:
             start = offset + ((bits & 0xFFFFFF) if flag else bits) // 8
             parts += self._flatten(target, f"{path}.{member}" if path else member, start)
         return parts
-
-    @staticmethod
-    def _format(path: str, size: int, signed: bool) -> str:
-        try:
-            return _FORMATS[size, signed]
-        except KeyError:
-            raise BtfError(f"{path}: an integer of {size} bytes") from None
 
     def variable(self, section: str, name: str) -> tuple[int, int]:
         """Return offset and size of a variable in a data section; raises KeyError."""

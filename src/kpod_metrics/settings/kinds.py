@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from kpod_metrics import features, selector
 from kpod_metrics.metrics import label_of
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -30,10 +31,15 @@ def _pattern(expression: "re.Pattern[str]") -> str:
     return rf"^\s*{expression.pattern}\s*$".replace(r"\d", "[0-9]").replace("(?:", "(")
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
+def _checked(value: T, accepted: object) -> T:
+    """Return the value; raises ValueError if it is not accepted."""
+    if not accepted:
         raise ValueError
     return value
+
+
+def _text(value: Any) -> str:
+    return str(_checked(value, isinstance(value, str)))
 
 
 def _boolean(value: Any) -> bool:
@@ -49,13 +55,7 @@ BOOLEAN = Kind("true, false", _boolean, {"type": "boolean"}, lambda value: str(v
 
 def choice(*choices: str) -> Kind[str]:
     """Accept one of these words."""
-
-    def parse(value: Any) -> str:
-        if value not in choices:
-            raise ValueError
-        return str(value)
-
-    return Kind(", ".join(choices), parse, {"enum": list(choices)})
+    return Kind(", ".join(choices), lambda value: _checked(str(value), value in choices), {"enum": list(choices)})
 
 
 def _matched(expression: "re.Pattern[str]", value: Any, types: Any = str | int) -> "re.Match[str]":
@@ -73,9 +73,7 @@ def duration(text: Any, low: float = 0.1, high: float = 3600) -> float:
     """Return the seconds of a duration like 500ms; raises ValueError if it is not valid or out of range."""
     match = _matched(_DURATION, text, str | int | float)
     seconds = float(match[1]) * _SECONDS[match[2]]
-    if not low <= seconds <= high:
-        raise ValueError
-    return seconds
+    return _checked(seconds, low <= seconds <= high)
 
 
 def durations(low: str, high: str, like: str) -> Kind[float]:
@@ -99,9 +97,7 @@ def integers(low: int, high: int) -> Kind[int]:
 
     def parse(value: Any) -> int:
         number = int(_matched(_INTEGER, value)[0])
-        if not low <= number <= high:
-            raise ValueError
-        return number
+        return _checked(number, low <= number <= high)
 
     return Kind(f"{low} to {high}", parse, {"type": "integer", "minimum": low, "maximum": high})
 
@@ -113,9 +109,7 @@ _UNITS = {None: 0, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}
 def _bytes(value: Any) -> int:
     match = _matched(_BYTES, value)
     number = int(match[1]) << _UNITS[match[2]]
-    if number and not 64 << 20 <= number <= 1 << 40:
-        raise ValueError
-    return number
+    return _checked(number, number == 0 or 64 << 20 <= number <= 1 << 40)
 
 
 BYTES = Kind(
@@ -165,9 +159,7 @@ _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(:([0-9]{1,5}))
 
 def _url(value: Any) -> str:
     match = _URL.fullmatch(_text(value))
-    if value and not (match and 0 < int(match[3] or 1) <= 65535):
-        raise ValueError
-    return str(value)
+    return _checked(str(value), value == "" or (match and 0 < int(match[3] or 1) <= 65535))
 
 
 URL = Kind(
@@ -195,9 +187,7 @@ _LABEL_KEY = re.compile(r"([a-z0-9][-a-z0-9.]{0,252}/)?[A-Za-z0-9]([-A-Za-z0-9_.
 def _pod_labels(value: Any) -> tuple[str, ...]:
     keys = _names(value)
     apart = len({label_of(key) for key in keys}) == len(keys) <= _MAX_POD_LABELS
-    if not apart or not all(_LABEL_KEY.fullmatch(key) for key in keys):
-        raise ValueError
-    return keys
+    return _checked(keys, apart and all(_LABEL_KEY.fullmatch(key) for key in keys))
 
 
 POD_LABELS = Kind(
@@ -234,22 +224,11 @@ def _selector(value: Any) -> str:
 SELECTOR = Kind("a label selector, like app=web,tier!=cache,env in (a,b)", _selector)
 
 
-def _path(accepted: str, test: Callable[[str], bool]) -> Kind[str]:
-    def parse(value: Any) -> str:
-        if not test(_text(value)):
-            raise ValueError
-        return str(value)
-
-    return Kind(accepted, parse)
-
-
 def _cgroup_root(value: Any) -> str:
     # Only directories of cgroup v2 have this file. The programs do not see the ids of cgroup v1.
-    if not os.path.exists(os.path.join(_text(value), "cgroup.controllers")):
-        raise ValueError
-    return str(value).rstrip("/")
+    return _checked(_text(value).rstrip("/"), os.path.exists(os.path.join(value, "cgroup.controllers")))
 
 
-FILE = _path("a file", os.path.isfile)
-DIRECTORY = _path("a directory", os.path.isdir)
+FILE = Kind("a file", lambda value: _checked(value, os.path.isfile(_text(value))))
+DIRECTORY = Kind("a directory", lambda value: _checked(value, os.path.isdir(_text(value))))
 CGROUP_ROOT = Kind("a cgroup v2 directory", _cgroup_root)
