@@ -8,7 +8,7 @@ observations in `(2**((i-1)/4 - 20), 2**(i/4 - 20)]`, bucket 0 all up to `2**-20
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from operator import add, index, itemgetter
+from operator import add, index, itemgetter, sub
 
 SCHEMA = 2
 BUCKETS_PER_OCTAVE = 1 << SCHEMA
@@ -57,7 +57,9 @@ class Histogram:
         if before.counts and (at < 0 or end > len(self.counts)):
             return Histogram(self.buckets, self.sum_ns) - before
         grown = [*self.counts]
-        grown[at:end] = [now - then & 0xFFFFFFFF for now, then in zip(grown[at:end], before.counts, strict=True)]
+        grown[at:end] = map(sub, grown[at:end], before.counts)
+        if min(grown, default=0) < 0:
+            grown = [count & 0xFFFFFFFF for count in grown]
         return Histogram(grown, self.sum_ns - before.sum_ns, self.first)
 
     @property

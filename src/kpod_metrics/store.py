@@ -174,7 +174,7 @@ class Store:
         for at, total in enumerate(_sums(series.values, grown)):
             if total is not series.values[at]:
                 series.values[at], changed[at] = total, True
-        read[key] = _latest(row, before)
+        read[key] = row if None not in row.values else _latest(row, before)
 
     def pass_over(self, row: Row) -> int:
         """Take a row whose events are in no series; return its new events."""
@@ -314,22 +314,23 @@ def _growth(row: Row, before: Row | None) -> Sequence[Value]:
     if before is None or before.epoch != row.epoch:
         _check(row.table, row.values)
         return row.values
-    grown: list[Value] = []
-    for metric, total, previous in zip(row.table.metrics, row.values, before.values, strict=True):
-        if total is previous:
+    grown: list[Any] = []
+    metrics = row.table.metrics
+    for at, (total, previous) in enumerate(zip(row.values, before.values, strict=True)):
+        if total is previous or total is None:
             grown.append(None if total is None or isinstance(total, Histogram) else 0)
             continue
-        if total is not None:
-            _check_one(metric, total)
-        if total is None or previous is None:
+        # The comparison is the fast path of the check.
+        if isinstance(total, Histogram) or not 0 <= total < _INFINITE:
+            _check_one(metrics[at], total)
+        if previous is None:
             grown.append(total)
-        elif isinstance(total, Histogram):
-            grown.append(total - previous)  # type: ignore[operator]
-        elif metric.wraps:
+        elif metrics[at].wraps:
             grown.append(total - previous & 0xFFFFFFFF)  # type: ignore[operator]
+        elif isinstance(total, Histogram) or total >= previous:  # type: ignore[operator]
+            grown.append(total - previous)  # type: ignore[operator]
         else:
-            # A total that is lower than before restarted at 0.
-            grown.append(total - previous if total >= previous else total)  # type: ignore[operator]
+            grown.append(total)  # a total that is lower than before restarted at 0
     return grown
 
 

@@ -1,6 +1,7 @@
 """Time that tasks wait for CPU, memory and I/O, from pressure stall information: three files per container."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from kpod_metrics.cgroup import pressure
 from kpod_metrics.collectors.kit import Environment, Question
@@ -59,6 +60,11 @@ class Pressure(FileCollector):
         for place, (resource, where) in enumerate(_RESOURCES.items(), 130)
     )
 
+    def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
+        super().__init__(environment, wanted)
+        self._rows: dict[int, tuple[list[bytes], Row]] = {}
+        """The files and the row of each cgroup in the last cycle."""
+
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """Return one table."""
@@ -66,13 +72,18 @@ class Pressure(FileCollector):
 
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Yield one row per cgroup. If a file does not exist, or with psi=0, its values are None."""
-        return self.each(groups, self._read)
+        # Most cgroups are idle: what did not change is not parsed again.
+        before, self._rows = self._rows, {}
 
-    def _read(self, group: Group) -> Iterable[Row]:
-        values = tuple(
-            None if microseconds is None else microseconds / 1e6
-            for file in _FILES
-            for microseconds in pressure.totals(self.read(group.path, file))
-        )
-        if values.count(None) < len(values):
-            yield Row(TABLE, group.id, (), values)
+        def read(group: Group) -> Iterable[Row]:
+            contents = [self.read(group.path, file) for file in _FILES]
+            known = before.get(group.id)
+            if known is None or known[0] != contents:
+                found = chain.from_iterable(map(pressure.totals, contents))
+                values = tuple([None if microseconds is None else microseconds / 1e6 for microseconds in found])
+                known = contents, Row(TABLE, group.id, (), values)
+            self._rows[group.id] = known
+            if any(value is not None for value in known[1].values):
+                yield known[1]
+
+        return self.each(groups, read)
