@@ -52,7 +52,9 @@ def test_what_is_forced_off_is_not_used(name: str, cgroup_root: str) -> None:
             assert not [signal.problem for signal in collector.open() if signal.problem]
             if isinstance(collector, BpfCollector):
                 assert with_dependent({name}) <= collector.without
-                assert collector._loaded is not None
+                if collector._loaded is None:
+                    assert collector.controller, "nothing else keeps it from loading"
+                    continue
                 sections = {p.section for p in collector._loaded.object.programs.values() if p.loaded}
                 assert name not in sections
             else:

@@ -134,6 +134,7 @@ class Agent:
         following = time.monotonic()
         cycles = 0
         while not self._stop.is_set():
+            connected = self.source.connected
             try:
                 self.cycle()
                 self._report.cycle_problem = ""
@@ -145,12 +146,14 @@ class Agent:
             gc.collect(2 if cycles % _CYCLES_TO_FULL_COLLECTION == 0 else 1)
             # A fixed rate: a cycle that takes longer than the interval skips the ones that it missed.
             following = max(following + interval, time.monotonic())
-            if self._wait(following):
+            if self._wait(following, connected):
                 following = time.monotonic()
 
-    def _wait(self, until: float) -> bool:
-        """Wait for the next cycle, and publish new containers meanwhile; return whether a cycle is due at once."""
-        connected = self.source.connected
+    def _wait(self, until: float, connected: bool) -> bool:
+        """Wait for the next cycle, and publish new containers meanwhile; return whether a cycle is due at once.
+
+        `connected`: whether the source of pods was connected when the last cycle began.
+        """
         while not self._stop.wait(max(0.0, min(_LOOK_INTERVAL, until - time.monotonic()))):
             if time.monotonic() >= until:
                 return False

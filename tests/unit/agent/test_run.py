@@ -79,7 +79,7 @@ def test_cycles_come_at_a_fixed_rate_and_skip_what_they_missed(
     def one_cycle() -> None:
         clock.now += next(takes)
 
-    def wait(until: float) -> bool:
+    def wait(until: float, connected: bool) -> bool:
         waits.append(until)
         if len(waits) == 4:
             agent._stop.set()
@@ -99,10 +99,10 @@ def test_cycles_come_at_a_fixed_rate_and_skip_what_they_missed(
 
 def test_time_that_is_over_calls_for_no_other_time(tmp_path: Path) -> None:
     hub = Hub(tmp_path, Counting("one", EVENTS))
-    assert hub.agent._wait(time.monotonic() - 1) is False
-    assert hub.agent._wait(time.monotonic() + 0.01) is False
+    assert hub.agent._wait(time.monotonic() - 1, True) is False
+    assert hub.agent._wait(time.monotonic() + 0.01, True) is False
     hub.agent._stop.set()
-    assert hub.agent._wait(time.monotonic() + 3600) is False
+    assert hub.agent._wait(time.monotonic() + 3600, True) is False
 
 
 def test_look_for_news_comes_once_a_second_and_the_cycle_in_time(
@@ -117,8 +117,8 @@ def test_look_for_news_comes_once_a_second_and_the_cycle_in_time(
         return False
 
     monkeypatch.setattr(agent, "_stop", SimpleNamespace(wait=wait))
-    assert agent._wait(1002.5) is False
-    assert agent._wait(1000) is False
+    assert agent._wait(1002.5, True) is False
+    assert agent._wait(1000, True) is False
     assert waits == [1, 1, 0.5, 0]
 
 
@@ -283,7 +283,7 @@ def test_failed_cycle_is_a_problem_until_the_next_one(
         if errors:
             raise errors.pop(0)
 
-    def wait(until: float) -> bool:
+    def wait(until: float, connected: bool) -> bool:
         problems.append(agent.problems())
         if len(problems) == 3:
             agent._stop.set()
