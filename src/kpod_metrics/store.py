@@ -171,9 +171,11 @@ class Store:
         series = series or self._child(table, identity, labels, update=any(grown))
         changed = self._changed[table]
         # All sums are made before the first is stored: an error must not leave half a row.
-        for at, total in enumerate(_sums(series.values, grown)):
-            if total is not series.values[at]:
-                series.values[at], changed[at] = total, True
+        totals: list[Any] = series.values
+        sums = [by if total is None else total + by if by else total for total, by in zip(totals, grown, strict=True)]
+        for at, total in enumerate(sums):
+            if total is not totals[at]:
+                totals[at], changed[at] = total, True
         read[key] = row if None not in row.values else _latest(row, before)
 
     def pass_over(self, row: Row) -> int:
@@ -209,7 +211,8 @@ class Store:
         _check(table, values)
         series = series or self._child(table, identity, labels)
         if series.cycle == cycle:
-            values = _sums(series.values, values)
+            others: list[Any] = series.values
+            values = [one if other is None else other + (one or 0) for other, one in zip(others, values, strict=True)]
         series.cycle = cycle
         self._replace(table, series, values)
 
@@ -349,11 +352,6 @@ def _events(row: Row, before: Row | None) -> int:
         for metric, grown in zip(row.table.metrics, _growth(row, before), strict=True)
         if metric.events and isinstance(grown, int)
     )
-
-
-def _sums(totals: Iterable[Any], more: Iterable[Any]) -> list[Any]:
-    """Add values, of which either may be None; an unchanged total stays the same object."""
-    return [by if total is None else total + by if by else total for total, by in zip(totals, more, strict=True)]
 
 
 def _check(table: Table, values: Sequence[Value]) -> None:

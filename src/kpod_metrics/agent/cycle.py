@@ -177,8 +177,13 @@ class Agent:
         began = time.perf_counter()
         self._store.look_for_room()
         self._look()
-        self._start_due(self._groups())
-        results = self._gather(self.settings.deadline)
+        started = self._start_due(self._groups())
+        results = self._workers.gather(self.settings.deadline, started)
+        for result in results:
+            result.whose.running = False
+        for state in started:
+            if state.running:
+                state.late(self.settings.deadline)
         self.attribution.look_for(
             {row.owner for result in results if result.whose.collector.uses_bpf for row in result.rows}
         )
@@ -234,8 +239,9 @@ class Agent:
         for identity, row in info.rows(self.attribution.snapshot.workloads):
             self._store.put(row, identity)
 
-    def _start_due(self, groups: Sequence[Group]) -> None:
-        now = time.monotonic()
+    def _start_due(self, groups: Sequence[Group]) -> list[State]:
+        """Start the reads of the collectors that are due; return these."""
+        started, now = [], time.monotonic()
         for state in self.states:
             if state.opened and not state.running and now >= state.due:
                 # Cycles are never exactly on time: the nearest one is right.
@@ -243,17 +249,8 @@ class Agent:
                 state.started = now
                 state.running = True
                 self._workers.add(state, lambda collector=state.collector: collector.collect(groups))  # type: ignore[misc]
-
-    def _gather(self, deadline: float) -> list[Result[State]]:
-        """Return the results of the started collectors, up to the deadline, and of late ones."""
-        started = [state for state in self.states if state.running and not state.is_late]
-        results = self._workers.gather(deadline, started)
-        for result in results:
-            result.whose.running = False
-        for state in started:
-            if state.running:
-                state.late(deadline)
-        return results
+                started.append(state)
+        return started
 
     def _take(self, result: Result[State]) -> None:
         """Put the rows of one read into the store."""

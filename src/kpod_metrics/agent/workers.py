@@ -90,24 +90,17 @@ class Workers(Generic[_Whose]):
                 self._idle -= 1
             began = time.perf_counter()
             error: Exception | None = None
-            rows: list[Row] = []
+            rows: list[Any] = []
             try:
-                rows = _checked(read())
+                rows = list(read())
+                # The fast path: only a defect makes one wrong.
+                if not ({*map(type, rows)} <= {Row} and {*map(type, map(_OWNER, rows))} <= {int}):
+                    wrong = next(row for row in rows if not isinstance(row, Row) or not isinstance(row.owner, int))
+                    raise TypeError(f"a collector gave {wrong!r} for a row")
             except Exception as caught:  # a failing collector must not affect the others
-                error = caught
+                rows, error = [], caught
             with self._lock:
                 self._idle += 1
             self._results.append(Result(whose, rows, time.perf_counter() - began, error))
             if self._jobs.empty():
                 self._all_done.put(None)
-
-
-def _checked(found: Iterable[Any]) -> list[Row]:
-    """Return a collector's rows as a list; raises TypeError if one is not a row."""
-    rows = list(found)
-    # The fast path: only a defect makes one wrong.
-    if not ({*map(type, rows)} <= {Row} and {*map(type, map(_OWNER, rows))} <= {int}):
-        for row in rows:
-            if not isinstance(row, Row) or not isinstance(row.owner, int):
-                raise TypeError(f"a collector gave {row!r} for a row")
-    return rows
