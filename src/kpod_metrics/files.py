@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Container
+from functools import partial
 
 _ROOM = 1 << 16
 _PAGE_OF_RECORDS = os.sysconf("SC_PAGE_SIZE") - 16
@@ -16,10 +17,8 @@ def read_bytes(path: str) -> bytes:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, _ROOM)
-        while more := os.read(fd, _ROOM):
-            data += more
-        return data
+        # Joined once: a process can make its mountinfo tens of megabytes long.
+        return b"".join(iter(partial(os.read, fd, _ROOM), b""))
     finally:
         os.close(fd)
 
@@ -57,9 +56,11 @@ class KeptFiles:
             data = os.pread(fd, _ROOM, 0)
             if len(data) < (_PAGE_OF_RECORDS if records else _ROOM):
                 return data
-            while more := os.pread(fd, _ROOM, len(data)):
-                data += more
-            return data
+            parts, size = [data], len(data)
+            while more := os.pread(fd, _ROOM, size):
+                parts.append(more)
+                size += len(more)
+            return b"".join(parts)
         except OSError:
             self._kept -= 1
             os.close(self._open[folder].pop(name))

@@ -27,6 +27,25 @@ def test_content_is_always_the_newest(tmp_path: Path, most: int) -> None:
     assert descriptors() == before
 
 
+class Piece(bytes):
+    """One that may be joined, but not added: to add piece after piece copies a long file as often as it has pieces."""
+
+    def __add__(self, other: object) -> bytes:
+        raise AssertionError("added")
+
+
+def test_long_content_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(256)) * 1000
+    (tmp_path / "long").write_bytes(content)
+    real_read, real_pread = os.read, os.pread
+    monkeypatch.setattr("kpod_metrics.files.os.read", lambda fd, size: Piece(real_read(fd, size)))
+    monkeypatch.setattr("kpod_metrics.files.os.pread", lambda fd, size, at: Piece(real_pread(fd, size, at)))
+    assert read_bytes(str(tmp_path / "long")) == content
+    files = KeptFiles(1)
+    assert files.read(str(tmp_path), "long") == content
+    files.close()
+
+
 def test_what_is_in_other_folders_is_closed(tmp_path: Path) -> None:
     files = KeptFiles(10)
     before = descriptors()
