@@ -6,6 +6,8 @@ import socket
 EVERY = "::"
 """The host for all addresses of the machine, IPv6 and IPv4."""
 _EVERY_IPV4 = "0.0.0.0"
+SEND_BUFFER = 128 << 10
+"""Bytes that the kernel buffers of what a client does not read; it counts twice as many, and would go up to 4 MB."""
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 _BACKLOG = 1024
 """Connections that the kernel holds until they are accepted: a burst waits for a moment and is not refused."""
@@ -46,6 +48,7 @@ def _listening(family: int, address: tuple[str, int] | tuple[str, int, int, int]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # accepted sockets inherit it
         if family == socket.AF_INET6:
             # Regardless of net.ipv6.bindv6only.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

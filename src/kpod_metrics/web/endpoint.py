@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import socket
+import struct
 import time
 from collections import Counter
 from contextlib import suppress
@@ -32,6 +33,8 @@ _GRACE = 0.25
 """Seconds after which a connection without a request is idle."""
 _STALL_TIMEOUT = 1.0
 """Seconds in which a client reads nothing of its page, after which another request can replace it."""
+_RESET = struct.pack("ii", 1, 0)
+"""The value of SO_LINGER that drops a send buffer when the socket is closed."""
 _LINGER = 1.0
 """Seconds in which the rest of a refused request is read and dropped: a reset connection would lose the answer."""
 
@@ -163,6 +166,8 @@ class Endpoint:
                 one.socket.close()
             elif not one.lost:
                 # asyncio cannot abort a transport that was closed with data in its buffer and then lost.
+                with suppress(OSError):
+                    one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 writer.transport.abort()
 
     async def _secure(self, one: _Connection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
