@@ -1,10 +1,12 @@
 """Each right and each mount in the chart is needed: without it something is off, and one line says what and why."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kpod_metrics.cgroup.tree import find_root
 from kpod_metrics.collectors import registered
 from kpod_metrics.metrics import Profile
 from kpod_metrics.reference import declared
@@ -13,13 +15,14 @@ from tests.image.pod import Object
 from tests.image.test_counts import HOGS
 
 UP = "kpod_collector_up"
-PROGRAMS = {name for name, kind in registered().items() if kind.uses_bpf}
+CONTROLLERS = {"", *Path(find_root(), "cgroup.controllers").read_text().split()}
+PROGRAMS = {name for name, kind in registered().items() if kind.uses_bpf and kind.controller in CONTROLLERS}
 PROFILES = [profile.name.lower() for profile in Profile]
 BPF = {
     profile: {name for name, _, metric in declared() if name in PROGRAMS and metric.profile <= Profile[profile.upper()]}
     for profile in PROFILES
 }
-"""Collectors with BPF programs, by profile."""
+"""Collectors with BPF programs, by profile. Without their controller they load none."""
 HIDDEN = "the processes of other containers are not seen: the agent needs the host's PID namespace"
 
 
