@@ -293,8 +293,8 @@ class Whole(Variant):
         """Return the runs of their programs by collector and hook."""
         found = {}
         for collector in self._open:
-            assert collector._loaded is not None
-            hooks = collector._loaded.object.programs
+            # Without its controller a collector has none.
+            hooks = {} if collector._loaded is None else collector._loaded.object.programs
             for program in collector.programs():
                 found[f"{collector.name} {hooks[program.name].hook}"] = Runs(program.run_seconds * 1e9, program.runs)
         return found
