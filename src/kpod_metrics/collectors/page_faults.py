@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 from kpod_metrics.cgroup.keyed import flat, is_absent
 from kpod_metrics.collectors.kit import BpfCollector, Environment, Question, Signal
@@ -77,10 +76,7 @@ class PageFaults(BpfCollector):
             self.without.add(PERF_EVENT)
             if PERF_EVENT in self._required():
                 raise UnavailableError(str(refused)) from None
-            controllers = b""
-            with suppress(OSError):
-                controllers = read_bytes(os.path.join(self.environment.cgroup_root, "cgroup.controllers"))
-            if b"memory" not in controllers.split():
+            if b"memory" not in self._controllers().split():
                 raise UnavailableError(f"{refused}; and there is no memory controller's memory.stat to read") from None
             self._signal.hook = f"memory.stat pgmajfault ({refused})"
         return [self._signal]
