@@ -97,6 +97,8 @@ class Table:
 
     `preexisting`: the kernel counts from the creation of the cgroup, with or without the agent (the cgroup's files).
     Such counters are exported from their first read on, all others at 0 from the discovery of a container on.
+    `sparse`: most pods never have the event. A series appears when it first rises: at 0 on one page, and with its value
+    from the next one on, so that increase() sees the first event.
     The gauges of pods have their own tables.
     """
 
@@ -104,6 +106,7 @@ class Table:
     labels: tuple[Label, ...] = ()
     scope: Scope = Scope.CONTAINER
     preexisting: bool = False
+    sparse: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for metrics that cannot share a table."""

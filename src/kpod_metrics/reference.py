@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from kpod_metrics import health
+from kpod_metrics import bounds, health
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Collector, Environment, Question
 from kpod_metrics.metrics import Kind, Metric, Profile, Scope, Table, series_per_container
@@ -18,13 +18,18 @@ from kpod_metrics.settings import DEFAULT_SYSCALLS, Setting, catalogue
 _ENVIRONMENT = Environment(syscalls=DEFAULT_SYSCALLS)
 _OF_SANDBOX = "run_queue"
 """The collector whose events a pod's sandbox has too."""
-_DESCRIPTIONS = {"agent": "the agent itself", "pods": "facts about each pod from Kubernetes"}
+_DESCRIPTIONS = {
+    "pods": "facts about each pod from Kubernetes",
+    "limits": "the limits of each pod",
+    "agent": "the agent itself",
+}
+_NOT_OF_COLLECTORS = (("pods", info.TABLES), ("limits", (bounds.EXCEEDED,)), ("agent", health.TABLES))
 
 
 def declared() -> Iterator[tuple[str, Table, Metric]]:
-    """Yield every metric with its table and collector ("agent" for the agent's own, "pods" for Kubernetes')."""
+    """Yield every metric with its table and collector, or what stands for it (keys of `_DESCRIPTIONS`)."""
     of_collectors = [(name, kind.declare(_ENVIRONMENT)) for name, kind in registered().items()]
-    for name, tables in [*of_collectors, ("pods", info.TABLES), ("agent", health.TABLES)]:
+    for name, tables in [*of_collectors, *_NOT_OF_COLLECTORS]:
         for table in tables:
             for metric in table.metrics:
                 yield name, table, metric

@@ -86,6 +86,8 @@ class Store:
         """Tables of gauges that began a cycle: gauges without a row in it are dropped."""
         self._changed = self._unchanged()
         """For each metric of a table: whether a value changed since `take_changed`."""
+        self._rising: list[tuple[Row, Identity]] = []
+        """The first rows of sparse series: these are at 0 on the next page."""
         self.overflow: dict[str, int] = {}
         """Updates folded into an overflow series, by metric."""
         self._beyond = dict.fromkeys(self._tables, 0)
@@ -127,7 +129,7 @@ class Store:
             (table, children, list(product(*(label.values for label in table.labels))))
             for table, children in self._tables.items()
             if not (table.preexisting or table.scope is Scope.AGENT or any(not label.values for label in table.labels))
-            and not table.of_gauges
+            and not (table.of_gauges or table.sparse)
         ]
         # Owner by owner: near the limit, some owners have all their series, and the others none.
         for identity in identities:
@@ -168,6 +170,9 @@ class Store:
                 read[key] = row
                 return
         grown = _growth(row, before)
+        if series is None and table.sparse:
+            self._begin_sparse(row, identity, grown)
+            return
         series = series or self._child(table, identity, labels, update=any(grown))
         changed = self._changed[table]
         # All sums are made before the first is stored: an error must not leave half a row.
@@ -177,6 +182,20 @@ class Store:
             if total is not totals[at]:
                 totals[at], changed[at] = total, True
         read[key] = row if None not in row.values else _latest(row, before)
+
+    def _begin_sparse(self, row: Row, identity: Identity, grown: Sequence[Value]) -> None:
+        """Create a series at 0 if a counter rose; `rise` puts the row."""
+        if any(grown):
+            series = self._child(row.table, identity, row.labels)
+            for at in range(len(series.values)):
+                series.values[at] = series.values[at] or 0
+            self._rising.append((row, identity))
+
+    def rise(self) -> None:
+        """Put the first rows of sparse series, after a page with these series at 0."""
+        rising, self._rising = self._rising, []
+        for row, identity in rising:
+            self.put(row, identity)
 
     def pass_over(self, row: Row) -> int:
         """Take a row whose events are in no series; return its new events."""
@@ -263,15 +282,17 @@ class Store:
                     self.look_for_room()
         return series
 
-    def retain(self, identities: Collection[Identity]) -> None:
-        """Drop the series of all other owners."""
-        keep = {OVERFLOW, _NOBODY, *identities, *(identity.of_pod for identity in identities)}
+    def retain(self, identities: Collection[Identity]) -> bool:
+        """Drop the series of all other owners; return whether some must stay until `rise` has put their rows."""
+        rising = {identity for _, identity in self._rising} - {*identities}
+        keep = {OVERFLOW, _NOBODY, *rising, *identities, *(identity.of_pod for identity in identities)}
         self._admitted &= keep
         for table, children in self._tables.items():
             for key in [key for key in children if key[0] not in keep]:
                 self._mark(table)
                 del children[key]
                 self._total -= self._weights[table]
+        return bool(rising)
 
     def forget(self, tables: Iterable[Table], gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
         """Drop the last rows of cgroups that are `gone`; their collector must not read them again.

@@ -29,6 +29,7 @@ FILES = Table((READ, WRITTEN), (DEVICE,), preexisting=True)
 GAUGES = Table((LEVEL, OTHER))
 COMBINED = Table((EVENTS,), (DIRECTION, CALL))
 POD = Table((EVENTS,), scope=Scope.POD)
+SPARSE = Table((EVENTS, READ), (DIRECTION,), sparse=True)
 AGENT = Table((EVENTS,), (DEVICE,), Scope.AGENT)
 
 ONE, TWO, THREE = (Identity("n", "p", name) for name in ("one", "two", "three"))
@@ -515,3 +516,29 @@ def test_without_memory_who_has_series_gets_the_rest_of_them() -> None:
     assert not store.has(TWO)
     store.retain([TWO])
     assert not store.has(ONE)
+
+
+def test_sparse_series_are_at_zero_on_the_page_on_which_they_first_rise() -> None:
+    store = store_of(SPARSE)
+    store.discover([ONE])
+    put(store, SPARSE, ONE, ("in",), (0, 0))
+    assert read(store, EVENTS) == {}
+    put(store, SPARSE, ONE, ("in",), (3, 0))
+    assert read(store, EVENTS) == {(ONE, ("in",)): 0}
+    assert read(store, READ) == {(ONE, ("in",)): 0}
+    store.rise()
+    assert read(store, EVENTS) == {(ONE, ("in",)): 3}
+    put(store, SPARSE, ONE, ("in",), (5, 1))
+    store.rise()
+    assert read(store, EVENTS) == {(ONE, ("in",)): 5}
+    assert read(store, READ) == {(ONE, ("in",)): 1}
+
+
+def test_sparse_series_stay_for_a_page_with_their_value() -> None:
+    store = store_of(SPARSE)
+    put(store, SPARSE, ONE, ("out",), (7, 0))
+    assert store.retain(())
+    store.rise()
+    assert read(store, EVENTS) == {(ONE, ("out",)): 7}
+    assert not store.retain(())
+    assert read(store, EVENTS) == {}

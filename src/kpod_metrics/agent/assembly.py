@@ -72,7 +72,8 @@ def build(settings: Settings) -> Agent:
     root = settings.cgroup_root or find_root(settings.proc_root)
     if settings.discovery == "cgroup" and others_are_hidden(root):
         raise RefusedError(HIDDEN)
-    chosen = select(settings, environment_of(settings, root))
+    environment = environment_of(settings, root)
+    chosen = select(settings, environment)
     uses_bpf = any(collector.uses_bpf for collector in chosen)
     # Root without these capabilities can still read files. Another user most likely forgot sudo.
     if uses_bpf and os.geteuid() and rights.lacking_for_bpf(rights.effective(settings.proc_root)):
@@ -80,7 +81,8 @@ def build(settings: Settings) -> Agent:
             f"uid {os.geteuid()} may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"
         )
     events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root, root=root)
-    return Agent(settings, Finder(root, namer_of(settings), kept_files(), events), chosen)
+    finder = Finder(root, namer_of(settings), kept_files(), events, environment.exceeded)
+    return Agent(settings, finder, chosen)
 
 
 def namer_of(settings: Settings) -> Namer:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from kpod_metrics import health
+from kpod_metrics import bounds, health
 from kpod_metrics.agent.attribution import Attribution
 from kpod_metrics.agent.exporter import exporter_of
 from kpod_metrics.agent.process import give_up_rights, needed
@@ -31,7 +31,7 @@ from kpod_metrics.headroom import Headroom
 from kpod_metrics.metrics import Metric, label_of
 from kpod_metrics.pods import info
 from kpod_metrics.pods.finder import Finder
-from kpod_metrics.pods.model import Group, Snapshot
+from kpod_metrics.pods.model import Group, Identity, Snapshot
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
 
@@ -59,6 +59,7 @@ class Agent:
         self.published = Published()
         paces = [s.interval for s in self.states if any(m.name in RATED for m in s.collector.wanted)]
         self.recent = Recent(max([settings.poll_interval, *paces]))
+        self._exceeded = source.exceeded
         self.headroom = Headroom(settings.memory_limit, source.root, settings.proc_root)
         self._exporter = exporter_of(settings, self.published)
         self._report = Report(self.states, self.attribution, self.headroom, self._exporter, settings.poll_interval)
@@ -68,6 +69,8 @@ class Agent:
         self._discovered: Snapshot | None = None
         """The last snapshot whose containers were created in the store."""
         self._thread: threading.Thread | None = None
+        self._keeps_gone = False
+        """Whether the store keeps series of vanished pods for another page."""
         self._told_low = False
         self._started = 0.0
         self.last_cycle = 0.0
@@ -83,10 +86,16 @@ class Agent:
             state.open()
         of_kubernetes = info.TABLES if self.settings.discovery != "cgroup" else ()
         available: frozenset[Metric] = health.METRICS.union(
+            bounds.EXCEEDED.metrics,
             *(table.metrics for table in of_kubernetes),
             *(state.metrics for state in self.states),
         )
-        tables = [*health.TABLES, *of_kubernetes, *(table for state in self.states for table in state.collector.tables)]
+        tables = [
+            *health.TABLES,
+            bounds.EXCEEDED,
+            *of_kubernetes,
+            *(table for state in self.states for table in state.collector.tables),
+        ]
         self._store = Store(
             tables, available, self.settings.series_limit, self.settings.series_limit_total, self.headroom.look
         )
@@ -175,6 +184,7 @@ class Agent:
     def cycle(self) -> None:
         """Run one cycle to its published page."""
         began = time.perf_counter()
+        self._store.rise()
         self._store.look_for_room()
         self._look()
         started = self._start_due(self._groups())
@@ -190,6 +200,7 @@ class Agent:
         self._charge_known()
         for result in results:
             self._take(result)
+        self._charge_exceeded()
         for state in self.states:
             if state.opened and not state.running:
                 try:
@@ -265,10 +276,19 @@ class Agent:
         state.read = state.started
         self.attribution.charge(result.rows, self._store, state)
 
+    def _charge_exceeded(self) -> None:
+        """Put into the store who went over a limit of its own."""
+        for row in self._exceeded.rows():
+            owner = self.attribution.owner(row.owner)
+            if isinstance(owner, Identity):
+                self._store.put(row, owner)
+        self._exceeded.forget(self.attribution.is_gone)
+        self._store.forget((bounds.EXCEEDED,), self.attribution.is_gone, self.attribution.has_pod)
+
     def _expire(self) -> None:
         """Drop the series of vanished pods; a page with their last values is published."""
-        if self.attribution.expire(read_by_all(self.states)):
-            self._store.retain(self.attribution.owners())
+        if self.attribution.expire(read_by_all(self.states)) or self._keeps_gone:
+            self._keeps_gone = self._store.retain(self.attribution.owners())
             self._discovered = None  # there may be room now
 
     def problems(self) -> list[str]:

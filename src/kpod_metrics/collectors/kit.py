@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from kpod_metrics.bounds import Ledger
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.columns import Column
 from kpod_metrics.errors import UnavailableError
@@ -55,6 +56,8 @@ class Environment:
     """Kernel features without a fallback: if the kernel refuses one, the metrics that use it are off."""
     tasks: SharedTasks = field(init=False, compare=False)
     """The namespaces of all processes, for collectors that ask for them."""
+    exceeded: Ledger = field(init=False, compare=False, default_factory=Ledger)
+    """Who went over a limit of its own."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", SharedTasks(self.objects, self.sys_root, self.proc_root))
@@ -122,6 +125,8 @@ class Collector(abc.ABC):
         self.tables = self.declare(environment)
         every = frozenset(metric for table in self.tables for metric in table.metrics)
         self.wanted = every if wanted is None else every & wanted
+        self.unread: set[int] = set()
+        """The cgroup ids that the last read passed over: their series stay as they are."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -140,6 +145,10 @@ class Collector(abc.ABC):
     @abc.abstractmethod
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Return this cycle's rows; `groups` are the cgroups whose files are to be read."""
+
+    def exceeded(self, owner: int, limit: str, times: int = 1) -> None:
+        """Count that a cgroup went over a limit of its own (one of `bounds.LIMITS`)."""
+        self.environment.exceeded.add(owner, limit, times)
 
     def forget(self, gone: Callable[[int], bool]) -> None:  # noqa: B027
         """Drop the data of cgroup ids that are `gone`, after their last values were read; by default, there is none."""

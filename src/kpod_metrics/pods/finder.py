@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from kpod_metrics.bounds import Ledger
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import Directory, Tree, is_whole
 from kpod_metrics.errors import UnavailableError, described
@@ -39,8 +40,19 @@ class Namer(Protocol):
 class Finder:
     """Walks the tree, and learns from the kernel about cgroups that are created between two walks."""
 
-    def __init__(self, root: str, namer: Namer, kept_files: int = 0, events: CgroupEvents | None = None) -> None:
-        """`kept_files` is how many descriptors may stay open; `events` reports new cgroups, if the kernel can."""
+    def __init__(
+        self,
+        root: str,
+        namer: Namer,
+        kept_files: int = 0,
+        events: CgroupEvents | None = None,
+        exceeded: Ledger | None = None,
+    ) -> None:
+        """`kept_files` is how many descriptors may stay open; `events` reports new cgroups, if the kernel can.
+
+        `exceeded` counts who went over a limit of its own.
+        """
+        self.exceeded = exceeded or Ledger()
         self.root, self._namer, self._source = root, namer, namer.source
         self._tree = Tree(root, kept_files)
         self.events = events

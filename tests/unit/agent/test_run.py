@@ -405,6 +405,7 @@ def test_every_metric_of_pods_has_an_overflow_of_0(tmp_path: Path) -> None:
     assert {key: value for key, value in page.items() if key[0] == "kpod_series_overflow_total"} == {
         ("kpod_series_overflow_total", COUNT): 0,
         ("kpod_series_overflow_total", OTHER): 0,
+        ("kpod_series_overflow_total", "kpod_pod_limit_exceeded_total"): 0,
     }
 
 

@@ -3,7 +3,7 @@
 import os
 from zlib import crc32
 
-from kpod_metrics import health
+from kpod_metrics import bounds, health
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.histogram import BUCKETS, Histogram
@@ -30,7 +30,12 @@ def tables() -> list[Table]:
     """Every table, in an order that does not depend on what was imported first."""
     kinds = [kind for _, kind in sorted(registered().items())]
     environment = Environment(syscalls=("read", "epoll_wait"))
-    return [*(table for kind in kinds for table in kind.declare(environment)), *info.TABLES, *health.TABLES]
+    return [
+        *(table for kind in kinds for table in kind.declare(environment)),
+        *info.TABLES,
+        bounds.EXCEEDED,
+        *health.TABLES,
+    ]
 
 
 def label_sets(table: Table) -> list[tuple[str, ...]]:

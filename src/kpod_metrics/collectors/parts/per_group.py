@@ -72,6 +72,7 @@ class FileCollector(Collector):
                 if not is_absent(error):
                     refused.append((group, error))
         self.unread_cgroups += len(refused)
+        self.unread = {group.id for group, _ in refused}
         if groups != self._before:
             self._before = groups
             self._files.sweep({group.path for group in groups})

@@ -1,0 +1,66 @@
+"""The limits of each pod, and the count of what went over them.
+
+A pod decides how many mounts, interfaces, cgroups and threads it has, and what they are called. Each limit here is of
+one pod, so a pod that reaches it loses only its own detail.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+
+from kpod_metrics.metrics import Label, Profile, Row, Scope, Table, counter
+
+LIMITS = {
+    "series": "series with labels of the pod's own choice (interfaces, devices, mounts)",
+    "label_bytes": "bytes of these labels",
+    "claims": "a second cgroup with the ids of a container that exists",
+    "cgroups": "cgroups below one container or unit",
+    "map_entries": "entries in a kernel map",
+    "mountinfo": "bytes of a mount table",
+    "hung_mounts": "file systems that do not answer",
+    "mount_namespaces": "mount namespaces of one container",
+    "network_namespaces": "network namespaces of one container",
+}
+"""What each limit means, by the value of the label `limit`."""
+
+EXCEEDED = Table(
+    (
+        counter(
+            "kpod_pod_limit_exceeded_total",
+            "How often the pod went over a limit of its own: what is beyond is not read, or is added up in the series "
+            "`other` of the pod. Other pods are not affected.",
+            "agent",
+            profile=Profile.MINIMAL,
+            optional="over a limit",
+            advice="Look at the pod that the labels name: docs/security.md says what each limit means.",
+        ),
+    ),
+    (Label("limit", tuple(LIMITS)),),
+    Scope.POD,
+    sparse=True,
+)
+
+
+class Ledger:
+    """Running totals of exceeded limits, by cgroup; for several threads."""
+
+    def __init__(self) -> None:
+        self._totals: dict[tuple[int, str], int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, owner: int, limit: str, times: int = 1) -> None:
+        """Count that a cgroup went over a limit; raises KeyError if no such limit is declared."""
+        if limit not in LIMITS:
+            raise KeyError(limit)
+        with self._lock:
+            self._totals[owner, limit] = self._totals.get((owner, limit), 0) + times
+
+    def rows(self) -> Iterable[Row]:
+        """Return a row for each cgroup and limit."""
+        with self._lock:
+            return [Row(EXCEEDED, owner, (limit,), (total,), owner) for (owner, limit), total in self._totals.items()]
+
+    def forget(self, gone: Callable[[int], bool]) -> None:
+        """Drop the totals of cgroups that are `gone`, after their last values were read."""
+        with self._lock:
+            for key in [key for key in self._totals if gone(key[0])]:
+                del self._totals[key]
