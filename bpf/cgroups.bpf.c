@@ -20,7 +20,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 512 * 1024);
 } new_cgroups SEC(".maps");
-KPOD_COUNT_FAILURES(new_cgroups)
+KPOD_COUNTS(new_cgroups)
 
 /* A record is built here: it is too long for the stack, and its length is known only at the end. */
 struct {

@@ -16,20 +16,36 @@
  */
 #define KPOD_IS(role, of) __attribute__((btf_decl_tag(role " of " #of)))
 
-/* Failed updates of a map: the agent exports kpod_bpf_map_update_errors_total. */
-#define KPOD_COUNT_FAILURES(map)                                            \
-	struct {                                                            \
-		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                    \
-		__uint(max_entries, 1);                                     \
-		__type(key, __u32);                                         \
-		__type(value, __u64);                                       \
-	} map##_failures SEC(".maps") KPOD_IS("failures", map);             \
-	static __always_inline void map##_failed(void)                      \
-	{                                                                   \
-		__u32 zero = 0;                                             \
-		__u64 *count = bpf_map_lookup_elem(&map##_failures, &zero); \
-		if (count)                                                  \
-			*count += 1;                                        \
+/*
+ * What happened to a map: failed updates, which the agent exports as
+ * kpod_bpf_map_update_errors_total, and entries that were created. Atomic although each CPU
+ * has its own: a program can interrupt another one.
+ */
+struct map_counts {
+	__u64 failures;
+	__u64 births;
+};
+
+#define KPOD_COUNTS(map)                                                               \
+	struct {                                                                       \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                               \
+		__uint(max_entries, 1);                                                \
+		__type(key, __u32);                                                    \
+		__type(value, struct map_counts);                                      \
+	} map##_counts SEC(".maps") KPOD_IS("counts", map);                            \
+	static __always_inline void map##_failed(void)                                 \
+	{                                                                              \
+		__u32 zero = 0;                                                        \
+		struct map_counts *counts = bpf_map_lookup_elem(&map##_counts, &zero); \
+		if (counts)                                                            \
+			__sync_fetch_and_add(&counts->failures, 1);                    \
+	}                                                                              \
+	static __always_inline void map##_born(void)                                   \
+	{                                                                              \
+		__u32 zero = 0;                                                        \
+		struct map_counts *counts = bpf_map_lookup_elem(&map##_counts, &zero); \
+		if (counts)                                                            \
+			__sync_fetch_and_add(&counts->births, 1);                      \
 	}
 
 /*
@@ -38,7 +54,8 @@
  * the kernel evicted the entry in between and created another one. created_ns is 0 while
  * an entry is being created: readers skip it until the next read. NAME_of(&key) returns
  * the value, and creates it if there is none: NULL if the map has no room, which is
- * counted. The agent sets max_entries before it loads the object.
+ * counted. Births are counted too: those that are neither in the map nor deleted by the
+ * agent were evicted. The agent sets max_entries before it loads the object.
  */
 #define KPOD_METRIC_MAP(name, key_type, value_type)                               \
 	struct {                                                                  \
@@ -47,7 +64,7 @@
 		__type(key, key_type);                                            \
 		__type(value, value_type);                                        \
 	} name SEC(".maps");                                                      \
-	KPOD_COUNT_FAILURES(name)                                                 \
+	KPOD_COUNTS(name)                                                         \
 	static const value_type name##_zero;                                      \
 	static __noinline value_type *name##_create(key_type *key)                \
 	{                                                                         \
@@ -57,6 +74,8 @@
 		if (!key)                                                         \
 			return 0;                                                 \
 		err = bpf_map_update_elem(&name, key, &name##_zero, BPF_NOEXIST); \
+		if (!err)                                                         \
+			name##_born();                                            \
 		value = bpf_map_lookup_elem(&name, key);                          \
 		if (!value)                                                       \
 			name##_failed();                                          \

@@ -36,7 +36,7 @@ struct victim {
 		__type(key, key_type);                                         \
 		__type(value, __u8);                                           \
 	} name SEC(".maps");                                                   \
-	KPOD_COUNT_FAILURES(name)                                              \
+	KPOD_COUNTS(name)                                                      \
 	static __always_inline bool name##_first(key_type *key)                \
 	{                                                                      \
 		__u8 one = 1;                                                  \

@@ -64,7 +64,7 @@ struct request;
 		__type(key, __u64);                                                          \
 		__type(value, value_type);                                                   \
 	} name##_by_address SEC(".maps") KPOD_IS("hash", name);                              \
-	KPOD_COUNT_FAILURES(name)                                                            \
+	KPOD_COUNTS(name)                                                                    \
 	static __always_inline value_type *name##_of(object_type *object, value_type *first) \
 	{                                                                                    \
 		__u64 address = (__u64)object;                                               \

@@ -174,7 +174,7 @@ MAPS = _agent(
     _counter(
         "kpod_bpf_map_evictions_total",
         "Entries that the kernel evicted from the full map: their events after the last read are lost.",
-        "created_ns of the map's values",
+        "entries created by the kernel programs, without those that are in the map or that the agent deleted",
         advice="Grows: counters are too low: raise `bpf_map_entries` (KpodMapEvictions).",
     ),
     _gauge(

@@ -33,7 +33,10 @@ def failed_states(collector: Collector) -> int:
 
 
 def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgroup]) -> None:
-    """More cgroups than a map has room for: each entry that a read saw, and that is gone, is an eviction."""
+    """More cgroups than a map has room for: at least each entry that a read saw, and that is gone, is an eviction.
+
+    Others are of cgroups of the machine that no read saw.
+    """
     with opened(RunQueue(Environment(map_entries=16))) as collector:
         assert isinstance(collector, RunQueue)
         reader = collector.reader("run_queue")
@@ -54,7 +57,7 @@ def test_evictions_are_counted_and_read_totals_stay(cgroup: Callable[[str], Cgro
                     break
         assert len(counted) == 40
         assert len(alive) <= 16
-        assert reader.evictions == len(created) - len(alive)
+        assert reader.evictions >= len(created) - len(alive)
         assert reader.evictions >= 40 - 16
         for owner, before in counted.items():
             assert totals.number(owner, SWITCHES) >= before

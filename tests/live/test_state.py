@@ -45,7 +45,7 @@ def test_state_of_requests(tmp_path: Path, typed: bool) -> None:
     [path] = compile_objects([source], tmp_path / "objects")
     with closing(Object(str(path))) as opened:
         maps = {name: (map_.role, map_.of) for name, map_ in opened.maps.items() if "." not in name}
-        assert maps == {"requests_by_address": ("hash", "requests"), "requests_failures": ("failures", "requests")}
+        assert maps == {"requests_by_address": ("hash", "requests"), "requests_counts": ("counts", "requests")}
         if typed:
             for program in opened.programs.values():
                 program.load_as_tp_btf()

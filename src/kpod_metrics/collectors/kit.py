@@ -251,7 +251,8 @@ class BpfCollector(OwnsBpfObject, Collector):
         attach_all(sorted(for_state, key=lambda program: (program.is_iterator, program.role)), loaded.links)
         signals = self.attach(bpf, loaded.links)
         loaded.readers = {
-            name: CumulativeMap(bpf.maps[name], batch=BATCH not in self.without) for name in self.metric_maps
+            name: CumulativeMap(bpf.maps[name], loaded.counters[name], batch=BATCH not in self.without)
+            for name in self.metric_maps
         }
         if BATCH in self._required():
             self._require_batch()

@@ -1,14 +1,15 @@
 """Reads a metric map without disturbing it: values are running totals, and a read deletes nothing.
 
-An entry's identity is its key and the `created_ns` at the start of its value. If `created_ns` changed, or the entry is
-gone though the agent did not delete it, the kernel evicted it (the map is an LRU): that is counted. The events between
-the last read and the eviction are lost.
+An entry's identity is its key and the `created_ns` at the start of its value. The map is an LRU: the kernel evicts
+entries when it is full. The events between the last read and the eviction are lost. The programs count the entries that
+they create, so evictions are counted even if no read ever saw the entry.
 """
 
 import errno
 import sys
 from array import array
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from kpod_metrics.histogram import EMPTY, Histogram
 from kpod_metrics.kernel.btf import Layout
@@ -21,6 +22,27 @@ _BEING_CREATED = bytes(_CREATED)
 
 _NOT_SUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP, 524, errno.EPERM}
 """The errors of kernels without the batch call, or without it for this type of map (524 is ENOTSUPP)."""
+
+
+class MapCounts(NamedTuple):
+    """What happened to a map since load: `struct map_counts` of bpf/kpod.bpf.h."""
+
+    failures: int
+    """Updates that failed."""
+    births: int
+    """Entries that programs created, if it is a metric map."""
+
+
+class Counter:
+    """The reader of the `MapCounts` of one map."""
+
+    def __init__(self, source: Map) -> None:
+        self._source, self._unpack = source, source.value_layout.unpack
+
+    def read(self) -> MapCounts:
+        """Return the sums over all CPUs (plain lookup: 5.10 has no batch for per-CPU arrays)."""
+        per_cpu = map(self._unpack, self._source.lookup_per_cpu(bytes(4)))
+        return MapCounts(*map(sum, zip(*per_cpu, strict=True)))
 
 
 class Entry:
@@ -50,15 +72,18 @@ class Entry:
 class CumulativeMap:
     """The reader of one metric map; not shared between threads."""
 
-    def __init__(self, source: Map, *, batch: bool = True) -> None:
-        """Without `batch` keys are read one by one."""
-        self.map = source
+    def __init__(self, source: Map, counter: Counter, *, batch: bool = True) -> None:
+        """`counter` has the births. Without `batch` keys are read one by one."""
+        self.map, self._counter = source, counter
         self._batch = batch
         self._key, self.layout = source.key_layout, source.value_layout
         self._seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         """Every entry of the last read: the hash of its value, when the kernel created it, and its rows."""
+        self._deleted = 0
+        """Entries that this reader deleted."""
         self.evictions = 0
-        """Evictions by the kernel that reads noticed."""
+        """Evictions by the kernel until the last read: the entries that were created, but are neither there nor
+        deleted. If entries were created during the read, some evictions count only in the next read."""
 
     @property
     def entries(self) -> int:
@@ -83,10 +108,13 @@ class CumulativeMap:
         """
         seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         rows: list[Row] = []
-        evicted = 0
+        # Before the map: an entry that is created in between must not be missing from it.
+        births = self._counter.read().births
+        present = 0
         # Room for twice the entries of the last read: one call is then usually enough.
         room = max(64, 2 * len(self._seen))
         for key, value in self.map.lookup_batch(room) if self._batch else self._one_by_one():
+            present += 1
             before, hashed = self._seen.get(key), hash(value)
             if before is not None and before[0] == hashed:
                 seen[key] = before
@@ -97,12 +125,9 @@ class CumulativeMap:
                 continue
             else:
                 entry = Entry(self._key.unpack(key), value, self.layout)
-                evicted += before is not None and before[1] != entry.epoch
                 seen[key] = hashed, entry.epoch, tuple(rows_of(entry))
             rows += seen[key][2]
-        # An entry that is being created again counts as evicted when its creation is complete.
-        evicted += len(self._seen.keys() - seen.keys())
-        self.evictions += evicted
+        self.evictions = max(self.evictions, births - present - self._deleted)
         self._seen = seen
         return rows
 
@@ -120,11 +145,6 @@ class CumulativeMap:
         """Delete the entries whose key is `gone`, after their last read; return how many there were."""
         deleted = [key for key in self._seen if gone(self._key.unpack(key))]
         for key in deleted:
-            self.map.delete(key)
+            self._deleted += self.map.delete(key)  # the kernel may have evicted it meanwhile
             del self._seen[key]
         return len(deleted)
-
-
-def failed_updates(counter: Map) -> int:
-    """Sum a per-CPU counter of failed updates (plain lookup: 5.10 has no batch for per-CPU arrays)."""
-    return sum(int.from_bytes(value, "little") for value in counter.lookup_per_cpu(bytes(4)))

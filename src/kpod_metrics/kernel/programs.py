@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel import libbpf, rights
-from kpod_metrics.kernel.maps import CumulativeMap, failed_updates
+from kpod_metrics.kernel.maps import Counter, CumulativeMap
 
 OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 """The folder to which the build hook writes the compiled objects."""
@@ -71,16 +71,16 @@ class Programs:
         self.links: list[libbpf.Link] = []
         self.readers: Mapping[str, CumulativeMap] = {}
         """Readers of its metric maps, by the map's name."""
-        self.failures = {map_.of: map_ for map_ in self.object.maps.values() if map_.role == "failures"}
-        """Per-CPU counters of failed updates, by the name of the map or state."""
+        self.counters = {map_.of: Counter(map_) for map_ in self.object.maps.values() if map_.role == "counts"}
+        """What happened to a map, by the name of the map or state."""
 
     def map_health(self) -> list[MapHealth]:
         """State of every map, with its failed updates if the programs count them."""
         found = []
         for map_ in self.object.maps.values():
             if map_.created:
-                counter = self.failures.get(map_.of if map_.role == "hash" else map_.name)
-                failures = None if counter is None else failed_updates(counter)
+                counter = self.counters.get(map_.of if map_.role == "hash" else map_.name)
+                failures = None if counter is None else counter.read().failures
                 health = MapHealth(map_.name, map_.memory_bytes(), failures)
                 if reader := self.readers.get(map_.name):
                     health.entries, health.evictions = reader.entries, reader.evictions

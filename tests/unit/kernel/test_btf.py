@@ -267,7 +267,7 @@ def test_objects_of_the_agent_have_layouts() -> None:
 
 
 def test_tags_of_the_agents_objects_name_what_is_there() -> None:
-    """A `failures`, `hash` or `table` of a map or state; an `end` of a state; a `copy` of a program."""
+    """A `counts`, `hash` or `table` of a map or state; an `end` of a state; a `copy` of a program."""
     from kpod_metrics.kernel.libbpf import Object
     from kpod_metrics.kernel.programs import OBJECTS
 
@@ -278,4 +278,4 @@ def test_tags_of_the_agents_objects_name_what_is_there() -> None:
                 if item.role:
                     roles.add(item.role)
                     assert item.of in (opened.programs if item.role == "copy" else opened.maps), item.name
-    assert roles == {"failures", "hash", "table", "end", "copy"}
+    assert roles == {"counts", "hash", "table", "end", "copy"}

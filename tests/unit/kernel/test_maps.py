@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.kernel.btf import Layout
 from kpod_metrics.kernel.libbpf import KernelError, Map
-from kpod_metrics.kernel.maps import CumulativeMap, Entry, failed_updates
+from kpod_metrics.kernel.maps import Counter, CumulativeMap, Entry, MapCounts
 from kpod_metrics.metrics import Row, Table, counter, latency
 
 WRAP = 2**32
@@ -36,6 +36,8 @@ class FakeMap:
         )
         self.max_entries = 1000
         self.content: dict[bytes, bytes] = {}
+        self.births = 0
+        """Entries whose birth the programs have counted."""
         self.batch_error: int | None = None
         self.lookup_error: int | None = None
         self.repeat = 1
@@ -43,8 +45,16 @@ class FakeMap:
         self.rooms: list[int] = []
 
     def set(self, key: int, created: int, total: int, *buckets: int) -> None:
-        """What the kernel's programs do."""
-        self.content[struct.pack("<Q", key)] = struct.pack("<QQQII", created, total, 10 * total, *(buckets or (0, 0)))
+        """What the kernel's programs do. An entry with another `created` than before is another entry."""
+        at = struct.pack("<Q", key)
+        before = struct.unpack_from("<Q", self.content[at])[0] if at in self.content else None
+        self.births += before not in {0, created}
+        self.content[at] = struct.pack("<QQQII", created, total, 10 * total, *(buckets or (0, 0)))
+
+    def evict(self, *keys: int) -> None:
+        """What the kernel does with a full map."""
+        for key in keys:
+            del self.content[struct.pack("<Q", key)]
 
     def lookup_batch(self, room: int) -> list[tuple[bytes, bytes]]:
         self.rooms.append(room)
@@ -61,12 +71,27 @@ class FakeMap:
             raise KernelError("lookup", self.lookup_error, [])
         return self.content.get(key)
 
-    def lookup_per_cpu(self, key: bytes) -> list[bytes]:
-        assert key == bytes(4)
-        return [(3).to_bytes(8, "little"), (4).to_bytes(8, "little")]
-
     def delete(self, key: bytes) -> bool:
         return self.content.pop(key, None) is not None
+
+
+class FakeCounts:
+    """The map beside it, on two CPUs."""
+
+    def __init__(self, kernel: FakeMap) -> None:
+        self._kernel = kernel
+        self.value_layout = Layout(16, [("failures", 0, "Q", 1), ("births", 8, "Q", 1)], unnamed_holes=False)
+
+    def lookup_per_cpu(self, key: bytes) -> list[bytes]:
+        assert key == bytes(4)
+        return [
+            struct.pack("<QQ", 3, self._kernel.births // 3),
+            struct.pack("<QQ", 4, -(-self._kernel.births * 2 // 3)),
+        ]
+
+
+def counter_of(kernel: FakeMap) -> Counter:
+    return Counter(cast(Map, FakeCounts(kernel)))
 
 
 @pytest.fixture
@@ -75,7 +100,7 @@ def kernel() -> FakeMap:
 
 
 def reader_of(kernel: FakeMap, *, batch: bool = True) -> CumulativeMap:
-    return CumulativeMap(cast(Map, kernel), batch=batch)
+    return CumulativeMap(cast(Map, kernel), counter_of(kernel), batch=batch)
 
 
 TABLE = Table((counter("kpod_totals_total", "Test.", "test"), latency("kpod_wait_seconds", "Test.", "test")))
@@ -132,7 +157,7 @@ def test_entry_that_is_gone_is_an_eviction_once(kernel: FakeMap) -> None:
     kernel.set(1, 100, 5)
     kernel.set(2, 100, 6)
     read(reader)
-    kernel.content.pop(struct.pack("<Q", 1))
+    kernel.evict(1)
     assert read(reader) == {2: (6, [0, 0])}
     assert (reader.evictions, reader.entries) == (1, 1)
     assert read(reader) == {2: (6, [0, 0])}
@@ -158,10 +183,63 @@ def test_entry_being_born_again_is_one_eviction(kernel: FakeMap) -> None:
     read(reader)
     kernel.set(1, 0, 3)
     assert read(reader) == {}
-    assert reader.evictions == 0
+    assert reader.evictions == 1
     kernel.set(1, 200, 4)
     assert read(reader) == {1: (4, [0, 0])}
     assert reader.evictions == 1
+
+
+def test_entries_created_and_evicted_between_two_reads_are_counted(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 5)
+    read(reader)
+    for key in range(2, 3002):
+        kernel.set(key, 200, 1)
+        kernel.evict(key)
+    assert read(reader) == {1: (5, [0, 0])}
+    assert (reader.entries, reader.evictions) == (1, 3000)
+
+
+def test_births_that_are_not_counted_yet_make_no_count_smaller(kernel: FakeMap) -> None:
+    """An entry is there before its birth is counted, and others are created between the two parts of a read."""
+    reader = reader_of(kernel)
+    kernel.set(1, 100, 5)
+    kernel.births -= 1
+    read(reader)
+    assert reader.evictions == 0
+    kernel.births += 1
+    kernel.evict(1)
+    read(reader)
+    assert reader.evictions == 1
+    for key in (2, 3):
+        kernel.set(key, 200, 1)
+    kernel.births -= 2
+    read(reader)
+    assert reader.evictions == 1
+    kernel.births += 2
+    read(reader)
+    assert reader.evictions == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from(("birth", "eviction", "read", "forget")), st.integers(1, 6)), max_size=60))
+def test_evicted_is_created_and_neither_there_nor_deleted(events: list[tuple[str, int]]) -> None:
+    kernel = FakeMap()
+    reader = reader_of(kernel)
+    evicted = 0
+    for at, (what, key) in enumerate(events):
+        there = struct.pack("<Q", key) in kernel.content
+        if what == "birth" and not there:
+            kernel.set(key, at + 1, 1)
+        elif what == "eviction" and there:
+            kernel.evict(key)
+            evicted += 1
+        elif what == "read":
+            read(reader)
+            assert reader.evictions == evicted
+        elif what == "forget":
+            reader.forget(lambda of, key=key: of[0] == key)  # type: ignore[misc]
+    read(reader)
+    assert reader.evictions == evicted
 
 
 COUNTS = st.integers(0, 3) | st.integers(0, WRAP - 1)
@@ -196,7 +274,7 @@ def test_failing_read_takes_nothing(kernel: FakeMap, batch: bool) -> None:
     kernel.set(2, 100, 6)
     read(reader)
     kernel.set(1, 100, 7)
-    kernel.content.pop(struct.pack("<Q", 2))
+    kernel.evict(2)
     kernel.batch_error = kernel.lookup_error = errno.EFAULT
     for _ in range(2):
         with pytest.raises(KernelError, match="EFAULT"):
@@ -305,10 +383,10 @@ def test_forget_of_what_the_kernel_evicted_meanwhile(kernel: FakeMap) -> None:
     reader = reader_of(kernel)
     kernel.set(1, 100, 5)
     read(reader)
-    kernel.content.clear()
+    kernel.evict(1)
     assert reader.forget(lambda _: True) == 1
     assert read(reader) == {}
-    assert reader.evictions == 0
+    assert reader.evictions == 1
 
 
 def test_forget_that_fails_forgets_nothing_undeleted(kernel: FakeMap, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,5 +404,7 @@ def test_forget_that_fails_forgets_nothing_undeleted(kernel: FakeMap, monkeypatc
     assert read(reader) == {1: (5, [0, 0])}
 
 
-def test_failed_updates_are_summed_over_the_cpus(kernel: FakeMap) -> None:
-    assert failed_updates(cast(Map, kernel)) == 7
+def test_counts_are_summed_over_the_cpus(kernel: FakeMap) -> None:
+    for key in range(5):
+        kernel.set(key, 100, 1)
+    assert counter_of(kernel).read() == MapCounts(failures=7, births=5)
