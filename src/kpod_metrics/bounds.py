@@ -4,6 +4,7 @@ A pod decides how many mounts, interfaces, cgroups and threads it has, and what 
 one pod, so a pod that reaches it loses only its own detail.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable
 
@@ -38,6 +39,29 @@ EXCEEDED = Table(
     Scope.POD,
     sparse=True,
 )
+
+
+LABEL_BYTES = 200
+"""Bytes of a label's value. The kernel allows a mount point of 4 KiB, and each series of a page repeats it."""
+_HASHED = 9
+"""Bytes of the mark at the end of a value that was cut: "~" and eight digits."""
+
+
+def clipped(value: str) -> str:
+    """Return the value of a label, or its beginning with a mark if it is longer than LABEL_BYTES in UTF-8.
+
+    The mark is a hash of the whole value: two long values stay two series.
+    """
+    if 4 * len(value) <= LABEL_BYTES:  # a character has at most four bytes
+        return value
+    whole = value.encode("utf-8", "surrogatepass")
+    if len(whole) <= LABEL_BYTES:
+        return value
+    end = LABEL_BYTES - _HASHED
+    while whole[end] & 0xC0 == 0x80:  # not within a character
+        end -= 1
+    beginning = whole[:end].decode("utf-8", "surrogatepass")
+    return f"{beginning}~{hashlib.sha256(whole).hexdigest()[: _HASHED - 1]}"
 
 
 class Ledger:

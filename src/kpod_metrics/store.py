@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import product
 from typing import Any
 
+from kpod_metrics.bounds import clipped
 from kpod_metrics.histogram import EMPTY, Histogram
 from kpod_metrics.metrics import Kind, Metric, Row, Scope, Table, Value
 from kpod_metrics.pods.model import Identity
@@ -251,6 +252,11 @@ class Store:
         children = self._tables[table]
         series = children.get((identity, labels))
         if series is None:
+            if len(labels) != len(table.labels) or not all(isinstance(value, str) for value in labels):
+                raise ValueError(f"labels {labels!r} are not {[label.name for label in table.labels]}")
+            labels = tuple(map(clipped, labels))
+            series = children.get((identity, labels))
+        if series is None:
             weight = self._weights[table] if table.scope is not Scope.AGENT else 0
             if weight and (
                 (self._full and identity not in self._admitted)
@@ -268,8 +274,6 @@ class Store:
                 )
                 series = children.get((identity, labels))
             if series is None:
-                if len(labels) != len(table.labels) or not all(isinstance(value, str) for value in labels):
-                    raise ValueError(f"labels {labels!r} are not {[label.name for label in table.labels]}")
                 series = children[identity, labels] = Series(identity, labels, table.metrics)
                 self._mark(table)
                 if identity is OVERFLOW:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpod_metrics.bounds import clipped
 from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.metrics import Kind, Label, Metric, Row, Scope, Table, Value, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
@@ -27,6 +28,7 @@ DEVICE = Label("device", per="device")
 DELTAS = Table((EVENTS, WAIT))
 FILES = Table((READ, WRITTEN), (DEVICE,), preexisting=True)
 GAUGES = Table((LEVEL, OTHER))
+FOLDERS = Table((LEVEL,), (Label("folder", per="folder"),))
 COMBINED = Table((EVENTS,), (DIRECTION, CALL))
 POD = Table((EVENTS,), scope=Scope.POD)
 SPARSE = Table((EVENTS, READ), (DIRECTION,), sparse=True)
@@ -542,3 +544,15 @@ def test_sparse_series_stay_for_a_page_with_their_value() -> None:
     assert read(store, EVENTS) == {(ONE, ("out",)): 7}
     assert not store.retain(())
     assert read(store, EVENTS) == {}
+
+
+def test_long_label_values_are_cut_and_stay_different() -> None:
+    store = store_of(FILES, FOLDERS)
+    long, other = "/" + "é" * 2000, "/" + "é" * 1999 + "e"
+    for total in (1, 3):
+        store.begin_cycle(FOLDERS)
+        for name, growth in ((long, 1), (other, 10)):
+            put(store, FILES, ONE, (name,), (growth * total, 0))
+            put(store, FOLDERS, ONE, (name,), (growth * total,))
+    assert read(store, READ) == {(ONE, (clipped(long),)): 3, (ONE, (clipped(other),)): 30}
+    assert read(store, LEVEL) == {(ONE, (clipped(long),)): 3, (ONE, (clipped(other),)): 30}
