@@ -87,6 +87,7 @@ generate: build  ## write the files that are generated from declarations
 	$(PY) -m kpod_metrics.reference --write .
 	$(PY) -m monitoring --write
 	$(PY) scripts/chart.py --write
+	$(PY) -m tests.reliability.tenants --write
 	$(PY) scripts/image_requirements.py > deploy/requirements.txt
 
 accept: generate  ## write all expected figures and examples that this machine can measure

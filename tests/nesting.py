@@ -1,7 +1,10 @@
 """Directories nested deeper than a path can say: made and removed by descriptors of their parents."""
 
+import errno
 import os
+import time
 from contextlib import suppress
+from pathlib import Path
 
 
 def nest(top: str, names: list[str]) -> None:
@@ -39,3 +42,42 @@ def unnest(top: str, name: str) -> None:
     finally:
         with suppress(OSError):
             os.close(at)
+
+
+def clear(top: Path) -> None:
+    """Kill all processes in a cgroup and below it, and remove it, however deep and wide it is."""
+    if not top.exists():
+        return
+    (top / "cgroup.kill").write_text("1")
+    names, at = [[top.name]], os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        while names:
+            if names[-1]:
+                below = os.open(names[-1][-1], os.O_RDONLY | os.O_DIRECTORY, dir_fd=at)
+                os.close(at)
+                at = below
+                with os.scandir(at) as entries:
+                    names.append([entry.name for entry in entries if entry.is_dir(follow_symlinks=False)])
+                continue
+            names.pop()
+            if names:
+                above = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=at)
+                os.close(at)
+                at = above
+                _remove(names[-1].pop(), at)
+    finally:
+        os.close(at)
+
+
+def _remove(cgroup: str, above: int) -> None:
+    """Remove a cgroup, whose last processes may be about to end."""
+    for _ in range(500):
+        try:
+            os.rmdir(cgroup, dir_fd=above)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+    raise AssertionError(f"cgroup {cgroup} cannot be removed")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 PAGE = Path(__file__).parents[1] / "docs" / "evidence-reliability.md"
 
-SECTIONS = ("Faults", "Bad input", "Soak", "Mutation")
+SECTIONS = ("Faults", "Tenants", "Bad input", "Soak", "Mutation")
 
 
 class Outcome(NamedTuple):
@@ -48,6 +48,12 @@ INTRODUCTIONS = {
         "that go offline and online, OOM kills, and full maps of OOM victims are tested in virtual machines by "
         "`make test-kernels` (`tests/live/test_controllers.py`, `test_oom.py`): [Kernels](evidence-kernels.md)."
     ),
+    "Tenants": (
+        "Each attack is made by a user without rights in a user namespace of its own. The pods beside it make known "
+        "numbers of context switches, syscalls, frames and bytes before, during and after the attack, and their counts "
+        "are exact. [Security](security.md#what-a-pod-can-do-to-the-agent) lists the bounds. The time is that of the "
+        "quickest cycle."
+    ),
     "Bad input": (
         "A parser may refuse an input only with the error that it declares. Another reader reads back what the agent "
         "exports, and must get the original. Inputs are valid ones that a seeded generator damages; libFuzzer "
@@ -69,6 +75,7 @@ INTRODUCTIONS = {
 }
 TITLES = {
     "Faults": ("fault", "tried", "what happened", "what was lost"),
+    "Tenants": ("attack", "size", "the agent", "what the attacker loses"),
     "Bad input": ("parser", "inputs", "what happened", "what was lost"),
     "Soak": ("what", "run", "measured", "lost"),
     "Mutation": ("code", "mutants", "caught", "survivors"),

@@ -12,18 +12,11 @@ from testkit.apiserver import ApiServer
 from tests.helm import Chart, Rendered
 from tests.image.pod import DEFAULT_CAPABILITIES, Node, Object, Pods
 from tests.live.agents import Page, eventually, get
-from tests.live.containers import Container, Runtime
+from tests.live.containers import Container, Runtime, scope
 
 TOP = f"kpod-test-{os.getpid()}"
 ORDINARY = [f"CAP_{name}" for name in DEFAULT_CAPABILITIES]
 """What a container has that asks for nothing."""
-
-
-def scope(uid: str, container: str, top: str = TOP) -> str:
-    """A container's cgroup of containerd and systemd."""
-    pod = f"pod{uid.replace('-', '_')}"
-    burstable = f"{top}/kubepods.slice/kubepods-burstable.slice"
-    return f"{burstable}/kubepods-burstable-{pod}.slice/cri-containerd-{container}.scope"
 
 
 @dataclass
@@ -102,7 +95,7 @@ class Cluster:
     def create_pod(self, name: str) -> str:
         """Make a pod of one container that runs, as far as the API server knows; return the container's cgroup."""
         uid = self.api.create_pod(name, node=self.node.name)["metadata"]["uid"]
-        return scope(uid, self.api.run_container("default", name, "app"))
+        return scope(uid, self.api.run_container("default", name, "app"), TOP)
 
     @contextmanager
     def three(self, *commands: Sequence[str], binds: Sequence[Path] = ()) -> Iterator[list[Container]]:

@@ -18,6 +18,16 @@ NAMESPACES = ("mount", "uts", "ipc", "pid", "cgroup")
 ID = re.compile(r"[0-9a-f]{64}")
 
 
+def slice_of(uid: str, top: str) -> str:
+    """A pod's cgroup of the kubelet's systemd driver, below `top`."""
+    return f"{top}/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid.replace('-', '_')}.slice"
+
+
+def scope(uid: str, container: str, top: str) -> str:
+    """A container's cgroup of containerd and systemd, below `top`."""
+    return f"{slice_of(uid, top)}/cri-containerd-{container}.scope"
+
+
 def mounted_trees() -> list[Path]:
     """Where the cgroup hierarchies are mounted, v2 and v1: beside v1 runc makes a container's cgroup in each."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()

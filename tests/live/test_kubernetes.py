@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from testkit.apiserver import ApiServer
 from testkit.certificates import Certificates
+from tests.live import containers
 from tests.live.agents import COMMAND, Page, eventually, get, running_agent
 from tests.live.containers import Runtime
 from tests.live.harness import Cgroup, compile_workload
@@ -27,16 +29,7 @@ GRACE = 1.0
 TOP = f"kpod-test-{os.getpid()}"
 TOKEN = "t0ken"
 SANDBOX = "a sandbox"
-
-
-def slice_of(uid: str) -> str:
-    """A pod's cgroup of the kubelet's systemd driver."""
-    return f"{TOP}/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid.replace('-', '_')}.slice"
-
-
-def scope(uid: str, container: str) -> str:
-    """A container's cgroup of containerd and systemd."""
-    return f"{slice_of(uid)}/cri-containerd-{container}.scope"
+slice_of, scope = partial(containers.slice_of, top=TOP), partial(containers.scope, top=TOP)
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""What an attack is, and the table of all attacks in docs/security.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from tests.reliability.tenants.inside import Tenant
+    from tests.reliability.tenants.node import Fight
+
+
+class Attack:
+    """One way in which a pod, a client or a server can spend the agent's time, memory, series or truth.
+
+    Subclasses declare it. Its page and its test come from the declaration.
+    """
+
+    name: ClassVar[str]
+    does: ClassVar[str]
+    """What the attacker does: a sentence."""
+    bound: ClassVar[str]
+    """The bound: a sentence with the constant or the setting."""
+    at_bound: ClassVar[str]
+    """What happens at the bound: a sentence."""
+    limit: ClassVar[str] = ""
+    """The value of the label `limit` that names the attacker; empty if the attacker is no pod."""
+    metric: ClassVar[str] = ""
+    """The agent's own metric, with its label, where there is no `limit`."""
+    sizes: ClassVar[tuple[int, int, int]]
+    """Small for every run, and two that are larger."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Flags of the agent for this attack, beside the usual ones."""
+    namespaces: ClassVar[tuple[str, ...]] = ("mount", "network")
+    """Namespaces that the tenant has of its own, beside that of users."""
+
+    def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
+        """What the tenant runs, in three steps with a `yield` after each: get ready, attack, stop."""
+        raise NotImplementedError
+
+    def attack(self, fight: Fight) -> None:
+        """Begin the attack from outside, if the attacker is no process of a pod."""
+
+    def check(self, fight: Fight) -> None:
+        """Check during the attack what only this attack can change."""
+
+    def stop(self, fight: Fight) -> None:
+        """Stop the attack from outside."""
+
+    @classmethod
+    def counted(cls) -> str:
+        """The metric that counts it, for the table."""
+        if cls.limit:
+            return f'`limit="{cls.limit}"`'
+        return f"`{cls.metric}`" if cls.metric else "-"
+
+
+HEAD = "| attack | bound | at the bound | counted in |\n|---|---|---|---|\n"
+
+
+def as_markdown(attacks: Iterable[type[Attack]]) -> str:
+    """The table of the page."""
+    return HEAD + "".join(f"| {a.does} | {a.bound} | {a.at_bound} | {a.counted()} |\n" for a in attacks)

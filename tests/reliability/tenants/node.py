@@ -1,0 +1,280 @@
+"""A node with an agent, a tenant that attacks it, and pods beside that tenant whose counts are known."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import ExitStack, suppress
+from itertools import count
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Self
+
+from testkit.apiserver import ApiServer
+from tests.conftest import REPOSITORY
+from tests.live.agents import COMMAND, Page, eventually, free_port, get, process
+from tests.live.containers import scope
+from tests.live.harness import Cgroup, compile_workload, switches
+from tests.live.piped import answer
+from tests.nesting import clear
+from tests.reliability.agents import SWITCHES
+from tests.reliability.tenants.inside import NOBODY
+from tests.unit.pods.conftest import kubeconfig
+
+NODE = "node-1"
+MEMORY_LIMIT = 128 << 20
+"""The chart's default."""
+METRIC = "kpod_pod_limit_exceeded_total"
+STAMP = "kpod_last_cycle_timestamp_seconds"
+CALLS = "kpod_syscall_count_total"
+ERRORS = (
+    *("kpod_collection_cycle_errors_total", "kpod_discovery_errors_total", "kpod_collector_errors_total"),
+    "kpod_bpf_map_update_errors_total",
+)
+"""The agent's own metrics that no attack may raise."""
+SETTINGS = (
+    *("--discovery", "kubernetes", "--node-name", NODE, "--poll-interval", "100ms", "--grace-period", "500ms"),
+    *("--collector-deadline", "5s", "--syscalls", "ioprio_get", "--collectors-syscall-enabled", "true"),
+    *("--memory-limit", str(MEMORY_LIMIT)),
+)
+
+
+class Pod:
+    """A pod and its one container."""
+
+    def __init__(self, node: "Node", stack: ExitStack, name: str, *, static: bool = False) -> None:
+        """It ends with the `stack`."""
+        self._node, self._static = node, static
+        self.name = name
+        self.uid = uuid.uuid4().hex if static else str(uuid.uuid4())
+        """As in its cgroup's path: of a static pod, the hash of its file."""
+        self.container = uuid.uuid4().hex * 2
+        self.cgroup = node.make(scope(self.uid, self.container, node.top))
+        self.home = Path(mkdtemp(prefix="kpod-test-"))
+        self.home.chmod(0o755)
+        stack.callback(rmtree, self.home)
+        stack.callback(self._end)
+
+    def announce(self) -> None:
+        """Have the API server list it."""
+        identity = {"static_hash": self.uid} if self._static else {"uid": self.uid}
+        self._node.api.create_pod(self.name, node=NODE, **identity)
+        self._node.api.run_container("default", self.name, "app", self.container)
+
+    def _end(self) -> None:
+        clear(self.cgroup.path.parent)
+        with suppress(KeyError):  # it was not announced
+            self._node.api.delete_pod("default", self.name)
+
+
+class Victim:
+    """A pod whose counts are known."""
+
+    def __init__(self, pod: Pod, worker: "subprocess.Popen[bytes]") -> None:
+        self.pod, self._worker = pod, worker
+        self._done = 0
+        self._before = 0.0
+        """Switches that the agent counts more than the kernel: some of its start are in another cgroup."""
+
+    def work(self, number: int) -> None:
+        """Make so many of each event."""
+        assert answer(self._worker, str(number)) == "done"
+        self._done += number
+
+    def kernel(self) -> dict[str, float]:
+        """What the agent should export, from the kernel's own figures and from what was done."""
+        return {
+            CALLS: self._done,
+            "kpod_net_tcp_bytes_sent_total": 100 * self._done,
+            "kpod_net_iface_tx_packets_total v0": self._done,
+            "kpod_net_iface_tx_bytes_total v0": 100 * self._done,
+            f"kpod_fs_capacity_bytes {self.pod.home}": 64 << 20,
+            f"kpod_fs_usage_bytes {self.pod.home}": 4096 * self._done,
+            SWITCHES: switches(self._worker.pid) + self._before,
+        }
+
+    def exported(self, page: Page) -> dict[str, float | None]:
+        """What a page has of these; None where it has no series."""
+        found: dict[str, float | None] = {}
+        for name in self.kernel():
+            metric, _, label = name.partition(" ")
+            values = [
+                value
+                for labels, value in page.find(metric, pod=self.pod.name).items()
+                if not label or label in dict(labels).values()
+            ]
+            found[name] = sum(values) if values else None
+        return found
+
+    def begin(self, page: Page) -> None:
+        """Take the switches up to now as the agent counts them."""
+        self._before += (self.exported(page)[SWITCHES] or 0) - self.kernel()[SWITCHES]
+
+
+class Sampler:
+    """Reads every page of an agent on its own thread until the end, as several scrapers would."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.cycles: dict[float, float] = {}
+        """Seconds that each cycle took, by its end."""
+        self.samples = 0
+        """Most samples of one page."""
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.05):
+            with suppress(OSError):
+                page = self._node.page()
+                self.cycles[page.sum(STAMP)] = page.sum("kpod_collection_cycle_seconds")
+                self.samples = max(self.samples, len(page.samples))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Node:
+    """An agent and its pods, all in a cgroup of this test."""
+
+    def __init__(self, stack: ExitStack, folder: Path, cgroup_root: str, settings: tuple[str, ...] = ()) -> None:
+        self._numbers = count()
+        self.root = cgroup_root
+        self.top = f"kpod-test-{os.getpid()}-{time.monotonic_ns()}"
+        Path(cgroup_root, self.top).mkdir()
+        stack.callback(clear, Path(cgroup_root, self.top))
+        self.api = stack.enter_context(ApiServer(bookmark_interval=1.0))
+        self.calls = compile_workload("calls", folder, "-static")
+        self.log = folder / "agent.log"
+        self.port = free_port()
+        config = kubeconfig(folder / "kubeconfig", self.api.url)
+        flags = ("--listen", f"127.0.0.1:{self.port}", "--kubeconfig", config, *SETTINGS, *settings)
+        self.agent = stack.enter_context(process([COMMAND, "run", *flags], self.log))
+        # Most of what looks like a pod's cgroup is the kubelet's.
+        for at in range(3):
+            Pod(self, stack, f"resident-{at}").announce()
+        try:
+            eventually(lambda: self.page().sum("kpod_discovered_pods") == 3)
+        except AssertionError as error:
+            raise AssertionError(self.log.read_text()) from error
+
+    def get(self, path: str = "metrics") -> str:
+        """What it serves."""
+        return get(f"http://127.0.0.1:{self.port}/{path}")
+
+    def page(self) -> Page:
+        """Its page."""
+        return Page(self.get())
+
+    def whole_cycles(self, number: int = 1) -> Page:
+        """The page after so many whole cycles after now."""
+        page = self.page()
+        for _ in range(number + 1):  # one may be under way
+            before = page.sum(STAMP)
+            page = eventually(lambda: page if (page := self.page()).sum(STAMP) > before else None)  # noqa: B023
+        return page
+
+    def make(self, path: str) -> Cgroup:
+        """Make a cgroup; the path begins below the root."""
+        whole = Path(self.root, path)
+        whole.mkdir(parents=True, exist_ok=True)
+        return Cgroup(whole)
+
+    def name(self, name: str) -> str:
+        """A name that no other pod of this node has."""
+        return f"{name}-{next(self._numbers)}"
+
+    def peak_of(self) -> int:
+        """The most memory that the agent had since `forget_peak`."""
+        status = Path(f"/proc/{self.agent.pid}/status").read_text()
+        return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+
+    def forget_peak(self) -> None:
+        """Measure the most memory from now on (proc_pid_clear_refs(5))."""
+        Path(f"/proc/{self.agent.pid}/clear_refs").write_text("5")
+
+    def errors(self, page: Page) -> dict[str, float]:
+        """Its own metrics that no attack may raise."""
+        return {name: page.sum(name) for name in ERRORS}
+
+
+def end(worker: "subprocess.Popen[bytes]") -> None:
+    """End a process and close what it had."""
+    worker.kill()
+    worker.communicate()
+
+
+class Fight:
+    """One attack on a node: what was before it, during and after."""
+
+    def __init__(self, node: Node, stack: ExitStack, attack: str, size: int) -> None:
+        """`attack` is the name of its class. All of it ends with the `stack`."""
+        self.node, self.stack, self.size = node, stack, size
+        self._attack = attack
+        self.pod = Pod(node, stack, node.name("tenant"))
+        self._first = int(self.pod.name.rpartition("-")[2])
+        """The attacker's."""
+        self.pod.announce()
+        eventually(lambda: node.page().find(SWITCHES, pod=self.pod.name))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the tenant's process; it is ready to attack."""
+        self.pod.home.chmod(0o755)
+        for path in (self.pod.home, self.pod.cgroup.path, *self.pod.cgroup.path.glob("cgroup.*")):
+            if path.name in DELEGATED or path.is_dir():
+                os.chown(path, NOBODY, NOBODY)
+        module = "tests.reliability.tenants.inside"
+        arguments = (self._attack, str(self.size), str(self.pod.cgroup.path), str(self.pod.home))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": REPOSITORY}
+        self._process = self.pod.cgroup.start(sys.executable, "-m", module, *arguments, **pipes)
+        self.stack.callback(end, self._process)
+        assert answer(self._process) == "ready"
+
+    def step(self) -> None:
+        """Let the tenant take its next step: attack, or stop."""
+        assert self._process is not None
+        assert answer(self._process, "go") == "ready"
+
+    def victim(self, *, announced: bool = True, static: bool = False) -> Victim:
+        """Start a pod that works on demand. An `announced` one has series before its first work."""
+        pod = Pod(self.node, self.stack, self.node.name("victim"), static=static)
+        if announced:
+            pod.announce()
+            eventually(lambda: self.node.page().find(SWITCHES, pod=pod.name))
+        module = "tests.reliability.tenants.victim"
+        worker = pod.cgroup.start(
+            sys.executable, "-m", module, str(pod.home), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY
+        )
+        self.stack.callback(end, worker)
+        assert answer(worker) == "ready"
+        return Victim(pod, worker)
+
+    def brief(self, number: int) -> Pod:
+        """Run a pod that makes so many calls, and ends with its cgroup at once."""
+        pod = Pod(self.node, self.stack, self.node.name("brief"))
+        pod.announce()
+        subprocess.run([self.node.calls, str(number), pod.cgroup.path / "cgroup.procs"], check=True)
+        pod.cgroup.destroy()
+        return pod
+
+    def exceeded(self, page: Page) -> set[tuple[str, str]]:
+        """Who went over which limit. The pods of an attack before this one may still be there."""
+        found = {(dict(labels)["pod"], dict(labels)["limit"]) for labels in page.find(METRIC)}
+        return {(pod, limit) for pod, limit in found if int(pod.rpartition("-")[2]) >= self._first}
+
+    def samples(self, page: Page) -> int:
+        """Samples of the attacker's pod."""
+        return sum(dict(labels).get("pod") == self.pod.name for _, labels in page.samples)
+
+
+DELEGATED = {"cgroup.procs", "cgroup.threads", "cgroup.subtree_control"}
+"""Files of a cgroup that its owner may write to (Documentation/admin-guide/cgroup-v2.rst, "Delegation")."""
