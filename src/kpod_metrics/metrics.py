@@ -99,6 +99,7 @@ class Table:
     Such counters are exported from their first read on, all others at 0 from the discovery of a container on.
     `sparse`: most pods never have the event. A series appears when it first rises: at 0 on one page, and with its value
     from the next one on, so that increase() sees the first event.
+    `sole`: an owner has one series at a time, whatever the values of its labels are.
     The gauges of pods have their own tables.
     """
 
@@ -107,6 +108,7 @@ class Table:
     scope: Scope = Scope.CONTAINER
     preexisting: bool = False
     sparse: bool = False
+    sole: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for metrics that cannot share a table."""
@@ -120,6 +122,11 @@ class Table:
     def of_gauges(self) -> bool:
         """Whether its metrics are gauges of pods."""
         return self.scope is not Scope.AGENT and all(metric.kind is Kind.GAUGE for metric in self.metrics)
+
+    @cached_property
+    def is_open(self) -> bool:
+        """Whether a pod decides how many series it has, by its interfaces, devices or mounts."""
+        return self.scope is not Scope.AGENT and not self.sole and any(not label.values for label in self.labels)
 
     @cached_property
     def has_histograms(self) -> bool:

@@ -5,46 +5,25 @@ and adds what the counter grew by to the series of its owner. Two things bound i
 is over the cardinality limit is added up in one overflow series and counted.
 """
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from kpod_metrics.bounds import clipped
-from kpod_metrics.histogram import EMPTY, Histogram
-from kpod_metrics.metrics import Kind, Metric, Row, Scope, Table, Value
-from kpod_metrics.pods.model import Identity
+from kpod_metrics.growth import check, events_of, growth, latest
+from kpod_metrics.metrics import Metric, Row, Scope, Table, Value
+from kpod_metrics.pods.model import Group, Identity
+from kpod_metrics.series import Series
+from kpod_metrics.sources import Sources
 
 OVERFLOW = Identity("kpod-overflow", "kpod-overflow", "")
 """Owner of the series that take what is over the cardinality limit."""
-
-_INFINITE = float("inf")
 
 _LOOK_EVERY = 256
 """The memory limit is checked after so many new series: many pods may start within one cycle."""
 
 _NOBODY = Identity("", "", "")
 """Owner of the agent's own series."""
-
-
-class Series:
-    """The values of one table's metrics with the same labels."""
-
-    __slots__ = ("created_ns", "cycle", "identity", "labels", "protobuf", "values", "written")
-
-    def __init__(self, identity: Identity, labels: tuple[str, ...], metrics: Sequence[Metric]) -> None:
-        self.identity, self.labels = identity, labels
-        self.values: list[int | float | Histogram | None] = [
-            EMPTY if metric.kind is Kind.HISTOGRAM else None for metric in metrics
-        ]
-        self.written: list[Any] = [None] * len(metrics)
-        """The last sample of each value, for the exposition."""
-        self.protobuf = b""
-        """Its labels in protobuf, for the exposition."""
-        self.created_ns = time.time_ns()
-        """Start of its counting, in Unix time."""
-        self.cycle = 0
-        """For gauges: the cycle of their last row."""
 
 
 class Store:
@@ -78,13 +57,17 @@ class Store:
             table: sum(metric.series() for metric in table.metrics if metric in wanted) for table in self._tables
         }
         self._read: dict[Table, dict[tuple[Any, ...], Row]] = {
-            table: {} for table in self._tables if not table.of_gauges and table.scope is not Scope.AGENT
+            table: {} for table in self._tables if not (table.of_gauges or table.is_open or table.scope is Scope.AGENT)
         }
-        """The last row of each counter."""
+        """The last row of each counter whose labels are declared."""
+        self._sources = {table: Sources(table) for table in self._tables if table.is_open and not table.of_gauges}
+        """The last rows of all other counters."""
         self._cycles = {table: 0 for table in self._tables if table.of_gauges}
         """Cycles of each table of gauges."""
         self._begun: set[Table] = set()
         """Tables of gauges that began a cycle: gauges without a row in it are dropped."""
+        self._passed: dict[Table, Collection[Identity]] = {}
+        """For tables of gauges, the owners that the last read passed over."""
         self._changed = self._unchanged()
         """For each metric of a table: whether a value changed since `take_changed`."""
         self._rising: list[tuple[Row, Identity]] = []
@@ -109,17 +92,44 @@ class Store:
             self._cycles[table] += 1
             self._begun.add(table)
 
+    def end_read(self, tables: Iterable[Table], groups: Sequence[Group], unread: Collection[int]) -> None:
+        """End a complete read of these tables, of all `groups` but the `unread` ones: drop the series that are gone.
+
+        A counter that a read did not find is on one more page with its last value, and goes with the next read.
+        """
+        for table in tables:
+            if table in self._sources:
+                self._drop(table, self._sources[table].end_read(groups, unread))
+            elif table in self._cycles and unread:
+                passed = {group.identity for group in groups if group.id in unread}
+                self._passed[table] = {identity.of_pod for identity in passed} if table.scope is Scope.POD else passed
+
     def _drop_stale(self) -> None:
-        """Drop the gauges that had no row in the last cycle of their table."""
+        """Drop the gauges that had no row in the last cycle of their table; those of unread cgroups a cycle later."""
         for table in self._begun:
-            cycle, changed = self._cycles[table], self._changed[table]
-            for series in self._tables[table].values():
-                if series.cycle != cycle:
-                    for at, value in enumerate(series.values):
-                        if value is not None:
-                            series.values[at] = None
-                            changed[at] = True
+            cycle, changed, passed = self._cycles[table], self._changed[table], self._passed.pop(table, ())
+            stale = [
+                series
+                for series in self._tables[table].values()
+                if series.cycle != cycle and (series.cycle != cycle - 1 or series.identity not in passed)
+            ]
+            if table.is_open:
+                self._drop(table, stale)
+                continue
+            for series in stale:
+                for at, value in enumerate(series.values):
+                    if value is not None:
+                        series.values[at] = None
+                        changed[at] = True
         self._begun.clear()
+
+    def _drop(self, table: Table, gone: Iterable[Series]) -> None:
+        """Drop series, but not overflow series, which are of no owner."""
+        children = self._tables[table]
+        for series in gone:
+            if series.identity is not OVERFLOW and children.pop((series.identity, series.labels), None) is not None:
+                self._mark(table)
+                self._total -= self._weights[table]
 
     def discover(self, identities: Iterable[Identity]) -> None:
         """Create the counters of these containers and of their pods at 0, so that increase() sees the first event.
@@ -156,12 +166,15 @@ class Store:
         if table.scope is Scope.POD:
             identity = identity.of_pod
         series = children.get((identity, labels))
-        if table in self._cycles:
-            self._put_gauges(table, series, identity, labels, row.values)
+        read = self._read.get(table)
+        if read is None:
+            if table.of_gauges:
+                self._put_gauges(table, series, identity, labels, row.values)
+            else:
+                self._put_open(self._sources[table], row, identity, series)
             return
         # A counter of a pod may be read through several cgroups of the pod.
         key = (identity, labels, row.epoch) if table.scope is Scope.POD else (row.owner, labels)
-        read = self._read[table]
         before = read.get(key)
         if series is not None and before is not None:
             if before is row:
@@ -170,11 +183,29 @@ class Store:
             if before.values == row.values and before.epoch == row.epoch:
                 read[key] = row
                 return
-        grown = _growth(row, before)
+        grown = growth(row, before)
         if series is None and table.sparse:
             self._begin_sparse(row, identity, grown)
             return
-        series = series or self._child(table, identity, labels, update=any(grown))
+        self._add(series or self._child(table, identity, labels, update=any(grown)), table, grown)
+        read[key] = row if None not in row.values else latest(row, before)
+
+    def _put_open(self, sources: Sources, row: Row, identity: Identity, series: Series | None) -> None:
+        """Add what a source grew by to the series of its owner."""
+        key = sources.key(row, identity)
+        source = sources.get(key)
+        before = None if source is None else source.row
+        if before is None or series is None or before.values != row.values or before.epoch != row.epoch:
+            grown = growth(row, before)
+            series = series or self._child(row.table, identity, row.labels, update=any(grown))
+            self._add(series, row.table, grown)
+            row = latest(row, before)
+        if source is None:
+            sources.add(key, row, series)
+        else:
+            source.row, source.series, source.read = row, series, sources.read
+
+    def _add(self, series: Series, table: Table, grown: Sequence[Value]) -> None:
         changed = self._changed[table]
         # All sums are made before the first is stored: an error must not leave half a row.
         totals: list[Any] = series.values
@@ -182,7 +213,6 @@ class Store:
         for at, total in enumerate(sums):
             if total is not totals[at]:
                 totals[at], changed[at] = total, True
-        read[key] = row if None not in row.values else _latest(row, before)
 
     def _begin_sparse(self, row: Row, identity: Identity, grown: Sequence[Value]) -> None:
         """Create a series at 0 if a counter rose; `rise` puts the row."""
@@ -206,14 +236,14 @@ class Store:
         before = read.get(key)
         if before is row:
             return 0
-        events = _events(row, before)
-        read[key] = _latest(row, before)
+        events = events_of(row, before)
+        read[key] = latest(row, before)
         return events
 
     def events(self, row: Row) -> int:
         """Return the new events of a row, without taking it."""
         read = self._read.get(row.table)
-        return 0 if read is None else _events(row, read.get((row.owner, row.labels)))
+        return 0 if read is None else events_of(row, read.get((row.owner, row.labels)))
 
     def _put_gauges(
         self,
@@ -228,7 +258,7 @@ class Store:
         if series is not None and series.cycle != cycle and series.values == [*values]:
             series.cycle = cycle  # unchanged
             return
-        _check(table, values)
+        check(table, values)
         series = series or self._child(table, identity, labels)
         if series.cycle == cycle:
             others: list[Any] = series.values
@@ -292,10 +322,7 @@ class Store:
         keep = {OVERFLOW, _NOBODY, *rising, *identities, *(identity.of_pod for identity in identities)}
         self._admitted &= keep
         for table, children in self._tables.items():
-            for key in [key for key in children if key[0] not in keep]:
-                self._mark(table)
-                del children[key]
-                self._total -= self._weights[table]
+            self._drop(table, [series for series in children.values() if series.identity not in keep])
         return bool(rising)
 
     def forget(self, tables: Iterable[Table], gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:
@@ -305,6 +332,9 @@ class Store:
         while a container waits for its restart. Its row is kept while the pod `stays` and has no other counter.
         """
         for table in tables:
+            if table in self._sources:
+                self._drop(table, self._sources[table].forget(gone, stays))
+                continue
             read = self._read.get(table, {})
             if not (owners := {owner for owner in {row.owner for row in read.values()} if gone(owner)}):
                 continue
@@ -335,72 +365,3 @@ class Store:
             for at, metric in enumerate(table.metrics):
                 if metric in self._wanted:
                     yield table, at, metric, children.values()
-
-
-def _growth(row: Row, before: Row | None) -> Sequence[Value]:
-    """Return the growth of each running total since the row before; None if absent, or for an idle histogram."""
-    if before is None or before.epoch != row.epoch:
-        _check(row.table, row.values)
-        return row.values
-    grown: list[Any] = []
-    metrics = row.table.metrics
-    for at, (total, previous) in enumerate(zip(row.values, before.values, strict=True)):
-        if total is previous or total is None:
-            grown.append(None if total is None or isinstance(total, Histogram) else 0)
-            continue
-        # The comparison is the fast path of the check.
-        if isinstance(total, Histogram) or not 0 <= total < _INFINITE:
-            _check_one(metrics[at], total)
-        if previous is None:
-            grown.append(total)
-        elif metrics[at].wraps:
-            grown.append(total - previous & 0xFFFFFFFF)  # type: ignore[operator]
-        elif isinstance(total, Histogram) or total >= previous:  # type: ignore[operator]
-            grown.append(total - previous)  # type: ignore[operator]
-        else:
-            grown.append(total)  # a total that is lower than before restarted at 0
-    return grown
-
-
-def _latest(row: Row, before: Row | None) -> Row:
-    """Return the row, with the old totals of counters that are absent this time: they may return."""
-    if before is None or None not in row.values or before.epoch != row.epoch:
-        return row
-    values = zip(row.values, before.values, strict=True)
-    return row._replace(values=tuple(old if new is None else new for new, old in values))
-
-
-def _events(row: Row, before: Row | None) -> int:
-    """Return the growth of the counters that count events."""
-    return sum(
-        grown
-        for metric, grown in zip(row.table.metrics, _growth(row, before), strict=True)
-        if metric.events and isinstance(grown, int)
-    )
-
-
-def _check(table: Table, values: Sequence[Value]) -> None:
-    """Raise ValueError or TypeError for values that do not fit the table: a total would stay wrong."""
-    # The fast path: nearly all rows are correct.
-    if table.has_histograms:
-        if [*map(type, values)] == table.whole and min(map(values.__getitem__, table.numbers), default=0) >= 0:  # type: ignore[type-var,operator]
-            return
-    elif len(values) == len(table.metrics):
-        try:
-            # Comparisons with NaN are false, and a sum with NaN is NaN.
-            if min(values) >= 0 and sum(values) < _INFINITE:  # type: ignore[type-var,operator,arg-type]
-                return
-        except TypeError:  # None, or no number
-            pass
-    for metric, value in zip(table.metrics, values, strict=True):
-        if value is not None:
-            _check_one(metric, value)
-
-
-def _check_one(metric: Metric, value: Value) -> None:
-    histogram = isinstance(value, Histogram)
-    if histogram != (metric.kind is Kind.HISTOGRAM):
-        raise TypeError(f"{metric.name} cannot take {value!r}")
-    # NaN fails the comparison; other types raise TypeError.
-    if not histogram and not 0 <= value < _INFINITE and metric.kind is Kind.COUNTER:  # type: ignore[operator]
-        raise ValueError(f"{metric.name} cannot be {value!r}")

@@ -258,6 +258,7 @@ class Agent:
                 # Cycles are never exactly on time: the nearest one is right.
                 state.due = now + state.interval - self.settings.poll_interval / 2
                 state.started = now
+                state.groups = groups
                 state.running = True
                 self._workers.add(state, lambda collector=state.collector: collector.collect(groups))  # type: ignore[misc]
                 started.append(state)
@@ -275,6 +276,7 @@ class Agent:
         state.problem = ""
         state.read = state.started
         self.attribution.charge(result.rows, self._store, state)
+        self._store.end_read(state.collector.tables, state.groups, state.collector.unread)
 
     def _charge_exceeded(self) -> None:
         """Put into the store who went over a limit of its own."""

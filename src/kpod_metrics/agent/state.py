@@ -9,6 +9,7 @@ from kpod_metrics.agent.attribution import Ownerless
 from kpod_metrics.collectors.kit import Collector, Signal
 from kpod_metrics.errors import described, is_unexpected
 from kpod_metrics.metrics import Metric
+from kpod_metrics.pods.model import Group
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ class State:
     due: float = 0.0
     started: float = 0.0
     """Start of its last read, by the monotonic clock."""
+    groups: Sequence[Group] = ()
+    """The cgroups of its last read."""
     read: float = 0.0
     """Start of its last completed read."""
     running: bool = False

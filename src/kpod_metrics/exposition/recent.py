@@ -10,7 +10,7 @@ from typing import NamedTuple
 from kpod_metrics.diagnosis.rates import RATED
 from kpod_metrics.exposition.page import Page
 from kpod_metrics.histogram import Histogram
-from kpod_metrics.store import Series
+from kpod_metrics.series import Series
 
 Totals = Mapping[str, Mapping[Series, int | float | Histogram]]
 """By metric and series."""

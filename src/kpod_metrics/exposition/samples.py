@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from kpod_metrics.histogram import Histogram
 from kpod_metrics.metrics import Metric, Scope, Table
-from kpod_metrics.store import Series
+from kpod_metrics.series import Series
 
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 _LOOKS_LIKE_A_BYTE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")

@@ -17,6 +17,7 @@ INFO = Table(
     ),
     labels=(Label("owner_kind", per="kind of owner"), Label("owner", per="owner"), Label("qos", per="QoS class")),
     scope=Scope.POD,
+    sole=True,
 )
 RESTARTS = Table(
     (

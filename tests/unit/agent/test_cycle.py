@@ -9,7 +9,7 @@ import pytest
 
 from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.exposition.text import TEXT
-from kpod_metrics.metrics import Row
+from kpod_metrics.metrics import Label, Row, Scope, Table, counter
 from kpod_metrics.pods.model import FILTERED, HOST, PENDING, UNRESOLVED, Group, Identity
 from tests.unit.agent.hub import EVENTS, OTHERS, Counting, Hub
 
@@ -198,6 +198,42 @@ def test_series_end_with_their_pod_after_a_page_with_the_last_values(tmp_path: P
     # The map had its totals once more before they were deleted there: they are in the pod's series already.
     assert {page["kpod_unattributed_events_total", f"one,{reason}"] for reason in (HOST, FILTERED, UNRESOLVED)} == {0}
     assert set(one.totals) == {b}
+
+
+def test_interface_that_is_gone_ends_after_a_page_but_not_by_a_late_or_failed_read(tmp_path: Path) -> None:
+    sent = Table((counter("kpod_sent_total", "Sent.", "test"),), (Label("interface", per="interface"),), Scope.POD)
+    one = Counting("one", sent)
+    hub = opened(Hub(tmp_path, one, collector_deadline="2s"))
+    a, b = hub.cgroup("a", A), hub.cgroup("b", B)
+    for name in ("a", "b"):
+        (tmp_path / name / "cgroup.procs").write_text("1\n")
+
+    def rows(*owners: int) -> Sequence[Row]:
+        return [Row(sent, owner, ("eth0",), (owner,), owner) for owner in owners]
+
+    def pods(page: dict[tuple[str, str], float]) -> set[str]:
+        return {pod for name, pod in page if name == "kpod_sent_total"}
+
+    late = threading.Event()
+
+    def hang(groups: Sequence[Group]) -> Sequence[Row]:
+        assert late.wait(30)
+        return rows(a, b)
+
+    one.reads = [lambda groups: rows(a, b), OSError(5, "planted"), OSError(5, "planted"), OSError(5, "planted"), hang]
+    for _ in range(6):
+        assert pods(hub.cycle()) == {"a", "b"}
+    one.reads = [lambda groups: rows(b)] * 3
+    late.set()
+    for _ in range(200):
+        assert pods(hub.cycle()) == {"a", "b"}
+        if len(one.reads) < 3:
+            break
+        time.sleep(0.01)
+    assert pods(hub.cycle()) == {"b"}
+    one.reads = [lambda groups: []] * 3
+    one.unread = {b}
+    assert [pods(hub.cycle()) for _ in range(3)] == [{"b"}] * 3
 
 
 def test_full_store_folds_new_pods_and_counts_that(tmp_path: Path) -> None:

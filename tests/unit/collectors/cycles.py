@@ -59,6 +59,7 @@ class Cycles:
         identities = {group.id: group.identity for group in groups}
         for row in rows:
             self.store.put(row, identities[row.owner])
+        self.store.end_read(self.collector.tables, groups, self.collector.unread)
         return self
 
     def forget(self, gone: Callable[[int], bool], stays: Callable[[Identity], bool] = lambda pod: False) -> None:

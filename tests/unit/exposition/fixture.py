@@ -10,7 +10,8 @@ from kpod_metrics.histogram import BUCKETS, Histogram
 from kpod_metrics.metrics import Kind, Metric, Scope, Table, Value
 from kpod_metrics.pods import info
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.store import Series, Store
+from kpod_metrics.series import Series
+from kpod_metrics.store import Store
 from tests.growth import grow
 
 CONSTANT = {"node": "nöde-1"}
