@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
 from kpod_metrics.collectors.parts.drm import Drm
+from kpod_metrics.collectors.parts.statvfs import STUCK_OF_A_POD
 from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
 from kpod_metrics.exposition.samples import shown
@@ -583,9 +585,9 @@ def test_file_system_that_never_answers(cgroup: MakeCgroup, children: Children, 
 
     asked = []
 
-    def statvfs(root: str, point: str, mount: int) -> os.statvfs_result:
+    def statvfs(root: str, point: str, mount: int, reached: Callable[[str], object]) -> os.statvfs_result:
         asked.append(point)
-        return fstatvfs_below(root, point, mount)
+        return fstatvfs_below(root, point, mount, reached)
 
     def read(collector: Collector) -> dict[tuple[int, str, tuple[str, ...]], float]:
         return Totals(collector).read([group(inside), group(outside)]).numbers
@@ -645,6 +647,57 @@ def test_agent_can_end_while_a_file_system_hangs(cgroup: MakeCgroup, children: C
     assert "('/',)" in ended.stdout
     assert str(tmp_path) not in ended.stdout
     assert f"{tmp_path} does not answer" in ended.stderr
+
+
+@needs_fuse
+@pytest.mark.usefixtures("mount_namespaces")
+@pytest.mark.parametrize("number", [1, 3, 10])
+def test_mounts_of_tenants_that_hang_cost_their_pods_only(
+    cgroup: MakeCgroup, children: Children, tmp_path: Path, number: int
+) -> None:
+    """Each tenant has ten, some of a device that all have; a pod beside them keeps the exact sizes in every cycle."""
+    tenants, victim = [cgroup(f"tenant{at}") for at in range(number)], cgroup("victim")
+    point = tmp_path / "mine"
+    point.mkdir()
+    process = piped(victim, children, "unshare", "-m", "sh", "-c", TMPFS, str(point))
+    assert answer(process) == "mounted"
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        node = f"{folder}/node"
+        os.mknod(node, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+        os.chmod(node, 0o666)
+        for below in ("fuse", "lower", "disk", *(f"overlay/{at}" for at in range(10))):
+            os.makedirs(f"{folder}/{below}")
+        command = (sys.executable, str(WORKLOADS / "hanging_overlays.py"), node, folder, "10")
+        daemons = [piped(tenant, children, *command) for tenant in tenants]
+        assert [answer(daemon) for daemon in daemons] == ["mounted"] * number
+        environment = Environment()
+        with opened(Filesystem(environment, timeout=TIMEOUT)) as collector:
+            for cycle in range(6):
+                if cycle == 1:
+                    assert [answer(daemon, "") for daemon in daemons] == ["silent"] * number
+                blocks, free, available, unit = map(int, answer(process, str(cycle << 16)).split())
+                totals = Totals(collector).read([group(there) for there in (*tenants, victim)])
+                mine = [totals.number(victim, f"kpod_fs_{name}_bytes", str(point)) for name in WHAT]
+                assert mine == [blocks * unit, (blocks - free) * unit, available * unit]
+                root = os.statvfs("/")
+                assert totals.number(victim, "kpod_fs_capacity_bytes", "/") == root.f_blocks * root.f_frsize
+                theirs = [
+                    labels for owner, _, labels in totals.numbers if owner == tenants[0].id and "/sub" in labels[0]
+                ]
+                assert bool(theirs) == (cycle == 0)
+                assert victim.id not in collector.unread
+            assert 0 < helpers() <= 1 + number * STUCK_OF_A_POD
+            named = {(row.owner, *row.labels): int(row.values[0]) for row in environment.exceeded.rows()}  # type: ignore[arg-type]
+            assert named.keys() == {(tenant.id, "hung_mounts") for tenant in tenants}
+            assert min(named.values()) >= 5 * 5  # in each cycle the five with a device of their own
+            for daemon in daemons:
+                daemon.kill()
+                daemon.wait()
+            eventually(lambda: helpers() <= 1)
+
+
+WHAT = ("capacity", "usage", "available")
 
 
 def test_processes_that_end_are_no_failure(cgroup: MakeCgroup, children: Children, environment: Environment) -> None:

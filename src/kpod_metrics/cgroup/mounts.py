@@ -21,9 +21,6 @@ _NO_DATA = frozenset(
 )
 """Types of file systems without data, or whose usage has no meaning."""
 
-_IN_KERNEL = frozenset({"tmpfs", "overlay", "btrfs", "zfs", "bcachefs"})
-"""Local types of file systems without a block device number."""
-
 _SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 
 _PRIVATE_FOLDERS = re.compile(
@@ -48,8 +45,6 @@ class FileSystem:
 
     device: str
     """MAJ:MIN."""
-    local: bool
-    """Whether it is on this machine. Others depend on a server or a FUSE daemon, which may never answer."""
     points: list[Point]
     """Its mount points, the shortest path first. Some can be single files, which mountinfo does not show."""
 
@@ -100,9 +95,7 @@ def file_systems(mountinfo: bytes, host: Callable[[], Host] | None = None) -> li
         if (known := found.get(mount.device)) is not None:
             known.points.append(place)
         else:
-            kind, anonymous = mount.kind, mount.device.startswith("0:")
-            local = kind in _IN_KERNEL or not (anonymous or kind.startswith("fuse"))
-            found[mount.device] = FileSystem(mount.device, local, [place])
+            found[mount.device] = FileSystem(mount.device, [place])
     for system in found.values():
         system.points.sort(key=lambda point: len(point.path))
     return list(found.values())

@@ -100,8 +100,8 @@ class Filesystem(ProcessCollector):
         self._mounts: dict[_Root, _Mounts] = {}
         """The mountinfo files of the last cycle, because they rarely change."""
         self._skipped = dict.fromkeys(SKIPPED, 0)
-        self._failing: set[str] = set()
-        """Devices whose statvfs() failed in the last cycle."""
+        self._failing: set[Identity] = set()
+        """Pods of which a statvfs() failed in the last cycle."""
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -151,16 +151,21 @@ class Filesystem(ProcessCollector):
                         shown.add((group.identity, system.device))
                         key = (root, system.device)
                         if key not in probes:
-                            probes[key] = Probe(system, f"{proc}/{pid}/root")
+                            probes[key] = Probe(system, f"{proc}/{pid}/root", group)
                         yield group.id, probes[key]
 
         mounted = self.each([group for group in groups if group.pids], mounted_in)
         self._mounts = mounts
         self._statvfs.read(probes.values())
         self._log_failures(probes.values())
+        for owner, probe in mounted:
+            if probe.answer is None and not self._statvfs.hangs(probe):
+                self.unread.add(owner)
         for (root, _), probe in probes.items():
             if (reason := self._skip_reason(probe)) is not None:
                 self._skipped[reason] += 1
+                if reason == HUNG and self._statvfs.is_suspect(probe.pod):
+                    self.exceeded(probe.group.id, "hung_mounts")
                 if reason in _MOVED:
                     # The kernel does not report a renamed folder above a mount as a change of the mounts.
                     mounts[root] = mounts[root]._replace(changes=None)
@@ -195,14 +200,14 @@ class Filesystem(ProcessCollector):
         return _Mounts(changes, content, file_systems(content, host))
 
     def _log_failures(self, probes: Iterable[Probe]) -> None:
-        """Log each device once, when reading its size begins to fail."""
-        failing = set()
+        """Log one device of each pod, when it begins to fail: a pod can have thousands that fail."""
+        failing: set[Identity] = set()
         for probe in probes:
             error = probe.answer
             if isinstance(error, OSError) and not is_absent(error) and self._skip_reason(probe) not in _MOVED:
-                failing.add(probe.system.device)
-                if probe.system.device not in self._failing:
+                if probe.pod not in self._failing | failing:
                     log.warning("file system %s at %s is skipped: %s", probe.system.device, probe.path, error)
+                failing.add(probe.pod)
         self._failing = failing
 
     def skipped_mounts(self) -> Mapping[str, int]:

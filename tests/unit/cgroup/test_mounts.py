@@ -29,11 +29,11 @@ def test_a_container() -> None:
         b"514 500 0:44 / /fuse rw - fuse.sshfs sshfs rw\n"
     )
     assert file_systems(mountinfo) == [
-        FileSystem("0:50", local=True, points=[Point("/", 500)]),
-        FileSystem("254:1", local=True, points=[Point("/etc/hosts", 507), Point("/var/lib/data", 509)]),
-        FileSystem("0:46", local=True, points=[Point("/run", 512)]),
-        FileSystem("0:45", local=False, points=[Point("/share", 513)]),
-        FileSystem("0:44", local=False, points=[Point("/fuse", 514)]),
+        FileSystem("0:50", points=[Point("/", 500)]),
+        FileSystem("254:1", points=[Point("/etc/hosts", 507), Point("/var/lib/data", 509)]),
+        FileSystem("0:46", points=[Point("/run", 512)]),
+        FileSystem("0:45", points=[Point("/share", 513)]),
+        FileSystem("0:44", points=[Point("/fuse", 514)]),
     ]
 
 

@@ -38,7 +38,7 @@ class Disks:
         self.answers = answers
         self.asked: list[str] = []
 
-    def statvfs(self, root: str, point: str, mount: int) -> os.statvfs_result:
+    def statvfs(self, root: str, point: str, mount: int, reached: Callable[[str], object]) -> os.statvfs_result:
         self.asked.append(root + point)
         answer = self.answers[point]
         if isinstance(answer, OSError):
@@ -278,22 +278,31 @@ def test_mount_point_whose_path_leads_elsewhere(tree: Tree, caplog: pytest.LogCa
 
 
 def test_mount_that_hangs_is_counted(tree: Tree) -> None:
-    process(tree, 10, ROOT + SHARE)
-    there, goes_on = Disks({"/": size(10, 5, 5), "/share": size(1, 1, 1)}), threading.Event()
+    """Behind it another waits, once: its series stay."""
+    process(tree, 10, ROOT + SHARE + DATA)
+    there = Disks({"/": size(10, 5, 5), "/share": size(1, 1, 1), "/var/lib/data": size(3, 2, 1)})
+    goes_on = threading.Event()
 
-    def hang(root: str, point: str, mount: int) -> os.statvfs_result:
+    def hang(root: str, point: str, mount: int, reached: Callable[[str], object]) -> os.statvfs_result:
         if point == "/share":
             goes_on.wait()
-        return there.statvfs(root, point, mount)
+        return there.statvfs(root, point, mount, reached)
 
     collector = Filesystem(tree.environment, statvfs=hang, timeout=0.2)
+    group = tree.group("a", 7, pids=[10])
     try:
+        assert [row.labels for row in collector.collect([group])] == [("/",)]
+        assert skipped(collector) == {"hung": 2}
+        assert collector.unread == {7}
         for cycle in (1, 2):
-            assert [row.labels for row in collector.collect([tree.group("a", 7, pids=[10])])] == [("/",)]
-            assert skipped(collector) == {"hung": cycle}
+            assert [row.labels for row in collector.collect([group])] == [("/",), ("/var/lib/data",)]
+            assert skipped(collector) == {"hung": 2 + cycle}
+            assert collector.unread == set()
     finally:
         goes_on.set()
         collector.close()
+    [row] = tree.environment.exceeded.rows()
+    assert (row.owner, row.labels, row.values) == (7, ("hung_mounts",), (4,))
 
 
 def test_off_where_paths_cannot_be_looked_up_safely(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
