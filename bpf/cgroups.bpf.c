@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* New cgroups with their paths: to name those that are removed before the agent sees them. */
+/*
+ * New cgroups with their paths: to name those that are removed before the agent sees them.
+ * New pods and containers are marked at once, so that their first events are charged to
+ * their entries.
+ */
 #include "kpod.bpf.h"
+#include "containers.bpf.h"
 
 #define PATH_SIZE 1024 /* TRACE_CGROUP_PATH_LEN of kernel/cgroup/cgroup-internal.h */
 
@@ -47,6 +52,30 @@ static __always_inline __u64 levels_below_root(struct cgroup *cgroup)
 }
 
 /*
+ * Characters of a name: `pod` and a UID, for a static pod 32 hexadecimal digits; the id of a
+ * container. Other directories beside pods and containers have shorter names.
+ */
+#define MIN_POD_NAME 35
+#define MIN_CONTAINER_NAME 64
+
+/* Marks a pod or a container, by the mark of the directory that it is in; overwrites `name`. */
+static __always_inline void mark_child(struct cgroup *cgroup, char *name)
+{
+	__u64 id = BPF_CORE_READ(cgroup, self.parent, cgroup, kn, id);
+	__u32 *above = bpf_map_lookup_elem(&containers, &id), levels;
+	long length;
+
+	if (!above || !*above)
+		return;
+	levels = *above - 1;
+	length = bpf_probe_read_kernel_str(name, PATH_SIZE, BPF_CORE_READ(cgroup, kn, name));
+	if (length <= (levels ? MIN_POD_NAME : MIN_CONTAINER_NAME)) /* with the end of the string */
+		return;
+	id = cgroup->kn->id;
+	bpf_map_update_elem(&containers, &id, &levels, BPF_ANY);
+}
+
+/*
  * Runs before a process can see or enter the directory (cgroup_mkdir calls
  * kernfs_activate later), so before any event of the cgroup. The path begins at the root
  * of the hierarchy, in every cgroup namespace. v1 hierarchies use this tracepoint too; the
@@ -64,6 +93,7 @@ int BPF_PROG(cgroup_created, struct cgroup *cgroup, const char *path)
 	record = bpf_map_lookup_elem(&new_cgroup_record, &zero);
 	if (!record)
 		return 0;
+	mark_child(cgroup, record->path);
 	record->id = cgroup->kn->id;
 	record->levels = root_id ? levels_below_root(cgroup) : 0;
 	length = bpf_probe_read_kernel_str(record->path, PATH_SIZE, path);

@@ -35,6 +35,12 @@ static __always_inline __u64 task_cgroup_id(struct task_struct *task)
 	return READ(task, cgroups, dfl_cgrp, kn, id);
 }
 
+/* The cgroup itself. Slower: only where it is rarely needed. */
+static __always_inline struct cgroup *task_cgroup(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, cgroups, dfl_cgrp);
+}
+
 /*
  * Each architecture has its own register for a syscall's number, and its own flag for a
  * 32-bit call. x86-64: TS_COMPAT in thread_info.status, set for the duration of the
@@ -108,6 +114,18 @@ static __always_inline __u64 socket_cgroup_id(struct sock *sk)
 	if (!tagged || tagged & 3)
 		return 1;
 	return BPF_CORE_READ((struct cgroup *)tagged, kn, id);
+}
+
+/* The cgroup itself, NULL if it is the root. Slower: only where it is rarely needed. */
+static __always_inline struct cgroup *socket_cgroup(struct sock *sk)
+{
+	struct sock_cgroup_data___before_5_15 *data = (void *)&sk->sk_cgrp_data;
+	__u64 tagged;
+
+	if (bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
+		return BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
+	tagged = BPF_CORE_READ(data, val);
+	return tagged & 3 ? NULL : (struct cgroup *)tagged;
 }
 
 /*

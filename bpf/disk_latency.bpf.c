@@ -5,8 +5,8 @@
  * merge bios of different cgroups. It stores the time at which it created the request, so
  * this needs one program, and no map of requests.
  */
-#include "kpod.bpf.h"
 #include "compat.bpf.h"
+#include "metric_map.bpf.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -65,7 +65,7 @@ int BPF_PROG(request_completes, struct request *request, int error, unsigned int
 	if (key.operation >= OPERATIONS || !left || bytes < left || !bio || !start_ns)
 		return 0;
 	key.cgroup_id = READ(bio, bi_blkg, blkcg, css.cgroup, kn, id);
-	value = disk_latency_of(&key);
+	value = KPOD_ENTRY(disk_latency, &key, BPF_CORE_READ(bio, bi_blkg, blkcg, css.cgroup));
 	if (value)
 		/* The two times may be from the clocks of two CPUs. */
 		histogram_observe(&value->latency, now > start_ns ? now - start_ns : 0);

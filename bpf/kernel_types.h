@@ -15,6 +15,7 @@
 
 struct kernfs_node {
 	__u64 id;
+	const char *name;
 };
 
 struct cgroup_root {
@@ -32,6 +33,12 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+	int level;                   /* below the root */
+	struct cgroup *ancestors[1]; /* by level */
+};
+
+struct cgroup___before_6_1 {
+	__u64 ancestor_ids[1]; /* by level */
 };
 
 enum cgroup_subsys_id {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Shared by all programs: tags, maps, counted updates, histograms. */
+/* Shared by all programs: tags, counts of maps, histograms. */
 #ifndef KPOD_BPF_H
 #define KPOD_BPF_H
 
@@ -46,48 +46,6 @@ struct map_counts {
 		struct map_counts *counts = bpf_map_lookup_elem(&map##_counts, &zero); \
 		if (counts)                                                            \
 			__sync_fetch_and_add(&counts->births, 1);                      \
-	}
-
-/*
- * A metric map: an LRU hash of cumulative values, by cgroup. Every value begins with
- * created_ns, the time at which its entry was created: if it differs from the last read,
- * the kernel evicted the entry in between and created another one. created_ns is 0 while
- * an entry is being created: readers skip it until the next read. NAME_of(&key) returns
- * the value, and creates it if there is none: NULL if the map has no room, which is
- * counted. Births are counted too: those that are neither in the map nor deleted by the
- * agent were evicted. The agent sets max_entries before it loads the object.
- */
-#define KPOD_METRIC_MAP(name, key_type, value_type)                               \
-	struct {                                                                  \
-		__uint(type, BPF_MAP_TYPE_LRU_HASH);                              \
-		__uint(max_entries, 10240);                                       \
-		__type(key, key_type);                                            \
-		__type(value, value_type);                                        \
-	} name SEC(".maps");                                                      \
-	KPOD_COUNTS(name)                                                         \
-	static const value_type name##_zero;                                      \
-	static __noinline value_type *name##_create(key_type *key)                \
-	{                                                                         \
-		value_type *value;                                                \
-		long err;                                                         \
-                                                                                  \
-		if (!key)                                                         \
-			return 0;                                                 \
-		err = bpf_map_update_elem(&name, key, &name##_zero, BPF_NOEXIST); \
-		if (!err)                                                         \
-			name##_born();                                            \
-		value = bpf_map_lookup_elem(&name, key);                          \
-		if (!value)                                                       \
-			name##_failed();                                          \
-		else if (!err)                                                    \
-			value->created_ns = bpf_ktime_get_ns();                   \
-		return value;                                                     \
-	}                                                                         \
-	static __always_inline value_type *name##_of(key_type *key)               \
-	{                                                                         \
-		value_type *value = bpf_map_lookup_elem(&name, key);              \
-                                                                                  \
-		return value ? value : name##_create(key);                        \
 	}
 
 /*

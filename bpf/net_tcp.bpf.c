@@ -21,7 +21,7 @@
  * for the iterator; a cgroup's value always needs it. No hook passes a mini-socket
  * (TIME_WAIT, NEW_SYN_RECV), which has no cgroup.
  */
-#include "kpod.bpf.h"
+#include "metric_map.bpf.h"
 #include "state.bpf.h"
 
 struct net_tcp_key {
@@ -78,7 +78,7 @@ static __always_inline struct net_tcp_value *value_of(struct sock *sk)
 {
 	struct net_tcp_key key = {.cgroup_id = socket_cgroup_id(sk)};
 
-	return net_tcp_of(&key);
+	return KPOD_ENTRY(net_tcp, &key, socket_cgroup(sk));
 }
 
 /* Add the earlier connections: this changes totals of a connection to those of its socket. */

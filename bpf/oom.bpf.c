@@ -2,8 +2,8 @@
 /* OOM kills of each cgroup, charged to the victims. */
 #include <linux/errno.h>
 
-#include "kpod.bpf.h"
 #include "compat.bpf.h"
+#include "metric_map.bpf.h"
 
 struct oom_key {
 	__u64 cgroup_id;
@@ -94,7 +94,8 @@ static __always_inline void count_group_kill(struct task_struct *task)
 
 	if (!key.cgroup_id)
 		return;
-	value = oom_of(&key);
+	/* Not the container's entry: the time of the last kill is of the group. */
+	value = KPOD_ENTRY(oom, &key, NULL);
 	if (!value)
 		return;
 	kill.before_ns = value->group_killed_ns;
@@ -117,7 +118,7 @@ static __always_inline void count_victim(struct task_struct *task)
 	if (!oom_victims_first(&victim))
 		return;
 	key.cgroup_id = task_cgroup_id(task);
-	value = oom_of(&key);
+	value = KPOD_ENTRY(oom, &key, task_cgroup(task));
 	if (value)
 		__sync_fetch_and_add(&value->kills, 1);
 	count_group_kill(task);

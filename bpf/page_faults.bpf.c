@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Major page faults of each cgroup, charged to the task that faults. */
-#include "kpod.bpf.h"
+#include "compat.bpf.h"
+#include "metric_map.bpf.h"
 
 struct page_faults_key {
 	__u64 cgroup_id;
@@ -18,7 +19,8 @@ SEC("perf_event")
 int major_fault(void *ctx)
 {
 	struct page_faults_key key = {.cgroup_id = bpf_get_current_cgroup_id()};
-	struct page_faults_value *value = page_faults_of(&key);
+	struct page_faults_value *value =
+		KPOD_ENTRY(page_faults, &key, task_cgroup((void *)bpf_get_current_task()));
 
 	if (value)
 		__sync_fetch_and_add(&value->major, 1);

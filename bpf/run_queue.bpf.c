@@ -9,7 +9,7 @@
  * timestamp and no wakeup hook, and agrees with schedstat to the nanosecond. The kernel
  * counts the voluntary or involuntary switch for the same task, prev.
  */
-#include "kpod.bpf.h"
+#include "metric_map.bpf.h"
 #include "state.bpf.h"
 
 struct run_queue_key {
@@ -71,7 +71,7 @@ int BPF_PROG(task_leaves, bool preempt, struct task_struct *prev)
 	if (!READ(prev, pid))
 		return 0; /* the idle task */
 	key.cgroup_id = task_cgroup_id(prev);
-	value = run_queue_of(&key);
+	value = KPOD_ENTRY(run_queue, &key, task_cgroup(prev));
 	if (!value)
 		return 0;
 	last = task_delay_get(prev);

@@ -10,7 +10,7 @@
  * sigreturn), syscalls that began before the programs were attached, a fork as the child
  * sees it, and syscalls that seccomp refused.
  */
-#include "kpod.bpf.h"
+#include "metric_map.bpf.h"
 #include "state.bpf.h"
 
 /* Packed: the kernel hashes three words in one round, four in two. */
@@ -122,7 +122,7 @@ static __always_inline int call_ends(struct pt_regs *regs, long ret)
 	key.cgroup_id = current_cgroup_id(task);
 	key.syscall = begun->syscall - 1;
 	begun->syscall = 0;
-	value = syscall_of(&key);
+	value = KPOD_ENTRY(syscall, &key, task_cgroup(task));
 	if (!value)
 		return 0;
 	if (is_error(ret))

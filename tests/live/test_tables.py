@@ -1,14 +1,35 @@
-"""Tables of running totals by cgroup: what is evicted from a full one is counted to the last entry."""
+"""Tables of running totals by cgroup: one entry for each container, and every eviction from a full one is counted."""
 
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
+import pytest
+
+from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.collectors.kit import BpfCollector, Environment
+from kpod_metrics.collectors.net_tcp import NetTcp
+from kpod_metrics.collectors.page_faults import MAJOR_FAULTS, PageFaults
+from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.collectors.syscall import Syscall
-from tests.live.harness import SCALE, Cgroup, Totals, opened
+from kpod_metrics.features import BATCH, PERF_EVENT, SOCKET_ITERATOR, SOCKET_STORAGE
+from tests.forced import needs
+from tests.live.agents import eventually
+from tests.live.harness import SCALE, Cgroup, Totals, go, opened, stop_point, switches
 
+MakeCgroup = Callable[[str], Cgroup]
+Process = subprocess.Popen[bytes]
 COUNT = "kpod_syscall_count_total"
+SWITCHES = "kpod_cpu_context_switches_total"
+WAITS = "kpod_cpu_runqueue_latency_seconds"
+SENT, RECEIVED = "kpod_net_tcp_bytes_sent_total", "kpod_net_tcp_bytes_received_total"
+FAULTS = MAJOR_FAULTS.name
+UID = "0a1b2c3d_0a1b_0a1b_0a1b_0a1b2c3d4e5f"
 RARE = "sched_rr_get_interval"
 """A syscall that nothing else on the machine makes, so that every entry of the table is of the test."""
 SHORT_LIVED = """
@@ -31,7 +52,7 @@ def evictions_of(collector: BpfCollector) -> int:
     return next(map_.evictions or 0 for map_ in collector.maps() if map_.name == collector.name)
 
 
-def test_every_eviction_is_counted_also_of_entries_that_no_read_saw(cgroup: Callable[[str], Cgroup]) -> None:
+def test_every_eviction_is_counted_also_of_entries_that_no_read_saw(cgroup: MakeCgroup) -> None:
     """Far more entries than a table has room for are created and evicted between two reads."""
     above, cgroups, room = cgroup("many"), 3000 // SCALE, 512
     cgroup("many/last")
@@ -56,3 +77,203 @@ def test_every_eviction_is_counted_also_of_entries_that_no_read_saw(cgroup: Call
         churn()
         totals.read()
         assert evictions_of(collector) == 2 * cgroups - deleted - reader.entries
+
+
+DEPTHS = (1, 5, 12, 40)
+RAW = pytest.mark.parametrize("forced_off", [(), ("tp_btf",)], ids=["newest", "raw"])
+TCP_BYTES = 12_345
+TALK = f"""
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+    accepted = server.accept()[0]
+    client.sendall(bytes({TCP_BYTES}))
+    assert len(accepted.recv({TCP_BYTES}, socket.MSG_WAITALL)) == {TCP_BYTES}
+    accepted.close()
+"""
+CALL = "import os\nfor _ in range(%d): os.sched_rr_get_interval(0)"
+
+
+class Box(NamedTuple):
+    """A container's cgroup, and some that a process in it created below."""
+
+    itself: Cgroup
+    nested: tuple[Cgroup, ...]
+
+    @property
+    def ids(self) -> set[int]:
+        return {cgroup.id for cgroup in (self.itself, *self.nested)}
+
+
+@pytest.fixture
+def box(cgroup: MakeCgroup) -> Box:
+    itself = cgroup("box")
+    cgroup("box/" + "/".join(["n"] * DEPTHS[-1]))
+    return Box(itself, tuple(Cgroup(itself.path.joinpath(*["n"] * depth)) for depth in DEPTHS))
+
+
+@contextmanager
+def boxed(kind: type[BpfCollector], environment: Environment, *boxes: Box) -> Iterator[BpfCollector]:
+    """Open a collector whose programs know these containers."""
+    with opened(kind(environment)) as collector:
+        assert isinstance(collector, BpfCollector)
+        environment.containers.mark({box.itself.id: 0 for box in boxes})
+        yield collector
+
+
+def owners(collector: BpfCollector, box: Box) -> set[int]:
+    """Which of its cgroups have an entry."""
+    return box.ids & {row.owner for row in collector.collect(())}
+
+
+@RAW
+def test_switches_of_nested_cgroups_are_in_the_entry_of_the_container(
+    box: Box, workload: Callable[[str], str], children: list[Process], forced_off: tuple[str, ...]
+) -> None:
+    with boxed(RunQueue, Environment(forced_off=frozenset(forced_off)), box) as collector:
+        totals = Totals(collector)
+        hogs = [owner.start(workload("hog"), "0", "1000") for owner in (box.itself, *box.nested)]
+        children += hogs
+        for hog in hogs:
+            stop_point(hog)
+        start = totals.read().number(box.itself, SWITCHES) - sum(switches(hog.pid) for hog in hogs)
+        for hog in hogs:
+            go(hog)
+        while min(switches(hog.pid) for hog in hogs) < 100:
+            time.sleep(0.01)
+        for hog in hogs:
+            hog.send_signal(signal.SIGSTOP)
+            stop_point(hog)
+        time.sleep(0.05)
+        counted = totals.read().number(box.itself, SWITCHES)
+        assert counted - start == sum(switches(hog.pid) for hog in hogs)
+        assert totals.histogram(box.itself, WAITS).count == counted
+        assert owners(collector, box) == {box.itself.id}
+
+
+@RAW
+def test_calls_of_nested_cgroups_are_in_the_entry_of_the_container(box: Box, forced_off: tuple[str, ...]) -> None:
+    environment = Environment(syscalls=(RARE,), forced_off=frozenset(forced_off))
+    with boxed(Syscall, environment, box) as collector:
+        totals = Totals(collector)
+        for cycle in (1, 2):
+            for times, owner in enumerate((box.itself, *box.nested), 1):
+                owner.run(sys.executable, "-c", CALL % times)
+            assert totals.read().number(box.itself, COUNT, RARE) == cycle * (1 + 2 + 3 + 4 + 5)
+        assert owners(collector, box) == {box.itself.id}
+        assert collector.reader("syscall").entries == 1
+
+
+@pytest.mark.parametrize(
+    "forced_off",
+    [(), (SOCKET_ITERATOR,), (SOCKET_STORAGE, BATCH), ("tp_btf",)],
+    ids=["newest", "hooks", "oldest", "raw"],
+)
+def test_bytes_of_nested_cgroups_are_in_the_entry_of_the_container(box: Box, forced_off: tuple[str, ...]) -> None:
+    with boxed(NetTcp, Environment(forced_off=frozenset(forced_off)), box) as collector:
+        totals = Totals(collector)
+
+        def counted() -> tuple[float, float]:
+            totals.read()
+            return totals.number(box.itself, SENT), totals.number(box.itself, RECEIVED)
+
+        for owner in (box.itself, *box.nested):
+            owner.run(sys.executable, "-c", TALK)
+        talks = (1 + len(DEPTHS)) * TCP_BYTES
+        eventually(lambda: counted() == (talks, talks))
+        assert counted() == (talks, talks)
+        assert owners(collector, box) == {box.itself.id}
+
+
+@needs(PERF_EVENT)
+def test_faults_of_nested_cgroups_are_in_the_entry_of_the_container(
+    box: Box, workload: Callable[[str], str], children: list[Process], on_disk: Path
+) -> None:
+    with boxed(PageFaults, Environment(), box) as collector:
+        totals = Totals(collector)
+        for pages, owner in enumerate((box.itself, *box.nested), 101):
+            process = owner.start(workload("faults"), str(on_disk), str(pages), stdout=subprocess.PIPE)
+            children.append(process)
+            assert process.stdout is not None
+            stop_point(process)
+            start = totals.read().number(box.itself, FAULTS)
+            go(process)
+            stop_point(process)
+            assert int(process.stdout.readline()) == pages
+            assert totals.read().number(box.itself, FAULTS) - start == pages
+        assert owners(collector, box) == {box.itself.id}
+
+
+def test_an_entry_that_was_created_before_the_mark_is_used_on(box: Box) -> None:
+    environment = Environment(syscalls=(RARE,))
+    with boxed(Syscall, environment) as collector:
+        totals = Totals(collector)
+        before, after = box.nested[:2]
+        before.run(sys.executable, "-c", CALL % 3)
+        assert owners(collector, box) == {before.id}
+        environment.containers.mark({box.itself.id: 0})
+        for owner in (before, after, box.itself):
+            owner.run(sys.executable, "-c", CALL % 3)
+        totals.read()
+        assert [totals.number(owner, COUNT, RARE) for owner in (before, box.itself, after)] == [6, 6, 0]
+        environment.containers.mark({})
+        after.run(sys.executable, "-c", CALL % 3)
+        totals.read()
+        assert [totals.number(owner, COUNT, RARE) for owner in (before, box.itself, after)] == [6, 6, 3]
+
+
+def test_a_container_that_creates_thousands_of_cgroups_takes_one_entry(cgroup: MakeCgroup) -> None:
+    """In a small table, beside a container that nobody evicts."""
+    attacker, victim, cgroups = cgroup("attacker"), cgroup("victim"), 3000 // SCALE
+    cgroup("attacker/last")
+    environment = Environment(map_entries=512, syscalls=(RARE,))
+    with opened(Syscall(environment)) as collector:
+        assert isinstance(collector, Syscall)
+        environment.containers.mark({attacker.id: 0, victim.id: 0})
+        totals = Totals(collector)
+        victim.run(sys.executable, "-c", CALL % 301)
+        subprocess.run([sys.executable, "-c", SHORT_LIVED, str(attacker.path), str(cgroups)], check=True)
+        totals.read()
+        assert totals.number(victim, COUNT, RARE) == 301
+        assert totals.number(attacker, COUNT, RARE) == cgroups
+        assert (collector.reader("syscall").entries, evictions_of(collector)) == (2, 0)
+
+
+def test_new_pods_and_containers_are_marked_before_their_first_event(cgroup: MakeCgroup) -> None:
+    """By the kernel, from the mark of the directory that they are created in."""
+    environment = Environment(syscalls=(RARE,))
+    events = CgroupEvents(containers=environment.containers)
+    pod, container = f"kubepods-burstable-pod{UID}.slice", f"cri-containerd-{64 * 'a'}.scope"
+    names = {
+        "burstable": None,
+        f"burstable/{pod}": 1,
+        f"burstable/{pod}/{container}": 0,
+        f"burstable/{pod}/{container}/nested": None,
+        f"burstable/{pod}/{64 * 'b'}": 0,
+        f"burstable/{pod}/{63 * 'c'}": None,
+        f"burstable/pod{32 * 'd'}": 1,
+        f"burstable/pod{31 * 'd'}": None,
+        f"other-{UID}": None,
+        f"other-{UID}/{64 * 'a'}": None,
+    }
+    with closing(events), opened(Syscall(environment)) as collector:
+        assert isinstance(collector, Syscall)
+        events.open()
+        made = {}
+        for name, expected in names.items():
+            made[name] = cgroup(name)
+            if name == "burstable":
+                environment.containers.mark({made[name].id: 2})
+            assert levels_of(collector, made[name]) == (2 if name == "burstable" else expected), name
+        made[f"burstable/{pod}/{container}/nested"].run(sys.executable, "-c", CALL % 7)
+        totals = Totals(collector).read()
+        assert totals.number(made[f"burstable/{pod}/{container}"], COUNT, RARE) == 7
+        # What has vanished is unmarked, also if the agent never knew it.
+        environment.containers.mark({}, {cgroup.id for cgroup in made.values()})
+        assert {levels_of(collector, cgroup) for cgroup in made.values()} == {None}
+
+
+def levels_of(collector: BpfCollector, cgroup: Cgroup) -> int | None:
+    """The mark of a cgroup."""
+    assert collector._loaded is not None
+    found = collector._loaded.object.maps["containers"].lookup(cgroup.id.to_bytes(8, "little"))
+    return None if found is None else int.from_bytes(found, "little")

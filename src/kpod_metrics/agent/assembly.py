@@ -80,7 +80,9 @@ def build(settings: Settings) -> Agent:
         raise RefusedError(
             f"uid {os.geteuid()} may not load BPF programs: run as root, or with CAP_BPF and CAP_PERFMON"
         )
-    events = CgroupEvents(sys_root=settings.sys_root, proc_root=settings.proc_root, root=root)
+    events = CgroupEvents(
+        sys_root=settings.sys_root, proc_root=settings.proc_root, root=root, containers=environment.containers
+    )
     finder = Finder(root, namer_of(settings), kept_files(), events, environment.exceeded)
     return Agent(settings, finder, chosen)
 

@@ -15,6 +15,7 @@ from kpod_metrics.columns import Column
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, SOCKET_STORAGE, TASK_STORAGE, TASK_TABLE, TP_BTF, with_dependent, with_needed
 from kpod_metrics.kernel import libbpf
+from kpod_metrics.kernel.containers import Containers
 from kpod_metrics.kernel.maps import CumulativeMap, Entry
 from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, ProgramHealth, Programs, attach_all
 from kpod_metrics.kernel.tasks import SharedTasks
@@ -56,6 +57,8 @@ class Environment:
     """Kernel features without a fallback: if the kernel refuses one, the metrics that use it are off."""
     tasks: SharedTasks = field(init=False, compare=False)
     """The namespaces of all processes, for collectors that ask for them."""
+    containers: Containers = field(init=False, compare=False, default_factory=Containers)
+    """The containers that the kernel programs know."""
     exceeded: Ledger = field(init=False, compare=False, default_factory=Ledger)
     """Who went over a limit of its own."""
 
@@ -237,6 +240,7 @@ class BpfCollector(OwnsBpfObject, Collector):
         entries = self.environment.map_entries or map_entries(libbpf.possible_cpus())
         for name in self.metric_maps:
             bpf.maps[name].max_entries = entries
+        loaded.share(where.containers)
         self._choose_types(bpf)
         self._choose_storage(bpf)
         self.prepare(bpf)

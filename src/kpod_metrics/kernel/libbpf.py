@@ -63,6 +63,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map__key_size": (_U32, (_P,)),
     "bpf_map__value_size": (_U32, (_P,)),
     "bpf_map__set_autocreate": (_I, (_P, ctypes.c_bool)),
+    "bpf_map__reuse_fd": (_I, (_P, _I)),
     "bpf_map__initial_value": (_P, (_P, ctypes.POINTER(_Z))),
     "bpf_map__btf_key_type_id": (_U32, (_P,)),
     "bpf_map__btf_value_type_id": (_U32, (_P,)),
@@ -223,6 +224,10 @@ class Map(_Tagged):
     def disable_autocreate(self) -> None:
         """Do not create this map at load; programs that use it must be dead code, or not be loaded either."""
         self._check(self._lib.so.bpf_map__set_autocreate(self._pointer, False), f"map {self.name}")
+
+    def reuse(self, other: "Map") -> None:
+        """Be the same map as one of another object, which is loaded; before load."""
+        self._check(self._lib.so.bpf_map__reuse_fd(self._pointer, other.fd), f"map {self.name}: reuse")
 
     @property
     def key_layout(self) -> btf.Layout:

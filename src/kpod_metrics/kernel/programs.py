@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel import libbpf, rights
+from kpod_metrics.kernel.containers import Containers
 from kpod_metrics.kernel.maps import Counter, CumulativeMap
 
 OBJECTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
@@ -69,10 +70,16 @@ class Programs:
             )
         self.object = libbpf.Object(os.path.join(objects, f"{name}.bpf.o"))
         self.links: list[libbpf.Link] = []
+        self._containers: Containers | None = None
         self.readers: Mapping[str, CumulativeMap] = {}
         """Readers of its metric maps, by the map's name."""
         self.counters = {map_.of: Counter(map_) for map_ in self.object.maps.values() if map_.role == "counts"}
         """What happened to a map, by the name of the map or state."""
+
+    def share(self, containers: Containers) -> None:
+        """Use the same marks of containers as other objects; before load."""
+        containers.join(self.object.maps["containers"])
+        self._containers = containers
 
     def map_health(self) -> list[MapHealth]:
         """State of every map, with its failed updates if the programs count them."""
@@ -101,6 +108,9 @@ class Programs:
         """Detach and unload; a second call does nothing."""
         while self.links:
             self.links.pop().close()
+        if self._containers is not None:
+            self._containers.leave(self.object.maps["containers"])
+            self._containers = None
         self.object.close()
 
 

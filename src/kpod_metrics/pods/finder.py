@@ -8,6 +8,7 @@ from kpod_metrics.bounds import Ledger
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import Directory, Tree, is_whole
 from kpod_metrics.errors import UnavailableError, described
+from kpod_metrics.kernel.libbpf import KernelError
 from kpod_metrics.pods.model import Snapshot
 from kpod_metrics.pods.source import Source
 
@@ -57,6 +58,8 @@ class Finder:
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
+        self._marked: Snapshot | None = Snapshot()
+        """The snapshot whose containers the kernel programs know; None if they do not know all."""
         self._hears = False
         """Whether the kernel reports new cgroups."""
         self._part: bool | None = None
@@ -154,8 +157,22 @@ class Finder:
             for directory in directories:
                 vanished.pop(directory.id, None)
         found = self._namer.snapshot(self.root, directories, vanished, active)
+        self._mark(found)
         self._made = {}
         return found
+
+    def _mark(self, found: Snapshot) -> None:
+        """Tell the kernel programs which cgroups are containers. A refused mark costs entries in the maps, no event."""
+        if self.events is None or (found is self._marked and not self._made):
+            return
+        try:
+            self.events.mark(found.holders, self._made.keys())
+        except KernelError as error:
+            if self._marked is not None:
+                log.warning("not every container has a mark: its cgroups have entries of their own: %s", error)
+            self._marked = None
+        else:
+            self._marked = found
 
     def _remember(self, ids: Sequence[int], there: int) -> None:
         for id_ in ids:

@@ -70,6 +70,9 @@ class Snapshot:
     """The cgroups whose files are read."""
     present: frozenset[int] = frozenset()
     """The ids of all existing cgroups, with or without an owner."""
+    holders: Mapping[int, int] = field(default_factory=dict)
+    """By cgroup id, how many levels of directories are above those below which everything has the same owner, whatever
+    is created there: 0 for these themselves, such as a container's, 1 for a pod's, 2 for one that has pods."""
     reasons: Mapping[int, str] = field(default_factory=dict)
     """Why the other cgroups have no owner, by cgroup id."""
     kept: frozenset[Identity] = frozenset()

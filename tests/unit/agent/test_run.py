@@ -222,6 +222,9 @@ class Reports:
 
     programs = maps
 
+    def mark(self, levels: object, created: object) -> None:
+        """Nothing to mark."""
+
     def take(self) -> dict[int, str]:
         """What is new."""
         taken, self.new = self.new, {}

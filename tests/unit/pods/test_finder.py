@@ -1,6 +1,8 @@
 """What the kernel tells of new cgroups and what a walk finds, brought together."""
 
-from collections.abc import Mapping, Sequence
+import errno
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +11,7 @@ import pytest
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.tree import Directory
 from kpod_metrics.errors import UnavailableError
+from kpod_metrics.kernel.libbpf import KernelError
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import Snapshot
 from kpod_metrics.pods.standalone import StandaloneNamer
@@ -21,6 +24,8 @@ class News:
         self.told: list[tuple[int, str]] = []
         self.refused = refused
         self.closed = 0
+        self.marks: list[tuple[dict[int, int], set[int]]] = []
+        self.full = False
 
     def open(self) -> None:
         if self.refused:
@@ -30,18 +35,25 @@ class News:
         told, self.told = self.told, []
         return told
 
+    def mark(self, levels: Mapping[int, int], created: Set[int] = frozenset()) -> None:
+        self.marks.append((dict(levels), set(created)))
+        if self.full:
+            raise KernelError("map containers: update", errno.E2BIG, [])
+
     def close(self) -> None:
         self.closed += 1
 
 
 class Namer(StandaloneNamer):
     vanished: Mapping[int, str]
+    holders: Mapping[int, int] | None = None
 
     def snapshot(
         self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
         self.vanished = dict(vanished)
-        return super().snapshot(root, directories, vanished, active)
+        snapshot = super().snapshot(root, directories, vanished, active)
+        return snapshot if self.holders is None else replace(snapshot, holders=self.holders)
 
 
 def test_news_that_the_walk_does_not_find_have_passed(tmp_path: Path) -> None:
@@ -64,6 +76,30 @@ def test_news_that_the_walk_does_not_find_have_passed(tmp_path: Path) -> None:
     assert namer.vanished == {}
     finder.close()
     assert news.closed == 1
+
+
+def test_the_kernel_learns_which_cgroups_are_containers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With each snapshot that is another one, and what the kernel may have marked itself; a refusal is logged once."""
+    news, namer = News(), Namer()
+    finder = Finder(str(tmp_path), namer, events=cast(CgroupEvents, news))
+    finder.open()
+    (tmp_path / "cgroup.procs").touch()
+    finder.refresh()
+    finder.refresh()
+    namer.holders = {17: 0, 18: 1}
+    finder.refresh()
+    assert news.marks.pop() == ({17: 0, 18: 1}, set())
+    news.told, news.full = [(20, "gone")], True
+    for _ in range(2):
+        assert finder.refresh().holders == {17: 0, 18: 1}
+    assert [created for _, created in news.marks[-2:]] == [{20}, set()]
+    assert caplog.messages == [
+        "not every container has a mark: its cgroups have entries of their own: "
+        "map containers: update: E2BIG (Argument list too long)"
+    ]
+    news.full = False
+    finder.refresh()
+    assert news.marks.pop() == ({17: 0, 18: 1}, set())
 
 
 def test_without_the_hook_the_walk_goes_on(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""A stand-in for `Map` shows what is written to it; what programs do with the marks is shown by tests/live."""
+
+import errno
+import struct
+from typing import cast
+
+import pytest
+
+from kpod_metrics.kernel.containers import Containers
+from kpod_metrics.kernel.libbpf import KernelError, Map
+
+
+class FakeMap:
+    """What `Containers` uses of `Map`."""
+
+    def __init__(self, room: int = 100) -> None:
+        self.room = room
+        self.content: dict[int, int] = {}
+        self.writes = 0
+        self.shares: FakeMap | None = None
+
+    def reuse(self, other: "FakeMap") -> None:
+        self.shares = other
+
+    def update(self, key: bytes, value: bytes) -> None:
+        self.writes += 1
+        (cgroup,), (levels,) = struct.unpack("<Q", key), struct.unpack("<I", value)
+        if cgroup not in self.content and len(self.content) >= self.room:
+            raise KernelError("update", errno.E2BIG, [])
+        self.content[cgroup] = levels
+
+    def delete(self, key: bytes) -> bool:
+        self.writes += 1
+        return self.content.pop(struct.unpack("<Q", key)[0], None) is not None
+
+
+def joined(containers: Containers, map_: FakeMap) -> FakeMap:
+    containers.join(cast(Map, map_))
+    return map_
+
+
+def test_only_differences_are_written() -> None:
+    containers = Containers()
+    map_ = joined(containers, FakeMap())
+    containers.mark({1: 0, 2: 1})
+    assert (map_.content, map_.writes) == ({1: 0, 2: 1}, 2)
+    containers.mark({2: 1, 3: 2})
+    assert (map_.content, map_.writes) == ({2: 1, 3: 2}, 4)
+    containers.mark({2: 1, 3: 2})
+    assert map_.writes == 4
+    containers.mark({2: 0})
+    assert map_.content == {2: 0}
+
+
+def test_what_the_kernel_marked_is_corrected() -> None:
+    containers = Containers()
+    map_ = joined(containers, FakeMap())
+    containers.mark({1: 1})
+    map_.content |= {2: 0, 3: 0}
+    containers.mark({1: 1, 2: 0}, {2, 3})
+    assert map_.content == {1: 1, 2: 0}
+
+
+def test_all_maps_are_one_until_the_last_leaves() -> None:
+    containers = Containers()
+    containers.mark({1: 0})  # no programs are loaded
+    first, second = joined(containers, FakeMap()), joined(containers, FakeMap())
+    assert (first.shares, second.shares) == (None, first)
+    containers.mark({1: 0})
+    containers.leave(cast(Map, first))
+    containers.mark({1: 0, 2: 0})
+    assert (first.content, second.content) == ({1: 0}, {2: 0})
+    assert joined(containers, FakeMap()).shares is second
+    containers = Containers()
+    for _ in range(2):  # a new map is empty
+        map_ = joined(containers, FakeMap())
+        containers.mark({1: 0})
+        assert map_.content == {1: 0}
+        containers.leave(cast(Map, map_))
+
+
+def test_a_full_map_refuses_and_the_rest_is_written() -> None:
+    containers = Containers()
+    map_ = joined(containers, FakeMap(room=2))
+    with pytest.raises(KernelError, match="E2BIG"):
+        containers.mark({1: 0, 2: 0, 3: 0})
+    assert map_.content == {1: 0, 2: 0}
+    with pytest.raises(KernelError, match="E2BIG"):
+        containers.mark({1: 1, 3: 0, 4: 0})
+    assert map_.content == {1: 1, 3: 0}
+    containers.mark({3: 0, 4: 0})
+    assert map_.content == {3: 0, 4: 0}
