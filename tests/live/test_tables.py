@@ -90,6 +90,7 @@ with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(
     assert len(accepted.recv({TCP_BYTES}, socket.MSG_WAITALL)) == {TCP_BYTES}
     accepted.close()
 """
+TALK_LATER = TALK.replace("    client.send", "    print('connected', flush=True)\n    input()\n    client.send")
 CALL = "import os\nfor _ in range(%d): os.sched_rr_get_interval(0)"
 
 
@@ -111,12 +112,18 @@ def box(cgroup: MakeCgroup) -> Box:
     return Box(itself, tuple(Cgroup(itself.path.joinpath(*["n"] * depth)) for depth in DEPTHS))
 
 
+def mark(environment: Environment, *cgroups: Cgroup) -> None:
+    """Tell the programs that these are containers."""
+    ids = dict.fromkeys([cgroup.id for cgroup in cgroups], 0)
+    environment.containers.mark(ids, ids.keys())
+
+
 @contextmanager
 def boxed(kind: type[BpfCollector], environment: Environment, *boxes: Box) -> Iterator[BpfCollector]:
     """Open a collector whose programs know these containers."""
     with opened(kind(environment)) as collector:
         assert isinstance(collector, BpfCollector)
-        environment.containers.mark({box.itself.id: 0 for box in boxes})
+        mark(environment, *(box.itself for box in boxes))
         yield collector
 
 
@@ -184,6 +191,28 @@ def test_bytes_of_nested_cgroups_are_in_the_entry_of_the_container(box: Box, for
         assert owners(collector, box) == {box.itself.id}
 
 
+def test_sockets_of_a_removed_container_take_one_entry(cgroup: MakeCgroup, children: list[Process]) -> None:
+    """A socket stays in the cgroup that it was created in: here its process has left, and all cgroups are removed."""
+    gone, other, environment = cgroup("gone"), cgroup("other"), Environment()
+    nested = [cgroup(f"gone/{number}") for number in range(5)]
+    with opened(NetTcp(environment)) as collector:
+        mark(environment, gone)
+        totals = Totals(collector)
+        for owner in nested:
+            process = owner.start(sys.executable, "-c", TALK_LATER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            children.append(process)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"connected\n"
+            (other.path / "cgroup.procs").write_text(str(process.pid))
+            owner.path.rmdir()
+        gone.path.rmdir()
+        environment.containers.mark({}, {other.id})
+        for process in children:
+            process.communicate(b"now\n", timeout=10)
+        eventually(lambda: totals.read().number(gone, SENT) == len(nested) * TCP_BYTES)
+        assert {gone.id, *(owner.id for owner in nested)} & {row.owner for row in collector.collect(())} == {gone.id}
+
+
 @needs(PERF_EVENT)
 def test_faults_of_nested_cgroups_are_in_the_entry_of_the_container(
     box: Box, workload: Callable[[str], str], children: list[Process], on_disk: Path
@@ -210,12 +239,12 @@ def test_an_entry_that_was_created_before_the_mark_is_used_on(box: Box) -> None:
         before, after = box.nested[:2]
         before.run(sys.executable, "-c", CALL % 3)
         assert owners(collector, box) == {before.id}
-        environment.containers.mark({box.itself.id: 0})
+        mark(environment, box.itself)
         for owner in (before, after, box.itself):
             owner.run(sys.executable, "-c", CALL % 3)
         totals.read()
         assert [totals.number(owner, COUNT, RARE) for owner in (before, box.itself, after)] == [6, 6, 0]
-        environment.containers.mark({})
+        environment.containers.mark({}, box.ids)
         after.run(sys.executable, "-c", CALL % 3)
         totals.read()
         assert [totals.number(owner, COUNT, RARE) for owner in (before, box.itself, after)] == [6, 6, 3]
@@ -228,7 +257,7 @@ def test_a_container_that_creates_thousands_of_cgroups_takes_one_entry(cgroup: M
     environment = Environment(map_entries=512, syscalls=(RARE,))
     with opened(Syscall(environment)) as collector:
         assert isinstance(collector, Syscall)
-        environment.containers.mark({attacker.id: 0, victim.id: 0})
+        mark(environment, attacker, victim)
         totals = Totals(collector)
         victim.run(sys.executable, "-c", CALL % 301)
         subprocess.run([sys.executable, "-c", SHORT_LIVED, str(attacker.path), str(cgroups)], check=True)
@@ -262,13 +291,14 @@ def test_new_pods_and_containers_are_marked_before_their_first_event(cgroup: Mak
         for name, expected in names.items():
             made[name] = cgroup(name)
             if name == "burstable":
-                environment.containers.mark({made[name].id: 2})
+                environment.containers.mark({made[name].id: 2}, {made[name].id})
             assert levels_of(collector, made[name]) == (2 if name == "burstable" else expected), name
         made[f"burstable/{pod}/{container}/nested"].run(sys.executable, "-c", CALL % 7)
         totals = Totals(collector).read()
         assert totals.number(made[f"burstable/{pod}/{container}"], COUNT, RARE) == 7
-        # What has vanished is unmarked, also if the agent never knew it.
-        environment.containers.mark({}, {cgroup.id for cgroup in made.values()})
+        # What does not belong is unmarked, also if the agent never knew it.
+        ids = {cgroup.id for cgroup in made.values()}
+        environment.containers.mark({}, ids, ids)
         assert {levels_of(collector, cgroup) for cgroup in made.values()} == {None}
 
 

@@ -2,7 +2,6 @@
 
 import os
 import struct
-from collections.abc import Mapping, Set
 
 from kpod_metrics.cgroup.tree import is_whole
 from kpod_metrics.kernel.containers import Containers
@@ -39,7 +38,8 @@ class CgroupEvents(OwnsBpfObject):
         `containers` are the marks that the collectors' programs use: new pods and containers are marked there at once.
         """
         self._where = (objects, sys_root, proc_root)
-        self._containers = containers or Containers()
+        self.containers = containers or Containers()
+        """What the kernel programs know, also those of the collectors."""
         self._root = root
         self._path_at = 0
         self._part = False
@@ -53,20 +53,12 @@ class CgroupEvents(OwnsBpfObject):
         self._part = bool(self._root) and not is_whole(self._root)
         if self._part:
             bpf.set_rodata("root_id", os.stat(self._root).st_ino.to_bytes(8, "little"))
-        loaded.share(self._containers)
+        loaded.share(self.containers)
         bpf.load()
         # A ring buffer has no type for its records; this map has. The path is the last field.
         record = bpf.maps["new_cgroup_record"]
         self._path_at = record.value_size - record.value_layout.fields["path"].count
         loaded.links.append(bpf.programs["cgroup_created"].attach())
-
-    def mark(self, levels: Mapping[int, int], created: Set[int] = frozenset()) -> None:
-        """Tell the kernel programs, also those of the collectors, which cgroups are containers. Raises KernelError.
-
-        `levels` has how many levels above containers a cgroup is, `created` all cgroups that `take` reported since the
-        last call.
-        """
-        self._containers.mark(levels, created)
 
     def take(self) -> list[tuple[int, str]]:
         """Return ids and paths of the v2 cgroups created since the last call, in order; does not block.

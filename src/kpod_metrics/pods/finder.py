@@ -166,7 +166,7 @@ class Finder:
         if self.events is None or (found is self._marked and not self._made):
             return
         try:
-            self.events.mark(found.holders, self._made.keys())
+            self.events.containers.mark(found.holders, found.present, self._made)
         except KernelError as error:
             if self._marked is not None:
                 log.warning("not every container has a mark: its cgroups have entries of their own: %s", error)

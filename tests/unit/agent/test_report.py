@@ -11,6 +11,7 @@ from kpod_metrics import health
 from kpod_metrics.agent import report
 from kpod_metrics.collectors.kit import Signal
 from kpod_metrics.errors import KpodError
+from kpod_metrics.kernel.containers import Containers
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
 from kpod_metrics.pods.model import Identity
 from tests.unit.agent.hub import EVENTS, OTHERS, Counting, Hub
@@ -142,11 +143,10 @@ def test_source_of_pods_is_told(tmp_path: Path) -> None:
 class Reports:
     """The kernel's reports of new cgroups, with a map and a program."""
 
+    containers = Containers()
+
     def open(self) -> None:
         """Nothing."""
-
-    def mark(self, levels: object, created: object) -> None:
-        """Nothing to mark."""
 
     def take(self) -> dict[int, str]:
         """None."""

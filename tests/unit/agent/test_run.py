@@ -15,6 +15,7 @@ from kpod_metrics.diagnosis.rates import RATED
 from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.kernel import rights
+from kpod_metrics.kernel.containers import Containers
 from kpod_metrics.metrics import Table, counter
 from kpod_metrics.pods.model import Identity, Workload
 from tests.unit.agent.hub import EVENTS, OTHERS, Counting, Hub
@@ -204,6 +205,8 @@ def test_name_that_comes_is_on_the_page_at_once(tmp_path: Path, running: Callabl
 class Reports:
     """The kernel's reports of new cgroups."""
 
+    containers = Containers()
+
     def __init__(self) -> None:
         self.new: dict[int, str] = {}
         self.calls: list[str] = []
@@ -221,9 +224,6 @@ class Reports:
         return []
 
     programs = maps
-
-    def mark(self, levels: object, created: object) -> None:
-        """Nothing to mark."""
 
     def take(self) -> dict[int, str]:
         """What is new."""

@@ -1,7 +1,7 @@
 """What the kernel tells of new cgroups and what a walk finds, brought together."""
 
 import errno
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -17,6 +17,19 @@ from kpod_metrics.pods.model import Snapshot
 from kpod_metrics.pods.standalone import StandaloneNamer
 
 
+class Marks:
+    """Stands in for what the kernel's programs know of containers."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[dict[int, int], set[int], set[int]]] = []
+        self.full = False
+
+    def mark(self, levels: Mapping[int, int], present: Set[int], created: Iterable[int] = ()) -> None:
+        self.told.append((dict(levels), {*present}, {*created}))
+        if self.full:
+            raise KernelError("map containers: update", errno.E2BIG, [])
+
+
 class News:
     """Stands in for the kernel's word of new cgroups, which tests/live hears for real."""
 
@@ -24,8 +37,7 @@ class News:
         self.told: list[tuple[int, str]] = []
         self.refused = refused
         self.closed = 0
-        self.marks: list[tuple[dict[int, int], set[int]]] = []
-        self.full = False
+        self.containers = Marks()
 
     def open(self) -> None:
         if self.refused:
@@ -34,11 +46,6 @@ class News:
     def take(self) -> list[tuple[int, str]]:
         told, self.told = self.told, []
         return told
-
-    def mark(self, levels: Mapping[int, int], created: Set[int] = frozenset()) -> None:
-        self.marks.append((dict(levels), set(created)))
-        if self.full:
-            raise KernelError("map containers: update", errno.E2BIG, [])
 
     def close(self) -> None:
         self.closed += 1
@@ -86,20 +93,22 @@ def test_the_kernel_learns_which_cgroups_are_containers(tmp_path: Path, caplog: 
     (tmp_path / "cgroup.procs").touch()
     finder.refresh()
     finder.refresh()
+    root, marks = tmp_path.stat().st_ino, news.containers
+    assert marks.told == [({}, {root}, set())]
     namer.holders = {17: 0, 18: 1}
     finder.refresh()
-    assert news.marks.pop() == ({17: 0, 18: 1}, set())
-    news.told, news.full = [(20, "gone")], True
-    for _ in range(2):
+    assert marks.told.pop() == ({17: 0, 18: 1}, {root}, set())
+    news.told, marks.full = [(20, "gone")], True
+    for created in ({20}, set[int]()):
         assert finder.refresh().holders == {17: 0, 18: 1}
-    assert [created for _, created in news.marks[-2:]] == [{20}, set()]
+        assert marks.told.pop() == ({17: 0, 18: 1}, {root}, created)
     assert caplog.messages == [
         "not every container has a mark: its cgroups have entries of their own: "
         "map containers: update: E2BIG (Argument list too long)"
     ]
-    news.full = False
+    marks.full = False
     finder.refresh()
-    assert news.marks.pop() == ({17: 0, 18: 1}, set())
+    assert marks.told.pop() == ({17: 0, 18: 1}, {root}, set())
 
 
 def test_without_the_hook_the_walk_goes_on(tmp_path: Path) -> None:
