@@ -16,8 +16,9 @@ LIMITS = {
     "claims": "a second cgroup with the ids of a container that exists",
     "cgroups": "cgroups below one container or unit",
     "map_entries": "entries in a kernel map",
-    "mountinfo": "bytes of a mount table",
-    "hung_mounts": "file systems that do not answer",
+    "mountinfo": "bytes of the tables of mounts (`/proc/PID/mountinfo`): 256 KiB, and 16 KiB per cycle on average",
+    "file_systems": "file systems",
+    "hung_mounts": "file systems that do not answer, and those that wait behind them",
     "mount_namespaces": "mount namespaces of one container",
     "network_namespaces": "network namespaces of one container",
 }

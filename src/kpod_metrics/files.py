@@ -23,6 +23,23 @@ def read_bytes(path: str) -> bytes:
         os.close(fd)
 
 
+def read_lines(path: str, limit: int) -> tuple[bytes, bool]:
+    """Return the complete lines in the first `limit` bytes of a kernel file, and whether these are all lines.
+
+    Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts, size = [], 0
+        while size <= limit and (part := os.read(fd, _ROOM)):
+            parts.append(part)
+            size += len(part)
+    finally:
+        os.close(fd)
+    content = b"".join(parts)
+    return (content, True) if size <= limit else (content[: content.rfind(b"\n", 0, limit) + 1], False)
+
+
 class KeptFiles:
     """Reads the same kernel files repeatedly, and keeps their descriptors open.
 

@@ -20,18 +20,20 @@ import pytest
 
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.cgroup.tree import Tree
-from kpod_metrics.collectors import filesystem
 from kpod_metrics.collectors.cpu import Cpu
 from kpod_metrics.collectors.filesystem import Filesystem
 from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
+from kpod_metrics.collectors.parts import mount_tables
 from kpod_metrics.collectors.parts.drm import Drm
+from kpod_metrics.collectors.parts.mount_tables import CYCLE_BYTES, TABLE_BYTES
 from kpod_metrics.collectors.parts.statvfs import STUCK_OF_A_POD
 from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
 from kpod_metrics.exposition.samples import shown
 from kpod_metrics.features import TASK_ITERATOR
+from kpod_metrics.files import read_lines
 from kpod_metrics.kernel.openat2 import fstatvfs_below
 from kpod_metrics.kernel.tasks import KTHREADD, Tasks
 from kpod_metrics.pods.model import Group, Identity
@@ -313,12 +315,12 @@ def test_mounts_that_come_and_go(
     assert answer(process) == "ready"
     reads = []
 
-    def counted(path: str) -> bytes:
+    def counted(path: str, limit: int) -> tuple[bytes, bool]:
         reads.append(path)
-        return read_if_there(path)
+        return read_lines(path, limit)
 
     with opened(Filesystem(environment)) as collector, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filesystem, "read_if_there", counted)
+        patch.setattr(mount_tables, "read_lines", counted)
 
         def points() -> set[str]:
             rows = list(collector.collect([group(inside)]))
@@ -695,6 +697,61 @@ def test_mounts_of_tenants_that_hang_cost_their_pods_only(
                 daemon.kill()
                 daemon.wait()
             eventually(lambda: helpers() <= 1)
+
+
+MANY_MOUNTS = """
+mount --make-rprivate / && mount -t tmpfs -o size=4m none /mnt && mkdir /mnt/here && mount -t tmpfs none /mnt/here
+mkdir /mnt/here/a /mnt/last
+for doubled in $(seq $0); do mount --rbind /mnt/here /mnt/here/a && mount --make-rprivate /mnt/here; done
+mount -t tmpfs -o size=7m none /mnt/last
+echo ready
+while read line; do mount -t tmpfs -o size=1m none /mnt/last && umount /mnt/last; echo done; done
+"""
+"""The loop doubles the mounts. Then the table changes with each line."""
+
+
+@pytest.mark.usefixtures("mount_namespaces")
+@pytest.mark.parametrize("doubled", [2, 10, 14], ids=["4 mounts", "1,000 mounts", "16,000 mounts"])
+def test_table_of_mounts_of_a_tenant_costs_others_nothing(
+    cgroup: MakeCgroup, children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doubled: int
+) -> None:
+    """It changes in every cycle. A pod beside it has its sizes, and new mounts at once."""
+    tenant, victim = cgroup("tenant"), cgroup("victim")
+    process = piped(victim, children, "unshare", "-m", "--propagation", "private", "sh", "-c", MOUNTS, str(tmp_path))
+    assert answer(process) == "ready"
+    user = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    own = ("unshare", "--user", "--map-root-user", "--mount")
+    hostile = piped(tenant, children, *user, *own, "sh", "-c", MANY_MOUNTS, str(doubled))
+    assert answer(hostile) == "ready"
+    length = len(Path(f"/proc/{hostile.pid}/mountinfo").read_bytes())
+    read: list[tuple[str, int]] = []
+
+    def counted(path: str, limit: int) -> tuple[bytes, bool]:
+        found = read_lines(path, limit)
+        read.append((path.split("/")[2], len(found[0])))
+        return found
+
+    monkeypatch.setattr(mount_tables, "read_lines", counted)
+    environment = Environment()
+    with opened(Filesystem(environment)) as collector:
+        for cycle in range(8):
+            assert answer(hostile, "") == "done"
+            place = f"{tmp_path}/later"
+            assert answer(process, f"mount -t tmpfs -o size={cycle + 1}m none {place}") == "done"
+            totals = Totals(collector).read([group(tenant), group(victim)])
+            assert totals.number(victim, "kpod_fs_capacity_bytes", place) == cycle + 1 << 20
+            assert totals.number(victim, "kpod_fs_capacity_bytes", f"{tmp_path}/root") == 4 << 20
+            assert totals.number(tenant, "kpod_fs_capacity_bytes", "/mnt/here") > 0
+            assert answer(process, f"umount {place}") == "done"
+    theirs = [size for pid, size in read if pid == str(hostile.pid)]
+    named = {(row.owner, *row.labels) for row in environment.exceeded.rows()}
+    if length <= CYCLE_BYTES:
+        assert len(theirs) == 8
+        assert not named
+    else:
+        assert sum(theirs) <= TABLE_BYTES
+        assert len(theirs) == 1 + 7 // (1 + theirs[0] // CYCLE_BYTES)
+        assert named == {(tenant.id, "mountinfo")}
 
 
 WHAT = ("capacity", "usage", "available")

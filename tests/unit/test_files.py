@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.files import KeptFiles, read_bytes
+from kpod_metrics.files import KeptFiles, read_bytes, read_lines
 
 
 def descriptors() -> int:
@@ -68,3 +68,15 @@ def test_missing_file_is_an_error_each_time(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(FileNotFoundError):
             files.read(str(tmp_path), "none")
+
+
+def test_lines_up_to_a_limit(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    content = b"".join(b"%d\n" % number for number in range(100_000))
+    file.write_bytes(content)
+    assert read_lines(str(file), len(content)) == (content, True)
+    assert read_lines(str(file), len(content) - 1) == (content[: -len("99999\n")], False)
+    assert read_lines(str(file), 5) == (b"0\n1\n", False)
+    assert read_lines(str(file), 1) == (b"", False)
+    file.write_bytes(b"")
+    assert read_lines(str(file), 5) == (b"", True)

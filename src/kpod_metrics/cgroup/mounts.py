@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kpod_metrics.cgroup.keyed import decimal
 from kpod_metrics.cgroup.tree import unescape_mount
 
 _NO_DATA = frozenset(
@@ -21,7 +20,12 @@ _NO_DATA = frozenset(
 )
 """Types of file systems without data, or whose usage has no meaning."""
 
-_SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
+_NUMBER = re.compile(r"[0-9]{1,20}")
+
+_SYSTEM_FOLDERS = ("/proc/", "/sys/", "/dev/")
+
+MAX_POINTS = 64
+"""Mount points of a device that are kept, the shortest ones. A container has five single files of its node's disk."""
 
 _PRIVATE_FOLDERS = re.compile(
     r"/(?:var/lib/(?:kubelet|docker|containerd|containers|rancher|k0s)|run/(?:containerd|containers|crio|docker|k3s))"
@@ -46,18 +50,17 @@ class FileSystem:
     device: str
     """MAJ:MIN."""
     points: list[Point]
-    """Its mount points, the shortest path first. Some can be single files, which mountinfo does not show."""
+    """Its shortest mount points, the shortest one first. Some can be single files, which mountinfo does not show."""
 
 
 @dataclass(slots=True)
 class _Mount:
-    id: int
-    parent: int
+    id: str
+    parent: str
     device: str
     root: str
     """The directory of the file system that is mounted."""
     point: str
-    kind: str
     left_out: bool
 
 
@@ -65,14 +68,18 @@ class Host:
     """Finds the path of a directory on the host, by the mounts of the host's first process."""
 
     def __init__(self, mountinfo: bytes) -> None:
-        mounts = [mount for mount in _tree(mountinfo)[0] if not _PRIVATE_FOLDERS.search(mount.point)]
-        self._mounts = sorted(mounts, key=lambda mount: len(mount.root), reverse=True)
+        self._mounts: dict[str, list[_Mount]] = {}
+        for mount in _mounts(mountinfo).values():
+            if not _PRIVATE_FOLDERS.search(mount.point):
+                self._mounts.setdefault(mount.device, []).append(mount)
+        for mounts in self._mounts.values():
+            mounts.sort(key=lambda mount: len(mount.root), reverse=True)
 
     def path(self, device: str, directory: str) -> str | None:
         """Return the host's path of a directory of a device; None if it is not mounted on the host."""
-        for mount in self._mounts:
+        for mount in self._mounts.get(device, ()):
             root = mount.root.rstrip("/")
-            if mount.device == device and (directory + "/").startswith(root + "/"):
+            if (directory + "/").startswith(root + "/"):
                 return _joined(mount.point, directory[len(root) :])
         return None
 
@@ -81,23 +88,24 @@ def file_systems(mountinfo: bytes, host: Callable[[], Host] | None = None) -> li
     """Return the reachable file systems with data, in the order of their first mount.
 
     If the process sees a part of the host's tree, `host` is called, and file systems that belong to other containers
-    there are excluded.
+    there are excluded. The time that it takes grows with the length of `mountinfo`, whatever that contains.
     """
-    mounts, below = _tree(mountinfo)
-    by_id = {mount.id: mount for mount in mounts}
+    mounts = _mounts(mountinfo)
+    reachable = _reachable(mounts)
     found: dict[str, FileSystem] = {}
-    for mount in mounts:
-        if mount.left_out or _seen_at(mount.point, below) is not mount:
+    for mount in mounts.values():
+        if mount.left_out or mount.id not in reachable:
             continue
-        if host is not None and _is_of_another_container(mount, by_id.get(mount.parent), host):
+        if host is not None and _is_of_another_container(mount, mounts.get(mount.parent), host):
             continue
-        place = Point(mount.point, mount.id)
+        place = Point(mount.point, int(mount.id))
         if (known := found.get(mount.device)) is not None:
             known.points.append(place)
         else:
             found[mount.device] = FileSystem(mount.device, [place])
     for system in found.values():
         system.points.sort(key=lambda point: len(point.path))
+        del system.points[MAX_POINTS:]
     return list(found.values())
 
 
@@ -119,50 +127,65 @@ def _joined(directory: str, below: str) -> str:
     return directory.rstrip("/") + below or "/"
 
 
-_Below = dict[tuple[int | None, str], _Mount]
-"""Mounts by their parent mount (None: not visible to this process) and mount point."""
-
-
-def _tree(mountinfo: bytes) -> tuple[list[_Mount], _Below]:
-    ids: set[int] = set()
-    mounts = []
-    for line in mountinfo.split(b"\n")[:-1]:
-        head, separator, tail = line.partition(b" - ")
-        fields, super_fields = head.split(b" "), tail.split(b" ")
-        if not separator or len(fields) < 6 or len(super_fields) < 3:
+def _mounts(mountinfo: bytes) -> dict[str, _Mount]:
+    """Return the mounts by id."""
+    mounts: dict[str, _Mount] = {}
+    for line in os.fsdecode(mountinfo).split("\n")[:-1]:
+        head, _, tail = line.partition(" - ")
+        try:
+            id_, parent, device, root, point, options, *_ = head.split(" ", 6)
+            kind, _, super_options = tail.split(" ", 2)
+        except ValueError:
             continue
-        id_, parent_id = decimal(fields[0]), decimal(fields[1])
-        if id_ is None or parent_id is None or id_ in ids:
+        if id_ in mounts or not _NUMBER.fullmatch(id_):
             continue
-        ids.add(id_)
-        kind = os.fsdecode(super_fields[0])
-        point = unescape_mount(os.fsdecode(fields[4]))
-        read_only = fields[5].split(b",")[0] == b"ro" or super_fields[2].split(b",")[0] == b"ro"
+        if "\\" in line:
+            root, point = unescape_mount(root), unescape_mount(point)
         left_out = (
             kind in _NO_DATA
             # Secrets and other files that the kubelet projects: they are always full.
-            or (kind == "tmpfs" and read_only)
-            or any(point == top or point.startswith(f"{top}/") for top in _SYSTEM_FOLDERS)
+            or (kind == "tmpfs" and (_is_read_only(options) or _is_read_only(super_options)))
+            or f"{point}/".startswith(_SYSTEM_FOLDERS)
         )
-        root = unescape_mount(os.fsdecode(fields[3]))
-        mounts.append(_Mount(id_, parent_id, os.fsdecode(fields[2]), root, point, kind, left_out))
-    below: _Below = {}
-    for mount in mounts:
-        # The root mount is its own parent.
-        seen = mount.parent in ids and mount.parent != mount.id
-        below[mount.parent if seen else None, mount.point] = mount
-    return mounts, below
+        mounts[id_] = _Mount(id_, parent, device, root, point, left_out)
+    return mounts
 
 
-def _seen_at(point: str, below: _Below) -> _Mount | None:
-    """Return the mount that the lookup of a mount point ends in: a later mount can hide earlier ones.
+def _is_read_only(options: str) -> bool:
+    return options == "ro" or options.startswith("ro,")
 
-    At the root directory it cannot: a lookup starts there, and no path reaches a mount over it.
+
+def _reachable(mounts: dict[str, _Mount]) -> set[str]:
+    """Return the ids of the mounts in which a lookup of their own mount point ends: later mounts can hide them.
+
+    It follows the tree of mounts from the root directory down. Nothing hides that one: a lookup starts there, and no
+    path reaches a mount over it.
     """
-    seen = below.get((None, "/"))
-    if point == "/":
-        return seen
-    for prefix in (*(point[:at] for at, letter in enumerate(point) if letter == "/" and at), point):
-        while (over := below.get((seen.id if seen else None, prefix))) is not None:
-            seen = over
-    return seen
+    below: dict[str, dict[str, _Mount]] = {}
+    for mount in mounts.values():
+        # The root mount is its own parent. The parent of others can be outside of the process' root directory.
+        parent = mount.parent if mount.parent in mounts and mount.parent != mount.id else ""
+        below.setdefault(parent, {})[mount.point] = mount
+    root = below.get("", {}).get("/")
+    found = set() if root is None else {root.id}
+    above = [("", "/") if root is None else (root.id, "/")]
+    for parent, point in above:  # the list grows during the loop
+        if (children := below.get(parent)) is None:
+            continue
+        for mount in _uncovered(children, point.rstrip("/") + "/"):
+            above.append((mount.id, mount.point))
+            if mount.id not in below or mount.point not in below[mount.id]:
+                found.add(mount.id)
+    return found
+
+
+def _uncovered(mounts: dict[str, _Mount], above: str) -> list[_Mount]:
+    """Return the mounts below a folder that are not below another one of them."""
+    found, covering = [], None
+    # With a slash at the end, everything below a folder follows it at once: "/a-b/" is before "/a/", "/a/b/" after it.
+    folders = {f"{point}/": mount for point, mount in mounts.items() if point != "/"}
+    for folder in sorted(folders):
+        if folder.startswith(above) and (covering is None or not folder.startswith(covering)):
+            covering = folder
+            found.append(folders[folder])
+    return found

@@ -14,15 +14,15 @@ host, it excludes the mounts of other containers in it (in the folders of contai
 """
 
 import errno
-import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
-from kpod_metrics.cgroup.keyed import is_absent, read_if_there
-from kpod_metrics.cgroup.mounts import FileSystem, Host, file_systems
+from kpod_metrics.cgroup.keyed import is_absent
 from kpod_metrics.collectors.kit import Environment, Question, Signal
+from kpod_metrics.collectors.parts.mount_tables import MountTables, Root
 from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespace_of
 from kpod_metrics.collectors.parts.statvfs import SKIPPED, TIMEOUT, Probe, Statvfs, StatvfsCall
 from kpod_metrics.errors import RefusedError, UnavailableError
@@ -60,23 +60,10 @@ TABLE = Table(
 )
 
 
+MAX_FILE_SYSTEMS = 256
+"""File systems of one pod that are read, the first ones of its tables of mounts: 3 ms. Most containers have three."""
 SYMLINK, REPLACED, HUNG, REFUSED = SKIPPED
 _MOVED = frozenset({SYMLINK, REPLACED})
-
-
-class _Root(NamedTuple):
-    """A root directory in a mount namespace: its processes have the same mountinfo."""
-
-    namespace: int
-    directory: str | tuple[int, int]
-
-
-class _Mounts(NamedTuple):
-    """The content of a mountinfo file; `changes` is the kernel's counter of changes before the read, if known."""
-
-    changes: int | None
-    content: bytes
-    systems: list[FileSystem]
 
 
 class Filesystem(ProcessCollector):
@@ -97,8 +84,9 @@ class Filesystem(ProcessCollector):
         """A cycle waits `timeout` seconds for a `statvfs` that hangs."""
         super().__init__(environment, wanted)
         self._statvfs = Statvfs(statvfs, timeout)
-        self._mounts: dict[_Root, _Mounts] = {}
-        """The mountinfo files of the last cycle, because they rarely change."""
+        self._tables = MountTables(
+            environment.proc_root, self.exceeded, partial(namespace_of, environment.proc_root, "mnt")
+        )
         self._skipped = dict.fromkeys(SKIPPED, 0)
         self._failing: set[Identity] = set()
         """Pods of which a statvfs() failed in the last cycle."""
@@ -127,11 +115,12 @@ class Filesystem(ProcessCollector):
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Yield one row per container and file system."""
         tasks = self.snapshot()
-        mounts: dict[_Root, _Mounts] = {}
-        probes: dict[tuple[_Root, str], Probe] = {}
+        self._tables.begin()
+        probes: dict[tuple[Root, str], Probe] = {}
         shown: set[tuple[Identity, str]] = set()
         proc = self.environment.proc_root
-        host = functools.cache(lambda: Host(read_if_there(f"{proc}/1/mountinfo")))
+        late: set[int] = set()
+        number: Counter[Identity] = Counter()
 
         def namespace(thread: int) -> int:
             known = tasks.get(thread) if tasks is not None else None
@@ -141,13 +130,18 @@ class Filesystem(ProcessCollector):
             for of, pid in self.namespaces(group.pids, namespace).items():
                 known = tasks.get(pid) if tasks is not None else None
                 if known is None:  # no snapshot, or not a main thread
-                    root, changes = _Root(of, os.readlink(f"{proc}/{pid}/root")), None
+                    root, changes = Root(of, os.readlink(f"{proc}/{pid}/root")), None
                 else:
-                    root, changes = _Root(of, known.root), known.mount_changes
-                if root not in mounts:
-                    mounts[root] = self._read(root, pid, changes, host)
-                for system in mounts[root].systems:
+                    root, changes = Root(of, known.root), known.mount_changes
+                systems = self._tables.systems(root, pid, changes, group)
+                if systems is None:
+                    late.add(group.id)
+                for system in systems or ():
                     if system.points and (group.identity, system.device) not in shown:
+                        if number[group.pod] == MAX_FILE_SYSTEMS:
+                            self.exceeded(group.id, "file_systems")
+                            break
+                        number[group.pod] += 1
                         shown.add((group.identity, system.device))
                         key = (root, system.device)
                         if key not in probes:
@@ -155,7 +149,7 @@ class Filesystem(ProcessCollector):
                         yield group.id, probes[key]
 
         mounted = self.each([group for group in groups if group.pids], mounted_in)
-        self._mounts = mounts
+        self.unread |= late
         self._statvfs.read(probes.values())
         self._log_failures(probes.values())
         for owner, probe in mounted:
@@ -168,7 +162,7 @@ class Filesystem(ProcessCollector):
                     self.exceeded(probe.group.id, "hung_mounts")
                 if reason in _MOVED:
                     # The kernel does not report a renamed folder above a mount as a change of the mounts.
-                    mounts[root] = mounts[root]._replace(changes=None)
+                    self._tables.read_again(root)
         rows = [Row(TABLE, owner, *sized) for owner, probe in mounted if (sized := _sizes(probe)) is not None]
         for probe in probes.values():
             if probe.at or isinstance(probe.answer, NotADirectoryError):
@@ -186,18 +180,6 @@ class Filesystem(ProcessCollector):
         if isinstance(answer, openat2.ReplacedError):
             return REPLACED
         return SYMLINK if answer.errno == errno.ELOOP else REFUSED
-
-    def _read(self, root: _Root, pid: int, changes: int | None, host: Callable[[], Host]) -> _Mounts:
-        """Read the mounts below a root directory, if they may have changed."""
-        known = self._mounts.get(root)
-        if known is not None and changes is not None and known.changes == changes:
-            return known
-        content = read_if_there(f"{self.environment.proc_root}/{pid}/mountinfo")
-        if not content:
-            changes = None  # the process has just ended: its mounts are unknown
-        if known is not None and known.content == content:
-            return known._replace(changes=changes)
-        return _Mounts(changes, content, file_systems(content, host))
 
     def _log_failures(self, probes: Iterable[Probe]) -> None:
         """Log one device of each pod, when it begins to fail: a pod can have thousands that fail."""

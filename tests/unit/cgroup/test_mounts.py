@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.cgroup.mounts import FileSystem, Host, Point, file_systems
+from kpod_metrics.cgroup.mounts import MAX_POINTS, FileSystem, Host, Point, file_systems
 
 ROOT = b"27 1 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/a,upperdir=/b,workdir=/c\n"
 
@@ -192,3 +192,40 @@ def test_identities_that_make_a_circle() -> None:
 )
 def test_any_content_is_read(parts: list[bytes]) -> None:
     file_systems(b"".join(parts))
+
+
+def by_lookup(mounts: list[tuple[int, int, str]]) -> set[int]:
+    """The mounts that a lookup of their mount points ends in, one lookup after the other."""
+    ids = {id_ for id_, _, _ in mounts}
+    below = {(parent if parent in ids and parent != id_ else None, point): id_ for id_, parent, point in mounts}
+    found = set()
+    for id_, _, point in mounts:
+        seen = below.get((None, "/"))
+        for prefix in [point[:at] for at in range(1, len(point)) if point[at] == "/"] + [point] if point != "/" else []:
+            while (over := below.get((seen, prefix))) is not None:
+                seen = over
+        if seen == id_:
+            found.add(id_)
+    return found
+
+
+FOLDERS = st.sampled_from(["/a", "/a/a", "/a-", "/a/b", "/a/b/a", "/b", "/a/b-/c", "/a/b-"])
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), FOLDERS), max_size=9), st.sampled_from([[(1, 1, "/")], [(1, 99, "/")], []])
+)
+def test_reachable_as_one_lookup_after_the_other_finds(
+    mounts: list[tuple[int, str]], root: list[tuple[int, int, str]]
+) -> None:
+    """Each mount's parent is an earlier one, as in the kernel, or one that is not to be seen."""
+    tree = root + [(at, min(parent, at - 1) or 99, point) for at, (parent, point) in enumerate(mounts, 2)]
+    lines = "".join(f"{id_} {parent} 8:{id_} / {point} rw - ext4 none rw\n" for id_, parent, point in tree)
+    assert {system.points[0].mount for system in file_systems(lines.encode())} == by_lookup(tree)
+
+
+def test_shortest_points_of_a_device_are_kept() -> None:
+    lines = b"".join(b"%d 27 8:1 /x /f%d rw - ext4 none rw\n" % (100 + at, at) for at in reversed(range(1000)))
+    [_, system] = file_systems(ROOT + lines)
+    assert len(system.points) == MAX_POINTS
+    assert {point.path for point in system.points} > {f"/f{at}" for at in range(10)}

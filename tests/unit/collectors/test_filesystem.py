@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from kpod_metrics.cgroup.processes import MAX_PROBED
-from kpod_metrics.collectors.filesystem import Filesystem
+from kpod_metrics.collectors.filesystem import MAX_FILE_SYSTEMS, Filesystem
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.exposition.page import Renderer
@@ -303,6 +303,23 @@ def test_mount_that_hangs_is_counted(tree: Tree) -> None:
         collector.close()
     [row] = tree.environment.exceeded.rows()
     assert (row.owner, row.labels, row.values) == (7, ("hung_mounts",), (4,))
+
+
+def test_only_so_many_file_systems_of_a_pod(tree: Tree, opened: Opened) -> None:
+    """Over all of its containers; another pod has all of its own."""
+    lines = [f"{600 + at} 500 8:{at} / /{at} rw - ext4 /dev/sd rw\n" for at in range(MAX_FILE_SYSTEMS)]
+    process(tree, 10, ROOT + "".join(lines[:100]), namespace=1)
+    process(tree, 11, ROOT + "".join(lines), namespace=2)
+    process(tree, 12, ROOT + "".join(lines[:5]), namespace=3)
+    disks = Disks({"/": size(1, 0, 0), **{f"/{at}": size(1, 0, 0) for at in range(MAX_FILE_SYSTEMS)}})
+    collector = opened(tree.environment, disks)
+    sidecar = POD._replace(container="sidecar")
+    groups = [tree.group("a", 7, pids=[10]), tree.group("b", 8, sidecar, pids=[11])]
+    groups.append(tree.group("c", 9, OTHER, pids=[12]))
+    rows = list(collector.collect(groups))
+    assert [sum(row.owner == group.id for row in rows) for group in groups] == [101, MAX_FILE_SYSTEMS - 101, 6]
+    [row] = tree.environment.exceeded.rows()
+    assert (row.owner, row.labels, row.values) == (8, ("file_systems",), (1,))
 
 
 def test_off_where_paths_cannot_be_looked_up_safely(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
