@@ -1,4 +1,4 @@
-"""Stops admitting new series before the agent reaches its memory limit.
+"""Stops admitting new series before the agent reaches its memory limit: first those that pods decide, then all.
 
 The limit is the setting or, without it, the lowest `memory.max` of this process' cgroup and the cgroups above it
 (Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files"). Usage is the resident memory or, for the limit of a
@@ -9,12 +9,15 @@ import os
 
 from kpod_metrics.cgroup.keyed import flat, read_if_there, single
 from kpod_metrics.cgroup.tree import Tree
+from kpod_metrics.limits import Room
 
 STOP, RESUME = 0.85, 0.75
-"""Shares of the limit above which new series are refused, and below which they are admitted again."""
-SERIES_BYTES, CGROUP_BYTES = 600, 5000
-"""Cost of a series as counted in the text format, after a scrape, and of a cgroup without its series: measured, 185 MB
-with 265,000 series and 5,000 cgroups."""
+"""Shares of the limit above which new owners have no series, and below which they have some again."""
+STOP_OPEN, RESUME_OPEN = 0.75, 0.7
+"""The same for series that pods decide by their interfaces, devices and mounts: what is between is for new pods, at
+64 MiB the 91 series of 120 pods."""
+CGROUP_BYTES = 5000
+"""Cost of a cgroup without its series: measured, 185 MB with 265,000 series and 5,000 cgroups."""
 FIRST_BYTES = 10 << 20
 """Additional cost of the first cycles and scrapes, mostly buffers for pages."""
 _REUSABLE = 0.9
@@ -50,8 +53,13 @@ class Headroom:
         """Number of cgroups on the node."""
         self.used = 0
         """Bytes in use at the last check."""
-        self.low = False
-        """Whether there is no memory for more series."""
+        self.room = Room.ALL
+        """Which new series there is memory for."""
+
+    @property
+    def low(self) -> bool:
+        """Whether there is no memory for new owners."""
+        return self.room is Room.NONE
 
     def open(self) -> None:
         """Find the own cgroup; called before there are series."""
@@ -63,25 +71,34 @@ class Headroom:
         self.look(0)
         self._began = self.used
 
-    def look(self, series: int) -> bool:
-        """Check the memory with so many series, some of which may never have been written; return `low`."""
+    def look(self, needed: int) -> Room:
+        """Check the memory if the series need so much, some of which may never have been written."""
         limits = [(self._set, "")] if self._set else self._limits()
         if not limits:
-            self.limit, self.low = 0, False
-            return False
+            self.limit, self.room = 0, Room.ALL
+            return self.room
         self.limit, where = min(limits)
         try:
             self.used = self._charged(where) if where else self._resident()
         except OSError:  # no descriptors: keep the last answer
-            return self.low
-        needed = SERIES_BYTES * series + CGROUP_BYTES * self.cgroups
+            return self.room
+        needed += CGROUP_BYTES * self.cgroups
         self._most_needed = max(self._most_needed, needed)
-        bound = self.limit * (RESUME if self.low else STOP)
+        if self._is_above(needed, RESUME if self.room is Room.NONE else STOP):
+            self.room = Room.NONE
+        elif self._is_above(needed, RESUME_OPEN if self.room < Room.ALL else STOP_OPEN):
+            self.room = Room.BASIC
+        else:
+            self.room = Room.ALL
+        return self.room
+
+    def _is_above(self, needed: int, share: float) -> bool:
+        """Whether a share of the limit is in use, or will be."""
+        bound = share * self.limit
         # The memory of ended series stays resident as free space in the heap, and new series can use it.
-        self.low = self._began + FIRST_BYTES + needed > bound or (
+        return self._began + FIRST_BYTES + needed > bound or (
             self.used > bound and needed >= _REUSABLE * self._most_needed
         )
-        return self.low
 
     def _limits(self) -> list[tuple[int, str]]:
         found = []

@@ -6,6 +6,7 @@ An interface or a device can be removed while its pod runs. A source that two re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from kpod_metrics.limits import Limits, Usage
 from kpod_metrics.metrics import Row, Scope, Table
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.series import Series
@@ -14,10 +15,10 @@ from kpod_metrics.series import Series
 class Source:
     """One running total in the kernel: its last row, and the series that takes what it grows by."""
 
-    __slots__ = ("read", "row", "series")
+    __slots__ = ("read", "row", "series", "usage")
 
-    def __init__(self, row: Row, series: Series, read: int) -> None:
-        self.row, self.series = row, series
+    def __init__(self, row: Row, series: Series, read: int, usage: Usage) -> None:
+        self.row, self.series, self.usage = row, series, usage
         self.read = read
         """The number of the last read that found it."""
 
@@ -25,7 +26,8 @@ class Source:
 class Sources:
     """The sources of one table."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, limits: Limits) -> None:
+        self._limits = limits
         self._of_pods = table.scope is Scope.POD
         self._sources: dict[tuple[Any, ...], Source] = {}
         self.read = 0
@@ -39,9 +41,15 @@ class Sources:
         """Return a source, if it is known."""
         return self._sources.get(key)
 
-    def add(self, key: tuple[Any, ...], row: Row, series: Series) -> None:
+    def has_room(self, identity: Identity) -> bool:
+        """Whether the owner's pod may have another source."""
+        return self._limits.allows_row(self._limits.usage(identity))
+
+    def add(self, key: tuple[Any, ...], row: Row, series: Series, identity: Identity) -> None:
         """Add a source."""
-        self._sources[key] = Source(row, series, self.read)
+        usage = self._limits.usage(identity)
+        self._limits.keep_rows(usage, 1)
+        self._sources[key] = Source(row, series, self.read, usage)
 
     def end_read(self, groups: Sequence[Group], unread: Collection[int]) -> set[Series]:
         """End a read of these groups without the `unread` ones; return the series whose last source is gone.
@@ -84,5 +92,7 @@ class Sources:
         """Remove sources; return the series that have none now."""
         if not keys:
             return set()
-        series = {self._sources.pop(key).series for key in keys}
-        return series - {source.series for source in self._sources.values()}
+        removed = [self._sources.pop(key) for key in keys]
+        for source in removed:
+            self._limits.keep_rows(source.usage, -1)
+        return {source.series for source in removed} - {source.series for source in self._sources.values()}

@@ -1,8 +1,8 @@
 """The only mutable metric state: a total for each series, which never goes down.
 
 Collectors return running totals. This is the one place that takes differences: it keeps the last row of each counter,
-and adds what the counter grew by to the series of its owner. Two things bound it: series end with their pod, and what
-is over the cardinality limit is added up in one overflow series and counted.
+and adds what the counter grew by to the series of its owner. Two things bound it: series end with their pod, interface,
+device or mount, and what is over a limit is added up in one series of the pod or of all pods, and counted.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 from kpod_metrics.bounds import clipped
 from kpod_metrics.growth import check, events_of, growth, latest
+from kpod_metrics.limits import OTHER, Limits, folded
 from kpod_metrics.metrics import Metric, Row, Scope, Table, Value
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.series import Series
@@ -18,9 +19,6 @@ from kpod_metrics.sources import Sources
 
 OVERFLOW = Identity("kpod-overflow", "kpod-overflow", "")
 """Owner of the series that take what is over the cardinality limit."""
-
-_LOOK_EVERY = 256
-"""The memory limit is checked after so many new series: many pods may start within one cycle."""
 
 _NOBODY = Identity("", "", "")
 """Owner of the agent's own series."""
@@ -33,22 +31,11 @@ class Store:
         self,
         tables: Iterable[Table],
         wanted: frozenset[Metric],
-        max_series: int = 1_000_000,
-        max_total: int = 1_000_000,
-        is_full: Callable[[int], bool] = lambda series: False,
+        limits: Limits | None = None,
+        exceeded: Callable[[int, str], None] = lambda owner, limit: None,
     ) -> None:
-        """`wanted` are the metrics to keep.
-
-        `max_series` limits the series of each metric, with a histogram as one. `max_total` limits the series of all
-        pods, as in the text format: a histogram has a series for each bucket. `is_full` gets the number of series, and
-        returns whether the memory limit allows no more.
-        """
-        self._max, self._max_total = max_series, max_total
-        self._total = 0
-        self._is_full, self._full = is_full, False
-        self._made = 0
-        self._admitted: set[Identity] = set()
-        """Owners of series."""
+        """`wanted` are the metrics to keep. `exceeded` takes the cgroup id of who went over a limit, and the limit."""
+        self._limits, self._exceeded = limits or Limits(), exceeded
         self._wanted = wanted
         self._tables: dict[Table, dict[tuple[Identity, tuple[str, ...]], Series]] = {
             table: {} for table in tables if any(metric in wanted for metric in table.metrics)
@@ -60,7 +47,9 @@ class Store:
             table: {} for table in self._tables if not (table.of_gauges or table.is_open or table.scope is Scope.AGENT)
         }
         """The last row of each counter whose labels are declared."""
-        self._sources = {table: Sources(table) for table in self._tables if table.is_open and not table.of_gauges}
+        self._sources = {
+            table: Sources(table, self._limits) for table in self._tables if table.is_open and not table.of_gauges
+        }
         """The last rows of all other counters."""
         self._cycles = {table: 0 for table in self._tables if table.of_gauges}
         """Cycles of each table of gauges."""
@@ -78,13 +67,12 @@ class Store:
         """Overflow series of each table: they do not count against the limit."""
 
     def look_for_room(self) -> bool:
-        """Check the memory limit; return whether it allows no new series."""
-        self._full = self._is_full(self._total)
-        return self._full
+        """Check the memory limit; return whether it allows no new owners."""
+        return self._limits.look()
 
     def has(self, identity: Identity) -> bool:
         """Whether a container has series."""
-        return identity in self._admitted
+        return identity in self._limits.admitted
 
     def begin_cycle(self, table: Table) -> None:
         """Begin a cycle of a table: gauges of several cgroups of one owner are added up within a cycle."""
@@ -129,7 +117,7 @@ class Store:
         for series in gone:
             if series.identity is not OVERFLOW and children.pop((series.identity, series.labels), None) is not None:
                 self._mark(table)
-                self._total -= self._weights[table]
+                self._limits.remove(table, series, self._weights[table])
 
     def discover(self, identities: Iterable[Identity]) -> None:
         """Create the counters of these containers and of their pods at 0, so that increase() sees the first event.
@@ -169,7 +157,7 @@ class Store:
         read = self._read.get(table)
         if read is None:
             if table.of_gauges:
-                self._put_gauges(table, series, identity, labels, row.values)
+                self._put_gauges(row, identity, series)
             else:
                 self._put_open(self._sources[table], row, identity, series)
             return
@@ -197,11 +185,15 @@ class Store:
         before = None if source is None else source.row
         if before is None or series is None or before.values != row.values or before.epoch != row.epoch:
             grown = growth(row, before)
-            series = series or self._child(row.table, identity, row.labels, update=any(grown))
+            if source is None and not sources.has_room(identity):
+                self._exceeded(row.owner, "series")
+                return
+            update = source is None or any(grown)
+            series = series or self._child(row.table, identity, row.labels, row.owner, update=update)
             self._add(series, row.table, grown)
             row = latest(row, before)
         if source is None:
-            sources.add(key, row, series)
+            sources.add(key, row, series, identity)
         else:
             source.row, source.series, source.read = row, series, sources.read
 
@@ -245,21 +237,15 @@ class Store:
         read = self._read.get(row.table)
         return 0 if read is None else events_of(row, read.get((row.owner, row.labels)))
 
-    def _put_gauges(
-        self,
-        table: Table,
-        series: Series | None,
-        identity: Identity,
-        labels: tuple[str, ...],
-        values: Sequence[Value],
-    ) -> None:
+    def _put_gauges(self, row: Row, identity: Identity, series: Series | None) -> None:
         """Replace the gauges of the last cycle, or add to those of another cgroup in this cycle."""
+        table, values = row.table, row.values
         cycle = self._cycles[table]
         if series is not None and series.cycle != cycle and series.values == [*values]:
             series.cycle = cycle  # unchanged
             return
         check(table, values)
-        series = series or self._child(table, identity, labels)
+        series = series or self._child(table, identity, row.labels, row.owner)
         if series.cycle == cycle:
             others: list[Any] = series.values
             values = [one if other is None else other + (one or 0) for other, one in zip(others, values, strict=True)]
@@ -277,8 +263,13 @@ class Store:
                 mine[at] = value
                 changed[at] = True
 
-    def _child(self, table: Table, identity: Identity, labels: tuple[str, ...], *, update: bool = True) -> Series:
-        """Return or create the series of an owner; over the limit, the overflow series, which counts an `update`."""
+    def _child(
+        self, table: Table, identity: Identity, labels: tuple[str, ...], owner: int = 0, *, update: bool = True
+    ) -> Series:
+        """Return or create the series of an owner; over a limit, the series `other` of its pod, or the overflow series.
+
+        Such an `update` is counted; `owner` is the id of its cgroup.
+        """
         children = self._tables[table]
         series = children.get((identity, labels))
         if series is None:
@@ -286,43 +277,44 @@ class Store:
                 raise ValueError(f"labels {labels!r} are not {[label.name for label in table.labels]}")
             labels = tuple(map(clipped, labels))
             series = children.get((identity, labels))
+        if series is None and table.scope is not Scope.AGENT:
+            identity, labels = self._place(table, identity, labels, owner if update else None)
+            series = children.get((identity, labels))
         if series is None:
-            weight = self._weights[table] if table.scope is not Scope.AGENT else 0
-            if weight and (
-                (self._full and identity not in self._admitted)
-                or len(children) - self._beyond[table] >= self._max
-                or self._total + weight > self._max_total
-            ):
-                if update:
-                    for metric in table.metrics:
-                        if metric in self._wanted:
-                            self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
-                # Labels with declared values are bounded: the overflow series keep them.
-                identity, labels = (
-                    OVERFLOW,
-                    tuple(value if label.values else "" for label, value in zip(table.labels, labels, strict=True)),
-                )
-                series = children.get((identity, labels))
-            if series is None:
-                series = children[identity, labels] = Series(identity, labels, table.metrics)
-                self._mark(table)
-                if identity is OVERFLOW:
-                    self._beyond[table] += 1
-                else:
-                    self._total += weight
-                    self._admitted.update((identity, identity.of_pod))
-                self._made += 1
-                if not self._made % _LOOK_EVERY:
-                    self.look_for_room()
+            series = children[identity, labels] = Series(identity, labels, table.metrics)
+            self._mark(table)
+            if identity is OVERFLOW:
+                self._beyond[table] += 1
+            elif table.scope is not Scope.AGENT:
+                self._limits.add(table, series, self._weights[table])
         return series
+
+    def _place(
+        self, table: Table, identity: Identity, labels: tuple[str, ...], owner: int | None
+    ) -> tuple[Identity, tuple[str, ...]]:
+        """Return where a new series is counted; an `owner` whose events it does not get is named."""
+        limits, weight, is_open = self._limits, self._weights[table], table.is_open
+        if is_open and (limit := limits.of_pod(table, identity, labels, weight)):
+            if owner is not None:
+                self._exceeded(owner, limit)
+            labels, is_open = folded(table, labels, OTHER), False
+            if (identity, labels) in self._tables[table]:
+                return identity, labels
+        if limits.refuses(identity, len(self._tables[table]) - self._beyond[table], weight, is_open=is_open):
+            if owner is not None:
+                for metric in table.metrics:
+                    if metric in self._wanted:
+                        self.overflow[metric.name] = self.overflow.get(metric.name, 0) + 1
+            return OVERFLOW, folded(table, labels, "")
+        return identity, labels
 
     def retain(self, identities: Collection[Identity]) -> bool:
         """Drop the series of all other owners; return whether some must stay until `rise` has put their rows."""
         rising = {identity for _, identity in self._rising} - {*identities}
         keep = {OVERFLOW, _NOBODY, *rising, *identities, *(identity.of_pod for identity in identities)}
-        self._admitted &= keep
         for table, children in self._tables.items():
             self._drop(table, [series for series in children.values() if series.identity not in keep])
+        self._limits.retain(keep)
         return bool(rising)
 
     def forget(self, tables: Iterable[Table], gone: Callable[[int], bool], stays: Callable[[Identity], bool]) -> None:

@@ -173,6 +173,8 @@ EXAMPLES: dict[str, Any] = {
     "web_max_requests": 20,
     "series_limit": 1000000,
     "series_limit_total": 10000000,
+    "pod_series_limit": 500,
+    "pod_label_bytes_limit": 10000,
     "memory_limit": "256Mi",
 }
 

@@ -28,9 +28,14 @@ from tests.report import Outcome, add
 PACKAGE = ROOT / "src" / "kpod_metrics"
 EXPOSITION = ["tests/unit/exposition/test_text.py", "tests/unit/exposition/test_protobuf.py"]
 HUB = "tests/unit/agent/test_cycle.py"
+STORE = ["tests/unit/test_store.py", "tests/unit/test_ended_series.py", "tests/unit/test_limits.py"]
 PYTHON = {
     "pods/resolver.py": ["tests/unit/pods/test_resolver.py", "tests/unit/pods/test_standalone.py"],
-    "store.py": ["tests/unit/test_store.py", "tests/unit/exposition/test_page.py"],
+    "store.py": [*STORE, "tests/unit/exposition/test_page.py"],
+    "growth.py": STORE,
+    "limits.py": STORE,
+    "series.py": STORE,
+    "sources.py": STORE,
     "headroom.py": ["tests/unit/test_headroom.py"],
     "histogram.py": ["tests/unit/test_histogram.py"],
     "exposition/text.py": EXPOSITION,
@@ -65,10 +70,11 @@ EXPLAINED = {
     ("store.py", "[False] * len", "False turned"): "the same: more is written again than has changed",
     ("store.py", "continue", "dropped"): "the same: more is written again than has changed",
     ("store.py", "{table: 0 for", "0 and one more"): "the same: a number to be compared with itself",
-    ("store.py", "self.cycle = 0", "0 and one more"): "the same: there is nothing yet to add to",
+    ("series.py", "self.cycle = 0", "0 and one more"): "the same: there is nothing yet to add to",
     ("store.py", "_cycles[table] += 1", "1 and one more"): "the same: a number to be compared with itself",
-    ("store.py", "min(values) >= 0", "0 and one more"): "the same by the longer way",
-    ("store.py", "min(values) >= 0", "GtE to Gt"): "the same by the longer way",
+    ("growth.py", "min(values) >= 0", "0 and one more"): "the same by the longer way",
+    ("growth.py", "min(values) >= 0", "GtE to Gt"): "the same by the longer way",
+    ("limits.py", "strict=True", "True turned"): "the same: both are as long as the table's labels",
     ("store.py", "strict=True", "True turned"): "the same: both are as long as the table's labels",
     ("headroom.py", "walk.close()", "dropped"): "the same: a walk that may keep no files has none open",
     ("histogram.py", "return upper_bound", "2 and one more"): "reached only by rounding, beyond 2**53 observations",

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpod_metrics.limits import Limits
 from kpod_metrics.metrics import Label, Row, Scope, Table, counter, gauge
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.store import OVERFLOW, Store
@@ -27,7 +28,7 @@ class Reads:
     """Complete reads of all tables, and the pages after them."""
 
     def __init__(self, limit: int = 1_000_000) -> None:
-        self.store = Store(TABLES, frozenset({SENT, READ, SIZE}), limit)
+        self.store = Store(TABLES, frozenset({SENT, READ, SIZE}), Limits(limit))
         self.groups: Sequence[Group] = (A, B, C)
 
     def read(self, *rows: Row, unread: Iterable[int] = ()) -> dict[tuple[str, str, str], object]:

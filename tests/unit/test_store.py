@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kpod_metrics.bounds import clipped
 from kpod_metrics.histogram import BUCKETS, Histogram
+from kpod_metrics.limits import SERIES_BYTES, Limits, Room
 from kpod_metrics.metrics import Kind, Label, Metric, Row, Scope, Table, Value, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import OVERFLOW, Store
@@ -39,7 +40,7 @@ ELSEWHERE = Identity("n", "q", "one")
 
 
 def store_of(*every: Table, limit: int = 1_000_000) -> Store:
-    return Store(every, frozenset(metric for table in every for metric in table.metrics), limit)
+    return Store(every, frozenset(metric for table in every for metric in table.metrics), Limits(limit))
 
 
 def put(  # noqa: PLR0917
@@ -391,7 +392,7 @@ def test_all_series_together_are_bounded() -> None:
     """A histogram counts as its buckets, sum and count; what left makes room."""
     weight = 1 + len(WAIT.exponents) + 3
     every = frozenset({EVENTS, WAIT, READ, WRITTEN})
-    store = Store([DELTAS, FILES, AGENT], every, max_total=2 * weight + 2)
+    store = Store([DELTAS, FILES, AGENT], every, Limits(total=2 * weight + 2))
     for _ in range(2):
         grow(store, DELTAS, ONE, (), (1, delta(1)))
         grow(store, DELTAS, TWO, (), (1, delta(1)), 2)
@@ -481,11 +482,11 @@ def test_without_memory_new_series_are_folded_and_old_ones_go_on() -> None:
     table = Table((metric,))
     asked: list[int] = []
 
-    def is_full(series: int) -> bool:
-        asked.append(series)
-        return series >= 256
+    def room(needed: int) -> Room:
+        asked.append(needed)
+        return Room.NONE if needed >= 256 * SERIES_BYTES else Room.ALL
 
-    store = Store([table], frozenset(table.metrics), is_full=is_full)
+    store = Store([table], frozenset(table.metrics), Limits(room=room))
     owners = [Identity("n", f"p{number}", "") for number in range(400)]
     for owner in owners:
         grow(store, table, owner, (), (1,))
@@ -493,7 +494,7 @@ def test_without_memory_new_series_are_folded_and_old_ones_go_on() -> None:
     assert len(found) == 257  # and the overflow series
     assert found[OVERFLOW, ()] == 400 - 256
     assert store.overflow == {metric.name: 400 - 256}
-    assert asked == [256]
+    assert asked == [256 * SERIES_BYTES]
     grow(store, table, owners[0], (), (1,))
     assert read(store, metric)[owners[0], ()] == 2
     store.retain(owners[:100])
@@ -508,7 +509,7 @@ def test_without_memory_who_has_series_gets_the_rest_of_them() -> None:
         Table((counter("kpod_few_total", "Test.", "test"),)),
         Table((counter("kpod_more_total", "Test.", "test"),)),
     )
-    store = Store([few, more], frozenset([*few.metrics, *more.metrics]), is_full=lambda series: True)
+    store = Store([few, more], frozenset([*few.metrics, *more.metrics]), Limits(room=lambda needed: Room.NONE))
     grow(store, few, ONE, (), (1,))
     assert store.look_for_room()
     for owner in (ONE, TWO):

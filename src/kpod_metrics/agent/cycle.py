@@ -28,6 +28,7 @@ from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.pages import Published
 from kpod_metrics.exposition.recent import Recent
 from kpod_metrics.headroom import Headroom
+from kpod_metrics.limits import Limits
 from kpod_metrics.metrics import Metric, label_of
 from kpod_metrics.pods import info
 from kpod_metrics.pods.finder import Finder
@@ -96,9 +97,15 @@ class Agent:
             *of_kubernetes,
             *(table for state in self.states for table in state.collector.tables),
         ]
-        self._store = Store(
-            tables, available, self.settings.series_limit, self.settings.series_limit_total, self.headroom.look
+        settings = self.settings
+        limits = Limits(
+            settings.series_limit,
+            settings.series_limit_total,
+            settings.pod_series_limit,
+            settings.pod_label_bytes_limit,
+            self.headroom.look,
         )
+        self._store = Store(tables, available, limits, self._exceeded.add)
         self.headroom.open()
         self._report.overflow = dict.fromkeys(sorted(metric.name for metric in available - health.METRICS), 0)
         if not any(state.opened for state in self.states):

@@ -155,6 +155,18 @@ class Limits:
         kinds.integers(1, 10**7),
         "maximum series of all pods, with the buckets of histograms; further ones are added up in pod kpod-overflow",
     )
+    pod_series_limit: int = setting(
+        2_000,
+        kinds.integers(1, 10**7),
+        "maximum series that one pod makes by its interfaces, devices and mounts; further ones are added up in its "
+        "series `other`",
+    )
+    pod_label_bytes_limit: int = setting(
+        65_536,
+        kinds.integers(1, 10**9),
+        "maximum bytes of the names of one pod's interfaces, devices and mounts; what is over it is added up in its "
+        "series `other`",
+    )
     memory_limit: int = setting(
         0, kinds.BYTES, "memory limit near which the agent adds no new series (0: the limit of its cgroup)"
     )

@@ -13,6 +13,7 @@ from kpod_metrics.collectors.kit import Signal
 from kpod_metrics.errors import KpodError
 from kpod_metrics.kernel.containers import Containers
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
+from kpod_metrics.limits import Room
 from kpod_metrics.pods.model import Identity
 from tests.unit.agent.hub import EVENTS, OTHERS, Counting, Hub
 
@@ -179,7 +180,7 @@ def test_problems_are_in_the_order_of_what_they_are_about(tmp_path: Path, monkey
     made.cycle_problem, made.kept_rights = "planted", "rights are kept"
     monkeypatch.setattr(hub.names, "problem", lambda: "403")
     made.exporter = SimpleNamespace(endpoint="https://otlp", problem="503")  # type: ignore[assignment]
-    made.headroom.low, made.headroom.limit, made.headroom.used = True, 100 << 20, 90 << 20
+    made.headroom.room, made.headroom.limit, made.headroom.used = Room.NONE, 100 << 20, 90 << 20
     assert hub.agent.problems() == [
         "kpod_events_total: no hook",
         "the last cycle failed, its page was not published: planted",

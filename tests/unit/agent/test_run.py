@@ -16,6 +16,7 @@ from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.kernel import rights
 from kpod_metrics.kernel.containers import Containers
+from kpod_metrics.limits import Room
 from kpod_metrics.metrics import Table, counter
 from kpod_metrics.pods.model import Identity, Workload
 from tests.unit.agent.hub import EVENTS, OTHERS, Counting, Hub
@@ -480,9 +481,9 @@ def test_without_memory_nobody_new_has_series_until_there_is_room(
     headroom.limit, headroom.used = 100 << 20, 90 << 20
     low = False
 
-    def look(series: int) -> bool:
-        headroom.low = low
-        return low
+    def look(needed: int) -> Room:
+        headroom.room = Room.NONE if low else Room.ALL
+        return headroom.room
 
     monkeypatch.setattr(headroom, "look", look)
     hub.agent.open()

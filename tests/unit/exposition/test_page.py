@@ -9,6 +9,7 @@ from kpod_metrics.exposition.page import Renderer
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import TEXT
 from kpod_metrics.histogram import BUCKETS, Histogram
+from kpod_metrics.limits import Limits
 from kpod_metrics.metrics import Label, Row, Scope, Table, counter, gauge, latency
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.store import Store
@@ -58,7 +59,7 @@ def do(store: Store, step: tuple[Any, ...], owner: int) -> None:
 @example([[(("put", DELTAS, who, (), (None, None)), 1) for who in WHO[:3]], [(("discover", WHO[3:]), 1)]], 2)
 @given(st.lists(st.lists(st.tuples(STEPS, st.integers(1, 2)), max_size=4), max_size=8), st.sampled_from([2, 1000]))
 def test_page_after_any_steps(cycles: list[list[tuple[tuple[Any, ...], int]]], limit: int) -> None:
-    store = Store(TABLES, frozenset(metric for table in TABLES for metric in table.metrics), limit)
+    store = Store(TABLES, frozenset(metric for table in TABLES for metric in table.metrics), Limits(limit))
     renderer = Renderer({"node": "x"})
     for steps in cycles:
         for step, owner in steps:
