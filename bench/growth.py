@@ -13,8 +13,8 @@ from bench.plot import lines
 from bench.report import Row, Sample, Section, short
 from bench.rig import Options, Pods, RunningAgent, Shipped, Whole, attached, compile_workload, probe, say, statistics
 from kpod_metrics.cgroup.tree import find_root
-from kpod_metrics.collectors.kit import map_entries
 from kpod_metrics.kernel.libbpf import possible_cpus
+from kpod_metrics.kernel.maps import map_entries
 
 PODS = (10, 100, 250, 1000, 2500, 5000)
 CPUS = (2, 16, 64, 256)

@@ -47,6 +47,17 @@ for number in range(cgroups):
 """A process makes one cgroup after another, has one event in each, and removes it."""
 
 
+VISITING = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+for number in range(int(sys.argv[2])):
+    with open(f"{sys.argv[1]}/{number}/cgroup.procs", "w") as procs:
+        procs.write("0")
+    os.sched_rr_get_interval(0)
+"""
+"""A process has one event in each of many cgroups. It stays on one CPU: an LRU map keeps free entries for each."""
+
+
 def evictions_of(collector: BpfCollector) -> int:
     """As the agent exports them."""
     return next(map_.evictions or 0 for map_ in collector.maps() if map_.name == collector.name)
@@ -265,6 +276,39 @@ def test_a_container_that_creates_thousands_of_cgroups_takes_one_entry(cgroup: M
         assert totals.number(victim, COUNT, RARE) == 301
         assert totals.number(attacker, COUNT, RARE) == cgroups
         assert (collector.reader("syscall").entries, evictions_of(collector)) == (2, 0)
+
+
+def test_a_container_that_filled_a_table_before_its_mark_makes_room(cgroup: MakeCgroup) -> None:
+    """As if the agent had started after it: what was counted stays, and what comes is in the container's entry."""
+    attacker, victim, room = cgroup("attacker"), cgroup("victim"), 2048
+    cgroups = [cgroup(f"attacker/{number}") for number in range(1600)]
+    environment = Environment(map_entries=room, syscalls=(RARE,))
+    with opened(Syscall(environment)) as collector:
+        assert isinstance(collector, Syscall)
+        reader, totals = collector.reader("syscall"), Totals(collector)
+
+        def attack() -> None:
+            subprocess.run([sys.executable, "-c", VISITING, str(attacker.path), str(len(cgroups))], check=True)
+
+        def attacked() -> float:
+            return sum(totals.number(owner, COUNT, RARE) for owner in (attacker, *cgroups))
+
+        victim.run(sys.executable, "-c", CALL % 301)
+        attack()
+        mark(environment, attacker, victim)
+        totals.read()
+        assert (reader.entries, attacked()) == (1601, 1600)
+        collector.make_room(lambda: dict.fromkeys([one.id for one in cgroups], attacker.id))
+        assert reader.entries == 1
+        assert [(row.owner, row.labels, row.values) for row in environment.exceeded.rows()] == [
+            (attacker.id, ("map_entries",), (1600,))
+        ]
+        attack()
+        victim.run(sys.executable, "-c", CALL % 100)
+        totals.read()
+        assert (totals.number(attacker, COUNT, RARE), attacked()) == (1600, 3200)
+        assert totals.number(victim, COUNT, RARE) == 401
+        assert (reader.entries, evictions_of(collector)) == (2, 0)
 
 
 def test_new_pods_and_containers_are_marked_before_their_first_event(cgroup: MakeCgroup) -> None:

@@ -16,26 +16,18 @@ from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, SOCKET_STORAGE, TASK_STORAGE, TASK_TABLE, TP_BTF, with_dependent, with_needed
 from kpod_metrics.kernel import libbpf
 from kpod_metrics.kernel.containers import Containers
-from kpod_metrics.kernel.maps import CumulativeMap, Entry
+from kpod_metrics.kernel.maps import CumulativeMap, Entry, map_entries
 from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, ProgramHealth, Programs, attach_all
 from kpod_metrics.kernel.tasks import SharedTasks
 from kpod_metrics.metrics import Metric, Row, Table
 from kpod_metrics.pods.model import Group
 
-MIN_MAP_ENTRIES = 10_240
-MAP_ENTRIES_PER_CPU = 256
-"""An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
 _STORAGES = {libbpf.SK_STORAGE: SOCKET_STORAGE, libbpf.TASK_STORAGE: TASK_STORAGE}
 """The kernel feature that a map of this type needs."""
 _STATE_ROLES = {"end", "table"}
 """Roles of the programs that keep the state of tasks (bpf/state.bpf.h)."""
 _PROGRAM = re.compile(r"prog '(\w+)'")
 """How libbpf names the program that the kernel refused."""
-
-
-def map_entries(cpus: int) -> int:
-    """Return the default capacity of a metric map."""
-    return max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * cpus)
 
 
 @dataclass(frozen=True)
@@ -155,6 +147,9 @@ class Collector(abc.ABC):
 
     def forget(self, gone: Callable[[int], bool]) -> None:  # noqa: B027
         """Drop the data of cgroup ids that are `gone`, after their last values were read; by default, there is none."""
+
+    def make_room(self, containers: Callable[[], Mapping[int, int]]) -> None:  # noqa: B027
+        """Make room in full tables. `containers` returns which container each cgroup below one is in, by id."""
 
     def close(self) -> None:  # noqa: B027
         """Free everything; also called after `open` failed."""
@@ -381,6 +376,13 @@ class BpfCollector(OwnsBpfObject, Collector):
         if self._loaded is not None:
             for reader in self._loaded.readers.values():
                 reader.forget(lambda key: gone(key[0]))
+
+    def make_room(self, containers: Callable[[], Mapping[int, int]]) -> None:
+        """Delete entries of the containers with most from crowded maps, and count them as over a limit."""
+        for reader in self._loaded.readers.values() if self._loaded is not None else ():
+            if reader.is_crowded():
+                for container, entries in reader.make_room(containers()).items():
+                    self.exceeded(container, "map_entries", entries)
 
     def _controllers(self) -> bytes:
         return read_if_there(os.path.join(self.environment.cgroup_root, "cgroup.controllers"))

@@ -8,7 +8,7 @@ they create, so evictions are counted even if no read ever saw the entry.
 import errno
 import sys
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kpod_metrics.histogram import EMPTY, Histogram
@@ -16,12 +16,23 @@ from kpod_metrics.kernel.btf import Layout
 from kpod_metrics.kernel.libbpf import KernelError, Map
 from kpod_metrics.metrics import Row
 
+MIN_MAP_ENTRIES = 10_240
+MAP_ENTRIES_PER_CPU = 256
+"""An LRU map keeps a reserve of free entries for each CPU; on many CPUs the reserves alone exhaust a small map."""
+_CROWDED = 3 / 4
+"""Share of a map's entries from which on containers must make room: below it, a burst of new pods finds some."""
+
 _CREATED = 8
 """Bytes of `created_ns`, the first field of every value."""
 _BEING_CREATED = bytes(_CREATED)
 
 _NOT_SUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP, 524, errno.EPERM}
 """The errors of kernels without the batch call, or without it for this type of map (524 is ENOTSUPP)."""
+
+
+def map_entries(cpus: int) -> int:
+    """Return the default capacity of a metric map."""
+    return max(MIN_MAP_ENTRIES, MAP_ENTRIES_PER_CPU * cpus)
 
 
 class MapCounts(NamedTuple):
@@ -79,6 +90,8 @@ class CumulativeMap:
         self._key, self.layout = source.key_layout, source.value_layout
         self._seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         """Every entry of the last read: the hash of its value, when the kernel created it, and its rows."""
+        self._evicted_before = 0
+        """Evictions at the last look for room."""
         self._deleted = 0
         """Entries that this reader deleted."""
         self.evictions = 0
@@ -143,8 +156,34 @@ class CumulativeMap:
 
     def forget(self, gone: Callable[[tuple[int, ...]], bool]) -> int:
         """Delete the entries whose key is `gone`, after their last read; return how many there were."""
-        deleted = [key for key in self._seen if gone(self._key.unpack(key))]
-        for key in deleted:
+        return self._delete([key for key in self._seen if gone(self._key.unpack(key))])
+
+    def _delete(self, keys: Sequence[bytes]) -> int:
+        for key in keys:
             self._deleted += self.map.delete(key)  # the kernel may have evicted it meanwhile
             del self._seen[key]
-        return len(deleted)
+        return len(keys)
+
+    def is_crowded(self) -> bool:
+        """Whether the map is nearly full, or entries were evicted since the last call of this."""
+        evicted, self._evicted_before = self.evictions > self._evicted_before, self.evictions
+        return evicted or self.entries > _CROWDED * self.map.max_entries
+
+    def make_room(self, containers: Mapping[int, int]) -> dict[int, int]:
+        """Delete entries of cgroups below containers, of those with most first, until half of the map is free.
+
+        `containers` has the container of each such cgroup: from now on programs charge its entry. Such entries are from
+        before the container was known. Return how many each container had. Call this after a read: an event between the
+        read and the deletion is lost, but to this container only.
+        """
+        held: dict[int, list[bytes]] = {}
+        for key in self._seen:
+            container = containers.get(self._key.unpack(key)[0])
+            if container is not None:
+                held.setdefault(container, []).append(key)
+        deleted = {}
+        for container, keys in sorted(held.items(), key=lambda item: len(item[1]), reverse=True):
+            if self.entries <= self.map.max_entries / 2:
+                break
+            deleted[container] = self._delete(keys)
+        return deleted

@@ -58,6 +58,7 @@ class Finder:
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
+        self._last: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
         self._marked: Snapshot | None = Snapshot()
         """The snapshot whose containers the kernel programs know; None if they do not know all."""
         self._hears = False
@@ -157,6 +158,7 @@ class Finder:
             for directory in directories:
                 vanished.pop(directory.id, None)
         found = self._namer.snapshot(self.root, directories, vanished, active)
+        self._last = (directories, found)
         self._mark(found)
         self._made = {}
         return found
@@ -181,6 +183,23 @@ class Finder:
         while len(self._below) > there + CAPACITY:
             del self._below[next(iter(self._below))]
             self._forgotten += 1
+
+    def containers(self) -> dict[int, int]:
+        """Return, for each cgroup of the last walk that is below a container, the container's id."""
+        directories, snapshot = self._last
+        at: dict[str, int] = {}
+        """The container that a path is in."""
+        found = {}
+        for directory in directories:  # parents come first
+            marked = snapshot.holders.get(directory.id) == 0
+            above = at.get(directory.path.rpartition("/")[0])
+            if above is not None:
+                at[directory.path] = above
+                if not marked:
+                    found[directory.id] = above
+            elif marked:
+                at[directory.path] = directory.id
+        return found
 
     def is_outside(self, cgroup: int) -> bool:
         """Whether a cgroup is outside of the root: it was never seen or reported below it.

@@ -404,6 +404,42 @@ def test_forget_that_fails_forgets_nothing_undeleted(kernel: FakeMap, monkeypatc
     assert read(reader) == {1: (5, [0, 0])}
 
 
+def test_a_map_is_crowded_if_it_is_nearly_full_or_entries_were_evicted(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    kernel.max_entries = 8
+    for key in range(6):
+        kernel.set(key, 100, 1)
+    read(reader)
+    assert not reader.is_crowded()
+    kernel.evict(5)
+    read(reader)
+    assert [reader.is_crowded(), reader.is_crowded()] == [True, False]
+    for key in (5, 6):
+        kernel.set(key, 100, 1)
+    read(reader)
+    assert [reader.is_crowded(), reader.is_crowded()] == [True, True]
+
+
+def test_containers_with_most_make_room_first(kernel: FakeMap) -> None:
+    """Until half of the map is free. Entries of containers themselves, and of others, stay."""
+    reader = reader_of(kernel)
+    kernel.max_entries = 20
+    for key in range(20):
+        kernel.set(key, 100, 1)
+    read(reader)
+    containers = dict.fromkeys(range(3), 10) | dict.fromkeys(range(3, 9), 11) | dict.fromkeys(range(13, 18), 12)
+    assert reader.make_room({**containers, 30: 10}) == {11: 6, 12: 5}
+    assert set(read(reader)) == {*range(3), *range(9, 13), 18, 19}
+    assert (reader.entries, reader.evictions) == (9, 0)
+    assert reader.make_room(containers) == {}
+    for key in range(20, 24):
+        kernel.set(key, 100, 1)
+    read(reader)
+    assert reader.make_room({}) == {}
+    assert reader.make_room(containers) == {10: 3}
+    assert reader.entries == 10
+
+
 def test_counts_are_summed_over_the_cpus(kernel: FakeMap) -> None:
     for key in range(5):
         kernel.set(key, 100, 1)

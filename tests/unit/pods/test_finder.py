@@ -111,6 +111,21 @@ def test_the_kernel_learns_which_cgroups_are_containers(tmp_path: Path, caplog: 
     assert marks.told.pop() == ({17: 0, 18: 1}, {root}, set())
 
 
+def test_cgroups_below_a_container_are_its(tmp_path: Path) -> None:
+    """The outermost container has all; a cgroup that is marked itself keeps its entry."""
+    ids = {}
+    for path in ("", "pod", "pod/a", "pod/a/x", "pod/a/x/y", "pod/a/own", "pod/b", "host"):
+        (tmp_path / path).mkdir(exist_ok=True)
+        (tmp_path / path / "cgroup.procs").touch()
+        ids[path] = (tmp_path / path).stat().st_ino
+    namer = Namer()
+    finder = Finder(str(tmp_path), namer)
+    assert finder.containers() == {}
+    namer.holders = {ids["pod"]: 1, ids["pod/a"]: 0, ids["pod/a/own"]: 0, ids["pod/b"]: 0}
+    finder.refresh()
+    assert finder.containers() == {ids["pod/a/x"]: ids["pod/a"], ids["pod/a/x/y"]: ids["pod/a"]}
+
+
 def test_without_the_hook_the_walk_goes_on(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").touch()
     news = News(refused=True)
