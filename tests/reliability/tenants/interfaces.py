@@ -21,7 +21,7 @@ class RenamedInterfaces(Attack):
     bound = "a number of series with labels of its own choice, for each pod"
     at_bound = "further interfaces are added up in the pod's own series `other`"
     limit = "series"
-    sizes = (120, 250, 500)
+    sizes = (260, 400, 600)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
         """Half of the interfaces are the other ends of the pairs."""
