@@ -261,6 +261,17 @@ def test_an_entry_that_was_created_before_the_mark_is_used_on(box: Box) -> None:
         assert [totals.number(owner, COUNT, RARE) for owner in (before, box.itself, after)] == [6, 6, 3]
 
 
+def test_a_nested_cgroup_that_is_marked_itself_has_an_entry(box: Box) -> None:
+    environment = Environment(syscalls=(RARE,))
+    with boxed(Syscall, environment, box) as collector:
+        first, second = box.nested[:2]
+        mark(environment, box.itself, first)
+        for owner in (box.itself, first, second):
+            owner.run(sys.executable, "-c", CALL % 2)
+        totals = Totals(collector).read()
+        assert [totals.number(owner, COUNT, RARE) for owner in (box.itself, first, second)] == [4, 2, 0]
+
+
 def test_a_container_that_creates_thousands_of_cgroups_takes_one_entry(cgroup: MakeCgroup) -> None:
     """In a small table, beside a container that nobody evicts."""
     attacker, victim, cgroups = cgroup("attacker"), cgroup("victim"), 3000 // SCALE
@@ -298,7 +309,7 @@ def test_a_container_that_filled_a_table_before_its_mark_makes_room(cgroup: Make
         mark(environment, attacker, victim)
         totals.read()
         assert (reader.entries, attacked()) == (1601, 1600)
-        collector.make_room(lambda: dict.fromkeys([one.id for one in cgroups], attacker.id))
+        collector.make_room(dict.fromkeys([one.id for one in cgroups], attacker.id))
         assert reader.entries == 1
         assert [(row.owner, row.labels, row.values) for row in environment.exceeded.rows()] == [
             (attacker.id, ("map_entries",), (1600,))

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from functools import cache
 
 from kpod_metrics import bounds, health
 from kpod_metrics.agent.attribution import Attribution
@@ -209,12 +208,11 @@ class Agent:
         for result in results:
             self._take(result)
         self._charge_exceeded()
-        containers = cache(self.source.containers)
         for state in self.states:
             if state.opened and not state.running:
                 try:
                     state.collector.forget(self.attribution.is_gone)
-                    state.collector.make_room(containers)
+                    state.collector.make_room(self.source.below)
                     # Not earlier: if the collector returned a row again, it would count as the first of its counter.
                     self._store.forget(state.collector.tables, self.attribution.is_gone, self.attribution.has_pod)
                 except Exception as error:

@@ -148,8 +148,8 @@ class Collector(abc.ABC):
     def forget(self, gone: Callable[[int], bool]) -> None:  # noqa: B027
         """Drop the data of cgroup ids that are `gone`, after their last values were read; by default, there is none."""
 
-    def make_room(self, containers: Callable[[], Mapping[int, int]]) -> None:  # noqa: B027
-        """Make room in full tables. `containers` returns which container each cgroup below one is in, by id."""
+    def make_room(self, containers: Mapping[int, int]) -> None:  # noqa: B027
+        """Make room in full tables. `containers` has the container of each cgroup below one, by id."""
 
     def close(self) -> None:  # noqa: B027
         """Free everything; also called after `open` failed."""
@@ -377,11 +377,11 @@ class BpfCollector(OwnsBpfObject, Collector):
             for reader in self._loaded.readers.values():
                 reader.forget(lambda key: gone(key[0]))
 
-    def make_room(self, containers: Callable[[], Mapping[int, int]]) -> None:
+    def make_room(self, containers: Mapping[int, int]) -> None:
         """Delete entries of the containers with most from crowded maps, and count them as over a limit."""
         for reader in self._loaded.readers.values() if self._loaded is not None else ():
             if reader.is_crowded():
-                for container, entries in reader.make_room(containers()).items():
+                for container, entries in reader.make_room(containers).items():
                     self.exceeded(container, "map_entries", entries)
 
     def _controllers(self) -> bytes:

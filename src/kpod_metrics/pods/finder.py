@@ -1,6 +1,7 @@
 """Finds the cgroups of this node by a walk of the tree, and has them named."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -58,9 +59,13 @@ class Finder:
         self._tree = Tree(root, kept_files)
         self.events = events
         self._made: dict[int, str] = {}
-        self._last: tuple[Sequence[Directory], Snapshot] = ((), Snapshot())
-        self._marked: Snapshot | None = Snapshot()
-        """The snapshot whose containers the kernel programs know; None if they do not know all."""
+        self._snapshot = Snapshot()
+        self._levels: Mapping[int, int] = {}
+        """What the kernel programs know of containers: as `Snapshot.holders`."""
+        self._refused = False
+        """Whether they do not know all."""
+        self.below: dict[int, int] = {}
+        """The cgroups that have no entries of their own: they are below the container with this id."""
         self._hears = False
         """Whether the kernel reports new cgroups."""
         self._part: bool | None = None
@@ -158,23 +163,36 @@ class Finder:
             for directory in directories:
                 vanished.pop(directory.id, None)
         found = self._namer.snapshot(self.root, directories, vanished, active)
-        self._last = (directories, found)
-        self._mark(found)
+        self._mark(directories, found)
         self._made = {}
         return found
 
-    def _mark(self, found: Snapshot) -> None:
-        """Tell the kernel programs which cgroups are containers. A refused mark costs entries in the maps, no event."""
-        if self.events is None or (found is self._marked and not self._made):
+    def _mark(self, directories: Sequence[Directory], found: Snapshot) -> None:
+        """Tell the kernel programs which cgroups are containers. A refused mark costs entries in the maps, no event.
+
+        A cgroup that is the only one below its container has an entry of its own: CRI-O with crun has all processes in
+        one, and the entry of a cgroup itself is found faster than that of a container above it.
+        """
+        if found is not self._snapshot:
+            self._snapshot = found
+            self.below = _below(directories, found.holders)
+            of_each = Counter(self.below.values())
+            only = [id_ for id_, container in self.below.items() if of_each[container] == 1]
+            self._levels = {**found.holders, **dict.fromkeys(only, 0)}
+            for id_ in only:
+                del self.below[id_]
+        elif not self._made and not self._refused:
+            return
+        if self.events is None:
             return
         try:
-            self.events.containers.mark(found.holders, found.present, self._made)
+            self.events.containers.mark(self._levels, found.present, self._made)
         except KernelError as error:
-            if self._marked is not None:
+            if not self._refused:
                 log.warning("not every container has a mark: its cgroups have entries of their own: %s", error)
-            self._marked = None
+            self._refused = True
         else:
-            self._marked = found
+            self._refused = False
 
     def _remember(self, ids: Sequence[int], there: int) -> None:
         for id_ in ids:
@@ -183,23 +201,6 @@ class Finder:
         while len(self._below) > there + CAPACITY:
             del self._below[next(iter(self._below))]
             self._forgotten += 1
-
-    def containers(self) -> dict[int, int]:
-        """Return, for each cgroup of the last walk that is below a container, the container's id."""
-        directories, snapshot = self._last
-        at: dict[str, int] = {}
-        """The container that a path is in."""
-        found = {}
-        for directory in directories:  # parents come first
-            marked = snapshot.holders.get(directory.id) == 0
-            above = at.get(directory.path.rpartition("/")[0])
-            if above is not None:
-                at[directory.path] = above
-                if not marked:
-                    found[directory.id] = above
-            elif marked:
-                at[directory.path] = directory.id
-        return found
 
     def is_outside(self, cgroup: int) -> bool:
         """Whether a cgroup is outside of the root: it was never seen or reported below it.
@@ -225,3 +226,16 @@ class Finder:
             self.events.close()
         if self._source:
             self._source.close()
+
+
+def _below(directories: Sequence[Directory], holders: Mapping[int, int]) -> dict[int, int]:
+    """Return the id of its container for each cgroup below one. Parents come first in `directories`."""
+    containers: dict[str, int] = {}
+    found = {}
+    for directory in directories:
+        container = containers.get(directory.path.rpartition("/")[0])
+        if container is not None:
+            containers[directory.path] = found[directory.id] = container
+        elif holders.get(directory.id) == 0:
+            containers[directory.path] = directory.id
+    return found

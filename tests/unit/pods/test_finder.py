@@ -112,18 +112,31 @@ def test_the_kernel_learns_which_cgroups_are_containers(tmp_path: Path, caplog: 
 
 
 def test_cgroups_below_a_container_are_its(tmp_path: Path) -> None:
-    """The outermost container has all; a cgroup that is marked itself keeps its entry."""
+    """However deep they are. But the only one below a container has a mark itself."""
     ids = {}
-    for path in ("", "pod", "pod/a", "pod/a/x", "pod/a/x/y", "pod/a/own", "pod/b", "host"):
+
+    def make(path: str) -> None:
         (tmp_path / path).mkdir(exist_ok=True)
         (tmp_path / path / "cgroup.procs").touch()
         ids[path] = (tmp_path / path).stat().st_ino
-    namer = Namer()
-    finder = Finder(str(tmp_path), namer)
-    assert finder.containers() == {}
-    namer.holders = {ids["pod"]: 1, ids["pod/a"]: 0, ids["pod/a/own"]: 0, ids["pod/b"]: 0}
+
+    for path in ("", "pod", "pod/a", "pod/a/x", "pod/a/x/y", "pod/a/z", "pod/b", "pod/b/only", "host"):
+        make(path)
+    news, namer = News(), Namer()
+    finder = Finder(str(tmp_path), namer, events=cast(CgroupEvents, news))
+    finder.open()
+    assert finder.below == {}
+    namer.holders = {ids["pod"]: 1, ids["pod/a"]: 0, ids["pod/b"]: 0}
     finder.refresh()
-    assert finder.containers() == {ids["pod/a/x"]: ids["pod/a"], ids["pod/a/x/y"]: ids["pod/a"]}
+    assert finder.below == dict.fromkeys([ids["pod/a/x"], ids["pod/a/x/y"], ids["pod/a/z"]], ids["pod/a"])
+    assert news.containers.told.pop()[0] == {**namer.holders, ids["pod/b/only"]: 0}
+    make("pod/b/second")
+    finder.refresh()
+    assert {id_ for id_, container in finder.below.items() if container == ids["pod/b"]} == {
+        ids["pod/b/only"],
+        ids["pod/b/second"],
+    }
+    assert news.containers.told.pop()[0] == namer.holders
 
 
 def test_without_the_hook_the_walk_goes_on(tmp_path: Path) -> None:
