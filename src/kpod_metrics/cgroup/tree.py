@@ -4,8 +4,10 @@ import errno
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from kpod_metrics.cgroup.keyed import decimal, flat, is_absent
 from kpod_metrics.errors import RefusedError
@@ -19,11 +21,19 @@ MAX_PATH_BYTES = 4000
 """Bytes of a directory's path: the kernel accepts 4,095, and the names of its files need some of them."""
 MAX_CGROUPS = 10_000
 """In the whole tree. The owner of a delegated cgroup can create any number, and each costs the agent 5 KB."""
+MAX_HELD = 1_000
+"""Below one holder (see `Directory`). A kind node with 110 pods has about 500, a desktop's user manager about 100."""
 SKIPPED = ("depth", "path", "number", "unreadable")
 """Why a walk skips a cgroup and everything below it."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_CONTAINER = re.compile(r"\.scope$|(?:^|[-:])[0-9a-f]{64}$|^lxc\.payload\.|^systemd-nspawn@")
+
+
+def is_container(name: str) -> bool:
+    """Whether the name of a directory is that of a container: root there may not be the host's administrator."""
+    return _CONTAINER.search(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,11 @@ class Directory:
     path: str
     """Below the mount, without a leading slash; "" is the root."""
     pids: tuple[int, ...]
+    delegated: bool = False
+    """Whether it, or one above it, belongs to another user than the root: that user can create any cgroups in it."""
+    holder: int = 0
+    """Id of the outermost directory, of itself and those above it, that is delegated, a unit or a container: the
+    processes in it may be able to create cgroups. 0: there is none."""
 
 
 def unescape_mount(field: str) -> str:
@@ -95,9 +110,12 @@ class Tree:
     their children (st_nlink is 1, as on btrfs; kernfs has them), it lists every directory each time.
     """
 
-    def __init__(self, root: str, kept_files: int = 0) -> None:
-        """`kept_files` is how many descriptors may stay open."""
-        self._root = root
+    def __init__(self, root: str, kept_files: int = 0, trusted: str = "") -> None:
+        """`kept_files` is how many descriptors may stay open.
+
+        `trusted` is a directory whose owner may create cgroups in it without limit, and which no directory above holds.
+        """
+        self._root, self._trusted = root, trusted
         self._files = KeptFiles(kept_files)
         self._listed: dict[str, tuple[int, list[tuple[str, int]]]] = {}
         """For each directory: its number of links when it was listed, and the names and inodes of its children."""
@@ -105,13 +123,23 @@ class Tree:
         """Result of the last walk by path: the process list as bytes, the directory, and its full path. An unchanged
         directory is the same object in the next walk."""
         self._now: dict[str, tuple[bytes, Directory, str]] = {}
+        self._links: dict[str, int] = {}
+        """For each directory of the current walk: its number of links."""
+        self._owners = (0, 0)
+        """The owners of the root and of the trusted directory."""
+        self._count: int | None = None
+        """How many cgroups the kernel counts, if it says so."""
+        self._held: Counter[int] = Counter()
+        """How many cgroups the current walk found below each holder."""
         self.skipped = dict.fromkeys(SKIPPED, 0)
         """Cgroups that the last walk skipped, with everything below them, by reason."""
-        self._skipping: dict[tuple[str, str], int] = {}
-        """The same for the current walk, by parent and reason."""
+        self.skipped_below: dict[int, int] = {}
+        """The same by the id of their holder."""
+        self._skipping: dict[tuple[str, str], tuple[int, int]] = {}
+        """For the current walk, by parent and reason: how many, and their holder."""
 
     def walk(self) -> list[Directory]:
-        """Return all cgroups from the root down, level by level, so that deep ones cannot displace others.
+        """Return all cgroups from the root down, parents first, and those below holders last.
 
         A cgroup that disappears during the walk is not returned. Cgroups below an unreadable one, and cgroups beyond
         the limits above, are counted in `skipped`: the owner of a delegated cgroup can create such cgroups, and the
@@ -123,25 +151,78 @@ class Tree:
             return unchanged
         listed, self._listed = self._listed, {}
         self._skipping = {}
-        inode = os.stat(self._root).st_ino
-        found = [self._directory("", self._root, inode) or Directory(inode, "", ())]
+        self._held.clear()
+        status = os.stat(self._root)
+        self._owners = status.st_uid, self._owner_of_trusted()
+        self._links = {"": status.st_nlink}
+        found = [self._root_directory(status.st_ino)]
+        holders = []
         for directory in found:  # the list grows during the loop
-            found += self._below(directory, listed, MAX_CGROUPS - len(found))
+            if directory.holder:
+                holders.append(directory)
+            else:
+                found += self._below(directory, listed, MAX_CGROUPS - len(found))
+        share = self._share(holders, MAX_CGROUPS - len(found))
+        for directory in holders:
+            room = min(share - self._held[directory.holder], MAX_CGROUPS - len(found))
+            below = self._below(directory, listed, room)
+            self._held[directory.holder] += len(below)
+            found += below
+            holders += below
         now, self._now = self._now, {}
         self._files.sweep({where for _, _, where in now.values()})
         self._known = {directory.path: now[directory.path] for directory in found if directory.path in now}
         self._report_skipped()
         return found
 
+    def _root_directory(self, inode: int) -> Directory:
+        text = self._read(self._root)
+        directory = Directory(inode, "", _pids(text or b""))
+        if text is not None:
+            self._now[""] = (text, directory, self._root)
+        return directory
+
+    def _owner_of_trusted(self) -> int:
+        try:
+            return os.stat(f"{self._root}/{self._trusted}").st_uid
+        except OSError:  # it does not exist yet
+            return 0
+
+    def _share(self, holders: list[Directory], room: int) -> int:
+        """Return how many cgroups below each holder fit into `room`: large ones make room for all small ones."""
+        if self._count is None or self._count < MAX_CGROUPS:
+            return MAX_HELD
+        sizes = [min(self._descendants(f"{self._root}/{holder.path}") or 0, MAX_HELD) for holder in holders]
+        for smaller, size in enumerate(sorted(sizes)):
+            share = room // (len(sizes) - smaller)
+            if size > share:
+                return share
+            room -= size
+        return MAX_HELD
+
+    def _descendants(self, where: str) -> int | None:
+        """Return the kernel's count of the cgroups below a directory; None if it is not known."""
+        try:
+            (count,) = flat(read_bytes(f"{where}/cgroup.stat"), b"nr_descendants")
+        except OSError:
+            return None
+        return count
+
+    def _skip(self, directory: Directory, reason: str, number: int) -> None:
+        self._skipping[directory.path, reason] = (number, directory.holder)
+
     def _report_skipped(self) -> None:
         """Count the skipped cgroups; log them when it begins."""
         before, self.skipped = self.skipped, dict.fromkeys(SKIPPED, 0)
-        for (_, reason), number_ in self._skipping.items():
-            self.skipped[reason] += number_
-        for (path, reason), number_ in self._skipping.items():
+        self.skipped_below = {}
+        for (_, reason), (number, holder) in self._skipping.items():
+            self.skipped[reason] += number
+            if holder and reason != "unreadable":
+                self.skipped_below[holder] = self.skipped_below.get(holder, 0) + number
+        for (path, reason), (number, _) in self._skipping.items():
             if not before[reason]:
-                before[reason] = number_
-                log.warning("the walk skips cgroups (%s), among them %d below %.200r", reason, number_, f"/{path}")
+                before[reason] = number
+                log.warning("the walk skips cgroups (%s), among them %d below %.200r", reason, number, f"/{path}")
 
     def close(self) -> None:
         """Close the open files."""
@@ -149,102 +230,133 @@ class Tree:
 
     def _walk_known(self) -> list[Directory] | None:
         """Return the directories of the last walk, updated; None if there may be others, or one was removed."""
-        if self._skipping:
-            return None
         try:
-            (count,) = flat(self._files.read(self._root, "cgroup.stat"), b"nr_descendants")
+            (self._count,) = flat(self._files.read(self._root, "cgroup.stat"), b"nr_descendants")
         except OSError:
-            return None
-        if count != len(self._known) - 1:
+            self._count = None
+        if self._skipping or self._count != len(self._known) - 1:
             return None
         for path, (before, directory, where) in self._known.items():
-            text = self._read(where, directory.id)
-            if text is None:
+            text = self._read(where)
+            # A descriptor that was kept is of the same directory, or the read would have failed.
+            if text is None or not (self._files.keeps(where, "cgroup.procs") or self._is(where, directory.id)):
                 self._listed.clear()  # another cgroup may have the same name now
                 return None
             if text != before:
-                self._known[path] = (text, Directory(directory.id, path, _pids(text)), where)
+                self._known[path] = (text, replace(directory, pids=_pids(text)), where)
         return [directory for _, directory, _ in self._known.values()]
+
+    @staticmethod
+    def _is(where: str, inode: int) -> bool:
+        try:
+            return os.stat(where).st_ino == inode
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise
+            return False
 
     def _below(
         self, directory: Directory, listed: dict[str, tuple[int, list[tuple[str, int]]]], room: int
     ) -> list[Directory]:
         """Return the children of a directory, at most `room`."""
         path = directory.path
+        links = self._links.get(path, 2)
+        if links == 2:
+            return []  # its own name and "."
         where = f"{self._root}/{path}" if path else self._root
+        if path.count("/") >= MAX_DEPTH - 1:
+            self._skip(directory, "depth", links - 2)
+            return []
         try:
-            links = os.stat(where).st_nlink
-            if links == 2:
-                return []  # its own name and "."
             known = listed.get(path)
-            names = known[1] if known is not None and known[0] == links != 1 else self._list(where)
+            names = known[1] if known is not None and known[0] == links != 1 else self._list(where, room)
         except OSError as error:
             if not path or error.errno in _EXHAUSTED:
                 raise
             if not is_absent(error):
-                self._skipping[path, "unreadable"] = 1
+                self._skip(directory, "unreadable", 1)
             return []
-        below = self._directories(where, path, names, room)
+        below = self._directories(where, directory, names, room)
         if None in below:
             # One was removed and another created, perhaps with the same name, as the number of links is the same.
             try:
-                names = self._list(where)
+                names = self._list(where, room)
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     raise
-            below = self._directories(where, path, names, room)
-        self._listed[path] = (links, names)
+            below = self._directories(where, directory, names, room)
+        if len(names) <= room:  # else others may have a place in the next walk
+            self._listed[path] = (links, names)
         return [child for child in below if child is not None]
 
     @staticmethod
-    def _list(where: str) -> list[tuple[str, int]]:
+    def _list(where: str, room: int) -> list[tuple[str, int]]:
+        """Return the names and inodes of the children: if they are more than `room`, one more than that."""
         with os.scandir(where) as entries:
-            return [(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            below = ((entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False))
+            return list(islice(below, max(room, 0) + 1))
 
-    def _directories(self, where: str, path: str, names: list[tuple[str, int]], room: int) -> list[Directory | None]:
-        """Return the directories with these names, None for a removed one."""
-        above = f"{path}/" if path else ""
-        if above.count("/") >= MAX_DEPTH:
-            self._skipping[path, "depth"] = len(names)
-            return []
+    def _directories(
+        self, where: str, directory: Directory, names: list[tuple[str, int]], room: int
+    ) -> list[Directory | None]:
+        """Return the children with these names, None for a removed one."""
+        above = f"{directory.path}/" if directory.path else ""
         if len(where) > MAX_PATH_BYTES // 8:  # a character has at most four bytes, a name at most 255
             fitting = [(name, inode) for name, inode in names if len(os.fsencode(f"{where}/{name}")) <= MAX_PATH_BYTES]
             if len(fitting) < len(names):
-                self._skipping[path, "path"] = len(names) - len(fitting)
+                self._skip(directory, "path", len(names) - len(fitting))
             names = fitting
         if len(names) > room:
-            self._skipping[path, "number"] = len(names) - room
-            names = names[:room]
-        return [self._directory(above + name, f"{where}/{name}", inode) for name, inode in names]
+            self._skip(directory, "number", max(len(names), self._links[directory.path] - 2) - max(room, 0))
+            names = names[: max(room, 0)]
+        return [self._directory(directory, name, above + name, f"{where}/{name}", inode) for name, inode in names]
 
-    def _directory(self, path: str, where: str, inode: int) -> Directory | None:
-        """Return one directory; None if it was removed."""
-        text = self._read(where, inode)
+    def _directory(self, above: Directory, name: str, path: str, where: str, inode: int) -> Directory | None:
+        """Return one directory; None if it was removed, or replaced by another one."""
+        text = self._read(where)
         if text is None:
             return None
+        try:
+            status = os.stat(where)
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise
+            if is_absent(error):
+                return None
+            self._skipping[path, "unreadable"] = (1, above.holder)
+            links, delegated = 2, True
+        else:
+            if status.st_ino != inode:
+                return None
+            links, delegated = status.st_nlink, above.delegated or status.st_uid != self._owners[0]
+            if self._trusted and f"{path}/".startswith(f"{self._trusted}/"):
+                delegated = path != self._trusted and (above.delegated or status.st_uid != self._owners[1])
+        self._links[path] = links
+        holder = above.holder
+        if not holder and (delegated or name.endswith(".service") or is_container(name)):
+            holder = 0 if self._is_above_trusted(path) else inode
         known = self._known.get(path)
-        if known is None or known[0] != text or known[1].id != inode:
-            known = (text, Directory(inode, path, _pids(text)), where)
+        if known is None or known[0] != text or known[1].id != inode or known[1].delegated != delegated:
+            known = (text, Directory(inode, path, _pids(text), delegated, holder), where)
         self._now[path] = known
         return known[1]
 
-    def _read(self, where: str, inode: int) -> bytes | None:
-        """Return a directory's list of processes; None if it was removed or replaced by another one.
+    def _is_above_trusted(self, path: str) -> bool:
+        return bool(self._trusted) and f"{self._trusted}/".startswith(f"{path}/")
+
+    def _read(self, where: str) -> bytes | None:
+        """Return a directory's list of processes; None if it was removed.
 
         The list is empty if it cannot be read: the owner of a cgroup can remove the right to read it.
         """
         try:
-            text = _read_procs(where, self._files)
-            # If the descriptor was kept, the read would have failed.
-            if text is None or self._files.keeps(where, "cgroup.procs"):
-                return text
-            return text if os.stat(where).st_ino == inode else None
+            return _read_procs(where, self._files)
         except FileNotFoundError:
             return None
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 raise
-            self._skipping[where[len(self._root) + 1 :], "unreadable"] = 1
+            self._skipping[where[len(self._root) + 1 :], "unreadable"] = (1, 0)
             return b""
 
 

@@ -342,3 +342,114 @@ def test_what_may_not_be_read_is_left_out_alone(tmp_path: Path, mode: int, below
     assert walker.skipped == {"depth": 0, "path": 0, "number": 0, "unreadable": 1 + len(below)}
     assert {directory.path: directory.pids for directory in walker.walk()} == everything
     assert not any(walker.skipped.values())
+
+
+def flood(path: Path, number: int) -> None:
+    """Make so many cgroups in one."""
+    for at in range(number):
+        make(path / f"c{at}")
+
+
+@pytest.mark.parametrize("number", [50, 200, 500])
+@pytest.mark.parametrize("holder", ["a.service", "docker-" + "0" * 64, "lxc.payload.x", "owned"])
+def test_flood_below_one_holder_displaces_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: str, number: int
+) -> None:
+    """Also what is deeper than the flood, and what is created later."""
+    monkeypatch.setattr(tree, "MAX_HELD", 20)
+    (tmp_path / "cgroup.procs").touch()
+    for path in ("a", f"a/{holder}", "a/b", "a/b/c", "a/b/c/victim.scope", "a/b/c/victim.scope/inner"):
+        make(tmp_path / path)
+    flood(tmp_path / "a" / holder, number)
+    if holder == "owned":
+        os.chown(tmp_path / "a" / holder, 65534, 65534)
+    walker = tree.Tree(str(tmp_path))
+    found = {directory.path: directory for directory in walker.walk()}
+    assert len(found) == 7 + 20
+    assert {"a/b/c/victim.scope", "a/b/c/victim.scope/inner"} <= found.keys()
+    assert walker.skipped == {"depth": 0, "path": 0, "number": number - 20, "unreadable": 0}
+    assert walker.skipped_below == {found[f"a/{holder}"].id: number - 20}
+    make(tmp_path / "a/b/c/victim.scope/new")
+    assert {directory.path for directory in walker.walk()} == {*found, "a/b/c/victim.scope/new"}
+    for at in range(number):
+        (tmp_path / "a" / holder / f"c{at}/cgroup.procs").unlink()
+        (tmp_path / "a" / holder / f"c{at}").rmdir()
+    assert len(walker.walk()) == 8
+    assert (walker.skipped["number"], walker.skipped_below) == (0, {})
+
+
+def test_what_is_skipped_below_a_holder_is_counted_with_it(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    make(tmp_path / "x.scope", "1\n")
+    nest(str(tmp_path / "x.scope"), ["d"] * 100)
+    looked_at = [tmp_path / "x.scope" / "/".join(["d"] * depth) / "cgroup.procs" for depth in range(1, tree.MAX_DEPTH)]
+    for procs in looked_at:
+        procs.touch()
+    walker = tree.Tree(str(tmp_path))
+    try:
+        found = walker.walk()
+        assert len(found) == 1 + tree.MAX_DEPTH
+        assert walker.skipped_below == {found[1].id: 1}
+    finally:
+        for procs in looked_at:
+            procs.unlink()
+        unnest(str(tmp_path / "x.scope"), "d")
+
+
+def test_holders_share_the_room_so_that_all_small_ones_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel says how many there are. Attackers in several containers get what the others leave."""
+    monkeypatch.setattr(tree, "MAX_HELD", 100)
+    monkeypatch.setattr(tree, "MAX_CGROUPS", 60)
+    (tmp_path / "cgroup.procs").touch()
+    sizes = {"a1.scope": 90, "a2.scope": 30, "v1.scope": 5, "v2.scope": 7, "v3.scope": 0}
+    for name, number in sizes.items():
+        make(tmp_path / name)
+        flood(tmp_path / name, number)
+        (tmp_path / name / "cgroup.stat").write_text(f"nr_descendants {number}\n")
+    (tmp_path / "cgroup.stat").write_text(f"nr_descendants {sum(sizes.values()) + len(sizes)}\n")
+    walker = tree.Tree(str(tmp_path))
+    paths = [directory.path for directory in walker.walk()]
+    below = {name: sum(path.startswith(f"{name}/") for path in paths) for name in sizes}
+    # 60 without the root, the five and the twelve of the victims are 42.
+    assert below == {"a1.scope": 21, "a2.scope": 21, "v1.scope": 5, "v2.scope": 7, "v3.scope": 0}
+    assert sorted(walker.skipped_below.values()) == [9, 69]
+
+
+def test_who_may_create_cgroups_where(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    for path in ("a.slice", "a.slice/u", "a.slice/u/b", "a.slice/u/b/c.scope", "s.service", "s.service/x", "z"):
+        make(tmp_path / path)
+    for path in ("a.slice/u", "a.slice/u/b"):
+        os.chown(tmp_path / path, 65534, 65534)
+    seen = {directory.path: directory for directory in tree.Tree(str(tmp_path)).walk()}
+    owned, unit = seen["a.slice/u"].id, seen["s.service"].id
+    assert {path: (directory.delegated, directory.holder) for path, directory in seen.items()} == {
+        "": (False, 0),
+        "a.slice": (False, 0),
+        "z": (False, 0),
+        "a.slice/u": (True, owned),
+        "a.slice/u/b": (True, owned),
+        "a.slice/u/b/c.scope": (True, owned),
+        "s.service": (False, unit),
+        "s.service/x": (False, unit),
+    }
+    seen = {directory.path: directory for directory in tree.Tree(str(tmp_path), 0, "a.slice/u/b").walk()}
+    assert {path: (d.delegated, d.holder) for path, d in seen.items() if path.startswith("a.slice")} == {
+        "a.slice": (False, 0),
+        "a.slice/u": (True, 0),
+        "a.slice/u/b": (False, 0),
+        # Root's, in what the user's kubelet owns.
+        "a.slice/u/b/c.scope": (True, seen["a.slice/u/b/c.scope"].id),
+    }
+
+
+def test_owner_that_changes_is_seen_by_the_next_walk(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    make(tmp_path / "a")
+    walker = tree.Tree(str(tmp_path))
+    assert [directory.delegated for directory in walker.walk()] == [False, False]
+    os.chown(tmp_path / "a", 65534, 65534)
+    make(tmp_path / "a/b")
+    assert [directory.delegated for directory in walker.walk()] == [False, True, True]
