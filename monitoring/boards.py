@@ -147,6 +147,7 @@ TITLES = {
     "kpod_collector_skipped_processes_total": "skipped processes, by collector",
     "kpod_collector_unread_cgroups_total": "unread cgroups, by collector",
     "kpod_discovery_errors_total": "failed discoveries",
+    "kpod_discovery_refused_claims_total": "refused claims to be a pod",
     "kpod_discovery_forgotten_total": "evictions from caches of the discovery",
     "kpod_discovery_skipped_cgroups": "skipped cgroups",
     "kpod_filesystem_mounts_skipped_total": "skipped mounts",

@@ -89,6 +89,12 @@ CYCLE = _agent(
         "Failed updates of the list of cgroups and pods: the agent continues with the last list.",
         advice="Grows: /readyz says why. Until an update succeeds, new pods have no series, and their events are held.",
     ),
+    _counter(
+        "kpod_discovery_refused_claims_total",
+        "Cgroups outside of all pods whose path has the ids of a pod: they do not count as that pod.",
+        advice="Grows: a user of this node creates cgroups that look like a pod's (docs/security.md). If they are the "
+        "kubelet's, set kubelet_cgroup_root.",
+    ),
 )
 FORGOTTEN = _agent(
     _counter(
@@ -105,10 +111,10 @@ SKIPPED = _agent(
     _gauge(
         "kpod_discovery_skipped_cgroups",
         "Cgroups that the last walk of the tree skipped, with everything below them: more than 64 levels below the "
-        "root (depth), with a path of more than 4,000 bytes (path), after the first 10,000 cgroups (number), or "
-        "without the right to read them (unreadable).",
-        advice="Above 0: a process creates very many or deeply nested cgroups; the log names one. Their events are "
-        "unresolved; all other cgroups are counted.",
+        "root (depth), with a path of more than 4,000 bytes (path), after the first 1,000 cgroups below one container, "
+        "service or user, or after 10,000 in all (number), or without the right to read them (unreadable).",
+        advice="Above 0: a process creates very many or deeply nested cgroups; the log names one, and "
+        "kpod_pod_limit_exceeded_total its pod. Their events are unresolved; all other cgroups are counted.",
     ),
     labels=(Label("reason", SKIPPED_REASONS),),
 )

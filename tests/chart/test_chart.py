@@ -154,7 +154,7 @@ EXAMPLES: dict[str, Any] = {
             "otlp_key",
         )
     },
-    **{key: f"/{key}" for key in ("cgroup_root", "proc_root", "sys_root")},
+    **{key: f"/{key}" for key in ("cgroup_root", "kubelet_cgroup_root", "proc_root", "sys_root")},
     "listen": "0.0.0.0:9191",
     "kubelet_address": "10.0.0.1:10250",
     "kubelet_insecure": True,

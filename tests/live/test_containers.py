@@ -17,7 +17,7 @@ from kpod_metrics.collectors.page_faults import MAJOR_FAULTS, PageFaults
 from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import PERF_EVENT
-from kpod_metrics.pods.paths import kubernetes_ids
+from kpod_metrics.pods.paths import place_of
 from kpod_metrics.settings import DEFAULT_SYSCALLS
 from tests.forced import needs
 from tests.live.agents import eventually
@@ -60,6 +60,13 @@ NAMES = {
 }
 
 
+def ids(path: str) -> tuple[str, ...]:
+    """The pod UID and container id of a path."""
+    place = place_of(path)
+    assert place is not None
+    return place[:2]
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Runc makes a container's cgroup in every hierarchy: none of them has any of it afterwards."""
@@ -77,7 +84,7 @@ def test_each_layout_is_found_named_and_told(runtime: Runtime, cgroup_root: str)
             told = {path: id_ for id_, path in events.take()}
             walked = {directory.path: directory for directory in Tree(cgroup_root).walk()}
             for path, container in running.items():
-                assert kubernetes_ids(path) == NAMES[path]
+                assert ids(path) == NAMES[path]
                 assert container.id == NAMES[path][1]
                 assert walked[path].id == told[path] == container.cgroup.id
                 assert walked[path].pids == (container.pid,)
@@ -87,7 +94,7 @@ def test_each_layout_is_found_named_and_told(runtime: Runtime, cgroup_root: str)
                 assert os.readlink(f"/proc/{container.pid}/ns/cgroup") != os.readlink("/proc/self/ns/cgroup")
                 pod = path.rpartition("/")[0]
                 assert walked[pod].id == told[pod] == Path(cgroup_root, pod).stat().st_ino
-                assert pod.endswith("containerd.service") or kubernetes_ids(pod) == (NAMES[path][0], "")
+                assert pod.endswith("containerd.service") or ids(pod) == (NAMES[path][0], "")
     finally:
         events.close()
 
@@ -213,8 +220,8 @@ def test_a_cgroup_nested_in_a_container_is_the_containers(runtime: Runtime, cgro
         try:
             walked = {directory.path: directory for directory in Tree(cgroup_root).walk()}
             assert walked[f"{CRIO}/{inner}"].pids == (container.pid,)
-            assert kubernetes_ids(f"{CRIO}/{inner}") == NAMES[CRIO]
-            assert kubernetes_ids(str(monitor.relative_to(cgroup_root))) == (UIDS[1], "")
+            assert ids(f"{CRIO}/{inner}") == NAMES[CRIO]
+            assert ids(str(monitor.relative_to(cgroup_root))) == (UIDS[1], "")
             assert monitor.stat().st_ino in {directory.id for directory in walked.values()}
         finally:
             monitor.rmdir()

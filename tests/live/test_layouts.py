@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Callable
 
 from kpod_metrics.cgroup.tree import Tree
-from kpod_metrics.pods.paths import kubernetes_ids
+from kpod_metrics.pods.paths import place_of
 from tests.live.harness import Cgroup
 from tests.unit.pods.layouts import LAYOUTS
 
@@ -21,7 +21,7 @@ def test_every_layout_is_walked_and_named(
         children.append(owner.start("sleep", "60"))
         expected[owner.id] = (children[-1].pid, layout.uid, layout.container)
     found = {
-        directory.id: (*directory.pids, *(kubernetes_ids(directory.path) or ()))
+        directory.id: (*directory.pids, *(place_of(directory.path) or ())[:2])
         for directory in Tree(cgroup_root).walk()
         if directory.id in expected
     }

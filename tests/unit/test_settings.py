@@ -39,6 +39,7 @@ def test_defaults() -> None:
         "kubelet_certificate": "",
         "kubelet_insecure": False,
         "cgroup_root": "",
+        "kubelet_cgroup_root": "",
         "proc_root": "/proc",
         "sys_root": "/sys",
         "syscalls": (
@@ -125,6 +126,7 @@ GOOD: Mapping[str, tuple[tuple[str, Any, Any], ...]] = {
     "kubelet_certificate": (("@a/f", "@a/f", "@a/f"), ("@b/f", "@b/f", "@b/f")),
     "kubelet_insecure": (("true", True, True), ("off", False, False)),
     "cgroup_root": (("@a", "@a", "@a"), ("@b/", "@b/", "@b")),
+    "kubelet_cgroup_root": (("/", "/", "/"), ("/a.slice/b_c/", "/a.slice/b_c/", "/a.slice/b_c/")),
     "proc_root": (("@a", "@a", "@a"), ("@b", "@b", "@b")),
     "sys_root": (("@a", "@a", "@a"), ("@b", "@b", "@b")),
     "syscalls": (("read", ["read"], ("read",)), ("read, futex,read", ["read", "futex", "read"], ("read", "futex"))),
@@ -208,6 +210,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "node_name": (1, None, True, ["a"]),
     "cluster": (1.5, None),
     "cgroup_root": ("", "/dev/null", "/nonexistent", "@", "@v1", None, 1),
+    "kubelet_cgroup_root": ("kubepods", "//", "/a//b", "/a/../b", "/./a", "/a\nb", None, 1),
     "proc_root": ("", "/dev/null", "/nonexistent\n", None, 1),
     "sys_root": ("", "/nonexistent", {}),
     "syscalls": (1, None, [1], {"read": 1}),

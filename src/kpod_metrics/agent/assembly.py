@@ -5,6 +5,7 @@ import resource
 
 from kpod_metrics import collectors as collectors_package
 from kpod_metrics.agent.cycle import Agent
+from kpod_metrics.bounds import Ledger
 from kpod_metrics.cgroup.events import CgroupEvents
 from kpod_metrics.cgroup.processes import HIDDEN, others_are_hidden
 from kpod_metrics.cgroup.tree import find_root
@@ -15,6 +16,7 @@ from kpod_metrics.metrics import Profile
 from kpod_metrics.pods.cluster import ClusterNamer, Filter
 from kpod_metrics.pods.discovery import kubernetes_source
 from kpod_metrics.pods.finder import Finder, Namer
+from kpod_metrics.pods.kubelet_tree import KubeletTree
 from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.settings import Settings
@@ -83,18 +85,21 @@ def build(settings: Settings) -> Agent:
     events = CgroupEvents(
         sys_root=settings.sys_root, proc_root=settings.proc_root, root=root, containers=environment.containers
     )
-    finder = Finder(root, namer_of(settings), kept_files(), events, environment.exceeded)
+    namer = namer_of(settings, environment.exceeded)
+    trusted = settings.kubelet_cgroup_root.strip("/")
+    finder = Finder(root, namer, kept_files(), events, environment.exceeded, trusted=trusted)
     return Agent(settings, finder, chosen)
 
 
-def namer_of(settings: Settings) -> Namer:
+def namer_of(settings: Settings, exceeded: Ledger) -> Namer:
     """Return the namer of cgroups; raises SettingError or RefusedError if its address is not known."""
+    tree = KubeletTree(settings.kubelet_cgroup_root, exceeded)
     if settings.discovery == "cgroup":
-        return StandaloneNamer()
+        return StandaloneNamer(tree, exceeded)
     wanted = Filter(
         frozenset(settings.namespaces),
         frozenset(settings.exclude_namespaces),
         parse_selector(settings.pod_selector),
         settings.pod_labels,
     )
-    return ClusterNamer(kubernetes_source(settings), wanted, settings.grace_period)
+    return ClusterNamer(kubernetes_source(settings), wanted, settings.grace_period, tree=tree)

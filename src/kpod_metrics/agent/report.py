@@ -54,7 +54,8 @@ class Report:
         if self.exporter is not None:
             put(health.OTLP, (), (self.exporter.sent, self.exporter.dropped, self.exporter.queued_bytes))
         pods = {identity.of_pod for identity in (*snapshot.reported.values(), *snapshot.kept)}
-        put(health.CYCLE, (), (seconds, time.time(), len(pods), self.interval, self.cycle_errors, finder.errors))
+        counts = (self.cycle_errors, finder.errors, finder.refused_claims)
+        put(health.CYCLE, (), (seconds, time.time(), len(pods), self.interval, *counts))
         forgotten = self.attribution.forgotten
         for what in health.FORGOTTEN_KINDS:
             put(health.FORGOTTEN, (what,), (forgotten.get(what, 0),))

@@ -30,6 +30,10 @@ class Namer(Protocol):
     def forgotten(self) -> Mapping[str, int]:
         """How many entries its full tables dropped, by kind."""
 
+    @property
+    def refused_claims(self) -> int:
+        """How many cgroups outside of all pods had the ids of a pod."""
+
     def snapshot(
         self, root: str, directories: Sequence[Directory], vanished: Mapping[int, str], active: frozenset[int]
     ) -> Snapshot:
@@ -49,14 +53,18 @@ class Finder:
         kept_files: int = 0,
         events: CgroupEvents | None = None,
         exceeded: Ledger | None = None,
+        *,
+        trusted: str = "",
     ) -> None:
         """`kept_files` is how many descriptors may stay open; `events` reports new cgroups, if the kernel can.
 
-        `exceeded` counts who went over a limit of its own.
+        `exceeded` counts who went over a limit of its own. `trusted`: see `Tree`.
         """
         self.exceeded = exceeded or Ledger()
         self.root, self._namer, self._source = root, namer, namer.source
-        self._tree = Tree(root, kept_files)
+        self._tree = Tree(root, kept_files, trusted)
+        self._skipped_below: dict[int, int] = {}
+        """Skipped cgroups by holder, as they were counted."""
         self.events = events
         self._made: dict[int, str] = {}
         self._snapshot = Snapshot()
@@ -91,6 +99,11 @@ class Finder:
     def skipped(self) -> Mapping[str, int]:
         """Cgroups that the last walk skipped, with everything below them, by reason."""
         return self._tree.skipped
+
+    @property
+    def refused_claims(self) -> int:
+        """How many cgroups outside of all pods had the ids of a pod."""
+        return self._namer.refused_claims
 
     @property
     def name(self) -> str:
@@ -152,6 +165,10 @@ class Finder:
         # First the new cgroups, then the walk: a cgroup is in one of the two at least.
         self.has_news()
         directories = self._tree.walk()
+        for holder, cgroups in self._tree.skipped_below.items():
+            if (more := cgroups - self._skipped_below.get(holder, 0)) > 0:
+                self.exceeded.add(holder, "cgroups", more)
+        self._skipped_below = dict(self._tree.skipped_below)
         if self._part is None:
             self._part = not is_whole(self.root)
             self._newest = max(directory.id for directory in directories)

@@ -5,14 +5,17 @@ with the uid's dashes as underscores, or `kubepods/<qos>/pod<uid>`), and the run
 (`cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, or the bare id). Where the kubelet uses systemd
 and containerd does not, one directory has both names (`...-pod<uid>.slice:cri-containerd:<id>`). Other parts before
 these (a cgroup root, the container of a kind node) and after them (systemd, Docker, a cluster in a container) do not
-matter: the outermost pod, and the outermost container in it, own everything below.
+matter: the outermost pod, and the outermost container in it, own everything below. Anybody can give a directory such a
+name: `kubelet_tree.py` decides which ones count.
 
 A UID is a UUID or, for a static pod, the MD5 hash of its file. If a static pod's file sets a UID of another form, its
 cgroup does not count as a pod's.
 """
 
 import re
+from typing import NamedTuple
 
+from kpod_metrics.bounds import clipped
 from kpod_metrics.pods.model import Identity
 
 _POD = re.compile(
@@ -20,32 +23,61 @@ _POD = re.compile(
 )
 # CRI-O puts each container's monitor beside it (`crio-conmon-<id>.scope`): it belongs to the pod, not to the container.
 _CONTAINER = re.compile(r"^(?![a-z]+-conmon-)(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?$")
+_QOS = re.compile(r"(?:^|-)(?:burstable|besteffort)(?:\.slice)?$")
+_KATA_OVERHEAD = "kata_overhead"
 _UNIT = re.compile(r"\.(?:service|scope|slice|socket|mount|swap)$")
 _SHORT = 12
 """Length of a container's short id, as runtimes print it."""
 
 
-def kubernetes_ids(path: str) -> tuple[str, str] | None:
-    """Return the pod UID and container id of a path that Kubernetes created, None for any other path.
+class Place(NamedTuple):
+    """The pod and container that a path names, and where."""
 
-    A path below a container has the ids of the container. The container id of the pod's own cgroup is "". The id of a
-    sandbox (pause) looks like that of a container: only the pod's status distinguishes the two.
-    """
-    parts = re.split("[/:]", path)
-    for at, part in enumerate(parts):
+    uid: str
+    container: str
+    """"" for the pod's own. The id of a sandbox (pause) looks like that of a container: only the pod's status
+    distinguishes the two."""
+    tree: str
+    """The directory that has all pods of the kubelet."""
+    pod: str
+    """The pod's directory. If a runtime created the container's elsewhere: the directory of that one."""
+    directory: str
+    """The directory of the container, or of the pod: everything below it has the same ids."""
+    apart: bool
+    """Whether a runtime created it outside of the kubelet's tree."""
+
+
+def place_of(path: str) -> Place | None:
+    """Return what a path of the form that Kubernetes uses names, None for any other path."""
+    names = path.split("/")
+    parts = [(part, at) for at, name in enumerate(names) for part in name.split(":")]
+    for number, (part, at) in enumerate(parts):
         if match := _POD.search(part):
             uid = match[1].replace("_", "-")
-            container = next((found[1] for name in parts[at + 1 :] if (found := _CONTAINER.match(name))), "")
-            return uid, container
+            container, end = next(
+                ((found[1], below) for name, below in parts[number + 1 :] if (found := _CONTAINER.match(name))),
+                ("", at),
+            )
+            mixed = ":" in names[at]
+            overhead = names[0] == _KATA_OVERHEAD
+            below_class = not mixed and at > 0 and _QOS.search(names[at - 1]) is not None
+            return Place(
+                uid,
+                container,
+                tree="/".join(names[overhead : at - below_class]),
+                pod="/".join(names[: at if mixed else at + 1]),
+                directory="/".join(names[: end + 1]),
+                apart=mixed or overhead,
+            )
     return None
 
 
-def identity_of_path(path: str) -> Identity:
-    """Name a cgroup by its path alone (`--discovery cgroup`)."""
-    if ids := kubernetes_ids(path):
-        uid, container = ids
-        return Identity("", uid, container[:_SHORT])
-    return Identity("system", unit, "") if (unit := _unit(path)) else Identity("cgroup", path or "/", "")
+def identity_of_path(path: str, place: Place | None = None) -> Identity:
+    """Name a cgroup without Kubernetes: by the ids of its pod, if it is a pod's, else by its unit or its path."""
+    if place is not None:
+        return Identity("", place.uid, place.container[:_SHORT])
+    unit = _unit(path)
+    return Identity("system", clipped(unit), "") if unit else Identity("cgroup", clipped(path) or "/", "")
 
 
 def _unit(path: str) -> str:

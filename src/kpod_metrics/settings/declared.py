@@ -131,6 +131,12 @@ class Host:
     cgroup_root: str = setting(
         "", kinds.CGROUP_ROOT, "mount of the whole cgroup v2 tree", "found in /proc/self/mountinfo"
     )
+    kubelet_cgroup_root: str = setting(
+        "",
+        kinds.CGROUP_PATH,
+        "directory below the cgroup v2 mount that has the kubelet's pods, at any depth: no cgroup elsewhere is a pod's",
+        "found by the directories of pods that only root could create",
+    )
     proc_root: str = setting("/proc", kinds.DIRECTORY, "the host's /proc")
     sys_root: str = setting("/sys", kinds.DIRECTORY, "the host's /sys")
     kernel_features_off: tuple[str, ...] = setting(

@@ -229,6 +229,14 @@ def _cgroup_root(value: Any) -> str:
     return _checked(_text(value).rstrip("/"), os.path.exists(os.path.join(value, "cgroup.controllers")))
 
 
+def _cgroup_path(value: Any) -> str:
+    path = _text(value)
+    names = path.strip("/").split("/")
+    fits = path.startswith("/") and path.isprintable() and not {"", ".", ".."} & ({*names} if path != "/" else set())
+    return _checked(path, not path or fits)
+
+
+CGROUP_PATH = Kind("a directory below the cgroup v2 mount, like /kubelet.slice", _cgroup_path)
 FILE = Kind("a file", lambda value: _checked(value, os.path.isfile(_text(value))))
 DIRECTORY = Kind("a directory", lambda value: _checked(value, os.path.isdir(_text(value))))
 CGROUP_ROOT = Kind("a cgroup v2 directory", _cgroup_root)

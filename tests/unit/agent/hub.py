@@ -78,6 +78,7 @@ class Names:
     connected = True
     relists = 0
     forgotten: Mapping[str, int] = {}
+    refused_claims = 0
 
     def __init__(self) -> None:
         self.source = cast(Source, self)

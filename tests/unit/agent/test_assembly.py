@@ -3,10 +3,12 @@
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kpod_metrics.agent import assembly, build, environment_of, exporter_of, kept_files, namer_of, select
+from kpod_metrics.bounds import Ledger
 from kpod_metrics.collectors import registered
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.errors import RefusedError, SettingError
@@ -14,6 +16,7 @@ from kpod_metrics.exposition.pages import Published
 from kpod_metrics.kernel import rights
 from kpod_metrics.metrics import Profile
 from kpod_metrics.pods.cluster import Filter
+from kpod_metrics.pods.kubelet_tree import KubeletTree
 from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.settings import Settings, load
 
@@ -155,13 +158,20 @@ def test_user_who_may_not_load_programs_is_refused(
 
 
 def test_names_come_from_the_tree_or_from_kubernetes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(namer_of(loaded()), StandaloneNamer)
+    assert isinstance(namer_of(loaded(), Ledger()), StandaloneNamer)
     source = object()
     given: list[tuple[object, Filter, float]] = []
-    monkeypatch.setattr(assembly, "ClusterNamer", lambda *of: given.append(of))
+    trees: list[KubeletTree] = []
+
+    def make(*of: Any, tree: KubeletTree) -> None:
+        given.append(of)
+        trees.append(tree)
+
+    monkeypatch.setattr(assembly, "ClusterNamer", make)
     flags = {"namespaces": "a,b", "exclude_namespaces": "c", "pod_selector": "app=web", "pod_labels": "app"}
     monkeypatch.setattr(assembly, "kubernetes_source", lambda settings: (source, settings.discovery))
-    namer_of(loaded(discovery="kubelet", grace_period="7s", **flags))
+    namer_of(loaded(discovery="kubelet", grace_period="7s", kubelet_cgroup_root="/a/b", **flags), Ledger())
+    assert trees[0].root == "a/b"
     [(asked, wanted, grace)] = given
     assert (asked, grace) == ((source, "kubelet"), 7)
     assert (wanted.namespaces, wanted.without, wanted.labels) == (frozenset("ab"), frozenset("c"), ("app",))

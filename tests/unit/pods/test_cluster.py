@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from kpod_metrics.cgroup.tree import Directory
+from kpod_metrics.cgroup.tree import Directory, is_container
 from kpod_metrics.pods.cluster import NAME_TIMEOUT, ClusterNamer, Filter
 from kpod_metrics.pods.finder import Finder
 from kpod_metrics.pods.model import (
@@ -75,6 +75,8 @@ class World:
         self.source = Source()
         self.namer = ClusterNamer(cast(PodSource, self.source), wanted, GRACE, lambda: self.now)
         self.tree: dict[str, tuple[int, ...]] = {}
+        self.delegated = ""
+        """A directory that a user owns, with all below it."""
         self._numbers: dict[str, int] = {}
 
     def id(self, path: str) -> int:
@@ -83,8 +85,13 @@ class World:
 
     def look(self, vanished: Iterable[str] = ()) -> Snapshot:
         """What is there now, and `vanished`, that has come and gone."""
-        directories = [Directory(self.id(path), path, pids) for path, pids in sorted(self.tree.items())]
+        directories = [self._directory(path, pids) for path, pids in sorted(self.tree.items())]
         return self.namer.snapshot("/cg", directories, {self.id(path): path for path in vanished}, frozenset())
+
+    def _directory(self, path: str, pids: tuple[int, ...]) -> Directory:
+        delegated = bool(self.delegated) and f"{path}/".startswith(f"{self.delegated}/")
+        holds = delegated or is_container(path.rpartition("/")[2])
+        return Directory(self.id(path), path, pids, delegated, self.id(path) if holds else 0)
 
     def owner(self, path: str, snapshot: Snapshot | None = None) -> Identity | str | None:
         """The owner of a cgroup, or why it has none."""
@@ -299,6 +306,7 @@ def test_deleted_pod_is_known_as_long_as_it_has_cgroups(world: World) -> None:
 
 def test_waiting_and_deleted_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kpod_metrics.pods.cluster.CAPACITY", 3)
+    monkeypatch.setattr("kpod_metrics.pods.cluster.FEW", 0)
     uids = [f"{number:08x}-0d3c-4b7e-9a51-0c1d2e3f4a5b" for number in range(5)]
     snapshot = world.look(vanished=[scope(IDS[0], uid) for uid in uids])
     assert [world.owner(scope(IDS[0], uid), snapshot) for uid in uids] == [PENDING] * 3 + [UNRESOLVED] * 2
@@ -405,6 +413,7 @@ def test_of_two_pods_of_a_name_the_one_that_runs_is_the_workload(world: World, f
 
 def test_what_makes_room_is_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kpod_metrics.pods.cluster.CAPACITY", 2)
+    monkeypatch.setattr("kpod_metrics.pods.cluster.FEW", 0)
     assert world.namer.forgotten == {"deletion": 0, "pod": 0, "waiting": 0}
     uids = [f"{digit}f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b" for digit in range(5)]
     world.tree = {scope(IDS[0], uid): (1,) for uid in uids}
@@ -418,3 +427,138 @@ def test_what_makes_room_is_counted(world: World, monkeypatch: pytest.MonkeyPatc
     world.source.deletions_lost = 7
     world.look()
     assert world.namer.forgotten == {"deletion": 7, "pod": 3, "waiting": 3}
+
+
+def static_scope(container: str) -> str:
+    return f"kubepods.slice/kubepods-pod{HASH}.slice/crio-{container}.scope"
+
+
+def test_annotation_alone_takes_no_static_pods_events(world: World) -> None:
+    """Neither before the mirror is known, nor after, whichever is listed first, nor with its sandbox."""
+    thief = pod(OTHER, "thief", Container("app", (IDS[5],)), cgroup_uid=HASH)
+    mirror = pod(UID, "apiserver", cgroup_uid=HASH)
+    world.tree = {static_scope(IDS[0]): (1,), static_scope(IDS[1]): (2,), scope(IDS[5], OTHER): (3,)}
+    world.source.set(thief)
+    assert world.owner(static_scope(IDS[0])) == PENDING
+    assert world.owner(scope(IDS[5], OTHER)) == identity("app", "thief")
+    for pods in ((thief, mirror), (mirror, thief)):
+        world.source.set(*pods)
+        assert world.owner(static_scope(IDS[0])) == identity("app", "apiserver")
+        assert world.owner(static_scope(IDS[1])) == PENDING
+    world.now += NAME_TIMEOUT
+    assert world.owner(static_scope(IDS[1])) == identity("", "apiserver")
+    assert world.owner(scope(IDS[5], OTHER)) == identity("app", "thief")
+
+
+def test_thief_alone_never_gets_a_static_pod(world: World) -> None:
+    world.source.set(pod(OTHER, "thief", Container("app", (IDS[5],)), cgroup_uid=HASH))
+    world.tree = {static_scope(IDS[0]): (1,)}
+    assert world.owner(static_scope(IDS[0])) == PENDING
+    world.now += NAME_TIMEOUT
+    assert world.owner(static_scope(IDS[0])) == UNRESOLVED
+
+
+def test_static_pod_waits_for_its_first_id(world: World) -> None:
+    world.source.set(pod(UID, "apiserver", Container("app"), cgroup_uid=HASH))
+    world.tree = {static_scope(IDS[0]): (1,)}
+    assert world.owner(static_scope(IDS[0])) == PENDING
+    world.source.set(pod(UID, "apiserver", cgroup_uid=HASH))
+    assert world.owner(static_scope(IDS[0])) == identity("app", "apiserver")
+
+
+def test_static_pod_stays_proven_while_its_container_restarts(world: World) -> None:
+    """Also if its mirror is deleted and created again; and a pod that claims the hash meanwhile gets nothing."""
+    thief = pod(OTHER, "thief", Container("app", (IDS[5],)), cgroup_uid=HASH)
+    mirror = pod(UID, "apiserver", cgroup_uid=HASH)
+    world.source.set(mirror)
+    parent = static_scope("").rpartition("/")[0]
+    world.tree = {parent: (), static_scope(IDS[0]): (1,)}
+    assert world.owner(parent) == identity("", "apiserver")
+    world.tree = {parent: ()}
+    world.source.set(mirror, thief)
+    assert world.owner(parent) == identity("", "apiserver")
+    again = pod("5f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b", "apiserver", Container("app", (IDS[2],)), cgroup_uid=HASH)
+    world.source.set(thief, again)
+    world.tree = {parent: (), static_scope(IDS[2]): (1,)}
+    assert world.owner(static_scope(IDS[2])) == identity("app", "apiserver")
+    assert world.owner(parent) == identity("", "apiserver")
+
+
+def test_hash_that_two_pods_prove_stays_with_the_first(world: World) -> None:
+    """No user can write a status: if one could, it would still not take what is another pod's."""
+    one, two = (pod(uid, name, cgroup_uid=HASH) for uid, name in ((UID, "one"), (OTHER, "two")))
+    world.tree = {static_scope(IDS[0]): (1,)}
+    world.source.set(one, two)
+    assert world.owner(static_scope(IDS[0])) == PENDING
+    world.source.set(one)
+    assert world.owner(static_scope(IDS[0])) == identity("app", "one")
+    world.source.set(two, one)
+    assert world.owner(static_scope(IDS[0])) == identity("app", "one")
+
+
+def test_excluded_pod_excludes_no_other_by_an_annotation() -> None:
+    world = World(Filter(without=frozenset({"dev"})))
+    thief = replace(pod(OTHER, "thief", Container("app", (IDS[5],)), cgroup_uid=HASH), namespace="dev")
+    world.source.set(pod(UID, "apiserver", cgroup_uid=HASH), thief)
+    world.tree = {static_scope(IDS[0]): (1,), scope(IDS[5], OTHER): (2,)}
+    assert world.owner(static_scope(IDS[0])) == identity("app", "apiserver")
+    assert world.owner(scope(IDS[5], OTHER)) == FILTERED
+    world.source.set(replace(pod(UID, "apiserver", cgroup_uid=HASH), namespace="dev"))
+    assert world.owner(static_scope(IDS[0])) == FILTERED
+
+
+def test_cgroup_elsewhere_with_a_pods_name_is_the_hosts(world: World) -> None:
+    """Also if it is empty, comes first, or comes and goes."""
+    world.source.set(pod())
+    fake = f"a.slice/docker-{IDS[9]}.scope/{scope(IDS[0])}"
+    world.tree = {fake: (), slice_of(): (), scope(IDS[0]): (1,)}
+    snapshot = world.look(vanished=[f"{fake}x", f"{fake.rpartition('/')[0]}/crio-{IDS[0]}.scope"])
+    assert world.owner(fake, snapshot) == HOST
+    assert {snapshot.reasons[world.id(path)] for path in (f"{fake}x",)} == {HOST}
+    assert world.owner(scope(IDS[0]), snapshot) == identity()
+    assert [group.path for group in snapshot.groups] == [f"/cg/{scope(IDS[0])}"]
+    assert world.namer.refused_claims == 1
+
+
+def test_pods_in_what_a_user_owns_are_the_hosts(world: World) -> None:
+    world.source.set(pod())
+    world.delegated = "delegated"
+    fake = f"delegated/{scope(IDS[0])}"
+    world.tree = {"delegated": (), fake: (1,), scope(IDS[0]): (2,)}
+    snapshot = world.look(vanished=[f"delegated/x/{scope(IDS[0])}"])
+    assert world.owner(fake, snapshot) == world.owner(f"delegated/x/{scope(IDS[0])}", snapshot) == HOST
+    assert world.owner(scope(IDS[0]), snapshot) == identity()
+
+
+def test_a_pod_with_many_waiting_cgroups_displaces_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpod_metrics.pods.cluster.CAPACITY", 40)
+    flood = [f"{scope(IDS[0])}/{number}" for number in range(60)]
+    late = [scope(IDS[at], OTHER) for at in range(3)]
+    world.tree = dict.fromkeys((scope(IDS[0]), *flood), (1,))
+    snapshot = world.look(vanished=late)
+    assert [world.owner(path, snapshot) for path in late] == [PENDING] * 3
+    assert [*snapshot.reasons.values()].count(PENDING) == 43
+    world.source.set(pod(), pod(OTHER, "late", *(Container(f"c{at}", (IDS[at],)) for at in range(3))))
+    snapshot = world.look()
+    assert [world.owner(path, snapshot) for path in late] == [identity(f"c{at}", "late") for at in range(3)]
+    assert {world.owner(path, snapshot) for path in flood} == {identity()}
+
+
+def test_where_all_below_has_one_owner(world: World) -> None:
+    """Containers, also unnamed ones; users; other containers only if the kubelet is known to be elsewhere."""
+    docker, delegated, service = f"docker-{IDS[9]}.scope", "delegated", "system.slice/containerd.service"
+    world.delegated = delegated
+    world.tree = dict.fromkeys(("user.slice", docker, delegated, service, f"{docker}/{service}"), ())
+    assert world.look().holders == {world.id("user.slice"): 0, world.id(delegated): 0}
+    world.source.set(pod())
+    world.tree |= dict.fromkeys(("kubepods.slice", slice_of(), scope(IDS[0]), scope(IDS[1]), f"{scope(IDS[0])}/a"), ())
+    containers = dict.fromkeys(map(world.id, ("user.slice", docker, delegated, scope(IDS[0]), scope(IDS[1]))), 0)
+    assert world.look().holders == containers | {world.id(slice_of()): 1}
+    del world.tree[slice_of()], world.tree[scope(IDS[0])], world.tree[scope(IDS[1])], world.tree[f"{scope(IDS[0])}/a"]
+    world.tree |= dict.fromkeys((f"{docker}/{slice_of()}", f"{docker}/{scope(IDS[0])}"), ())
+    assert world.look().holders == {
+        world.id("user.slice"): 0,
+        world.id(delegated): 0,
+        world.id(f"{docker}/{slice_of()}"): 1,
+        world.id(f"{docker}/{scope(IDS[0])}"): 0,
+    }

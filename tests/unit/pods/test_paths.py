@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpod_metrics.bounds import clipped
 from kpod_metrics.pods.model import Identity
-from kpod_metrics.pods.paths import identity_of_path, kubernetes_ids
-from tests.unit.pods.layouts import ID, LAYOUTS, UID, Layout
+from kpod_metrics.pods.paths import identity_of_path, place_of
+from tests.unit.pods.layouts import BURSTABLE, GUARANTEED, ID, KIND, LAYOUTS, NODE, UID, Layout
 
 OTHERS = [
     ("", Identity("cgroup", "/", "")),
@@ -67,14 +68,67 @@ OTHERS = [
 ]
 
 
+def ids(path: str) -> tuple[str, str] | None:
+    place = place_of(path)
+    return None if place is None else place[:2]
+
+
+@pytest.mark.parametrize(
+    ("path", "tree", "pod", "directory", "apart"),
+    [
+        (f"{BURSTABLE}/cri-containerd-{ID}.scope/a", "kubepods.slice", BURSTABLE, "cri-containerd-ID.scope", False),
+        (f"{GUARANTEED}/helper", "kubepods.slice", GUARANTEED, "", False),
+        (f"{NODE}/{KIND}", f"{NODE}/kubelet.slice/kubelet-kubepods.slice", f"{NODE}/{KIND}", "", False),
+        (
+            f"custom/kubepods/burstable/pod{UID}/{ID}",
+            "custom/kubepods",
+            f"custom/kubepods/burstable/pod{UID}",
+            ID,
+            False,
+        ),
+        (f"pod{UID}/{ID}/b", "", f"pod{UID}", ID, False),
+        (f"burstable/pod{UID}", "", f"burstable/pod{UID}", "", False),
+        (f"a/kubepods-pod{UID}.slice:crio:{ID}/b", "a", "a", f"kubepods-pod{UID}.slice:crio:{ID}", True),
+        (f"kubepods-pod{UID}.slice:crio:{ID}", "", "", f"kubepods-pod{UID}.slice:crio:{ID}", True),
+        (
+            f"kata_overhead/kubepods/burstable/pod{UID}/{ID}",
+            "kubepods",
+            f"kata_overhead/kubepods/burstable/pod{UID}",
+            ID,
+            True,
+        ),
+    ],
+)
+def test_where_the_ids_are(path: str, tree: str, pod: str, directory: str, apart: bool) -> None:
+    own = "/".join(filter(None, (pod, directory.replace("ID", ID))))
+    assert place_of(path) == (UID, ID if ID in path else "", tree, pod, own, apart)
+
+
+@pytest.mark.parametrize(
+    ("path", "pod"),
+    [
+        ("a" * 200, "a" * 200),
+        ("a" * 201, clipped("a" * 201)),
+        (f"system.slice/{'b' * 255}.service/x", clipped(f"{'b' * 255}.service")),
+        ("/".join(["ä" * 120] * 30), clipped("/".join(["ä" * 120] * 30))),
+    ],
+)
+def test_long_names_are_cut(path: str, pod: str) -> None:
+    assert identity_of_path(path).pod == pod
+    assert len(pod.encode()) <= 200
+
+
 def test_no_layout_is_there_twice() -> None:
     assert len({layout.path for layout in LAYOUTS}) == len(LAYOUTS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.path)
 def test_kubernetes(layout: Layout) -> None:
-    assert kubernetes_ids(layout.path) == (layout.uid, layout.container)
-    assert identity_of_path(layout.path) == Identity("", layout.uid, layout.container[:12])
+    place = place_of(layout.path)
+    assert place is not None
+    assert place[:2] == (layout.uid, layout.container)
+    assert identity_of_path(layout.path, place) == Identity("", layout.uid, layout.container[:12])
+    assert identity_of_path(layout.path).namespace in {"system", "cgroup"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.path)
@@ -82,10 +136,10 @@ def test_what_is_above_a_container_is_no_container(layout: Layout) -> None:
     """Each path above is of the container, the pod or neither, in this order; all paths below are of the container."""
     below = (layout.uid, layout.container)
     if layout.container:
-        assert kubernetes_ids(f"{layout.path}/{'b' * 64}") == below
+        assert ids(f"{layout.path}/{'b' * 64}") == below
     path, order = layout.path, [below, (layout.uid, ""), None]
     while path:
-        found = kubernetes_ids(path)
+        found = ids(path)
         assert found in order
         order = order[order.index(found) :]
         path = path.rpartition("/")[0]
@@ -94,7 +148,7 @@ def test_what_is_above_a_container_is_no_container(layout: Layout) -> None:
 
 @pytest.mark.parametrize(("path", "expected"), OTHERS)
 def test_others(path: str, expected: Identity) -> None:
-    assert kubernetes_ids(path) is None
+    assert place_of(path) is None
     assert identity_of_path(path) == expected
 
 
@@ -103,8 +157,9 @@ def test_others(path: str, expected: Identity) -> None:
 )
 def test_any_path_has_an_identity(parts: list[str]) -> None:
     path = "/".join(parts)
-    identity = identity_of_path(path)
+    place = place_of(path)
+    identity = identity_of_path(path, place)
     assert identity.namespace in {"", "system", "cgroup"}
     assert identity.pod
-    assert (identity.namespace == "") == (kubernetes_ids(path) is not None)
+    assert (identity.namespace == "") == (place is not None)
     assert identity.of_pod == Identity(identity.namespace, identity.pod, "")
