@@ -1,4 +1,4 @@
-"""Stops admitting new series before the agent reaches its memory limit: first those that pods decide, then all.
+"""Stops admitting new series before the agent reaches its memory limit: first most of those that pods decide, then all.
 
 The limit is the setting or, without it, the lowest `memory.max` of this process' cgroup and the cgroups above it
 (Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files"). Usage is the resident memory or, for the limit of a
@@ -14,8 +14,8 @@ from kpod_metrics.limits import Room
 STOP, RESUME = 0.85, 0.75
 """Shares of the limit above which new owners have no series, and below which they have some again."""
 STOP_OPEN, RESUME_OPEN = 0.75, 0.7
-"""The same for series that pods decide by their interfaces, devices and mounts: what is between is for new pods, at
-64 MiB the 91 series of 120 pods."""
+"""The same for most series that pods decide by their interfaces, devices and mounts. What is between is for new pods:
+at 64 MiB the 91 series of 120 pods."""
 CGROUP_BYTES = 5000
 """Cost of a cgroup without its series: measured, 185 MB with 265,000 series and 5,000 cgroups."""
 FIRST_BYTES = 10 << 20
@@ -87,7 +87,7 @@ class Headroom:
         if self._is_above(needed, RESUME if self.room is Room.NONE else STOP):
             self.room = Room.NONE
         elif self._is_above(needed, RESUME_OPEN if self.room < Room.ALL else STOP_OPEN):
-            self.room = Room.BASIC
+            self.room = Room.LITTLE
         else:
             self.room = Room.ALL
         return self.room

@@ -182,12 +182,12 @@ class Store:
         """Add what a source grew by to the series of its owner."""
         key = sources.key(row, identity)
         source = sources.get(key)
+        if source is None and not sources.has_room(identity):
+            self._exceeded(row.owner, "series")
+            return
         before = None if source is None else source.row
         if before is None or series is None or before.values != row.values or before.epoch != row.epoch:
             grown = growth(row, before)
-            if source is None and not sources.has_room(identity):
-                self._exceeded(row.owner, "series")
-                return
             update = source is None or any(grown)
             series = series or self._child(row.table, identity, row.labels, row.owner, update=update)
             self._add(series, row.table, grown)
@@ -293,14 +293,14 @@ class Store:
         self, table: Table, identity: Identity, labels: tuple[str, ...], owner: int | None
     ) -> tuple[Identity, tuple[str, ...]]:
         """Return where a new series is counted; an `owner` whose events it does not get is named."""
-        limits, weight, is_open = self._limits, self._weights[table], table.is_open
-        if is_open and (limit := limits.of_pod(table, identity, labels, weight)):
+        limits, weight = self._limits, self._weights[table]
+        if table.is_open and (limit := limits.of_pod(table, identity, labels, weight)):
             if owner is not None:
                 self._exceeded(owner, limit)
-            labels, is_open = folded(table, labels, OTHER), False
+            labels = folded(table, labels, OTHER)
             if (identity, labels) in self._tables[table]:
                 return identity, labels
-        if limits.refuses(identity, len(self._tables[table]) - self._beyond[table], weight, is_open=is_open):
+        if limits.refuses(identity, len(self._tables[table]) - self._beyond[table], weight):
             if owner is not None:
                 for metric in table.metrics:
                     if metric in self._wanted:

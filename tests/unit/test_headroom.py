@@ -184,12 +184,12 @@ def test_what_pods_decide_is_stopped_first(tree: Path) -> None:
     headroom.open()
     for used, room in (
         (100 * STOP_OPEN, Room.ALL),
-        (100 * STOP_OPEN + 1, Room.BASIC),
-        (100 * STOP, Room.BASIC),
+        (100 * STOP_OPEN + 1, Room.LITTLE),
+        (100 * STOP, Room.LITTLE),
         (100 * STOP + 1, Room.NONE),
         (100 * RESUME + 1, Room.NONE),
-        (100 * RESUME, Room.BASIC),
-        (100 * RESUME_OPEN + 1, Room.BASIC),
+        (100 * RESUME, Room.LITTLE),
+        (100 * RESUME_OPEN + 1, Room.LITTLE),
         (100 * RESUME_OPEN, Room.ALL),
     ):
         use(tree, "pod/agent", round(used) * MIB)

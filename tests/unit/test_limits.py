@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.limits import LABEL_COPIES, MORE_ROWS, OTHER, ROW_BYTES, SERIES_BYTES, Limits, Room
+from kpod_metrics.limits import FEW, LABEL_COPIES, MORE_ROWS, OTHER, ROW_BYTES, SERIES_BYTES, Limits, Room
 from kpod_metrics.metrics import Label, Row, Scope, Table, Value, counter, gauge
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.store import OVERFLOW, Store
@@ -159,12 +158,12 @@ def test_rows_of_a_pod_are_bounded() -> None:
         assert pods.exceeded == [(1, "series")] * times
     pods.read()
     pods.read()
-    rooms[0] = Room.BASIC
+    rooms[0] = Room.LITTLE
     pods.store.look_for_room()
     pods.exceeded.clear()
     page = pods.read(*rows)
-    assert page == {(OVERFLOW.pod, "", ("", "in")): [MORE_ROWS]}
-    assert pods.exceeded == [(1, "series")] * 5
+    assert page["p", "", (OTHER, "in")] == [MORE_ROWS - 3]
+    assert pods.exceeded == [(1, "series")] * (MORE_ROWS - 3 + 5)
 
 
 def test_churn_of_names_takes_no_more_than_the_limit() -> None:
@@ -178,34 +177,55 @@ def test_churn_of_names_takes_no_more_than_the_limit() -> None:
     assert {owner for owner, _ in pods.exceeded} <= {1}
 
 
-def test_series_of_pods_choice_leave_room_for_the_basic_ones_of_new_pods() -> None:
-    pods = Pods(Limits(total=20))
-    page = pods.read(*[interface(f"e{number}", 1) for number in range(15)])
-    assert len([labels for pod, _, labels in page if pod == "p"]) == 10
-    assert page[OVERFLOW.pod, "", ("", "in")] == [5]
-    assert pods.store.overflow == {SENT.name: 5}
+def test_series_of_pods_choice_leave_room_for_all_series_of_new_pods() -> None:
+    pods = Pods(Limits(total=10 * FEW, pod_series=8 * FEW))
+    rows = [interface(f"e{number}", 1) for number in range(9 * FEW)]
+    page = pods.read(*rows)
+    assert len([labels for pod, _, labels in page if pod == "p"]) == 5 * FEW + 1
+    assert page["p", "", (OTHER, "in")] == [4 * FEW]
+    assert pods.exceeded == [(1, "series")] * 4 * FEW
+    fresh = [interface(f"e{number}", 1, 3) for number in range(FEW + 1)]
+    page = pods.read(*rows, *fresh)
+    assert len([labels for pod, _, labels in page if pod == "q"]) == FEW + 1
+    assert page["q", "", (OTHER, "in")] == [1]
+    assert (OVERFLOW.pod, "", ("", "in")) not in page
     pods.store.discover([ONE, ELSEWHERE, Identity("n", "r", "one")])
-    basic = [identity for identity, *_ in pods.store._tables[BASIC]]
-    assert len(basic) == 9
-    assert OVERFLOW not in basic
+    assert {identity.pod for identity, *_ in pods.store._tables[BASIC]} == {"p", "q", "r"}
+    assert pods.store.overflow == {}
 
 
-@pytest.mark.parametrize("room", [Room.BASIC, Room.NONE])
-def test_without_memory_no_pod_adds_series_of_its_choice(room: Room) -> None:
+def test_with_little_memory_a_pod_has_few_series_of_its_choice() -> None:
+    rooms = [Room.ALL]
+    pods = Pods(Limits(room=lambda needed: rooms[0]))
+    rows = [interface(f"e{number}", 1) for number in range(FEW - 1)]
+    pods.read(*rows)
+    rooms[0] = Room.LITTLE
+    assert not pods.store.look_for_room()
+    page = pods.read(*rows, interface("f0", 1), interface("f1", 5), interface("e0", 7, 3), mount("/a", 3))
+    assert {key: value for key, value in page.items() if not key[2][0].startswith("e")} == {
+        ("p", "", ("f0", "in")): [1],
+        ("p", "", (OTHER, "in")): [5],
+        ("p", "one", (OTHER,)): [3],
+    }
+    assert page["q", "", ("e0", "in")] == [7]
+    assert pods.exceeded == [(1, "series")] * 2
+
+
+def test_without_memory_new_owners_have_no_series() -> None:
     rooms = [Room.ALL]
     pods = Pods(Limits(room=lambda needed: rooms[0]))
     pods.read(interface("e0", 1))
-    rooms[0] = room
-    assert pods.store.look_for_room() == (room is Room.NONE)
-    page = pods.read(interface("e0", 2), interface("e1", 5), mount("/a", 3), Row(SOLE, 1, ("web",), (1,)))
+    rooms[0] = Room.NONE
+    assert pods.store.look_for_room()
+    page = pods.read(interface("e0", 2), interface("e1", 5), Row(SOLE, 1, ("web",), (1,)), interface("e0", 9, 3))
     assert page == {
         ("p", "", ("e0", "in")): [2],
+        ("p", "", ("e1", "in")): [5],
         ("p", "", ("web",)): [1],
-        (OVERFLOW.pod, "", ("", "in")): [5],
-        (OVERFLOW.pod, "", ("",)): [3],
+        (OVERFLOW.pod, "", ("", "in")): [9],
     }
     pods.store.discover([ELSEWHERE])
-    assert pods.store.has(ELSEWHERE) == (room is Room.BASIC)
+    assert not pods.store.has(ELSEWHERE)
 
 
 def test_other_is_there_without_memory_if_its_pod_has_series() -> None:
