@@ -6,22 +6,25 @@ namespaces of its own, in a cgroup that it owns, beside pods all of whose events
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.live.agents import eventually
-from tests.reliability.tenants import ATTACKS
+from tests.reliability.tenants.catalogue import ATTACKS
 from tests.reliability.tenants.declared import Attack
-from tests.reliability.tenants.node import CALLS, MEMORY_LIMIT, Fight, Node, Sampler, Victim
+from tests.reliability.tenants.node import CALLS, MEMORY_LIMIT, Fight, Node, Pod, Sampler, Victim
 
 CYCLES = 5
 """Cycles of which the quickest is compared: others of this machine slow some down."""
+SPARE = 0.05
+"""Seconds that the quickest cycle may take for the attacker alone."""
 MARKS = ((), (pytest.mark.slow,), (pytest.mark.slow,))
 
 
-def sized() -> Iterator[object]:
-    """Each attack in each size."""
-    for attack in ATTACKS:
+def sized(attacks: list[type[Attack]]) -> Iterator[object]:
+    """Each of these attacks in each size."""
+    for attack in attacks:
         for size, marks in zip(attack.sizes, MARKS, strict=True):
             yield pytest.param(attack, size, id=f"{attack.__name__}-{size}", marks=marks)
 
@@ -33,9 +36,9 @@ class Nodes:
         self._folders, self._root = folders, cgroup_root
         self._nodes: dict[tuple[str, ...], tuple[ExitStack, Node]] = {}
 
-    def get(self, settings: tuple[str, ...]) -> Node:
-        """Start one, or take the one that runs."""
-        if settings not in self._nodes:
+    def get(self, settings: tuple[str, ...], *, alone: bool) -> Node:
+        """Start one, or take the one that runs unless it must be `alone`."""
+        if alone or settings not in self._nodes:
             self.close()
             stack = ExitStack()
             with ExitStack() as failed:
@@ -60,17 +63,21 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, cgroup_root: str) -> Iterato
 
 
 def exact(node: Node, victims: list[Victim]) -> None:
-    """A page within two cycles has what the kernel says of each victim."""
-    node.whole_cycles()
-    wanted = {victim.pod.name: victim.kernel() for victim in victims}
+    """The page of the next whole cycle has what the kernel says of each victim."""
+    wanted = {(victim.pod.name, name): value for victim in victims for name, value in victim.kernel().items()}
     page = node.whole_cycles()
-    assert {victim.pod.name: victim.exported(page) for victim in victims} == wanted
+    exported = {(victim.pod.name, name): value for victim in victims for name, value in victim.exported(page).items()}
+    assert {key: (exported[key], value) for key, value in wanted.items() if exported[key] != value} == {}
+
+
+ON_NODES = [attack for attack in ATTACKS if not attack.is_file]
+ON_FILES = [attack for attack in ATTACKS if attack.is_file]
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("attack", "size"), list(sized()))
+@pytest.mark.parametrize(("attack", "size"), list(sized(ON_NODES)))
 def test_attack(attack: type[Attack], size: int, nodes: Nodes, tell: Callable[..., None]) -> None:
-    node = nodes.get(attack.settings)
+    node = nodes.get(attack.settings, alone=attack.alone)
     try:
         with ExitStack() as stack:
             happened = run(Fight(node, stack, attack.__name__, size), attack())
@@ -80,12 +87,18 @@ def test_attack(attack: type[Attack], size: int, nodes: Nodes, tell: Callable[..
     tell("Tenants", attack.does, f"{size:,}", happened, attack.at_bound)
 
 
+@pytest.mark.parametrize(("attack", "size"), list(sized(ON_FILES)))
+def test_file(attack: type[Attack], size: int, tmp_path: Path, tell: Callable[..., None]) -> None:
+    attack().file(tmp_path, size)
+    tell("Tenants", attack.does, f"{size:,}", "refused", attack.at_bound)
+
+
 def run(fight: Fight, attack: Attack) -> str:
     """Run an attack; return what happened."""
-    node = fight.node
-    steady = fight.victim()
+    node, steady = fight.node, fight.steady
+    attack.before(fight)
+    fight.start(unit=attack.unit)
     steady.begin(node.whole_cycles())
-    fight.start()
     steady.work(101)
     with Sampler(node) as before:
         exact(node, [steady])
@@ -94,32 +107,52 @@ def run(fight: Fight, attack: Attack) -> str:
     node.forget_peak()
 
     with Sampler(node) as during:
-        fight.step()
+        fight.step(attack.line(fight))
         attack.attack(fight)
         steady.work(211)
         late = fight.victim(announced=False)
         late.work(401)
-        brief = fight.brief(301)
-        late.pod.announce()
-        eventually(lambda: node.page().sum(CALLS, pod=late.pod.name) == 401)
-        late.begin(node.whole_cycles())
-        late.work(53)
-        exact(node, [steady, late])
-        assert node.page().sum(CALLS, pod=brief.name) == 301
+        brief = fight.brief(301, announced=attack.names_pods)
+        if attack.names_pods:
+            late.pod.announce()
+            counted(node, late.pod, 401)
+            late.begin(node.whole_cycles())
+            late.work(53)
+            exact(node, [steady, late])
+            counted(node, brief, 301)
+        else:
+            exact(node, [steady])
         attack.check(fight)
         eventually(lambda: len(during.cycles) >= CYCLES)
     page = node.page()
-    peak = node.peak_of()
+    peak = node.peak()
     assert node.errors(page) == errors
-    assert fight.exceeded(page) == ({(fight.pod.name, attack.limit)} if attack.limit else set())
+    exceeded = fight.exceeded(page)
+    assert {pod for pod, _ in exceeded} <= {fight.pod.name}
+    assert not attack.limit or attack.unit or (fight.pod.name, attack.limit) in exceeded
     assert peak <= 1.1 * MEMORY_LIMIT
+    quickest, then = min(before.cycles.values()), min(during.cycles.values())
+    assert then <= 2 * quickest + SPARE
+
+    attack.stop(fight)
     fight.step()
+    if not attack.names_pods:
+        late.pod.announce()
+        brief.announce()
+        counted(node, late.pod, 401)
+        counted(node, brief, 301)
+        late.begin(node.whole_cycles())
     steady.work(17)
     exact(node, [steady, late])
     assert node.get("readyz") == "ready\n"
     assert "Traceback" not in node.log.read_text()
-    quickest, then = min(before.cycles.values()), min(during.cycles.values())
     return (
-        f"a cycle took {1000 * quickest:.0f} ms before, {1000 * then:.0f} ms meanwhile; {peak >> 20} MiB resident, "
+        f"a cycle took {1000 * quickest:.0f} ms before, {1000 * then:.0f} ms meanwhile; {peak >> 20} MiB resident; "
         f"{during.samples - before.samples} samples more"
     )
+
+
+def counted(node: Node, pod: Pod, calls: int) -> None:
+    """A page has these calls of a pod, as soon as it has its name."""
+    eventually(lambda: node.page().sum(CALLS, pod=pod.name))
+    assert node.whole_cycles().sum(CALLS, pod=pod.name) == calls

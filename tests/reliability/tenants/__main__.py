@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from kpod_metrics.reference import with_parts
-from tests.reliability.tenants import ATTACKS
+from tests.reliability.tenants.catalogue import ATTACKS
 from tests.reliability.tenants.declared import as_markdown
 
 PAGE = Path(__file__).parents[3] / "docs" / "security.md"

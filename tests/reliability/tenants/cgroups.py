@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from itertools import count
 from typing import TYPE_CHECKING
 
 from kpod_metrics.cgroup.tree import MAX_DEPTH, MAX_PATH_BYTES
 from tests.nesting import nest, unnest
 from tests.reliability.tenants.declared import Attack
+from tests.reliability.tenants.inside import IOPRIO_GET, syscall
 
 if TYPE_CHECKING:
     from tests.reliability.tenants.inside import Tenant
@@ -58,4 +62,63 @@ class LongNames(Attack):
         assert fight.node.whole_cycles().sum(SKIPPED, reason="path") == 1
 
 
-ATTACKS = (DeepNest, LongNames)
+class ShortLived(Attack):
+    name = "cgroups that come and go"
+    does = "The owner of a delegated cgroup makes and removes cgroups, thousands in a second"
+    bound = "cgroups of one container that are remembered after their end"
+    at_bound = "the oldest of that container are forgotten first"
+    limit = "cgroups"
+    sizes = (2_000, 6_000, 14_000)
+
+    def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
+        """It goes on until other pods have ended."""
+        yield
+        numbers = count()
+
+        def some() -> None:
+            for _ in range(1_000):
+                folder = f"{tenant.cgroup}/{next(numbers)}"
+                os.mkdir(folder)
+                os.rmdir(folder)
+
+        with tenant.again_and_again(some):
+            while next(numbers) < size:
+                tenant.pause(0.01)
+            yield
+        yield
+
+
+class FullMaps(Attack):
+    name = "cgroups that fill the maps"
+    does = "The owner of a delegated cgroup makes thousands of cgroups, and has events in each"
+    bound = "entries of one container in a map: cgroups below a container are charged to its entry"
+    at_bound = "the container's entries are evicted first"
+    limit = "map_entries"
+    sizes = (600, 2_000, 5_000)
+    settings = ("--bpf-map-entries", "512")
+
+    def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
+        """One process that enters each of them, and calls and sleeps there."""
+        yield
+        for at in range(size):
+            os.mkdir(f"{tenant.cgroup}/{at}")
+
+        def visit(_: int) -> None:
+            for at in range(size):
+                tenant.enter(f"{tenant.cgroup}/{at}")
+                syscall(IOPRIO_GET, -1, -1)
+                tenant.pause(1e-5)
+
+        [pid] = tenant.children(1, visit)
+        yield
+        os.kill(pid, signal.SIGKILL)
+        yield
+
+    def check(self, fight: Fight) -> None:
+        """What is lost is counted."""
+        page = fight.node.whole_cycles()
+        lost = page.sum("kpod_bpf_map_evictions_total") + page.sum("kpod_bpf_map_update_errors_total")
+        assert lost or page.sum("kpod_syscall_count_total", pod=fight.pod.name) == fight.size
+
+
+ATTACKS = (DeepNest, LongNames, ShortLived, FullMaps)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.reliability.tenants.inside import Tenant
     from tests.reliability.tenants.node import Fight
 
@@ -33,19 +35,39 @@ class Attack:
     """Flags of the agent for this attack, beside the usual ones."""
     namespaces: ClassVar[tuple[str, ...]] = ("mount", "network")
     """Namespaces that the tenant has of its own, beside that of users."""
+    alone: ClassVar[bool] = False
+    """Whether it needs an agent that no attack was made on: some are slower to try again after several failures."""
+    names_pods: ClassVar[bool] = True
+    """Whether the agent can get the names of new pods during the attack."""
+    is_file: ClassVar[bool] = False
+    """Whether it needs no running agent."""
+    unit: ClassVar[bool] = False
+    """Whether it is a user of the node with a delegated unit of systemd, and no pod."""
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
-        """What the tenant runs, in three steps with a `yield` after each: get ready, attack, stop."""
-        raise NotImplementedError
+        """What the tenant runs, in three steps with a `yield` after each: get ready, attack, stop; or nothing."""
+        yield
+        yield
+        yield
+
+    def line(self, fight: Fight) -> str:
+        """What the tenant knows of others when it attacks, in one line."""
+        return "go"
+
+    def before(self, fight: Fight) -> None:
+        """What is there before the tenant starts."""
 
     def attack(self, fight: Fight) -> None:
-        """Begin the attack from outside, if the attacker is no process of a pod."""
+        """Attack from outside, if the attacker is no process."""
 
     def check(self, fight: Fight) -> None:
         """Check during the attack what only this attack can change."""
 
     def stop(self, fight: Fight) -> None:
         """Stop the attack from outside."""
+
+    def file(self, folder: Path, size: int) -> None:
+        """Attack by a file alone, without a node."""
 
     @classmethod
     def counted(cls) -> str:

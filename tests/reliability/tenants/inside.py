@@ -1,9 +1,4 @@
-"""The process of a tenant: `python -m tests.reliability.tenants.inside NAME SIZE`, started by root in its cgroup.
-
-It becomes user 65534 in a user namespace of its own before the attack begins. It prints "ready" after each step, and
-begins the next one when it gets a line. Everything is imported before: a user without rights may not be able to read
-this folder.
-"""
+"""What the process of a tenant can do, with nothing but the standard library."""
 
 import ctypes
 import fcntl
@@ -11,7 +6,6 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +15,12 @@ NOBODY = 65534
 SIOCSIFNAME = 0x8923
 PR_SET_DUMPABLE = 4
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
-CLONE_NEWUSER = 0x10000000
-CLONE_NEW = {"mount": 0x20000, "network": 0x40000000}
+CLONE_NEW = {"user": 0x10000000, "mount": 0x20000, "network": 0x40000000}
+
+IOPRIO_GET = {"x86_64": 252, "aarch64": 31}[os.uname().machine]
+"""A syscall that no library makes by itself."""
+FRAME = (b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5").ljust(100, b"\0")
+"""To all, of an experimental protocol that nothing answers."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,6 +31,52 @@ def _checked(result: int, what: str) -> None:
         raise OSError(error, f"{what}: {os.strerror(error)}")
 
 
+def syscall(*numbers: int) -> None:
+    """Make a syscall, whatever it returns."""
+    _libc.syscall(*numbers)
+
+
+def send_frames(interface: str, number: int) -> None:
+    """Send so many frames of 100 bytes."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((interface, 0))
+        for _ in range(number):
+            sender.send(FRAME)
+
+
+def private_mounts() -> None:
+    """Have mounts of this namespace for itself."""
+    _checked(_libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None), "private mounts")
+
+
+def enter_new(*namespaces: str) -> None:
+    """unshare(2)."""
+    _checked(_libc.unshare(sum(CLONE_NEW[name] for name in namespaces)), f"unshare {namespaces}")
+
+
+def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
+    """mount(2)."""
+    _checked(
+        _libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), options.encode()),
+        f"mount {target!r}",
+    )
+
+
+def quiet_link(name: str) -> None:
+    """Make a pair of interfaces that send only what the process sends, `name` and `peer`."""
+    with open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w", encoding="utf-8") as knob:
+        knob.write("1")
+    ip([f"link add {name} type veth peer name peer", f"link set {name} up", "link set peer up"])
+    # A link that is not up yet drops what it gets.
+    while subprocess.check_output(["ip", "-br", "link"]).count(b" UP ") < 2:
+        pass
+
+
+def ip(commands: Iterable[str]) -> None:
+    """Commands of ip, all in one process."""
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands).encode(), check=True)
+
+
 class Tenant:
     """What a tenant can do, and where."""
 
@@ -41,25 +85,30 @@ class Tenant:
         """Its own cgroup, as a path of the host; with a mount namespace it sees all of the host's."""
         self.home = home
         """A folder that it owns."""
-
-    def mount(self, source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-        """mount(2)."""
-        _checked(
-            _libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), options.encode()),
-            f"mount {target!r}",
-        )
+        self.line = ""
+        """What the test said last."""
 
     def unmount(self, target: str) -> None:
         """umount2(2), also while it is in use."""
         _checked(_libc.umount2(os.fsencode(target), 2), f"umount {target!r}")
 
-    def unshare(self, *namespaces: str) -> None:
-        """Enter new namespaces."""
-        _checked(_libc.unshare(sum(CLONE_NEW[name] for name in namespaces)), f"unshare {namespaces}")
+    @staticmethod
+    def enter(cgroup: str) -> None:
+        """Move this process into a cgroup."""
+        with open(f"{cgroup}/cgroup.procs", "w", encoding="utf-8") as procs:
+            procs.write("0")
 
-    def ip(self, commands: Iterable[str]) -> None:
-        """Commands of ip, all in one process."""
-        subprocess.run(["ip", "-batch", "-"], input="\n".join(commands).encode(), check=True)
+    @contextmanager
+    def programs(self, commands: Iterable[list[str]]) -> Iterator[None]:
+        """Run programs until the end; each says something when it is ready."""
+        started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for command in commands]
+        for one in started:
+            assert one.stdout is not None
+            assert one.stdout.readline() == b"ready\n"
+        yield
+        for one in started:
+            one.kill()
+            one.communicate()
 
     def rename_interface(self, old: str, new: str) -> None:
         """Rename an interface that is down."""
@@ -126,28 +175,10 @@ def become(namespaces: Iterable[str]) -> None:
     os.setresuid(NOBODY, NOBODY, NOBODY)
     # Its files in /proc belong to it again.
     _checked(_libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
-    _checked(_libc.unshare(CLONE_NEWUSER), "unshare user")
+    enter_new("user")
     for file, line in (("setgroups", "deny"), ("uid_map", f"0 {NOBODY} 1"), ("gid_map", f"0 {NOBODY} 1")):
         with open(f"/proc/self/{file}", "w", encoding="utf-8") as written:
             written.write(line)
-    _checked(_libc.unshare(sum(CLONE_NEW[name] for name in namespaces)), "unshare")
+    enter_new(*namespaces)
     if "mount" in namespaces:
-        _checked(_libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None), "private mounts")
-
-
-def main(name: str, size: str, cgroup: str, home: str) -> None:
-    """Run the inside of an attack."""
-    from tests.reliability.tenants import ATTACKS
-
-    attack = next(attack for attack in ATTACKS if attack.__name__ == name)
-    become(attack.namespaces)
-    os.chdir(home)
-    for _ in attack().inside(Tenant(cgroup, home), int(size)):
-        print("ready", flush=True)
-        if not sys.stdin.readline():
-            break
-    os._exit(0)  # whatever threads it has
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        private_mounts()

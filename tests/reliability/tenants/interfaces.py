@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from tests.reliability.tenants.declared import Attack
+from tests.reliability.tenants.inside import ip
 
 if TYPE_CHECKING:
     from tests.reliability.tenants.inside import Tenant
@@ -18,14 +19,14 @@ TX = "kpod_net_iface_tx_packets_total"
 class RenamedInterfaces(Attack):
     name = "interfaces that are renamed"
     does = "A pod with hundreds of network interfaces renames all of them, again and again"
-    bound = "a number of series with labels of its own choice, for each pod"
+    bound = "`pod_series_limit` for all series of a pod with labels of its own choice"
     at_bound = "further interfaces are added up in the pod's own series `other`"
     limit = "series"
     sizes = (260, 400, 600)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
         """Half of the interfaces are the other ends of the pairs."""
-        tenant.ip(f"link add n{at} type veth peer name m{at}" for at in range(size // 2))
+        ip(f"link add n{at} type veth peer name m{at}" for at in range(size // 2))
         yield
         names = [f"{end}{at}" for at in range(size // 2) for end in "nm"]
         rounds = count()
@@ -54,9 +55,9 @@ class InterfaceChurn(Attack):
         yield
         for begin in range(0, size, 20):
             names = range(begin, begin + 20)
-            tenant.ip(f"link add c{at} type veth peer name d{at}" for at in names)
+            ip(f"link add c{at} type veth peer name d{at}" for at in names)
             tenant.pause(0.3)
-            tenant.ip(f"link delete c{at}" for at in names)
+            ip(f"link delete c{at}" for at in names)
         yield
         yield
 

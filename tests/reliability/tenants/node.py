@@ -36,7 +36,7 @@ ERRORS = (
 )
 """The agent's own metrics that no attack may raise."""
 SETTINGS = (
-    *("--discovery", "kubernetes", "--node-name", NODE, "--poll-interval", "100ms", "--grace-period", "500ms"),
+    *("--discovery", "kubernetes", "--node-name", NODE, "--poll-interval", "50ms", "--grace-period", "500ms"),
     *("--collector-deadline", "5s", "--syscalls", "ioprio_get", "--collectors-syscall-enabled", "true"),
     *("--memory-limit", str(MEMORY_LIMIT)),
 )
@@ -47,7 +47,7 @@ class Pod:
 
     def __init__(self, node: "Node", stack: ExitStack, name: str, *, static: bool = False) -> None:
         """It ends with the `stack`."""
-        self._node, self._static = node, static
+        self._node, self._stack, self._static = node, stack, static
         self.name = name
         self.uid = uuid.uuid4().hex if static else str(uuid.uuid4())
         """As in its cgroup's path: of a static pod, the hash of its file."""
@@ -56,18 +56,14 @@ class Pod:
         self.home = Path(mkdtemp(prefix="kpod-test-"))
         self.home.chmod(0o755)
         stack.callback(rmtree, self.home)
-        stack.callback(self._end)
+        stack.callback(clear, self.cgroup.path.parent)
 
     def announce(self) -> None:
         """Have the API server list it."""
         identity = {"static_hash": self.uid} if self._static else {"uid": self.uid}
-        self._node.api.create_pod(self.name, node=NODE, **identity)
+        self._node.api.create_pod(self.name, node=self._node.host, **identity)
         self._node.api.run_container("default", self.name, "app", self.container)
-
-    def _end(self) -> None:
-        clear(self.cgroup.path.parent)
-        with suppress(KeyError):  # it was not announced
-            self._node.api.delete_pod("default", self.name)
+        self._stack.callback(self._node.api.delete_pod, "default", self.name)
 
 
 class Victim:
@@ -78,6 +74,11 @@ class Victim:
         self._done = 0
         self._before = 0.0
         """Switches that the agent counts more than the kernel: some of its start are in another cgroup."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._worker.pid
 
     def work(self, number: int) -> None:
         """Make so many of each event."""
@@ -147,7 +148,8 @@ class Node:
 
     def __init__(self, stack: ExitStack, folder: Path, cgroup_root: str, settings: tuple[str, ...] = ()) -> None:
         self._numbers = count()
-        self.root = cgroup_root
+        self.host = NODE
+        self.folder, self.root = folder, cgroup_root
         self.top = f"kpod-test-{os.getpid()}-{time.monotonic_ns()}"
         Path(cgroup_root, self.top).mkdir()
         stack.callback(clear, Path(cgroup_root, self.top))
@@ -188,11 +190,16 @@ class Node:
         whole.mkdir(parents=True, exist_ok=True)
         return Cgroup(whole)
 
+    @staticmethod
+    def compile(workload: str, into: Path) -> None:
+        """Compile a workload to a folder."""
+        compile_workload(workload, into)
+
     def name(self, name: str) -> str:
         """A name that no other pod of this node has."""
         return f"{name}-{next(self._numbers)}"
 
-    def peak_of(self) -> int:
+    def peak(self) -> int:
         """The most memory that the agent had since `forget_peak`."""
         status = Path(f"/proc/{self.agent.pid}/status").read_text()
         return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
@@ -207,9 +214,12 @@ class Node:
 
 
 def end(worker: "subprocess.Popen[bytes]") -> None:
-    """End a process and close what it had."""
+    """End a process and close what it had: its children may keep its standard output open."""
     worker.kill()
-    worker.communicate()
+    worker.wait()
+    for pipe in (worker.stdin, worker.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 class Fight:
@@ -218,31 +228,42 @@ class Fight:
     def __init__(self, node: Node, stack: ExitStack, attack: str, size: int) -> None:
         """`attack` is the name of its class. All of it ends with the `stack`."""
         self.node, self.stack, self.size = node, stack, size
+        self.folder = Path(mkdtemp(prefix="kpod-test-"))
+        """A folder of the host's."""
+        self.folder.chmod(0o755)
+        stack.callback(rmtree, self.folder)
         self._attack = attack
         self.pod = Pod(node, stack, node.name("tenant"))
         self._first = int(self.pod.name.rpartition("-")[2])
         """The attacker's."""
         self.pod.announce()
         eventually(lambda: node.page().find(SWITCHES, pod=self.pod.name))
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.steady = self.victim(static=True)
+        """A pod that works before, during and after the attack."""
 
-    def start(self) -> None:
-        """Start the tenant's process; it is ready to attack."""
-        self.pod.home.chmod(0o755)
-        for path in (self.pod.home, self.pod.cgroup.path, *self.pod.cgroup.path.glob("cgroup.*")):
-            if path.name in DELEGATED or path.is_dir():
+    def start(self, *, unit: bool) -> None:
+        """Start the tenant's process, in its pod or in a `unit` of a user; it is ready to attack."""
+        own = at = self.pod.cgroup
+        if unit:
+            own = self.node.make(f"{self.node.top}/user.slice/user-{NOBODY}.slice/user@{NOBODY}.service")
+            at = self.node.make(f"{own.path.relative_to(self.node.root)}/init.scope")
+            self.stack.callback(clear, own.path)
+        for delegated in {own.path, at.path}:
+            for path in (delegated, *(delegated / name for name in DELEGATED)):
                 os.chown(path, NOBODY, NOBODY)
-        module = "tests.reliability.tenants.inside"
-        arguments = (self._attack, str(self.size), str(self.pod.cgroup.path), str(self.pod.home))
+        os.chown(self.pod.home, NOBODY, NOBODY)
+        module = "tests.reliability.tenants.started"
+        arguments = (self._attack, str(self.size), str(own.path), str(self.pod.home))
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": REPOSITORY}
-        self._process = self.pod.cgroup.start(sys.executable, "-m", module, *arguments, **pipes)
-        self.stack.callback(end, self._process)
-        assert answer(self._process) == "ready"
+        self.process = at.start(sys.executable, "-m", module, *arguments, **pipes)
+        self.stack.callback(end, self.process)
+        assert answer(self.process) == "ready"
 
-    def step(self) -> None:
+    def step(self, line: str = "go") -> None:
         """Let the tenant take its next step: attack, or stop."""
-        assert self._process is not None
-        assert answer(self._process, "go") == "ready"
+        assert self.process is not None
+        assert answer(self.process, line) == "ready"
 
     def victim(self, *, announced: bool = True, static: bool = False) -> Victim:
         """Start a pod that works on demand. An `announced` one has series before its first work."""
@@ -258,13 +279,21 @@ class Fight:
         assert answer(worker) == "ready"
         return Victim(pod, worker)
 
-    def brief(self, number: int) -> Pod:
+    def brief(self, number: int, *, announced: bool = True) -> Pod:
         """Run a pod that makes so many calls, and ends with its cgroup at once."""
         pod = Pod(self.node, self.stack, self.node.name("brief"))
-        pod.announce()
+        if announced:
+            pod.announce()
         subprocess.run([self.node.calls, str(number), pod.cgroup.path / "cgroup.procs"], check=True)
         pod.cgroup.destroy()
         return pod
+
+    def crowd(self, number: int) -> None:
+        """Have so many more pods, which do nothing."""
+        pods = [Pod(self.node, self.stack, self.node.name("idle")) for _ in range(number)]
+        for pod in pods:
+            pod.announce()
+        eventually(lambda: all(self.node.page().find(SWITCHES, pod=pod.name) for pod in pods[-1:]))
 
     def exceeded(self, page: Page) -> set[tuple[str, str]]:
         """Who went over which limit. The pods of an attack before this one may still be there."""
