@@ -332,12 +332,16 @@ class Tree:
             if self._trusted and f"{path}/".startswith(f"{self._trusted}/"):
                 delegated = path != self._trusted and (above.delegated or status.st_uid != self._owners[1])
         self._links[path] = links
-        holder = above.holder
-        if not holder and (delegated or name.endswith(".service") or is_container(name)):
-            holder = 0 if self._is_above_trusted(path) else inode
         known = self._known.get(path)
-        if known is None or known[0] != text or known[1].id != inode or known[1].delegated != delegated:
-            known = (text, Directory(inode, path, _pids(text), delegated, holder), where)
+        if known is None or known[1].id != inode or known[1].delegated != delegated:
+            holds = (delegated or name.endswith(".service") or is_container(name)) and not self._is_above_trusted(path)
+            known = (
+                text,
+                Directory(inode, path, _pids(text), delegated, above.holder or (inode if holds else 0)),
+                where,
+            )
+        elif known[0] != text:
+            known = (text, replace(known[1], pids=_pids(text)), where)
         self._now[path] = known
         return known[1]
 
