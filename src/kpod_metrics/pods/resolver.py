@@ -8,7 +8,7 @@ from typing import TypeVar
 from kpod_metrics.pods.model import PENDING, Identity, Snapshot
 
 CAPACITY = 10_000
-"""Removed cgroups and containers that are remembered; beyond this the oldest are dropped."""
+"""Removed cgroups and containers that are remembered; beyond this the oldest of the pod that has most are dropped."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
@@ -17,15 +17,28 @@ _Value = TypeVar("_Value")
 class _Grace(dict[_Key, tuple[_Value, float]]):
     """Removed entries with the time of their removal, the oldest first."""
 
-    forgotten = 0
-    """How many were dropped before their grace time was over."""
+    def __init__(self, pod_of: Callable[[_Key, _Value], Hashable]) -> None:
+        """`pod_of` tells to which pod an entry belongs."""
+        self._pod_of = pod_of
+        self._of_pod: dict[Hashable, dict[_Key, None]] = {}
+        self.forgotten = 0
+        """How many were dropped before their grace time was over."""
 
     def add(self, key: _Key, value: _Value, now: float) -> None:
         """Add an entry that was not there."""
         self[key] = (value, now)
+        self._of_pod.setdefault(self._pod_of(key, value), {})[key] = None
         if len(self) > CAPACITY:
-            del self[next(iter(self))]
+            most = max(self._of_pod.values(), key=len)
+            del self[next(iter(most))]
             self.forgotten += 1
+
+    def __delitem__(self, key: _Key) -> None:
+        pod = self._pod_of(key, self[key][0])
+        super().__delitem__(key)
+        del self._of_pod[pod][key]
+        if not self._of_pod[pod]:
+            del self._of_pod[pod]
 
     def expire(self, before: float) -> int:
         """Drop the entries removed at `before` or earlier; return how many."""
@@ -45,9 +58,11 @@ class Resolver:
     def __init__(self, grace: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._grace, self._clock = grace, clock
         self.snapshot = Snapshot()
-        self._gone: _Grace[int, Identity | str] = _Grace()
+        self._gone: _Grace[int, Identity | str] = _Grace(
+            lambda _, owner: owner.of_pod if isinstance(owner, Identity) else owner
+        )
         """Removed cgroups: their owner, or why they had none."""
-        self._left: _Grace[Identity, None] = _Grace()
+        self._left: _Grace[Identity, None] = _Grace(lambda identity, _: identity.of_pod)
         """Containers that no longer have a cgroup."""
         self.changes = 0
         """Changes so far. While this number stays the same, so do all answers."""

@@ -197,6 +197,24 @@ def test_capacity(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {identity.pod for identity in resolver.identities()} == {"p2", "p3", "p4"}
 
 
+@pytest.mark.parametrize("number", [20, 200, 2_000])
+def test_pod_with_most_removed_cgroups_makes_room_for_others(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """However many it creates and removes, before and after others end; its newest stay."""
+    monkeypatch.setattr("kpod_metrics.pods.resolver.CAPACITY", 10)
+    victims = {id_: Identity("n", f"v{id_}", "c") for id_ in range(5)}
+    resolver.update(snapshot({0: victims[0], 1: victims[1]}))
+    flood = dict.fromkeys(range(100, 100 + number), A)
+    resolver.update(snapshot(flood))
+    resolver.update(snapshot({2: victims[2], 3: victims[3]}))
+    resolver.update(Snapshot(present=frozenset({50, 4}), reasons={50: HOST}, identities={4: victims[4]}))
+    resolver.update(Snapshot())
+    assert {id_: resolver.owner(id_) for id_ in (*victims, 50)} == victims | {50: HOST}
+    assert [id_ for id_ in flood if resolver.owner(id_) is not None] == [*flood][-4:]
+    assert resolver.forgotten == number - 4
+
+
 def test_restarted_container_keeps_its_series(resolver: Resolver, clock: Clock) -> None:
     resolver.update(snapshot({1: A}))
     resolver.update(snapshot({2: A}))
