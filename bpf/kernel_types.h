@@ -132,6 +132,7 @@ struct thread_info___x86 {
 /* The context of an iterator over tasks: include/linux/bpf.h, kernel/bpf/task_iter.c. */
 struct bpf_iter_meta {
 	struct seq_file *seq;
+	__u64 session_id;
 };
 
 struct bpf_iter__task {

@@ -19,8 +19,9 @@ LIMITS = {
     "mountinfo": "bytes of the tables of mounts (`/proc/PID/mountinfo`): 256 KiB, and 16 KiB per cycle on average",
     "file_systems": "file systems",
     "hung_mounts": "file systems that do not answer, and those that wait behind them",
-    "mount_namespaces": "mount namespaces of one container",
-    "network_namespaces": "network namespaces of one container",
+    "mount_namespaces": "mount namespaces and root directories",
+    "network_namespaces": "network namespaces",
+    "interfaces": "bytes of the lists of network interfaces (`/proc/PID/net/dev`), 64 KiB",
 }
 """What each limit means, by the value of the label `limit`."""
 

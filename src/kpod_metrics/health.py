@@ -53,7 +53,8 @@ COLLECTORS = _agent(
     ),
     _counter(
         "kpod_collector_skipped_processes_total",
-        "Processes whose namespaces the collector did not read: it reads the first 32 of each cgroup.",
+        "Processes whose namespaces the collector did not read. Only on kernels without an iterator for tasks (before "
+        "5.8, or refused): it reads the first 32 processes of each cgroup.",
         advice="Grows: interfaces and mounts that only later processes of a container have are missing.",
     ),
     labels=(_COLLECTOR,),

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from kpod_metrics.cgroup.keyed import read_if_there
+from kpod_metrics.cgroup.keyed import lines_if_there, read_if_there
 from kpod_metrics.cgroup.tree import Tree
 from kpod_metrics.collectors.cpu import Cpu
 from kpod_metrics.collectors.filesystem import Filesystem
@@ -28,14 +28,15 @@ from kpod_metrics.collectors.net_iface import NetIface
 from kpod_metrics.collectors.parts import mount_tables
 from kpod_metrics.collectors.parts.drm import Drm
 from kpod_metrics.collectors.parts.mount_tables import CYCLE_BYTES, TABLE_BYTES
+from kpod_metrics.collectors.parts.per_process import MAX_NAMESPACES
 from kpod_metrics.collectors.parts.statvfs import STUCK_OF_A_POD
 from kpod_metrics.collectors.pressure import TABLE as PRESSURE
 from kpod_metrics.collectors.pressure import Pressure
 from kpod_metrics.exposition.samples import shown
 from kpod_metrics.features import TASK_ITERATOR
-from kpod_metrics.files import read_lines
+from kpod_metrics.headroom import own_cgroup
 from kpod_metrics.kernel.openat2 import fstatvfs_below
-from kpod_metrics.kernel.tasks import KTHREADD, Tasks
+from kpod_metrics.kernel.tasks import Tasks
 from kpod_metrics.pods.model import Group, Identity
 from kpod_metrics.store import Store
 from tests.forced import needs
@@ -317,10 +318,10 @@ def test_mounts_that_come_and_go(
 
     def counted(path: str, limit: int) -> tuple[bytes, bool]:
         reads.append(path)
-        return read_lines(path, limit)
+        return lines_if_there(path, limit)
 
     with opened(Filesystem(environment)) as collector, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mount_tables, "read_lines", counted)
+        patch.setattr(mount_tables, "lines_if_there", counted)
 
         def points() -> set[str]:
             rows = list(collector.collect([group(inside)]))
@@ -505,7 +506,10 @@ SIZES = {"a/x": 4, "stays": 5, "b/x": 6, "c/x": 7}
 
 
 @pytest.mark.usefixtures("mount_namespaces")
-def test_every_process_is_in_the_namespaces_that_proc_says(cgroup: MakeCgroup, children: Children) -> None:
+@needs(TASK_ITERATOR)
+def test_every_process_is_in_the_namespaces_that_proc_says(
+    cgroup: MakeCgroup, cgroup_root: str, children: Children
+) -> None:
     there = cgroup("there")
     for flags in ("-m", "-n", "-mn"):
         children.append(there.start("unshare", flags, "sleep", "1000"))
@@ -513,27 +517,30 @@ def test_every_process_is_in_the_namespaces_that_proc_says(cgroup: MakeCgroup, c
     tasks = Tasks()
     tasks.open()
     try:
-        views = tasks.read()
+        snapshot = tasks.read()
     finally:
         tasks.close()
+    views = {task.pid: task for task in snapshot.by_cgroup[there.id]}
+    assert views.keys() == {child.pid for child in children}
     for child in children:
         links = [os.readlink(f"/proc/{child.pid}/ns/{kind}") for kind in ("mnt", "net")]
         view = views[child.pid]
         assert links == [f"mnt:[{view.mount_namespace}]", f"net:[{view.network_namespace}]"]
+        assert view.cgroup == there.id
     alone, shared, alone_too = (views[child.pid].root for child in children)
-    assert shared == views[os.getpid()].root
     assert len({alone, shared, alone_too}) == 3
-    assert views[os.getpid()].network_namespace == views[KTHREADD].network_namespace
-    assert os.getpid() in views
-    assert (
-        not views.keys() - set(map(int, filter(str.isdigit, os.listdir("/proc")))) - {child.pid for child in children}
-    )
+    own_network = int(os.readlink("/proc/self/ns/net")[len("net:[") : -1])
+    assert snapshot.host_network == own_network
+    of_own = snapshot.by_cgroup[os.stat(cgroup_root + own_cgroup(cgroup_root)).st_ino]
+    assert shared in {task.root for task in of_own}
+    assert own_network in {task.network_namespace for task in of_own}
 
 
 @needs(TASK_ITERATOR)
 def test_one_snapshot_of_all_processes_serves_each_collector_once(cgroup: MakeCgroup, children: Children) -> None:
     environment = Environment()
-    children.append(cgroup("there").start("sleep", "1000"))
+    there, later = cgroup("there"), cgroup("later")
+    children.append(there.start("sleep", "1000"))
 
     def names(collector: Collector) -> tuple[list[str], list[str]]:
         return [map_.name for map_ in collector.maps()], [program.name for program in collector.programs()]
@@ -545,11 +552,13 @@ def test_one_snapshot_of_all_processes_serves_each_collector_once(cgroup: MakeCg
             one, same = systems.snapshot(), interfaces.snapshot()
             assert one is same
             assert one is not None
-            assert children[0].pid in one
-            children.append(cgroup("later").start("sleep", "1000"))
+            assert children[0].pid in {task.pid for task in one.by_cgroup[there.id]}
+            children.append(later.start("sleep", "1000"))
             after = interfaces.snapshot()
             assert after is not None
-            assert children[1].pid in after, "no user gets the same snapshot twice"
+            assert children[1].pid in {task.pid for task in after.by_cgroup[later.id]}, (
+                "no user gets the same snapshot twice"
+            )
             assert systems.snapshot() is after
             old = systems.snapshot()
             time.sleep(0.2)
@@ -560,10 +569,110 @@ def test_one_snapshot_of_all_processes_serves_each_collector_once(cgroup: MakeCg
             systems.close()
             assert names(systems) == nobody
             assert names(interfaces) == (["task_namespaces_record"], ["read_task"])
-            assert interfaces.snapshot()
+            assert interfaces.snapshot() is not None
         assert names(interfaces) == nobody
         systems.open()
-        assert systems.snapshot()
+        assert systems.snapshot() is not None
+
+
+DECOYS = """
+for _ in $(seq $0); do sleep 1000 & done
+echo started
+read line
+exec unshare -n sh -c 'ip link add v0 type veth peer name v1; echo ready; exec sleep 1000'
+"""
+
+
+@needs(TASK_ITERATOR)
+@pytest.mark.parametrize("number", [1, 40, 400])
+def test_processes_before_it_do_not_hide_a_namespace(cgroup: MakeCgroup, children: Children, number: int) -> None:
+    """They cost nothing either: threads with nothing new have no record."""
+    pod, victim = cgroup("pod"), cgroup("victim")
+    process = piped(pod, children, "sh", "-c", DECOYS, str(number))
+    assert answer(process) == "started"
+    assert answer(process, "") == "ready"
+    children.append(
+        victim.start("unshare", "-n", "sh", "-c", "ip link add own type veth peer name end; exec sleep 1000")
+    )
+    environment = Environment()
+    collector = NetIface(environment)
+    with opened(collector):
+        eventually(lambda: {row.labels for row in collector.collect([group(victim)])} == {("own",), ("end",)})
+        rows = list(collector.collect([group(pod), group(victim)]))
+        links = [(pod.id, "v0"), (pod.id, "v1"), (victim.id, "own"), (victim.id, "end")]
+        assert {(row.owner, *row.labels) for row in rows} == {*links}
+        snapshot = collector.snapshot()
+        assert snapshot is not None
+        # The shell and its children are one, unless a process of another cgroup was started between two of them.
+        assert len(snapshot.by_cgroup[pod.id]) < 20
+    assert not list(environment.exceeded.rows())
+
+
+NAMESPACES = """
+ip link add first type veth peer name end
+echo ready
+read number
+for at in $(seq $number); do unshare -n sleep 1000 & done
+while [ $(for child in $(pgrep -P $$ sleep); do readlink /proc/$child/ns/net; done | sort -u | wc -l) -lt $number ]; do
+    sleep 0.1
+done
+echo many
+read line
+"""
+
+
+@needs(TASK_ITERATOR)
+@pytest.mark.parametrize("number", [1, 63, 100])
+def test_namespaces_that_are_created_later_do_not_displace_the_first(
+    cgroup: MakeCgroup, children: Children, number: int
+) -> None:
+    pod = cgroup("pod")
+    process = piped(pod, children, "unshare", "-n", "sh", "-c", NAMESPACES)
+    assert answer(process) == "ready"
+    assert answer(process, str(number)) == "many"
+    environment = Environment()
+    with opened(NetIface(environment)) as collector:
+        for cycle in (1, 2):
+            assert [row.labels for row in collector.collect([group(pod)])] == [("end",), ("first",)]
+            over = max(0, number + 1 - MAX_NAMESPACES)
+            assert [(row.owner, row.labels, row.values) for row in environment.exceeded.rows()] == (
+                [(pod.id, ("network_namespaces",), (over * cycle,))] if over else []
+            )
+
+
+@needs(TASK_ITERATOR)
+@pytest.mark.usefixtures("mount_namespaces")
+def test_thread_in_namespaces_of_its_own(cgroup: MakeCgroup, children: Children, tmp_path: Path) -> None:
+    """Its main thread is in others: both are read."""
+    pod = cgroup("pod")
+    point = tmp_path / "of_thread"
+    point.mkdir()
+    process = piped(pod, children, "unshare", "-mn", sys.executable, "-c", THREAD, str(point))
+    assert answer(process) == "ready"
+    environment = Environment()
+    with opened(NetIface(environment)) as interfaces, opened(Filesystem(environment)) as systems:
+        assert {row.labels for row in interfaces.collect([group(pod)])} == {("of_main",), ("of_thread",), ("end",)}
+        sizes = {row.labels[0]: row.values[0] for row in systems.collect([group(pod)])}
+        assert sizes[str(point)] == 6 << 20
+
+
+THREAD = """
+import ctypes, subprocess, sys, threading
+libc = ctypes.CDLL(None)
+subprocess.run("ip link add of_main type veth peer name end", shell=True, check=True)
+ready = threading.Event()
+def work():
+    assert libc.unshare(0x40020000) == 0
+    # A child is in the namespaces of the thread that starts it.
+    mount = "mount --make-rprivate / && mount -t tmpfs -o size=6m none " + sys.argv[1]
+    subprocess.run("ip link add of_thread type veth peer name end && " + mount, shell=True, check=True)
+    ready.set()
+    threading.Event().wait()
+threading.Thread(target=work, daemon=True).start()
+ready.wait()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
 
 
 def helpers() -> int:
@@ -727,11 +836,11 @@ def test_table_of_mounts_of_a_tenant_costs_others_nothing(
     read: list[tuple[str, int]] = []
 
     def counted(path: str, limit: int) -> tuple[bytes, bool]:
-        found = read_lines(path, limit)
+        found = lines_if_there(path, limit)
         read.append((path.split("/")[2], len(found[0])))
         return found
 
-    monkeypatch.setattr(mount_tables, "read_lines", counted)
+    monkeypatch.setattr(mount_tables, "lines_if_there", counted)
     environment = Environment()
     with opened(Filesystem(environment)) as collector:
         for cycle in range(8):

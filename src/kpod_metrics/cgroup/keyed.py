@@ -6,7 +6,7 @@ A value is an int, or None if the file has no complete line with a plain number 
 import errno
 import re
 
-from kpod_metrics.files import read_bytes
+from kpod_metrics.files import read_bytes, read_lines
 
 _ABSENT = frozenset(
     {
@@ -35,6 +35,19 @@ def read_if_there(path: str) -> bytes:
     except OSError as error:
         if is_absent(error):
             return b""
+        raise
+
+
+def lines_if_there(path: str, limit: int) -> tuple[bytes, bool]:
+    """Return the lines in the first `limit` bytes of a file, and whether these are all; none if it does not exist.
+
+    Raises every other OSError.
+    """
+    try:
+        return read_lines(path, limit)
+    except OSError as error:
+        if is_absent(error):
+            return b"", True
         raise
 
 

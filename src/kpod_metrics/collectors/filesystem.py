@@ -27,6 +27,7 @@ from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespac
 from kpod_metrics.collectors.parts.statvfs import SKIPPED, TIMEOUT, Probe, Statvfs, StatvfsCall
 from kpod_metrics.errors import RefusedError, UnavailableError
 from kpod_metrics.kernel import openat2, rights
+from kpod_metrics.kernel.tasks import TaskNamespaces
 from kpod_metrics.metrics import Label, Metric, Row, Table, gauge
 from kpod_metrics.pods.model import Group, Identity
 
@@ -84,9 +85,8 @@ class Filesystem(ProcessCollector):
         """A cycle waits `timeout` seconds for a `statvfs` that hangs."""
         super().__init__(environment, wanted)
         self._statvfs = Statvfs(statvfs, timeout)
-        self._tables = MountTables(
-            environment.proc_root, self.exceeded, partial(namespace_of, environment.proc_root, "mnt")
-        )
+        self._namespace = partial(namespace_of, environment.proc_root, "mnt")
+        self._tables = MountTables(environment.proc_root, self.exceeded, self._namespace)
         self._skipped = dict.fromkeys(SKIPPED, 0)
         self._failing: set[Identity] = set()
         """Pods of which a statvfs() failed in the last cycle."""
@@ -121,18 +121,20 @@ class Filesystem(ProcessCollector):
         proc = self.environment.proc_root
         late: set[int] = set()
         number: Counter[Identity] = Counter()
+        known: dict[Identity, set[Root]] = {}
 
-        def namespace(thread: int) -> int:
-            known = tasks.get(thread) if tasks is not None else None
-            return namespace_of(proc, "mnt", thread) if known is None else known.mount_namespace
+        def roots(group: Group) -> Iterable[tuple[Root, int, int | None]]:
+            """The mount namespaces and root directories of a cgroup, each with a thread and the kernel's counter."""
+            if tasks is None:
+                for namespace, pid in self.distinct_in_proc(group.pids, self._namespace).items():
+                    yield Root(namespace, os.readlink(f"{proc}/{pid}/root")), pid, None
+                return
+            of_pod = known.setdefault(group.pod, set())
+            for root, task in self.distinct(group, tasks, _root, of_pod, "mount_namespaces").items():
+                yield root, task.pid, task.mount_changes
 
         def mounted_in(group: Group) -> Iterable[tuple[int, Probe]]:
-            for of, pid in self.namespaces(group.pids, namespace).items():
-                known = tasks.get(pid) if tasks is not None else None
-                if known is None:  # no snapshot, or not a main thread
-                    root, changes = Root(of, os.readlink(f"{proc}/{pid}/root")), None
-                else:
-                    root, changes = Root(of, known.root), known.mount_changes
+            for root, pid, changes in roots(group):
                 systems = self._tables.systems(root, pid, changes, group)
                 if systems is None:
                     late.add(group.id)
@@ -200,6 +202,10 @@ class Filesystem(ProcessCollector):
         """Stop the helper thread."""
         self._statvfs.close()
         super().close()
+
+
+def _root(task: TaskNamespaces) -> Root:
+    return Root(task.mount_namespace, task.root)
 
 
 def _sizes(probe: Probe) -> tuple[tuple[str], tuple[int, int, int]] | None:

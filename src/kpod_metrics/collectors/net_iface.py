@@ -9,16 +9,19 @@ If the kernel cannot list the namespaces of all processes at once, a namespace i
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
-from kpod_metrics.cgroup.keyed import read_if_there
+from kpod_metrics.cgroup.keyed import lines_if_there
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
 from kpod_metrics.collectors.kit import Environment, Question
-from kpod_metrics.collectors.parts.per_process import ProcessCollector, namespace_of
-from kpod_metrics.kernel.tasks import KTHREADD, TaskNamespaces
+from kpod_metrics.collectors.parts.per_process import ProcessCollector
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
+
+MAX_BYTES = 64 << 10
+"""Bytes of the lists of interfaces of one pod: 400 interfaces, the oldest ones. Most pods have two."""
+_network_namespace = attrgetter("network_namespace")
 
 _WHAT = {
     "bytes": (
@@ -79,31 +82,39 @@ class NetIface(ProcessCollector):
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Yield one row per interface of each network namespace of a pod."""
         tasks = self.snapshot()
-        if tasks is None:
-            namespace_id, host = self._inode, self._inode(1)
-        else:
-            namespace_id = partial(self._namespace, tasks)
-            host = namespace_id(KTHREADD)
+        host = self._inode(1) if tasks is None else tasks.host_network
         files: dict[int, dict[str, Interface]] = {}
         done: set[tuple[Identity, int]] = set()
+        known: dict[Identity, set[int]] = {}
+        room: dict[Identity, int] = {}
+
+        def namespaces(group: Group) -> Iterable[tuple[int, int]]:
+            if tasks is None:
+                return self.distinct_in_proc(group.pids, self._inode).items()
+            of_pod = known.setdefault(group.pod, set())
+            found = self.distinct(group, tasks, _network_namespace, of_pod, "network_namespaces")
+            return [(namespace, task.pid) for namespace, task in found.items()]
+
+        def interfaces_of(pid: int, group: Group) -> dict[str, Interface]:
+            left = room.get(group.pod, MAX_BYTES)
+            content, complete = lines_if_there(f"{self.environment.proc_root}/{pid}/net/dev", left)
+            room[group.pod] = left - len(content)
+            if not complete:
+                self.exceeded(group.id, "interfaces")
+            return interfaces(content)
 
         def read(group: Group) -> Iterable[Row]:
-            for namespace, pid in self.namespaces(group.pids, namespace_id).items():
+            for namespace, pid in namespaces(group):
                 if namespace == host or (group.pod, namespace) in done:
                     continue
                 if not files.get(namespace):  # the last process may have just ended: try this one
-                    files[namespace] = interfaces(read_if_there(f"{self.environment.proc_root}/{pid}/net/dev"))
+                    files[namespace] = interfaces_of(pid, group)
                 for name, totals in files[namespace].items():
                     done.add((group.pod, namespace))
                     if name != "lo" or totals.rx_packets:
                         yield Row(TABLE, group.id, (name,), totals, namespace)
 
         return self.each([group for group in groups if group.pids], read)
-
-    def _namespace(self, tasks: Mapping[int, TaskNamespaces], thread: int) -> int:
-        """Return the namespace of a thread. `tasks` has only main threads that have not ended."""
-        task = tasks.get(thread)
-        return namespace_of(self.environment.proc_root, "net", thread) if task is None else task.network_namespace
 
     def _inode(self, pid: int) -> int:
         return os.stat(f"{self.environment.proc_root}/{pid}/net/dev").st_ino

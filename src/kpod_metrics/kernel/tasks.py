@@ -1,9 +1,9 @@
-"""The namespaces of all processes in one pass, from `bpf/tasks.bpf.c`."""
+"""The namespaces of all threads in one pass, from `bpf/tasks.bpf.c`."""
 
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kpod_metrics.errors import UnavailableError
@@ -11,17 +11,20 @@ from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, Prog
 
 _INITIAL = "pid:[4026531836]"
 """The PID namespace that has all processes: PROC_PID_INIT_INO, include/linux/proc_ns.h."""
-KTHREADD = 2
+_KTHREADD = 2
 """A process in the machine's own namespaces; PID 1 may have its own."""
 
 
 class TaskNamespaces(NamedTuple):
-    """The namespaces and root directory of a process: struct task_namespaces. Its numbers are only for comparison."""
+    """The namespaces and root directory of a thread: struct task_namespaces. Its numbers are only for comparison."""
 
     pid: int
+    """The thread's id, which /proc has too."""
     mount_namespace: int
     network_namespace: int
-    unused: int
+    run: int
+    cgroup: int
+    started: int
     mount_changes: int
     """Changes when a mount is added to its namespace or removed."""
     root_mount: int
@@ -33,11 +36,21 @@ class TaskNamespaces(NamedTuple):
         return self.root_mount, self.root_directory
 
 
-class Tasks(OwnsBpfObject):
-    """Reads all processes; for one thread at a time.
+class Snapshot(NamedTuple):
+    """The namespaces of all threads at one time."""
 
-    Measured: 0.39 ms for 306 processes, where two links and the mountinfo of 100 of them take 5.3 ms. While
-    `mount_changes` is the same, so is the mountinfo of the namespace, except for options that a remount changed.
+    by_cgroup: Mapping[int, Sequence[TaskNamespaces]]
+    """Of each cgroup at least one living thread for each combination of namespaces and root directory."""
+    host_network: int
+    """The machine's own network namespace."""
+
+
+class Tasks(OwnsBpfObject):
+    """Reads all threads; for one thread at a time.
+
+    Measured: 0.11 ms of CPU time for 420 processes, 1.0 ms with 3,000 more threads; two links and the mountinfo of 100
+    processes take 5.3 ms. While `mount_changes` is the same, so is the mountinfo of the namespace, except for options
+    that a remount changed.
     """
 
     def __init__(self, objects: str = OBJECTS, sys_root: str = "/sys", proc_root: str = "/proc") -> None:
@@ -56,15 +69,21 @@ class Tasks(OwnsBpfObject):
         loaded.object.load()
         loaded.links.append(loaded.object.programs["read_task"].attach())
 
-    def read(self) -> dict[int, TaskNamespaces]:
-        """Return the namespaces of every process by PID, without those that are ending. Raises KernelError."""
+    def read(self) -> Snapshot:
+        """Return the namespaces of all threads, without those that are ending. Raises KernelError."""
         assert self._loaded is not None
         layout = self._loaded.object.maps["task_namespaces_record"].value_layout
         written = self._loaded.links[0].run_iterator()
-        found = map(TaskNamespaces._make, layout.iter_unpack(written))
-        return {task.pid: task for task in found if task.mount_namespace}
+        found: dict[int, list[TaskNamespaces]] = {}
+        host_network = 0
+        for task in map(TaskNamespaces._make, layout.iter_unpack(written)):
+            found.setdefault(task.cgroup, []).append(task)
+            if task.pid == _KTHREADD:
+                host_network = task.network_namespace
+        return Snapshot(found, host_network)
 
 
+_NONE = Snapshot({}, 0)
 _MAX_AGE = 0.1
 """Maximum age of a snapshot that is shared between collectors, in seconds: processes move to other namespaces."""
 
@@ -79,7 +98,7 @@ class SharedTasks:
         self._tasks = Tasks(objects, sys_root, proc_root)
         self._users: list[object] = []
         self._lock = threading.Lock()
-        self._snapshot: Mapping[int, TaskNamespaces] = {}
+        self._snapshot = _NONE
         self._taken = 0.0
         """time.monotonic() before it was taken."""
         self._served: set[object] = set()
@@ -102,8 +121,8 @@ class SharedTasks:
         """Whether this user may call `snapshot`."""
         return user in self._users
 
-    def snapshot(self, user: object) -> Mapping[int, TaskNamespaces]:
-        """Return the namespaces of every process by PID. Raises KernelError."""
+    def snapshot(self, user: object) -> Snapshot:
+        """Return the namespaces of all threads. Raises KernelError."""
         with self._lock:
             now = time.monotonic()
             if user in self._served or now - self._taken > _MAX_AGE:
@@ -112,7 +131,7 @@ class SharedTasks:
             self._served.add(user)
             snapshot = self._snapshot
             if len(self._served) == len(self._users):
-                self._snapshot = {}  # do not keep it until the next cycle
+                self._snapshot = _NONE  # do not keep it until the next cycle
             return snapshot
 
     def maps(self, user: object) -> list[MapHealth]:
@@ -131,4 +150,4 @@ class SharedTasks:
                 self._served.discard(user)
                 if not self._users:
                     self._tasks.close()
-                    self._snapshot = {}
+                    self._snapshot = _NONE

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.collectors.net_iface import NetIface
+from kpod_metrics.collectors.net_iface import MAX_BYTES, NetIface
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
 
 HEADING = (
@@ -198,6 +198,28 @@ def test_interface_that_is_made_anew_starts_again(tree: Tree, namespaces: Namesp
     for first, expected in ((1000, 1000), (20, 1020), (25, 1025)):
         namespaces.set("pod", net_dev(eth0=first))
         assert received(cycles.run(group)) == expected
+
+
+def test_only_so_many_interfaces_of_a_pod(tree: Tree, namespaces: Namespaces) -> None:
+    """The first ones, over all of its namespaces; another pod has all of its own."""
+    namespaces.join("long", 10)
+    namespaces.join("more", 20)
+    namespaces.join("other", 30)
+    many = {f"v{number}": 1 << 40 for number in range(1000)}
+    namespaces.set("long", net_dev(**many))
+    namespaces.set("more", net_dev(eth0=5))
+    namespaces.set("other", net_dev(eth0=5))
+    lines = net_dev(**many).splitlines(keepends=True)
+    fit = next(at for at in range(len(lines)) if sum(map(len, lines[: at + 1])) > MAX_BYTES) - 2
+    groups = [tree.group("a", 7, pids=[10]), tree.group("b", 8, SIDECAR, pids=[20])]
+    groups.append(tree.group("c", 9, OTHER, pids=[30]))
+    rows = list(NetIface(tree.environment).collect(groups))
+    assert [row.labels[0] for row in rows if row.owner == 7] == [f"v{number}" for number in range(fit)]
+    assert [row.labels for row in rows if row.owner != 7] == [("eth0",)]
+    assert {(row.owner, *row.labels): row.values for row in tree.environment.exceeded.rows()} == {
+        (7, "interfaces"): (1,),
+        (8, "interfaces"): (1,),
+    }
 
 
 def test_processes_and_cgroups_that_are_gone(tree: Tree, namespaces: Namespaces) -> None:

@@ -8,9 +8,8 @@ import errno
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kpod_metrics.cgroup.keyed import is_absent
+from kpod_metrics.cgroup.keyed import lines_if_there
 from kpod_metrics.cgroup.mounts import FileSystem, Host, file_systems
-from kpod_metrics.files import read_lines
 from kpod_metrics.pods.model import Group, Identity
 
 TABLE_BYTES = 256 << 10
@@ -96,7 +95,7 @@ class MountTables:
             if known is None or changes is not None:
                 self._exceeded(group.id, "mountinfo")
             return known
-        content, complete = _lines(f"{self._proc}/{thread}/mountinfo", room)
+        content, complete = lines_if_there(f"{self._proc}/{thread}/mountinfo", room)
         if not complete:
             self._exceeded(group.id, "mountinfo")
         if not content:
@@ -113,17 +112,7 @@ class MountTables:
         """Return the host's mounts; read once a cycle, if needed."""
         if self._host_cycle != self._cycle:
             self._host_cycle = self._cycle
-            content, _ = _lines(f"{self._proc}/1/mountinfo", _HOST_BYTES)
+            content, _ = lines_if_there(f"{self._proc}/1/mountinfo", _HOST_BYTES)
             if hash(content) != self._host_content:
                 self._host, self._host_content = Host(content), hash(content)
         return self._host
-
-
-def _lines(path: str, limit: int) -> tuple[bytes, bool]:
-    """Return the lines of a file, and whether these are all; none if it does not exist."""
-    try:
-        return read_lines(path, limit)
-    except OSError as error:
-        if is_absent(error):
-            return b"", True
-        raise

@@ -2,8 +2,10 @@
 
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from operator import attrgetter
+from typing import TypeVar
 
 from kpod_metrics.cgroup.processes import HIDDEN, MAX_PROBED, distinct, others_are_hidden
 from kpod_metrics.collectors.kit import Signal
@@ -11,7 +13,13 @@ from kpod_metrics.collectors.parts.per_group import FileCollector
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import TASK_ITERATOR
 from kpod_metrics.kernel.programs import MapHealth, ProgramHealth
-from kpod_metrics.kernel.tasks import TaskNamespaces
+from kpod_metrics.kernel.tasks import Snapshot, TaskNamespaces
+from kpod_metrics.pods.model import Group
+
+MAX_NAMESPACES = 64
+"""Namespaces of one kind that are read for a pod. A container has one; a pod that runs containers one for each."""
+
+_Key = TypeVar("_Key")
 
 
 class ProcessCollector(FileCollector):
@@ -33,13 +41,34 @@ class ProcessCollector(FileCollector):
             signal.hook += f"; namespaces by {'iter/task' if self.environment.tasks.is_open(self) else '/proc'}"
         return signals
 
-    def snapshot(self) -> Mapping[int, TaskNamespaces] | None:
-        """Return the namespaces of all processes by PID; None if the kernel has no iterator for them."""
+    def snapshot(self) -> Snapshot | None:
+        """Return the namespaces of all threads; None if the kernel has no iterator for them."""
         tasks = self.environment.tasks
         return tasks.snapshot(self) if tasks.is_open(self) else None
 
-    def namespaces(self, pids: Sequence[int], of: Callable[[int], int]) -> dict[int, int]:
-        """Return the namespaces of a cgroup's processes (by `of`), each with a thread in it.
+    def distinct(
+        self, group: Group, tasks: Snapshot, key: Callable[[TaskNamespaces], _Key], known: set[_Key], limit: str
+    ) -> dict[_Key, TaskNamespaces]:
+        """Return the namespaces of a cgroup's threads (by `key`), each with a thread in it.
+
+        `known` has those of the pod, in this cycle: at most MAX_NAMESPACES, those of the oldest threads first. So a pod
+        that creates many cannot displace those that it had. The others are counted under `limit`.
+        """
+        found: dict[_Key, TaskNamespaces] = {}
+        for task in tasks.by_cgroup.get(group.id, ()):
+            found.setdefault(key(task), task)
+        if len(known) + len(found) <= MAX_NAMESPACES:
+            known.update(found)
+            return found
+        for task in sorted(tasks.by_cgroup.get(group.id, ()), key=attrgetter("started")):
+            if len(known) < MAX_NAMESPACES:
+                known.add(key(task))
+        if over := len(found.keys() - known):
+            self.exceeded(group.id, limit, over)
+        return {of: task for of, task in found.items() if of in known}
+
+    def distinct_in_proc(self, pids: Sequence[int], of: Callable[[int], _Key]) -> dict[_Key, int]:
+        """Return the namespaces of a cgroup's processes (by `of`), each with a thread in it, from /proc.
 
         Processes beyond the first MAX_PROBED are counted in `skipped_processes`.
         """
