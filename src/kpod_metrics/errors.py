@@ -37,6 +37,16 @@ class SilenceError(RequestError):
     """A response that began, and then sent no byte until the timeout."""
 
 
+SHOWN = 200
+"""Characters of a text from outside that a message has."""
+
+
+def shown(text: str) -> str:
+    r"""Return text from a server, a program or a file, safe in one line: escaped (ESC is `\x1b`), and cut."""
+    escaped = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:SHOWN])
+    return escaped if len(text) <= SHOWN else f"{escaped}..."
+
+
 def is_unexpected(error: Exception) -> bool:
     """Whether an error is a defect, so that its traceback is logged."""
     return not isinstance(error, KpodError | OSError)

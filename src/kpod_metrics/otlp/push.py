@@ -10,14 +10,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import httpx2
 from isal import isal_zlib
 
 from kpod_metrics import USER_AGENT
+from kpod_metrics.errors import shown
 from kpod_metrics.exposition.page import Page
 from kpod_metrics.exposition.pages import GZIP
+from kpod_metrics.http_bounds import Bounds, no_cookies
 from kpod_metrics.otlp.encode import Encoder, Request, refusal, rejected
 from kpod_metrics.retry import Backoff, retry_after
 from kpod_metrics.settings import Settings
@@ -29,6 +32,9 @@ PATH = "/v1/metrics"
 QUEUE_BYTES = 4 << 20
 """Size of the queue: 19 compressed pushes of 100 pods in profile comprehensive."""
 _MAX_ANSWER_BYTES = 64 << 10
+"""Bytes of a receiver's answer that are read. Usually it is empty."""
+_MAX_RECEIVED = 256 << 10
+"""Bytes of it that may arrive, with all headers."""
 _RETRYABLE = frozenset({429, 502, 503, 504})
 """Statuses after which a retry can succeed (opentelemetry.io/docs/specs/otlp, "Retryable")."""
 _FIRST_PAGE_INTERVAL = 0.2
@@ -70,7 +76,10 @@ class Exporter:
             if url.scheme == "https"
             else True
         )
-        self._http = httpx2.Client(headers=headers, verify=verify, timeout=httpx2.Timeout(self._timeout))
+        self._http = httpx2.Client(
+            headers=headers, verify=verify, timeout=httpx2.Timeout(self._timeout), cookies=no_cookies()
+        )
+        self._bounds = Bounds(self._http)
         self._changed = threading.Condition()
         self._queue: deque[Request] = deque()
         self._stop = threading.Event()
@@ -170,31 +179,34 @@ class Exporter:
         self.problem = problem
 
     def _send(self, request: Request) -> _Answer:
-        end = time.monotonic() + self._timeout
+        self._bounds.begin(self._timeout, _MAX_RECEIVED)
+        body = bytearray()
         try:
-            with self._http.stream("POST", self.endpoint, content=request.body) as response:
-                status = response.status_code
-                body = b""
+            with (
+                self._http.stream("POST", self.endpoint, content=request.body) as response,
+                suppress(httpx2.TimeoutException),  # the status counts, even if the body does not end
+            ):
                 for chunk in response.iter_raw():
                     body += chunk
-                    if len(body) > _MAX_ANSWER_BYTES or time.monotonic() > end:
+                    if len(body) > _MAX_ANSWER_BYTES:
                         break
         except httpx2.TimeoutException:
             return _Answer(f"no answer within {self._timeout:g} s", retry=True)
         except (httpx2.HTTPError, OSError) as error:
-            return _Answer(" ".join(str(error).split()) or type(error).__name__, retry=True)
+            return _Answer(shown(" ".join(str(error).split()) or type(error).__name__), retry=True)
         except Exception as error:
             # An unexpected error must not end the thread: the next request may succeed.
             log.exception("OTLP to %s", self.endpoint)
-            return _Answer(f"{type(error).__name__}: {error}", rejected=request.points)
+            return _Answer(shown(f"{type(error).__name__}: {error}"), rejected=request.points)
+        status = response.status_code
         if status in _RETRYABLE:
             wait = retry_after(response.headers.get("retry-after", ""))
             return _Answer(f"HTTP {status}", retry=True, retry_after=wait)
         if not 200 <= status < 300:
-            text = "".join(char for char in refusal(body) if char.isprintable())[:200]
+            text = shown(refusal(bytes(body)))
             return _Answer(f"HTTP {status}{': ' if text else ''}{text}", rejected=request.points)
-        count, message = rejected(body)
+        count, message = rejected(bytes(body))
         if count:
-            text = "".join(char for char in message if char.isprintable())[:200]
+            text = shown(message)
             return _Answer(f"{count} points rejected{': ' if text else ''}{text}", rejected=count)
         return _Answer()

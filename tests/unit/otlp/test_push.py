@@ -25,6 +25,7 @@ from kpod_metrics.retry import Backoff
 from kpod_metrics.settings import Settings
 from kpod_metrics.store import Store
 from testkit.certificates import Certificates
+from tests.fakes.hostile import Hostile, forever, response
 from tests.fakes.otlp import Fault, Receiver, partial, points_of
 from tests.unit.imports import imported_by_an_agent
 
@@ -164,7 +165,7 @@ def test_refused_is_dropped(status: int, receiver: Receiver, push: Push) -> None
     receiver.faults = [Fault(status, {"location": "/elsewhere"}, body)]
     exporter = push(receiver.url, otlp_interval=0.3)
     eventually(lambda: exporter.dropped == POINTS)
-    assert exporter.problem == f"HTTP {status}: not now"
+    assert exporter.problem == rf"HTTP {status}: not\x07 now"
     eventually(lambda: exporter.sent)
     assert exporter.dropped == POINTS
     assert exporter.problem == ""
@@ -297,3 +298,51 @@ def test_with_an_endpoint_no_protobuf_library_is_imported() -> None:
         "sys.exit('imported' if {'google.protobuf', 'opentelemetry'} & set(sys.modules) else 0)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# A hostile receiver
+
+
+def test_answer_that_drips(push: Push) -> None:
+    """Every read gets a byte, so the timeout of a read never comes; without a status the request is repeated."""
+
+    def head(_: bytes) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nx: "
+        yield from forever(b"y", 0.01)
+
+    def informational(_: bytes) -> Iterator[bytes]:
+        yield from forever(b"HTTP/1.1 100 Continue\r\n\r\n", 0.01)
+
+    for answer in (head, informational):
+        with Hostile(answer) as server:
+            exporter = push(server.url, otlp_timeout=0.3)
+            eventually(lambda: exporter.problem == "no answer within 0.3 s")  # noqa: B023
+            assert (exporter.sent, exporter.dropped) == (0, 0)
+
+
+def test_status_counts_even_if_the_body_does_not_end(push: Push) -> None:
+    def body(_: bytes) -> Iterator[bytes]:
+        yield from response()
+        yield from forever(b"y", 0.01)
+
+    with Hostile(body) as server:
+        exporter = push(server.url, otlp_timeout=0.3)
+        eventually(lambda: exporter.sent >= POINTS)
+        assert (exporter.problem, exporter.dropped) == ("", 0)
+
+
+def test_answer_of_headers_only_is_bounded(push: Push) -> None:
+    def informational(_: bytes) -> Iterator[bytes]:
+        yield from forever(b"HTTP/1.1 100 Continue\r\nx: " + b"y" * 1000 + b"\r\n\r\n")
+
+    with Hostile(informational) as server:
+        exporter = push(server.url)
+        eventually(lambda: exporter.problem == f"the response is larger than {pushing._MAX_RECEIVED} bytes")
+
+
+def test_cookies_of_a_receiver_are_not_kept(push: Push) -> None:
+    with Hostile(lambda _: response(set_cookie="name=value")) as server:
+        exporter = push(server.url, otlp_interval=0.1)
+        eventually(lambda: len(server.heads) >= 3)
+        assert len(exporter._http.cookies) == 0
+        assert not any(b"cookie" in head.lower() for head in server.heads)
