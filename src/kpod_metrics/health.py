@@ -14,7 +14,7 @@ from kpod_metrics.metrics import Label, Metric, Profile, Scope, Table, counter, 
 from kpod_metrics.web.counts import REASONS, Counts
 
 STATISTICS = "/proc/sys/kernel/bpf_stats_enabled"
-FORGOTTEN_KINDS = ("deletion", "pod", "cgroup", "waiting", "outside")
+FORGOTTEN_KINDS = ("deletion", "pod", "cgroup", "waiting", "outside", "excess")
 _COLLECTOR = Label("collector", per="collector")
 
 
@@ -101,8 +101,9 @@ FORGOTTEN = _agent(
     _counter(
         "kpod_discovery_forgotten_total",
         "Entries that full tables of discovery dropped: deleted pods that no cycle has seen (deletion), removed pods "
-        "and cgroups within their grace period (pod, cgroup), cgroups whose pod is not known yet (waiting), and "
-        "removed cgroups below a root that is only a part of the tree (outside).",
+        "and cgroups within their grace period (pod, cgroup), cgroups whose pod is not known yet (waiting), "
+        "removed cgroups below a root that is only a part of the tree (outside), and reports of pods beyond the first "
+        "10,000 of the source (excess).",
         advice="Grows: thousands of pods start and end in one cycle. Their last events count as unresolved, or as the "
         "host's (outside).",
     ),

@@ -31,6 +31,12 @@ def parse(text: str) -> Selector:
     return lambda labels: all(holds(labels) for holds in requirements)
 
 
+def keys(text: str) -> frozenset[str]:
+    """Return the keys of the labels that a valid selector needs."""
+    found = _REQUIREMENT.finditer(text)
+    return frozenset(match["gone"] or match["set"] or match["key"] for match in found)
+
+
 def _requirement(match: "re.Match[str]") -> Selector:
     key = match["gone"] or match["set"] or match["key"]
     if match["gone"]:

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpod_metrics import errors
 from kpod_metrics.errors import SettingError
 from kpod_metrics.settings import CollectorSettings, Setting, Settings, catalogue, load
 
@@ -321,7 +322,7 @@ def test_wrong_value_is_one_line(key: str, value: Any, tmp_path: Path) -> None:
         message = str(caught.value)
         name = key.replace("collectors_", "collectors.").replace("_enabled", ".enabled").replace("_int", ".int")
         name = name if key.startswith("collectors_") else key
-        shown = "its value" if setting.secret else repr(value)  # a token must not get into a log
+        shown = "its value" if setting.secret else errors.shown(repr(value))  # a token must not get into a log
         said = f"{name}: {shown} (from {origin}) is not accepted; accepted: {setting.kind.accepted}"
         assert message.partition(" (nearest: ")[0] == said
         assert message.isprintable()
@@ -395,14 +396,14 @@ def test_unknown_key_is_one_line_with_the_nearest(tree: object, said: str, tmp_p
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"a: b: c\n", r" line 1 is not YAML: mapping values are not allowed here"),
+        (b"a: b: c\n", r" line 1 is not YAML: mapping values are not allowed in this context"),
         (b"profile: [minimal\n\nx: 1", r" line \d is not YAML: "),
         (b"\xff\xfe\x00", r" is not YAML: "),
         (b"profile: \xe9\n", r" is not YAML: .*utf-8"),
         (b"a: \x00\n", r" is not YAML: unacceptable character #x0000"),
         (b"a: 2020-13-01\n", r" is not YAML: month must be in 1..12"),
         (b"a: !!python/object:os.system x\n", r" line 1 is not YAML: could not determine a constructor"),
-        (b"[" * 5000, r" is not YAML: "),
+        (b"[" * 5000, r" line 1 is not YAML: exceeded maximum nesting depth$"),
         (b"- a\n- b\n", r" holds a list: keys and values are accepted"),
         (b"profile", r" holds a str: keys and values are accepted"),
         (b"42", r" holds a int: keys and values are accepted"),

@@ -122,8 +122,8 @@ class ClusterNamer:
 
     @property
     def forgotten(self) -> Mapping[str, int]:
-        """Dropped deleted pods and waiting cgroups, and deletions that the source dropped."""
-        return {**self._forgotten, "deletion": self.source.deletions_lost}
+        """Dropped deleted pods and waiting cgroups, and deletions and pods that the source dropped."""
+        return {**self._forgotten, "deletion": self.source.deletions_lost, "excess": self.source.excess}
 
     @property
     def refused_claims(self) -> int:

@@ -2,11 +2,11 @@
 
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from kpod_metrics.pods import api
-from kpod_metrics.pods.source import Source, decoded
+from kpod_metrics.pods.source import Listing, Source
+from kpod_metrics.pods.stream import Page
 
 if TYPE_CHECKING:
     from kpod_metrics.pods.client import Client
@@ -16,6 +16,8 @@ MIN_INTERVAL = 1.0
 """Seconds between two polls, if a new cgroup without a name needs one."""
 POLL_TIMEOUT = 10.0
 """Seconds without a byte after which a poll fails."""
+POLL_SECONDS = 60.0
+"""Seconds for a poll, from the request to the last byte."""
 
 
 class KubeletSource(Source):
@@ -38,10 +40,11 @@ class KubeletSource(Source):
     interval = 15.0
     """Mean seconds between two polls; each interval is up to a fifth longer or shorter."""
 
-    def __init__(self, connect: "Callable[[], Client]", node: str) -> None:
-        super().__init__(connect, node)
+    def __init__(self, connect: "Callable[[], Client]", node: str, labels: Iterable[str] = ()) -> None:
+        super().__init__(connect, node, labels)
         self._hurried = threading.Event()
-        self._seen: dict[str, api.Item] = {}
+        self._seen: frozenset[str] = frozenset()
+        """UIDs in the last list."""
 
     def hurry(self) -> None:
         """Poll soon: a pod that starts and ends between two polls would get no name."""
@@ -61,10 +64,14 @@ class KubeletSource(Source):
 
     def _step(self, client: "Client") -> float:
         self._hurried.clear()
-        items = decoded(api.items_of, client.get(PATH, {}, POLL_TIMEOUT)).items or []
-        now = {item.metadata.uid: item for item in items}
-        self._replace([*(item for uid, item in self._seen.items() if uid not in now), *items])
-        self._seen = now
+        listing = Listing()
+        with client.chunks(PATH, {}, POLL_TIMEOUT, POLL_SECONDS) as chunks:
+            for item in Page(f"{client.where}{PATH}").items(chunks):
+                if pod := self._pod(item):
+                    listing.add(pod, item.metadata.resource_version)
+        now = listing.versions.keys()
+        self._replace(listing, self._seen - now)
+        self._seen = frozenset(now)
         self._works()
         self.backoff.reset()
         return random.uniform(0.8 * self.interval, 1.2 * self.interval)

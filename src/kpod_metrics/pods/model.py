@@ -113,3 +113,5 @@ class Pod:
     """Time of its creation (RFC 3339, UTC); empty for a static pod in a kubelet's list."""
     terminating: bool = False
     """Whether it is being deleted."""
+    ended: bool = False
+    """Whether it succeeded or failed, and will never run again."""

@@ -24,6 +24,9 @@ import msgspec
 from lightkube.config.models import UserExec
 from lightkube.core.exceptions import ConfigError
 
+from kpod_metrics.errors import shown
+from kpod_metrics.pods.credentials import checked
+
 GROUP = "client.authentication.k8s.io"
 VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
 MODES = ("", "Never", "IfAvailable")
@@ -34,8 +37,9 @@ MAX_OUTPUT_BYTES = 1 << 20
 """Maximum size of a plugin's output."""
 RENEW_BEFORE = 30.0
 """Seconds before its expiry at which a credential is renewed."""
-_SHOWN = 300
-"""Characters of a plugin's output that a message has."""
+MIN_INTERVAL = 10.0
+"""Seconds between two runs for credentials that expire soon, or that have already expired when the plugin prints them:
+a kubelet is asked as often as once per second."""
 
 
 class Exec(UserExec, omit_defaults=True):
@@ -101,15 +105,27 @@ class PluginAuth(httpx2.Auth):
         self._status: _Status | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._aborted = False
+        self._is_new = False
+        """Whether the plugin ran for the current request."""
+        self._ran = 0.0
 
     def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        """Authorize a request. After a 401, repeat it with a new credential, unless the credential was new."""
-        status, is_new = self._status, False
-        if status is None or _ends_soon(status):
-            status, is_new = self._renew(), True
-        response = yield _authorized(request, status)
-        if response.status_code == 401 and not is_new:
-            yield _authorized(request, self._renew())
+        """Authorize a request."""
+        self._is_new = False
+        if self._status is None or (_ends_soon(self._status) and time.monotonic() - self._ran >= MIN_INTERVAL):
+            self._run_again()
+        status = self._status
+        assert status is not None
+        if status.token:
+            request.headers["Authorization"] = f"Bearer {status.token}"
+        yield request
+
+    def renew(self) -> bool:
+        """Run the plugin again, unless the last request had a new credential already."""
+        if self._is_new:
+            return False
+        self._run_again()
+        return True
 
     def abort(self) -> None:
         """Kill a running plugin; for any thread."""
@@ -117,15 +133,16 @@ class PluginAuth(httpx2.Auth):
         if process := self._process:
             _kill(process)
 
-    def _renew(self) -> _Status:
+    def _run_again(self) -> None:
+        self._ran = time.monotonic()
         self._status = status = self._ask()
+        self._is_new = True
         if status.client_certificate_data:
             _load(self._context, status)
-        return status
 
     def _ask(self) -> _Status:
         plugin = self._plugin
-        name = f"credential plugin {_shown(plugin.command)}"
+        name = f"credential plugin {shown(plugin.command)}"
         spec = {"interactive": False} | ({"cluster": plugin.cluster} if plugin.cluster is not None else {})
         info = {"kind": "ExecCredential", "apiVersion": plugin.apiVersion, "spec": spec}
         environment = os.environ | {one.name: one.value for one in plugin.env or ()}
@@ -135,7 +152,7 @@ class PluginAuth(httpx2.Auth):
             command = os.path.join(plugin.folder, command)
         path = shutil.which(command, path=environment.get("PATH"))
         if path is None:
-            hint = f": {_shown(plugin.installHint)}" if plugin.installHint else ""
+            hint = f": {shown(plugin.installHint.strip())}" if plugin.installHint else ""
             raise ConfigError(f"{name} does not exist, or cannot be executed{hint}")
         try:
             printed = self._run(name, [path, *(plugin.args or ())], environment)
@@ -153,8 +170,9 @@ class PluginAuth(httpx2.Auth):
             try:
                 if self._aborted:
                     raise ConfigError(f"{name} was stopped")
-                output, errors = _printed(name, process)
-                process.wait(PLUGIN_TIMEOUT)
+                end = time.monotonic() + PLUGIN_TIMEOUT
+                output, errors = _printed(name, process, end)
+                process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 raise ConfigError(f"{name} did not end within {PLUGIN_TIMEOUT:g} s") from None
             finally:
@@ -163,16 +181,15 @@ class PluginAuth(httpx2.Auth):
         if process.returncode:
             ended = f"was killed by signal {-process.returncode}" if process.returncode < 0 else None
             lines = errors.decode(errors="backslashreplace").strip().splitlines()
-            last = f": {_shown(lines[-1])}" if lines else ""
+            last = f": {shown(lines[-1].strip())}" if lines else ""
             raise ConfigError(f"{name} {ended or f'returned {process.returncode}'}{last}")
         return output
 
 
-def _printed(name: str, process: "subprocess.Popen[bytes]") -> tuple[bytes, bytes]:
+def _printed(name: str, process: "subprocess.Popen[bytes]", end: float) -> tuple[bytes, bytes]:
     """Return the output of a process until both streams are closed; of the errors only the end."""
     assert process.stdout is not None
     assert process.stderr is not None
-    end = time.monotonic() + PLUGIN_TIMEOUT
     output, errors = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
         for stream, kept in ((process.stdout, output), (process.stderr, errors)):
@@ -201,30 +218,25 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 def _read(name: str, printed: bytes, version: str) -> _Status:
     try:
         credential = msgspec.json.decode(printed, type=_Credential)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name} printed no ExecCredential: {_shown(str(error))}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{name} printed no ExecCredential: {shown(str(error))}") from None
     if (credential.kind, credential.api_version) != ("ExecCredential", version):
-        was = f"kind {_shown(credential.kind)}, apiVersion {_shown(credential.api_version)}"
+        was = f"kind {shown(credential.kind)}, apiVersion {shown(credential.api_version)}"
         raise ConfigError(f"{name} printed {was}; accepted: kind ExecCredential, apiVersion {version}")
     status = credential.status
     if status is None or not (status.token or status.client_certificate_data):
         raise ConfigError(f"{name} printed neither a token nor a client certificate")
     if bool(status.client_certificate_data) != bool(status.client_key_data):
         raise ConfigError(f"{name} printed a client certificate without its key, or a key without its certificate")
-    if not (status.token.isascii() and status.token.isprintable()):
-        raise ConfigError(f"{name} printed a token with characters that are not allowed in a header")
+    checked(status.token, f"{name} printed a token that")
+    if status.expiration_timestamp is not None and status.expiration_timestamp.tzinfo is None:
+        raise ConfigError(f"{name} printed an expirationTimestamp without a time zone; accepted: RFC 3339")
     return status
 
 
 def _ends_soon(status: _Status) -> bool:
     end = status.expiration_timestamp
     return end is not None and end.timestamp() - time.time() < RENEW_BEFORE
-
-
-def _authorized(request: httpx2.Request, status: _Status) -> httpx2.Request:
-    if status.token:
-        request.headers["Authorization"] = f"Bearer {status.token}"
-    return request
 
 
 def _load(context: ssl.SSLContext, status: _Status) -> None:
@@ -235,9 +247,4 @@ def _load(context: ssl.SSLContext, status: _Status) -> None:
         try:
             context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=lambda: "")
         except (OSError, ValueError) as error:
-            raise ConfigError(f"the plugin's client certificate cannot be used: {_shown(str(error))}") from None
-
-
-def _shown(text: str) -> str:
-    """Return text from outside, safe to print."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text.strip()[:_SHOWN])
+            raise ConfigError(f"the plugin's client certificate cannot be used: {shown(str(error))}") from None

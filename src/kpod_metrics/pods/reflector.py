@@ -21,12 +21,13 @@ it does not have yet. So the first watch after a failure is short. If it returns
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from kpod_metrics.errors import RequestError, SilenceError
+from kpod_metrics.errors import RequestError, SilenceError, shown
 from kpod_metrics.pods import api
-from kpod_metrics.pods.source import Source, decoded
+from kpod_metrics.pods.source import Listing, Source
+from kpod_metrics.pods.stream import Page
 
 if TYPE_CHECKING:
     from kpod_metrics.pods.client import Client
@@ -38,6 +39,12 @@ PROBATION = (60.0, 120.0)
 """The same for the first watch after a failure."""
 LIST_TIMEOUT = 30.0
 """Seconds without a byte after which a list fails."""
+LIST_SECONDS = 60.0
+"""Seconds for a list, from the request for its first page to the last byte of its last one."""
+MAX_PAGES = 100
+"""Pages of a list. Usually there is one, because the agent sets no limit; servers that set one send 500 pods a page."""
+WATCH_MARGIN = 60.0
+"""Seconds after the end of a watch that the server has to end it."""
 MAX_TOMBSTONES = 10_000
 """UIDs of deleted pods that are remembered, so that a late event does not restore one."""
 
@@ -46,7 +53,7 @@ _VERSION_STANDS = frozenset({0, 401, 403, 429, 500, 502, 503})
 
 
 def is_older(version: str, than: str) -> bool:
-    """Whether a resourceVersion is known to be older than another."""
+    """Whether a resourceVersion is known to be older than another. They have at most 253 characters."""
     numbers = version.isascii() and version.isdigit() and than.isascii() and than.isdigit()
     return numbers and int(version) < int(than)
 
@@ -62,8 +69,8 @@ class KubernetesSource(Source):
     steady = 60.0
     """Seconds after which a watch counts as successful: else a server that ends each at once would get no backoff."""
 
-    def __init__(self, connect: "Callable[[], Client]", node: str) -> None:
-        super().__init__(connect, node)
+    def __init__(self, connect: "Callable[[], Client]", node: str, labels: Iterable[str] = ()) -> None:
+        super().__init__(connect, node, labels)
         self._selector = {"fieldSelector": f"spec.nodeName={node}"}
         self._version = ""
         """The newest resourceVersion seen in a list, an event or a bookmark."""
@@ -102,31 +109,42 @@ class KubernetesSource(Source):
 
     def _list(self, client: "Client") -> None:
         try:
-            items, version = self._pages(client, {"resourceVersion": "0"})
+            listing, version = self._pages(client, {"resourceVersion": "0"})
             consistent = is_older(version, self._version)
         except RequestError as failure:
             if failure.status != 410:
                 raise
             consistent = True
         if consistent:
-            items, version = self._pages(client, {})
-        self._replace(items)
-        self._versions = {item.metadata.uid: item.metadata.resource_version for item in items}
+            listing, version = self._pages(client, {})
+        self._replace(listing)
+        self._versions = listing.versions
         self._tombstones.clear()
         self._version = version
         self._must_list = self._doubtful = False
         self._last_list = time.monotonic()
 
-    def _pages(self, client: "Client", first: dict[str, str]) -> tuple[list[api.Item], str]:
+    def _pages(self, client: "Client", first: dict[str, str]) -> tuple[Listing, str]:
         """Return a complete list and its version. It sets no limit: a node has few pods."""
-        items: list[api.Item] = []
-        more = first
-        while True:
-            page = decoded(api.items_of, client.get(PATH, {**self._selector, **more}, min(LIST_TIMEOUT, self.silence)))
-            items += page.items or ()
-            if not page.metadata.more:
-                return items, page.metadata.resource_version
-            more = {"continue": page.metadata.more}
+        listing = Listing()
+        where = f"{client.where}{PATH}"
+        end = time.monotonic() + LIST_SECONDS
+        tokens: set[str] = set()
+        more, size = first, 0
+        for _ in range(MAX_PAGES):
+            page = Page(where, size)
+            silence = min(LIST_TIMEOUT, self.silence)
+            with client.chunks(PATH, {**self._selector, **more}, silence, end - time.monotonic()) as chunks:
+                for item in page.items(chunks):
+                    if pod := self._pod(item):
+                        listing.add(pod, item.metadata.resource_version)
+            if not page.more:
+                return listing, page.version
+            if page.more in tokens:
+                raise RequestError(f"{where}: the list repeats a page")
+            tokens.add(page.more)
+            more, size = {"continue": page.more}, page.size
+        raise RequestError(f"{where}: the list has more than {MAX_PAGES} pages")
 
     def _watch(self, client: "Client") -> None:
         """Follow the events until the server ends the watch."""
@@ -138,7 +156,7 @@ class KubernetesSource(Source):
             "timeoutSeconds": str(round(random.uniform(*(PROBATION if self._doubtful else WATCH)))),
         }
         self._lines = 0
-        with client.lines(PATH, query, self.silence) as lines:
+        with client.lines(PATH, query, self.silence, WATCH[1] + WATCH_MARGIN) as lines:
             self._works()
             for line in lines:
                 self._lines += 1
@@ -146,14 +164,18 @@ class KubernetesSource(Source):
                 self._doubtful = False
                 self._hear()
 
-    def _take(self, line: bytes) -> None:
+    def _remove(self, uid: str) -> None:
+        super()._remove(uid)
+        self._versions.pop(uid, None)
+
+    def _take(self, line: bytearray) -> None:
         """Process an event of the watch."""
         try:
-            event = decoded(api.event_of, line)
+            event = api.decoded(api.event_of, line)
             if event.type == "ERROR":
-                refusal = decoded(api.refusal_of, event.object)
-                raise RequestError(f"watch of pods: {refusal.code}: {refusal.message}", refusal.code)
-            item = decoded(api.item_of, event.object)
+                refusal = api.decoded(api.refusal_of, event.object)
+                raise RequestError(f"watch of pods: {refusal.code}: {shown(refusal.message)}", refusal.code)
+            item = api.decoded(api.item_of, event.object)
         except RequestError:
             # The events after this version are lost: a list has the result.
             self._must_list = True
@@ -161,14 +183,15 @@ class KubernetesSource(Source):
         uid, version = item.metadata.uid, item.metadata.resource_version
         if event.type == "DELETED":
             self._remove(uid)
-            self._versions.pop(uid, None)
             self._tombstones[uid] = None
             if len(self._tombstones) > MAX_TOMBSTONES:
                 self._tombstones.popitem(last=False)
         elif event.type in ("ADDED", "MODIFIED"):
             if uid in self._tombstones or is_older(version, self._versions.get(uid, "")):
                 return
-            self._put(item)
-            self._versions[uid] = version
+            if pod := self._pod(item):
+                self._put(pod)
+                if uid in self._pods:
+                    self._versions[uid] = version
         if not is_older(version, self._version):
             self._version = version

@@ -4,14 +4,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, ClassVar
 
 from kpod_metrics.errors import KpodError, RequestError
-from kpod_metrics.pods.api import Item, merge, pod_of
+from kpod_metrics.pods.api import Item, Labels, decoded, merge, pod_of
 from kpod_metrics.pods.model import Pod
 from kpod_metrics.retry import Backoff
 
@@ -24,18 +22,37 @@ FORBIDDEN = 3
 """After so many consecutive 403 responses the right is missing, and retries are rare, because a person must grant it.
 An API server that is starting answers 403 until it has loaded its roles."""
 
+MAX_PODS = 10_000
+"""Pods that are known at once. A node has some hundred, the most that a distribution supports are 2,500; but a cluster
+keeps 12,500 ended pods, and they may be of one node."""
+
 MAX_DELETIONS = 10_000
 """Deleted pods that are kept for the next poll; on a busy node 1,000 pods a minute start and end."""
 
-Decoded = TypeVar("Decoded")
 
+class Listing:
+    """The pods of a list: at most MAX_PODS, and of ended ones only as many as there is room for."""
 
-def decoded(decode: Callable[[bytes | msgspec.Raw], Decoded], body: bytes | msgspec.Raw) -> Decoded:
-    """Decode the bytes that a server sent; raises RequestError."""
-    try:
-        return decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RequestError(f"the server's response is not of Kubernetes: {error}") from None
+    def __init__(self) -> None:
+        self._running: dict[str, Pod] = {}
+        self._ended: dict[str, Pod] = {}
+        self.versions: dict[str, str] = {}
+        """The resourceVersion of each pod, by UID."""
+        self.excess = 0
+        """Number of pods beyond MAX_PODS."""
+
+    def add(self, pod: Pod, version: str) -> None:
+        """Add a pod of the list."""
+        into = self._ended if pod.ended else self._running
+        if pod.uid not in into and len(into) >= MAX_PODS:
+            self.excess += not pod.ended
+            return
+        into[pod.uid] = pod
+        self.versions[pod.uid] = version
+
+    def __iter__(self) -> Iterator[Pod]:
+        """Iterate over the pods, those that run first."""
+        return iter((*self._running.values(), *self._ended.values()))
 
 
 class Source:
@@ -52,17 +69,22 @@ class Source:
     )
     """Other possible reasons for an HTTP status."""
 
-    def __init__(self, connect: "Callable[[], Client]", node: str) -> None:
-        """`connect` may raise KpodError."""
+    def __init__(self, connect: "Callable[[], Client]", node: str, labels: Iterable[str] = ()) -> None:
+        """`connect` may raise KpodError; `labels` are those of pods that the settings need."""
         self.connected = False
         self.relists = 0
         """How often all pods were listed again after a failure."""
         self.deletions_lost = 0
         """Deleted pods that were dropped before the agent polled."""
+        self.excess = 0
+        """Reports of pods that were dropped because MAX_PODS are known."""
+        self._full = False
+        """Whether the last list had more than MAX_PODS, or an event since."""
         self._connect = connect
         self._client: Client | None = None
         self._past_requests = 0
         self._node = node
+        self._labels = Labels(labels)
         self.backoff = Backoff()
         self._closed = threading.Event()
         self._lock = threading.RLock()
@@ -109,7 +131,7 @@ class Source:
         """The current problem and how long it lasts, in one line; empty if there is none."""
         with self._lock:
             if not self._problem:
-                return ""
+                return f"more than {MAX_PODS} pods: those beyond have no names" if self._full else ""
             now = time.monotonic()
             known = f"pods as of {now - self._heard:.0f} s ago" if self._listed else "no pods yet"
             return f"{self._problem}, for {now - self._since:.0f} s ({known})"
@@ -182,16 +204,34 @@ class Source:
         """Record that the known pods are up to date now."""
         self._heard = time.monotonic()
 
-    def _put(self, item: Item) -> None:
-        """Add or change a pod. Pods of other nodes are ignored: some servers ignore the field selector."""
+    def _pod(self, item: Item) -> Pod | None:
+        """Translate a pod. None if it is of another node: some servers ignore the field selector."""
         if item.spec.node_name != self._node:
-            return
+            return None
+        return decoded(pod_of, item, self._labels)
+
+    def _put(self, pod: Pod) -> None:
+        """Add or change a pod, if there is room; ended pods make room for others."""
         with self._lock:
-            old = self._pods.get(item.metadata.uid)
-            new = merge(old, pod_of(item))
+            old = self._pods.get(pod.uid)
+            if old is None and len(self._pods) >= MAX_PODS:
+                if pod.ended:
+                    return
+                for ended in [one for one in self._pods.values() if one.ended]:
+                    self._remove(ended.uid)
+                if len(self._pods) >= MAX_PODS:
+                    self._drop(1)
+                    return
+            new = merge(old, pod)
             if new != old:
                 self._pods[new.uid] = new
                 self._view = None
+
+    def _drop(self, number: int) -> None:
+        self.excess += number
+        if number and not self._full:
+            log.warning("source of pods: more than %d pods: those beyond have no names", MAX_PODS)
+        self._full = number > 0
 
     def _remove(self, uid: str) -> None:
         """Remove a pod, if it is known."""
@@ -205,14 +245,14 @@ class Source:
                 self.deletions_lost += 1
             self._deleted.append(pod)
 
-    def _replace(self, items: Sequence[Item]) -> None:
-        """Take a complete list: known pods that are not in it were deleted."""
-        listed = {item.metadata.uid for item in items}
+    def _replace(self, listing: Listing, spared: Collection[str] = ()) -> None:
+        """Take a complete list: known pods that are neither in it nor `spared` were deleted."""
         with self._lock:
-            for uid in self._pods.keys() - listed:
+            for uid in self._pods.keys() - listing.versions.keys() - set(spared):
                 self._remove(uid)
-            for item in items:
-                self._put(item)
+            self._drop(listing.excess)
+            for pod in listing:
+                self._put(pod)
             self.relists += self._listed and not self.connected
             self._listed = True
             self._hear()

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kpod_metrics import features, yaml_file
+from kpod_metrics import errors, features, yaml_file
 from kpod_metrics.errors import SettingError
 from kpod_metrics.settings.declared import ENVIRONMENT_PREFIX, CollectorSettings, Setting, Settings, catalogue
 from kpod_metrics.yaml_file import NoYamlError
@@ -49,7 +49,7 @@ def load(
         try:
             parsed = setting.kind.parse(value)
         except (ValueError, TypeError):
-            what = "its value" if setting.secret else repr(value)
+            what = "its value" if setting.secret else errors.shown(repr(value))
             near = nearest(value, setting.kind.schema.get("enum", ()))
             raise SettingError(
                 f"{setting.name}: {what} (from {origin}) is not accepted; accepted: {setting.kind.accepted}{near}"
@@ -71,7 +71,8 @@ def _from_file(path: str, known: Mapping[str, Setting]) -> dict[str, tuple[Any, 
     except OSError as error:
         raise SettingError(f"--config: {path!r} cannot be read ({error.strerror}): a YAML file is accepted") from None
     except NoYamlError as error:
-        raise SettingError(f"--config: {path!r}{error.where} is not YAML: {error.reason}") from None
+        verdict = "accepted" if error.rule else "YAML"
+        raise SettingError(f"--config: {path!r}{error.where} is not {verdict}: {error.reason}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -97,7 +98,7 @@ def _from_file(path: str, known: Mapping[str, Setting]) -> dict[str, tuple[Any, 
 
 def shown(name: str) -> str:
     """Return a name from outside, safe to print."""
-    return name if name.isprintable() else repr(name)
+    return errors.shown(name if name.isprintable() else repr(name))
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

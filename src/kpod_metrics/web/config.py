@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from kpod_metrics import yaml_file
+from kpod_metrics import errors, yaml_file
 from kpod_metrics.errors import SettingError
 from kpod_metrics.yaml_file import NoYamlError
 
@@ -95,8 +95,9 @@ def read(path: str) -> WebConfig:
     except OSError as error:
         raise SettingError(f"web_config_file: {path!r} cannot be read ({error.strerror})") from None
     except NoYamlError as error:
-        # Without the reason: it quotes the file, which may be a secret.
-        raise SettingError(f"web_config_file: {path!r}{error.where} is not YAML") from None
+        # Without the reason of invalid YAML: it quotes the file, which may be a secret.
+        verdict = f"accepted: {error.rule}" if error.rule else "YAML"
+        raise SettingError(f"web_config_file: {path!r}{error.where} is not {verdict}") from None
     return _Reader(path).config(tree)
 
 
@@ -120,7 +121,8 @@ class _Reader:
         return self._config
 
     def _refuse(self, key: str, shown: str, accepted: str) -> SettingError:
-        return SettingError(f"web_config_file: {self._path!r}: {key}: {shown} is not accepted; accepted: {accepted}")
+        what = errors.shown(shown)
+        return SettingError(f"web_config_file: {self._path!r}: {key}: {what} is not accepted; accepted: {accepted}")
 
     def _mapping(self, key: str, value: Any, known: Mapping[str, Any] | None = None) -> dict[Any, Any]:
         if value is None:

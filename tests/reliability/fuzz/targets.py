@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from kpod_metrics.otlp import encode
 from kpod_metrics.pods import api
 from kpod_metrics.pods.model import Identity
 from kpod_metrics.pods.paths import identity_of_path
-from kpod_metrics.pods.source import decoded
+from kpod_metrics.pods.stream import Page
 from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.server import accepts_gzip, negotiate
 from kpod_metrics.settings import load
@@ -148,16 +148,16 @@ def check_btf(data: bytes) -> None:
 
 def check_kubernetes(data: bytes) -> None:
     """What an API server or a kubelet sends."""
-    for decode in (api.items_of, api.item_of, api.event_of, api.refusal_of):
+    for decode in (api.item_of, api.event_of, api.refusal_of, lambda data: Page("fuzz").items([data])):
         try:
-            found: Any = decoded(decode, data)
+            found: Any = api.decoded(decode, data)
             if isinstance(found, api.Event):
-                found = decoded(api.item_of, found.object)
+                found = api.decoded(api.item_of, found.object)
+            items = [found] if isinstance(found, api.Item) else list(found) if isinstance(found, Iterator) else []
+            pods = [api.decoded(api.pod_of, item, api.Labels(("app",))) for item in items]
         except KpodError:
             continue
-        items = found.items or [] if isinstance(found, api.Items) else [found] if isinstance(found, api.Item) else []
-        for item in items:
-            pod = api.pod_of(item)
+        for pod in pods:
             assert [one.name for one in api.merge(pod, pod).containers] == [one.name for one in pod.containers]
 
 

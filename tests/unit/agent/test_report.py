@@ -134,7 +134,7 @@ def test_source_of_pods_is_told(tmp_path: Path) -> None:
     page = hub.cycle()
     assert (page["kpod_pod_source_connected", "test"], page["kpod_pod_source_relists_total", "test"]) == (1, 3)
     forgotten = {key[1]: value for key, value in page.items() if key[0] == "kpod_discovery_forgotten_total"}
-    assert forgotten == {"deletion": 5, "pod": 0, "cgroup": 0, "waiting": 6, "outside": 0}
+    assert forgotten == {"deletion": 5, "pod": 0, "cgroup": 0, "waiting": 6, "outside": 0, "excess": 0}
     skipped = {key[1]: value for key, value in page.items() if key[0] == "kpod_discovery_skipped_cgroups"}
     assert skipped == {"depth": 0, "path": 0, "number": 0, "unreadable": 0}
     hub.names.connected = False

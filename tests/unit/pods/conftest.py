@@ -30,6 +30,12 @@ def until(true: Callable[[], object], what: str = "") -> None:
         time.sleep(0.003)
 
 
+def fetched(client: Client, path: str) -> bytes:
+    """The body of a response."""
+    with client.chunks(path, {}, 5.0, 60.0) as chunks:
+        return b"".join(chunks)
+
+
 class Follower:
     """Polls a source and keeps what it was told was deleted."""
 
@@ -114,7 +120,7 @@ def follow(connect: Callable[[], Client]) -> Iterator[Callable[..., Follower]]:
 
     def start(**arguments: Any) -> Follower:
         quick: dict[str, Any] = {"backoff": Backoff(0.005, 0.02), "steady": 0.0, "silence": 5.0}
-        source = KubernetesSource(connect, NODE)
+        source = KubernetesSource(connect, NODE, ("app",))
         followers.append(Follower(source))
         for name, value in (quick | arguments).items():
             setattr(source, name, value)

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpod_metrics.pods.api import MAX_CONTAINER_IDS, event_of, item_of, items_of, merge, pod_of, refusal_of
+from kpod_metrics.pods.api import MAX_CONTAINER_IDS, Labels, event_of, item_of, items_of, merge, pod_of, refusal_of
 from kpod_metrics.pods.model import Container, Pod
 from testkit.apiserver import _as_kubelet, _run, pod_object
 
 
 def translated(shape: dict[str, Any]) -> Pod:
-    return pod_of(item_of(json.dumps(shape)))
+    return pod_of(item_of(json.dumps(shape)), Labels(("app",)))
 
 
 def test_all_of_a_pod() -> None:

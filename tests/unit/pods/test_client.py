@@ -15,7 +15,7 @@ from kpod_metrics.settings import Settings
 from testkit.apiserver import ApiServer
 from testkit.certificates import Certificates
 from tests.unit.imports import imported_by_an_agent
-from tests.unit.pods.conftest import kubeconfig
+from tests.unit.pods.conftest import fetched, kubeconfig
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_in_cluster(tmp_path: Path, certificates: Certificates, monkeypatch: pyt
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
         client = to_server(Settings(), account(tmp_path / "account", certificates.ca))
-        assert b'"PodList"' in client.get("/api/v1/pods", {}, 5.0)
+        assert b'"PodList"' in fetched(client, "/api/v1/pods")
         client.close()
 
 
@@ -123,14 +123,14 @@ def test_server_that_another_ca_signed(tmp_path: Path, certificates: Certificate
         file = kubeconfig(tmp_path / "k", server.url, {}, **{"certificate-authority": certificates.ca})
         client = to_server(Settings(kubeconfig=file))
         with pytest.raises(RequestError, match="CERTIFICATE_VERIFY_FAILED"):
-            client.get("/api/v1/pods", {}, 5.0)
+            fetched(client, "/api/v1/pods")
         client.close()
 
 
 def test_refusal_in_plain_text(server: ApiServer, tmp_path: Path) -> None:
     client = to_server(Settings(kubeconfig=kubeconfig(tmp_path / "k", server.url)))
     with pytest.raises(RequestError, match="/nothing: 404: the server could not find") as caught:
-        client.get("/nothing", {}, 5.0)
+        fetched(client, "/nothing")
     assert (caught.value.status, caught.value.retry_after) == (404, 0.0)
     client.close()
 
@@ -139,7 +139,7 @@ def test_server_below_a_path(server: ApiServer, tmp_path: Path) -> None:
     """As behind a proxy of several clusters."""
     client = to_server(Settings(kubeconfig=kubeconfig(tmp_path / "k", f"{server.url}/k8s/c1")))
     with pytest.raises(RequestError):
-        client.get("/api/v1/pods", {}, 5.0)
+        fetched(client, "/api/v1/pods")
     assert server.requests[0].path == "/k8s/c1/api/v1/pods"
     client.close()
 
@@ -156,7 +156,7 @@ def kubelet(folder: Path, port: int, **settings: Any) -> Settings:
 def get(settings: Settings) -> bytes:
     client = to_kubelet(settings)
     try:
-        return client.get("/pods", {}, 5.0)
+        return fetched(client, "/pods")
     finally:
         client.close()
 
@@ -207,7 +207,7 @@ def test_kubelet_is_the_node_by_name(tmp_path: Path) -> None:
 
 def test_what_a_client_says_of_itself(server: ApiServer, tmp_path: Path) -> None:
     client = to_server(Settings(kubeconfig=kubeconfig(tmp_path / "k", server.url)))
-    client.get("/api/v1/pods", {}, 5.0)
+    fetched(client, "/api/v1/pods")
     client.close()
     assert server.requests[0].user_agent == USER_AGENT
     assert re.fullmatch(r"kpod-metrics/\d+\.\d+\.\d+ \(linux; \w+\)", USER_AGENT)

@@ -38,7 +38,7 @@ class Source:
     def __init__(self) -> None:
         self.connected = True
         self.relists = 0
-        self.deletions_lost = 0
+        self.deletions_lost = self.excess = 0
         self.pods: dict[str, Pod] = {}
         self._deleted: list[Pod] = []
         self.closed = self.started = False
@@ -414,19 +414,19 @@ def test_of_two_pods_of_a_name_the_one_that_runs_is_the_workload(world: World, f
 def test_what_makes_room_is_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kpod_metrics.pods.cluster.CAPACITY", 2)
     monkeypatch.setattr("kpod_metrics.pods.cluster.FEW", 0)
-    assert world.namer.forgotten == {"deletion": 0, "pod": 0, "waiting": 0}
+    assert world.namer.forgotten == {"deletion": 0, "excess": 0, "pod": 0, "waiting": 0}
     uids = [f"{digit}f1c0b1e-0d3c-4b7e-9a51-0c1d2e3f4a5b" for digit in range(5)]
     world.tree = {scope(IDS[0], uid): (1,) for uid in uids}
     for _ in range(2):  # each is counted once
         snapshot = world.look()
         assert sorted(str(world.owner(path, snapshot)) for path in world.tree) == [PENDING] * 2 + [UNRESOLVED] * 3
-        assert world.namer.forgotten == {"deletion": 0, "pod": 0, "waiting": 3}
+        assert world.namer.forgotten == {"deletion": 0, "excess": 0, "pod": 0, "waiting": 3}
     world.source.set(*(pod(uid, f"web-{uid}") for uid in uids))
     world.look()
     world.source.set()
-    world.source.deletions_lost = 7
+    world.source.deletions_lost, world.source.excess = 7, 8
     world.look()
-    assert world.namer.forgotten == {"deletion": 7, "pod": 3, "waiting": 3}
+    assert world.namer.forgotten == {"deletion": 7, "excess": 8, "pod": 3, "waiting": 3}
 
 
 def static_scope(container: str) -> str:

@@ -18,7 +18,7 @@ from kpod_metrics.pods.client import Client, find_config, to_server
 from kpod_metrics.settings import Settings
 from testkit.apiserver import ApiServer
 from testkit.certificates import Certificates
-from tests.unit.pods.conftest import kubeconfig, until
+from tests.unit.pods.conftest import fetched, kubeconfig, until
 
 V1, V1BETA1 = plugin.VERSIONS
 PODS = "/api/v1/pods"
@@ -85,7 +85,7 @@ def test_token(server: ApiServer, script: Plugin, made: Made, version: str) -> N
         script.gives(version, token=secret)
         server.tokens = {secret}
         for _ in range(3):
-            assert b'"PodList"' in client.get(PODS, {}, 5.0)
+            assert b'"PodList"' in fetched(client, PODS)
     info = {"kind": "ExecCredential", "apiVersion": version, "spec": {"interactive": False}}
     assert [(json.loads(told), mode, args) for told, mode, args in script.told()] == [(info, "m", "a b c")] * 2
     assert client.requests == 7
@@ -95,29 +95,31 @@ def test_new_credential_that_is_refused_is_not_asked_for_again(server: ApiServer
     script.gives(token="wrong")
     server.tokens = {"right"}
     with pytest.raises(RequestError, match="401: Unauthorized"):
-        made().get(PODS, {}, 5.0)
+        fetched(made(), PODS)
     assert len(script.told()) == 1
 
 
-def test_expiry(server: ApiServer, script: Plugin, made: Made) -> None:
+@pytest.mark.usefixtures("server")
+def test_expiry(script: Plugin, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that ends within half a minute is replaced before it is used."""
     client = made()
     now = datetime.now(UTC)
     for seconds, runs in ((3600, 1), (3600, 1)):
         script.gives(token="s", ends=now + timedelta(seconds=seconds))
-        client.get(PODS, {}, 5.0)
+        fetched(client, PODS)
         assert len(script.told()) == runs
     other = made()
     script.gives(token="s", ends=now + timedelta(seconds=20))
-    for runs in (2, 3):
-        other.get(PODS, {}, 5.0)
+    for interval, runs in ((10.0, 2), (10.0, 2), (0.0, 3)):  # not at every request
+        monkeypatch.setattr(plugin, "MIN_INTERVAL", interval)
+        fetched(other, PODS)
         assert len(script.told()) == runs
 
 
 def test_cluster_is_told_where_it_is_asked_for(server: ApiServer, script: Plugin, made: Made) -> None:
     script.gives(token="s")
     extension = {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "x"}}
-    made({"insecure-skip-tls-verify": True, "extensions": [extension]}, provideClusterInfo=True).get(PODS, {}, 5.0)
+    fetched(made({"insecure-skip-tls-verify": True, "extensions": [extension]}, provideClusterInfo=True), PODS)
     told = json.loads(script.told()[0][0])["spec"]["cluster"]
     assert told == {"server": server.url, "insecure-skip-tls-verify": True, "config": {"audience": "x"}}
 
@@ -136,13 +138,13 @@ def test_cluster_is_told_its_ca_as_data(script: Plugin, certificates: Certificat
 def test_relative_command_begins_at_the_kubeconfig(script: Plugin, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     script.gives(token="s")
     monkeypatch.chdir("/")
-    assert b'"PodList"' in made(command="./plugin").get(PODS, {}, 5.0)
+    assert b'"PodList"' in fetched(made(command="./plugin"), PODS)
 
 
 def test_command_is_looked_for_in_path(script: Plugin, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     script.gives(token="s")
     monkeypatch.setenv("PATH", f"{script.folder}:{os.environ['PATH']}")
-    assert b'"PodList"' in made(command="plugin").get(PODS, {}, 5.0)
+    assert b'"PodList"' in fetched(made(command="plugin"), PODS)
 
 
 def test_client_certificate(tmp_path: Path, script: Plugin, certificates: Certificates) -> None:
@@ -156,17 +158,17 @@ def test_client_certificate(tmp_path: Path, script: Plugin, certificates: Certif
         client = to_server(Settings(kubeconfig=kubeconfig(tmp_path / "k", server.url, {"exec": keys}, **ca)))
         script.gives(token="s")
         with pytest.raises(RequestError):
-            client.get(PODS, {}, 5.0)
+            fetched(client, PODS)
         client.close()
         certificate, key = (Path(file).read_text() for file in certificates.signed("agent"))
         script.gives(clientCertificateData=certificate, clientKeyData=key)
         client = to_server(Settings(kubeconfig=str(tmp_path / "k")))
-        assert b'"PodList"' in client.get(PODS, {}, 5.0)
+        assert b'"PodList"' in fetched(client, PODS)
         client.close()
         script.gives(clientCertificateData="x", clientKeyData="y")
         client = to_server(Settings(kubeconfig=str(tmp_path / "k")))
         with pytest.raises(RequestError, match="the plugin's client certificate cannot be used: "):
-            client.get(PODS, {}, 5.0)
+            fetched(client, PODS)
         client.close()
 
 
@@ -191,7 +193,7 @@ GOOD = '"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1
         ),
         (
             (f"""echo '{{{GOOD}, "status": {{"token": "a\\u0007b"}}}}'""",),
-            "printed a token with characters that are not allowed",
+            "printed a token that has characters that are not allowed",
         ),
         (("head -c 2000000 /dev/zero",), "printed more than 1048576 bytes"),
     ],
@@ -199,14 +201,14 @@ GOOD = '"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1
 def test_fault_is_one_line(script: Plugin, made: Made, lines: tuple[str, ...], said: str) -> None:
     script.script(*lines)
     with pytest.raises(RequestError) as caught:
-        made().get(PODS, {}, 5.0)
+        fetched(made(), PODS)
     assert f"{PODS}: credential plugin {script.path} {said}" in str(caught.value)
     assert str(caught.value).isprintable()
 
 
 def test_missing_command_with_its_hint(script: Plugin, made: Made) -> None:
     with pytest.raises(RequestError) as caught:
-        made(command="no-such-plugin", installHint="get it\x1b[1m\nfrom x").get(PODS, {}, 5.0)
+        fetched(made(command="no-such-plugin", installHint="get it\x1b[1m\nfrom x"), PODS)
     assert str(caught.value).endswith(
         r"credential plugin no-such-plugin does not exist, or cannot be executed: get it\x1b[1m\nfrom x"
     )
@@ -218,7 +220,7 @@ def test_plugin_that_hangs_is_ended_with_what_it_started(
     monkeypatch.setattr(plugin, "PLUGIN_TIMEOUT", 0.3)
     script.script("sleep 1000 &", f"echo $! > {script.folder}/child", "wait")
     with pytest.raises(RequestError, match=r"did not end within 0\.3 s"):
-        made().get(PODS, {}, 5.0)
+        fetched(made(), PODS)
     assert_gone(int((script.folder / "child").read_text()))
 
 
@@ -230,7 +232,7 @@ def test_close_ends_a_plugin_that_hangs(script: Plugin, made: Made) -> None:
 
     def ask() -> None:
         with pytest.raises(RequestError) as caught:
-            client.get(PODS, {}, 5.0)
+            fetched(client, PODS)
         failures.append(str(caught.value))
 
     thread = threading.Thread(target=ask)

@@ -290,7 +290,7 @@ def test_token_that_is_rotated_late(server: ApiServer, follow: Follow, token: Pa
     until(lambda: "401: Unauthorized" in following.source.problem())
     assert not following.source.connected
     token.unlink()
-    until(lambda: "token not found" in following.source.problem())
+    until(lambda: "cannot be read: No such file" in following.source.problem())
     token.write_text("second")
     following.sees("a")
 
@@ -591,9 +591,9 @@ class Scaled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def lines(self, path: str, query: dict[str, str], silence: float) -> Any:
+    def lines(self, path: str, query: dict[str, str], silence: float, seconds: float) -> Any:
         self._seconds.append(min(float(query["timeoutSeconds"]), silence))
-        return self._client.lines(path, query, silence * self._scale)
+        return self._client.lines(path, query, silence * self._scale, seconds)
 
 
 def test_requests_an_hour_of_a_quiet_cluster(
