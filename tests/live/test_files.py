@@ -608,6 +608,24 @@ def test_processes_before_it_do_not_hide_a_namespace(cgroup: MakeCgroup, childre
     assert not list(environment.exceeded.rows())
 
 
+def test_processes_in_cgroups_below_that_of_a_container(
+    cgroup: MakeCgroup, children: Children, environment: Environment
+) -> None:
+    """As of a container that runs systemd or containers: the walk of the tree counts them as the container's."""
+    pod, inner = cgroup("pod"), cgroup("pod/inner")
+    process = piped(
+        inner, children, "unshare", "-n", "sh", "-c", "ip link add own type veth peer name end; echo; read l"
+    )
+    answer(process)
+    with opened(NetIface(environment)) as collector:
+        walker = Tree(str(pod.path.parent))
+        directories = [there for there in walker.walk() if there.path.startswith(pod.path.name)]
+        assert [there.id for there in directories] == [pod.id, inner.id]
+        walker.close()
+        whole = Group.of(directories[0], str(pod.path.parent), directories, Identity("test", "pod", ""))
+        assert {(row.owner, *row.labels) for row in collector.collect([whole])} == {(pod.id, "own"), (pod.id, "end")}
+
+
 NAMESPACES = """
 ip link add first type veth peer name end
 echo ready

@@ -44,6 +44,10 @@ class Snapshot(NamedTuple):
     host_network: int
     """The machine's own network namespace."""
 
+    def of(self, *cgroups: int) -> list[TaskNamespaces]:
+        """Return the threads of some cgroups."""
+        return [task for cgroup in cgroups for task in self.by_cgroup.get(cgroup, ())]
+
 
 class Tasks(OwnsBpfObject):
     """Reads all threads; for one thread at a time.

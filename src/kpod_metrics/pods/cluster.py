@@ -152,7 +152,7 @@ class ClusterNamer:
         reasons: dict[int, str] = {}
         waiting, self._waiting = self._waiting, {}
         self._waits_of.clear()
-        outermost: dict[str, tuple[Directory, list[int], Identity]] = {}
+        outermost: dict[str, tuple[Directory, list[Directory], Identity]] = {}
         for directory in directories:
             place = places.get(directory.path)
             if place is None:
@@ -166,7 +166,9 @@ class ClusterNamer:
             if owner.container:
                 reported[directory.id] = owner
                 # Parents come first: the first one of a place is the container's own.
-                outermost.setdefault(place.directory, (directory, [], owner))[1].extend(directory.pids)
+                _, populated, _ = outermost.setdefault(place.directory, (directory, [], owner))
+                if directory.pids:
+                    populated.append(directory)
         for id_, place in self._departed(waiting, passed, reasons, identities):
             owner = self._owner(id_, place, waiting, now)
             if isinstance(owner, Identity):
@@ -182,9 +184,7 @@ class ClusterNamer:
         snapshot = Snapshot(
             identities=identities,
             reported=reported,
-            groups=tuple(
-                [Group(d.id, f"{root}/{d.path}", tuple(pids), owner) for d, pids, owner in outermost.values()]
-            ),
+            groups=tuple([Group.of(d, root, populated, owner) for d, populated, owner in outermost.values()]),
             present=present,
             holders=self.tree.levels(directories) | self._levels(directories),
             reasons=reasons,

@@ -1,9 +1,11 @@
 """The types that describe the pods of this node."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
+
+from kpod_metrics.cgroup.tree import Directory
 
 
 class Identity(NamedTuple):
@@ -34,12 +36,22 @@ class Group:
     path: str
     """Absolute path of its directory."""
     pids: tuple[int, ...]
+    """Its processes, and those of the cgroups below it that have no group of their own."""
     identity: Identity
+    below: tuple[int, ...] = ()
+    """The ids of these cgroups, if they have processes."""
     pod: Identity = field(init=False)
     """Key of its pod: the identity with an empty container."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pod", self.identity.of_pod)
+
+    @classmethod
+    def of(cls, directory: Directory, root: str, populated: Sequence[Directory], identity: Identity) -> "Group":
+        """Return the group of a directory; `populated` are those with processes that belong to it, itself included."""
+        pids = tuple([pid for one in populated for pid in one.pids])
+        below = tuple([one.id for one in populated if one.id != directory.id])
+        return cls(directory.id, f"{root}/{directory.path}", pids, identity, below)
 
 
 class Workload(NamedTuple):

@@ -72,20 +72,20 @@ class StandaloneNamer:
         identities = {d.id: self._name(accounts[d.path]) for d in directories}
         outer = {*holders.values()}
         identities.update((id_, self._name_of_vanished(path, outer)) for id_, path in vanished.items())
-        groups: dict[str, list[int]] = {accounts[d.path]: [] for d in held}
+        groups: dict[str, list[Directory]] = {accounts[d.path]: [] for d in held}
         for directory in directories:
             if directory.pids and accounts[directory.path] in groups:
-                groups[accounts[directory.path]] += directory.pids
+                groups[accounts[directory.path]].append(directory)
         # Their files also count cgroups below them, which are reported too.
         with_reported_below = _ancestors([*groups])
-        ids = {d.path: d.id for d in directories}
+        outer_ones = {d.path: d for d in directories if d.path in groups}
         snapshot = Snapshot(
             identities=identities,
             reported={d.id: identities[d.id] for d in held},
             groups=tuple(
                 [
-                    Group(ids[path], f"{root}/{path}", tuple(pids), self._name(path))
-                    for path, pids in groups.items()
+                    Group.of(outer_ones[path], root, populated, self._name(path))
+                    for path, populated in groups.items()
                     if path and path not in with_reported_below
                 ]
             ),

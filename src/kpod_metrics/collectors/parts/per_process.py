@@ -49,18 +49,19 @@ class ProcessCollector(FileCollector):
     def distinct(
         self, group: Group, tasks: Snapshot, key: Callable[[TaskNamespaces], _Key], known: set[_Key], limit: str
     ) -> dict[_Key, TaskNamespaces]:
-        """Return the namespaces of a cgroup's threads (by `key`), each with a thread in it.
+        """Return the namespaces of a group's threads (by `key`), each with a thread in it.
 
         `known` has those of the pod, in this cycle: at most MAX_NAMESPACES, those of the oldest threads first. So a pod
         that creates many cannot displace those that it had. The others are counted under `limit`.
         """
+        threads = tasks.of(group.id, *group.below)
         found: dict[_Key, TaskNamespaces] = {}
-        for task in tasks.by_cgroup.get(group.id, ()):
+        for task in threads:
             found.setdefault(key(task), task)
         if len(known) + len(found) <= MAX_NAMESPACES:
             known.update(found)
             return found
-        for task in sorted(tasks.by_cgroup.get(group.id, ()), key=attrgetter("started")):
+        for task in sorted(threads, key=attrgetter("started")):
             if len(known) < MAX_NAMESPACES:
                 known.add(key(task))
         if over := len(found.keys() - known):

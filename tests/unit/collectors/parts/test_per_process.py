@@ -42,6 +42,12 @@ def test_each_namespace_has_its_first_thread() -> None:
     assert choice.exceeded() == {}
 
 
+def test_cgroups_below_it_belong_to_a_group() -> None:
+    group = Group(7, "", (1,), Identity("test", "one", "a"), below=(70, 71))
+    choice = Choice([thread(10, 1, 0, 71), thread(11, 2, 0, 70), thread(12, 1, 0, 7), thread(13, 4, 0, 72)])
+    assert choice.of(group) == {1: 12, 2: 11}
+
+
 def test_the_oldest_are_chosen_if_there_are_too_many() -> None:
     """Their ids say nothing about their age: the kernel uses each again."""
     threads = [thread(pid, namespace=pid, started=1000 - pid) for pid in range(100, 100 + MAX_NAMESPACES + 30)]
