@@ -21,6 +21,7 @@ LIMITS = {
     "hung_mounts": "file systems that do not answer, and those that wait behind them",
     "mount_namespaces": "mount namespaces and root directories",
     "network_namespaces": "network namespaces",
+    "descriptors": "processes and descriptors that can be of a GPU",
     "interfaces": "bytes of the lists of network interfaces (`/proc/PID/net/dev`), 64 KiB",
 }
 """What each limit means, by the value of the label `limit`."""

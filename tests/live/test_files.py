@@ -26,7 +26,7 @@ from kpod_metrics.collectors.kit import Collector, Environment
 from kpod_metrics.collectors.net_iface import TABLE as INTERFACES
 from kpod_metrics.collectors.net_iface import NetIface
 from kpod_metrics.collectors.parts import mount_tables
-from kpod_metrics.collectors.parts.drm import Drm
+from kpod_metrics.collectors.parts.drm import Drm, _Share
 from kpod_metrics.collectors.parts.mount_tables import CYCLE_BYTES, TABLE_BYTES
 from kpod_metrics.collectors.parts.per_process import MAX_NAMESPACES
 from kpod_metrics.collectors.parts.statvfs import STUCK_OF_A_POD
@@ -255,7 +255,7 @@ def test_descriptors_of_a_process_whose_main_thread_has_ended(
     monkeypatch.setattr("kpod_metrics.collectors.parts.drm.read_if_there", read)
     drm = Drm(Environment())
     assert drm._has_nodes((process.pid,)) == Path("/dev/dri").is_dir()
-    assert drm._of_process(process.pid) == []
+    assert drm._of_process(process.pid, _Share()) == []
     assert reads == [f"/proc/{thread}/fdinfo/9"]
 
 

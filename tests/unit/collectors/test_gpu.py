@@ -12,7 +12,7 @@ import pytest
 from kpod_metrics.cgroup.keyed import read_if_there
 from kpod_metrics.collectors.gpu import Gpu
 from kpod_metrics.collectors.kit import Environment
-from kpod_metrics.collectors.parts.drm import RELIST_CYCLES, Drm
+from kpod_metrics.collectors.parts.drm import MAX_LISTED, MAX_PROCESSES, MAX_READ, RELIST_CYCLES, Drm, _Share
 from kpod_metrics.errors import UnavailableError
 from tests.unit.collectors.cycles import POD, Cycles, Tree, refuse
 from tests.unit.collectors.fdinfo import AMDGPU, AMDGPU_BEFORE_6_13, FILE, I915, PANFROST, XE, Gpus, change
@@ -272,19 +272,62 @@ class Listed:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.paths: list[str] = []
-        real = os.listdir
+        real = os.scandir
 
-        def listdir(path: str) -> list[str]:
-            self.paths.append(path)
+        def scandir(path: str | int) -> object:
+            if isinstance(path, str):  # not what the fixture removes
+                self.paths.append(path)
             return real(path)
 
-        monkeypatch.setattr("kpod_metrics.collectors.parts.drm.os.listdir", listdir)
+        monkeypatch.setattr("kpod_metrics.collectors.parts.drm.os.scandir", scandir)
 
     def of(self, tree: Tree) -> list[str]:
         """Those below /proc since the last call."""
         found = [path.removeprefix(f"{tree.proc}/") for path in self.paths if path.startswith(str(tree.proc))]
         self.paths.clear()
         return found
+
+
+def client(id_: int) -> str:
+    return AMDGPU.replace("drm-client-id:\t217", f"drm-client-id:\t{id_}")
+
+
+def exceeded(tree: Tree) -> dict[int, object]:
+    return {row.owner: row.values[0] for row in tree.environment.exceeded.rows() if row.labels == ("descriptors",)}
+
+
+def test_only_so_many_clients_of_a_pod(tree: Tree, gpus: Gpus, clock: Clock) -> None:
+    """Over all of its containers; another pod has all of its own."""
+    gpus.add("renderD128", "0000:08:00.0", "amdgpu")
+    gpus.process(10, {str(at): client(at) for at in range(5, 5 + MAX_READ - 10)})
+    gpus.process(20, {str(at): client(1000 + at) for at in range(5, 35)})
+    gpus.process(30, {"5": client(2000)})
+    groups = [tree.group("a", 7, pids=[10]), tree.group("b", 8, SIDECAR, pids=[20])]
+    groups.append(tree.group("c", 9, OTHER, pids=[30]))
+    cycles = cycles_of(tree, clock)
+    for cycle in (1, 2):
+        cycles.run(*groups)
+        # Each has 1 MiB that all share.
+        assert cycles.exported()[f"{MEMORY} 0000:08:00.0"] == ((MAX_READ - 10) * 1044 + 1024) << 10
+        assert cycles.exported(SIDECAR)[f"{MEMORY} 0000:08:00.0"] == (10 * 1044 + 1024) << 10
+        assert cycles.exported(OTHER)[f"{MEMORY} 0000:08:00.0"] == 2068 << 10
+        assert exceeded(tree) == {8: cycle}
+
+
+def test_only_so_many_descriptors_and_processes_of_a_pod(tree: Tree, gpus: Gpus, clock: Clock) -> None:
+    gpus.add("renderD128", "0000:08:00.0", "amdgpu")
+    gpus.process(10, {str(at): FILE for at in range(1, MAX_LISTED + 1)})
+    gpus.process(11, {"5": AMDGPU})
+    gpus.process(30, {"5": AMDGPU})
+    cycles = cycles_of(tree, clock)
+    cycles.run(tree.group("a", 7, pids=[10, 11]), tree.group("c", 9, OTHER, pids=[30]))
+    # The first has too many descriptors, and too many that look like those of a GPU. The second had no turn.
+    assert exceeded(tree) == {7: 1 + 1 + 1}
+    assert cycles.exported() == {}
+    assert cycles.exported(OTHER) == {f"{MEMORY} 0000:08:00.0": 2068 << 10}
+    cycles.run(tree.group("a", 7, pids=[11, *range(100, 100 + MAX_PROCESSES)]))
+    assert cycles.exported() == {f"{MEMORY} 0000:08:00.0": 2068 << 10}
+    assert exceeded(tree) == {7: 1 + 1 + 1 + 1}
 
 
 @pytest.mark.parametrize("link", ["/dev/dri", "/dev"])
@@ -349,14 +392,14 @@ def test_real_descriptors(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()  # it has opened what it needs to start
-        assert drm._of_process(process.pid) == []
+        assert drm._of_process(process.pid, _Share()) == []
         drm._descriptors[process.pid] = drm._descriptors[process.pid]._replace(relist_at=RELIST_CYCLES)
-        assert drm._of_process(process.pid) == []
+        assert drm._of_process(process.pid, _Share()) == []
         assert (len(listed.paths), reads) == (1, [])
         process.stdin.write("\n")
         process.stdin.flush()
         descriptor = process.stdout.readline().strip()
-        assert drm._of_process(process.pid) == []
+        assert drm._of_process(process.pid, _Share()) == []
         assert (len(listed.paths), reads) == (2, [f"/proc/{process.pid}/fdinfo/{descriptor}"])
         process.stdin.write("\n")
 

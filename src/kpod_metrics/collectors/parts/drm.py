@@ -3,13 +3,14 @@
 The kernel has no list of clients. They are found through the descriptors of processes, in `/proc/PID/fd`. To keep this
 cheap, it reads nothing if there is no render node, and no processes of a container without /dev/dri. It lists the
 descriptors of a process only if their number changed (the size of the directory, since 6.2: f1f1f2569901), and in every
-tenth cycle.
+tenth cycle. A pod can have a million descriptors: each has its own share of every cycle.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from kpod_metrics.cgroup import drm
@@ -17,10 +18,14 @@ from kpod_metrics.cgroup.keyed import is_absent, read_if_there
 from kpod_metrics.cgroup.processes import alive
 from kpod_metrics.collectors.kit import Environment
 from kpod_metrics.kernel.openat2 import open_below
-from kpod_metrics.pods.model import Group
+from kpod_metrics.pods.model import Group, Identity
 
 RELIST_CYCLES = 10
 """Cycles after which the descriptors of a process are listed even if their number is the same."""
+
+MAX_PROCESSES, MAX_LISTED, MAX_READ = 1024, 8192, 256
+"""Processes of a pod, descriptors that are listed and statistics that are read per cycle: 25 ms. A pod that trains on
+eight GPUs has some hundred processes with a hundred descriptors each, of which one or two are of a GPU."""
 
 _WITHOUT_STATISTICS = frozenset({"nvidia"})
 """Drivers with render nodes but without client statistics; for nvidia, NVML has them."""
@@ -52,6 +57,17 @@ class _Reading(NamedTuple):
 
 
 @dataclass
+class _Share:
+    """What is left of a pod's share of the cycle."""
+
+    processes: int = MAX_PROCESSES
+    listed: int = MAX_LISTED
+    read: int = MAX_READ
+    over: int = 0
+    """Processes with descriptors beyond it."""
+
+
+@dataclass
 class _Total:
     """The sum of all clients of a container on one GPU."""
 
@@ -66,6 +82,7 @@ class Drm:
 
     def __init__(self, environment: Environment, clock: Callable[[], int] = time.monotonic_ns) -> None:
         """`clock` returns nanoseconds."""
+        self._exceeded = environment.exceeded
         self._proc = environment.proc_root
         self._class = f"{environment.sys_root}/class/drm"
         self._clock = clock
@@ -73,6 +90,7 @@ class Drm:
         """The devices of the last search; clients of other devices are ignored."""
         self._cycle = 0
         self._descriptors: dict[int, _Descriptors] = {}
+        self._shares: dict[Identity, _Share] = {}
         self._before: dict[tuple[str, int], tuple[int, _Reading]] = {}
         """Cgroup and last read of each client, by device and client id."""
 
@@ -98,16 +116,22 @@ class Drm:
         """Yield the clients of a cgroup's processes, with their GPUs; raises OSError if they cannot be read."""
         if not self._has_nodes(group.pids):
             return
-        for pid in group.pids:
+        share = self._shares.setdefault(group.pod, _Share())
+        pids = group.pids[: share.processes]
+        share.processes -= len(pids)
+        share.over = len(group.pids) - len(pids)
+        for pid in pids:
             try:
-                yield from ((group, device, reading) for device, reading in self._of_process(pid))
+                yield from ((group, device, reading) for device, reading in self._of_process(pid, share))
             except OSError as error:
                 if not is_absent(error):
                     raise
+        if share.over:
+            self._exceeded.add(group.id, "descriptors", share.over)
 
     def _has_nodes(self, pids: Sequence[int]) -> bool:
         """Whether the first existing process can see DRM nodes: a container sees only those that it may use."""
-        for pid in pids:
+        for pid in pids[:MAX_PROCESSES]:
             try:
                 root = os.open(f"{self._proc}/{alive(self._proc, pid)}/root", os.O_PATH | os.O_CLOEXEC)
             except (FileNotFoundError, ProcessLookupError):
@@ -123,20 +147,31 @@ class Drm:
             return True
         return False
 
-    def _of_process(self, pid: int) -> list[tuple[str, _Reading]]:
+    def _of_process(self, pid: int, share: _Share) -> list[tuple[str, _Reading]]:
         folder = f"{self._proc}/{pid}/fd"
         status = os.stat(folder)
         if not status.st_size and (thread := alive(self._proc, pid)) != pid:
-            return self._of_process(thread)  # the main thread has ended and has no descriptors
+            return self._of_process(thread, share)  # the main thread has ended and has no descriptors
         state = (status.st_ino, status.st_mtime_ns, status.st_size)
         known = self._descriptors.get(pid)
         if known is None or known.state != state or not status.st_size or self._cycle >= known.relist_at:
+            if not share.listed:
+                share.over += 1
+                return []  # it has its turn in another cycle
             # Spread over the cycles, so that not all processes are listed in the same one.
             first = known is None or known.state != state
             relist_at = self._cycle + (1 + pid % RELIST_CYCLES if first else RELIST_CYCLES)
-            known = _Descriptors(state, _node_descriptors(folder), relist_at)
+            names, listed = _node_descriptors(folder, share.listed)
+            if listed > share.listed:
+                share.over += 1
+            share.listed = max(0, share.listed - listed)
+            known = _Descriptors(state, names, relist_at)
         found: dict[tuple[str, int], tuple[str, str, _Reading]] = {}
         for descriptor in known.names:
+            if not share.read:
+                share.over += 1
+                break
+            share.read -= 1
             data = read_if_there(f"{self._proc}/{pid}/fdinfo/{descriptor}")
             client = drm.client(data)
             if client is None:
@@ -172,6 +207,7 @@ class Drm:
     def next_cycle(self, groups: Sequence[Group]) -> None:
         """Begin a cycle: forget processes that ended."""
         self._cycle += 1
+        self._shares = {}
         there = {pid for group in groups for pid in group.pids}
         self._descriptors = {pid: known for pid, known in self._descriptors.items() if pid in there}
 
@@ -180,16 +216,20 @@ class Drm:
         self._descriptors, self._before = {}, {}
 
 
-def _node_descriptors(folder: str) -> list[str]:
-    """Return the descriptors of DRM nodes, by the target of their links: accessing the files could block."""
-    found = []
-    for name in os.listdir(folder):
-        try:
-            if "/dri/" in os.readlink(f"{folder}/{name}"):
-                found.append(name)
-        except FileNotFoundError:
-            continue  # it was closed
-    return found
+def _node_descriptors(folder: str, room: int) -> tuple[list[str], int]:
+    """Return the descriptors of DRM nodes among the first `room` ones, and how many there are (at most room + 1).
+
+    It reads the target of their links: accessing the files could block.
+    """
+    found, listed = [], 0
+    with os.scandir(folder) as entries:
+        for listed, entry in enumerate(islice(entries, room + 1), 1):
+            try:
+                if listed <= room and "/dri/" in os.readlink(entry.path):
+                    found.append(entry.name)
+            except FileNotFoundError:
+                continue  # it was closed
+    return found, listed
 
 
 def _target(link: str) -> str:
