@@ -79,8 +79,8 @@ class MirrorAnnotation(Attack):
 class FakePods(Attack):
     name = "thousands of cgroups named like pods"
     does = "A user of the node makes thousands of cgroups below a unit of its own, named like pods of the kubelet"
-    bound = "cgroups below one container or unit"
-    at_bound = "what is beyond is not read; the tables of pods that are not known yet have no entry of it"
+    bound = "the path of a pod begins with the kubelet's own cgroup; the limit of cgroups below one unit"
+    at_bound = "they count as the host's, and wait for no name"
     sizes = (1_000, 4_000, 10_050)
     unit = True
 

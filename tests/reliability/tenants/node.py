@@ -29,6 +29,8 @@ MEMORY_LIMIT = 128 << 20
 """The chart's default."""
 METRIC = "kpod_pod_limit_exceeded_total"
 STAMP = "kpod_last_cycle_timestamp_seconds"
+READ = {"x86_64": "0", "aarch64": "63"}[os.uname().machine]
+"""The number of read()."""
 CALLS = "kpod_syscall_count_total"
 ERRORS = (
     *("kpod_collection_cycle_errors_total", "kpod_discovery_errors_total", "kpod_collector_errors_total"),
@@ -81,9 +83,14 @@ class Victim:
         return self._worker.pid
 
     def work(self, number: int) -> None:
-        """Make so many of each event."""
+        """Make so many of each event, and wait for the next line."""
         assert answer(self._worker, str(number)) == "done"
         self._done += number
+        self.rest()
+
+    def rest(self) -> None:
+        """Wait until it has left its CPU to read its input (proc_pid_syscall(5))."""
+        eventually(lambda: Path(f"/proc/{self.pid}/syscall").read_text().split()[:2] == [READ, "0x0"])
 
     def kernel(self) -> dict[str, float]:
         """What the agent should export, from the kernel's own figures and from what was done."""
@@ -277,7 +284,9 @@ class Fight:
         )
         self.stack.callback(end, worker)
         assert answer(worker) == "ready"
-        return Victim(pod, worker)
+        victim = Victim(pod, worker)
+        victim.rest()
+        return victim
 
     def brief(self, number: int, *, announced: bool = True) -> Pod:
         """Run a pod that makes so many calls, and ends with its cgroup at once."""

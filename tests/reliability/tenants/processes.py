@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from kpod_metrics.collectors.parts.per_process import MAX_NAMESPACES
 from tests.reliability.tenants.declared import Attack
 from tests.reliability.tenants.inside import enter_new, mount, quiet_link, send_frames
 
@@ -78,10 +79,10 @@ class EndedMainThread(Attack):
 class ManyNetworks(Attack):
     name = "many network namespaces"
     does = "A pod makes many network namespaces, each with a process"
-    bound = "network namespaces of one container"
+    bound = f"{MAX_NAMESPACES} network namespaces of a pod, those of its oldest threads first"
     at_bound = "the interfaces of further namespaces are not read"
     limit = "network_namespaces"
-    sizes = (40, 100, 300)
+    sizes = (80, 150, 400)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
         """Each process has its own."""
@@ -96,10 +97,10 @@ class ManyNetworks(Attack):
 class ManyMountNamespaces(Attack):
     name = "many mount namespaces"
     does = "A pod makes many mount namespaces, each with a process and a mount of its own"
-    bound = "mount namespaces of one container"
+    bound = f"{MAX_NAMESPACES} mount namespaces and root directories of a pod, those of its oldest threads first"
     at_bound = "the mounts of further namespaces are not read"
     limit = "mount_namespaces"
-    sizes = (40, 100, 300)
+    sizes = (80, 150, 400)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
         """Each process has its own."""
