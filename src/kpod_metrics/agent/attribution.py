@@ -56,7 +56,7 @@ class Attribution:
     def __init__(self, finder: Finder, grace: float) -> None:
         """A vanished cgroup keeps its owner for `grace` seconds."""
         self.finder = finder
-        self._resolver = Resolver(grace)
+        self._resolver = Resolver(grace, exceeded=finder.exceeded)
         self._active: set[int] = set()
         """Cgroups that have events and no processes now: they get series too."""
         self._outside: set[int] = set()

@@ -2,13 +2,17 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
+from kpod_metrics.bounds import Ledger
 from kpod_metrics.pods.model import PENDING, Identity, Snapshot
 
 CAPACITY = 10_000
 """Removed cgroups and containers that are remembered; beyond this the oldest of the pod that has most are dropped."""
+OF_ONE = 1_000
+"""Removed cgroups of one pod that are remembered: as many as the walk reads below one container."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
@@ -23,15 +27,22 @@ class _Grace(dict[_Key, tuple[_Value, float]]):
         self._of_pod: dict[Hashable, dict[_Key, None]] = {}
         self.forgotten = 0
         """How many were dropped before their grace time was over."""
+        self.dropped: Counter[Hashable] = Counter()
+        """The same by pod, since the last `clear`."""
 
     def add(self, key: _Key, value: _Value, now: float) -> None:
         """Add an entry that was not there."""
         self[key] = (value, now)
-        self._of_pod.setdefault(self._pod_of(key, value), {})[key] = None
+        pod = self._pod_of(key, value)
+        of_pod = self._of_pod.setdefault(pod, {})
+        of_pod[key] = None
         if len(self) > CAPACITY:
-            most = max(self._of_pod.values(), key=len)
-            del self[next(iter(most))]
-            self.forgotten += 1
+            pod, of_pod = max(self._of_pod.items(), key=lambda item: len(item[1]))
+        elif len(of_pod) <= OF_ONE or not isinstance(pod, Identity):
+            return
+        self.forgotten += 1
+        self.dropped[pod] += 1
+        del self[next(iter(of_pod))]
 
     def __delitem__(self, key: _Key) -> None:
         pod = self._pod_of(key, self[key][0])
@@ -55,8 +66,11 @@ class _Grace(dict[_Key, tuple[_Value, float]]):
 class Resolver:
     """Knows the owner of every cgroup in the last snapshot, and of those removed less than `grace` seconds ago."""
 
-    def __init__(self, grace: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._grace, self._clock = grace, clock
+    def __init__(
+        self, grace: float = 5.0, clock: Callable[[], float] = time.monotonic, exceeded: Ledger | None = None
+    ) -> None:
+        """`exceeded` counts the pods that remove too many cgroups."""
+        self._grace, self._clock, self._exceeded = grace, clock, exceeded or Ledger()
         self.snapshot = Snapshot()
         self._gone: _Grace[int, Identity | str] = _Grace(
             lambda _, owner: owner.of_pod if isinstance(owner, Identity) else owner
@@ -86,11 +100,22 @@ class Resolver:
         for cgroup, reason in before.reasons.items():
             if cgroup not in known and reason != PENDING:
                 self._gone.add(cgroup, reason, now)
+        self._count_dropped()
         current = self._current()
         for identity in {*before.identities.values(), *before.kept} - current:
             self._left.add(identity, None, now)
         for identity in current & self._left.keys():
             del self._left[identity]
+
+    def _count_dropped(self) -> None:
+        """Count the pods of which removed cgroups were dropped."""
+        if self._gone.dropped:
+            ids = {owner.of_pod: id_ for id_, owner in self.snapshot.identities.items()}
+            for pod, number in self._gone.dropped.items():
+                if pod in ids:
+                    self._exceeded.add(ids[pod], "cgroups", number)
+        self._gone.dropped.clear()
+        self._left.dropped.clear()
 
     @property
     def forgotten(self) -> int:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kpod_metrics.bounds import Ledger
 from kpod_metrics.pods.model import FILTERED, HOST, PENDING, UNRESOLVED, Identity, Snapshot
 from kpod_metrics.pods.resolver import Resolver
 
@@ -213,6 +214,23 @@ def test_pod_with_most_removed_cgroups_makes_room_for_others(
     assert {id_: resolver.owner(id_) for id_ in (*victims, 50)} == victims | {50: HOST}
     assert [id_ for id_ in flood if resolver.owner(id_) is not None] == [*flood][-4:]
     assert resolver.forgotten == number - 4
+
+
+@pytest.mark.parametrize("number", [1_001, 2_000, 9_000])
+def test_pod_that_removes_very_many_cgroups_is_counted(clock: Clock, number: int) -> None:
+    """The host may remove more."""
+    ledger = Ledger()
+    resolver = Resolver(GRACE, clock, ledger)
+    resolver.update(snapshot({1: B, 2: A} | dict.fromkeys(range(100, 100 + number), A)))
+    resolver.update(snapshot({2: A}))
+    assert [resolver.owner(id_) for id_ in (1, 100 + number - 1000, 100 + number - 1)] == [B, A, A]
+    assert resolver.owner(100 + number - 1001) is None
+    assert [(row.owner, row.labels, row.values) for row in ledger.rows()] == [(2, ("cgroups",), (number - 1000,))]
+    assert resolver.forgotten == number - 1000
+    host = dict.fromkeys(range(20_000, 22_000), HOST)
+    resolver.update(Snapshot(present=frozenset(host), reasons=host))
+    resolver.update(Snapshot())
+    assert [id_ for id_ in host if resolver.owner(id_) != HOST] == []
 
 
 def test_restarted_container_keeps_its_series(resolver: Resolver, clock: Clock) -> None:
