@@ -19,7 +19,7 @@ from kpod_metrics.collectors.run_queue import RunQueue
 from kpod_metrics.collectors.syscall import Syscall
 from kpod_metrics.features import BATCH, PERF_EVENT, SOCKET_ITERATOR, SOCKET_STORAGE
 from tests.forced import needs
-from tests.live.agents import eventually
+from tests.live.agents import Page, eventually, get, running_agent
 from tests.live.harness import SCALE, Cgroup, Totals, go, opened, stop_point, switches
 
 MakeCgroup = Callable[[str], Cgroup]
@@ -362,3 +362,23 @@ def levels_of(collector: BpfCollector, cgroup: Cgroup) -> int | None:
     assert collector._loaded is not None
     found = collector._loaded.object.maps["containers"].lookup(cgroup.id.to_bytes(8, "little"))
     return None if found is None else int.from_bytes(found, "little")
+
+
+def test_units_that_begin_in_a_container_have_their_own_counts(tmp_path: Path, cgroup: MakeCgroup) -> None:
+    """Without Kubernetes a unit has a name of its own, also if its container had none when the agent looked."""
+    settings = ["--discovery", "cgroup", "--profile", "custom", "--collectors-syscall-enabled", "true"]
+    settings += ["--syscalls", RARE, "--poll-interval", "500ms"]
+    with running_agent(tmp_path / "agent.log", *settings) as (_, port):
+
+        def counts() -> dict[str, float]:
+            found = Page(get(f"http://127.0.0.1:{port}/metrics")).find(COUNT)
+            return {dict(labels)["pod"].rpartition("/")[2]: value for labels, value in found.items() if value}
+
+        box = cgroup("box.scope")
+        box.run(sys.executable, "-c", CALL % 3)
+        eventually(lambda: counts() == {"box.scope": 3})
+        unit = cgroup("box.scope/x.service")
+        unit.run(sys.executable, "-c", CALL % 5)
+        eventually(lambda: counts() == {"box.scope": 3, "x.service": 5})
+        cgroup("box.scope/x.service/nested").run(sys.executable, "-c", CALL % 7)
+        eventually(lambda: counts() == {"box.scope": 3, "x.service": 12})

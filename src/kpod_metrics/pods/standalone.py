@@ -152,9 +152,13 @@ class StandaloneNamer:
     def _levels(
         self, directories: Sequence[Directory], holders: Mapping[int, str], accounts: Mapping[str, str]
     ) -> dict[int, int]:
-        """Return the holders of which everything has the name."""
+        """Return the holders that have cgroups, all of them with the holder's name.
+
+        Not those without any: a service manager may begin in a container, and its units have their own names.
+        """
         several = {d.holder for d in directories if accounts[d.path] != holders.get(d.holder, "")}
-        return dict.fromkeys(holders.keys() - several, 0)
+        have_some = {d.holder for d in directories if d.id != d.holder}
+        return dict.fromkeys((holders.keys() & have_some) - several, 0)
 
 
 def _ancestors(paths: list[str]) -> set[str]:
