@@ -6,10 +6,13 @@ the network (of an IPv6 client, its /64) that has the most. So idle connections 
 """
 
 import asyncio
+import fcntl
 import logging
 import math
 import socket
 import struct
+import sys
+import termios
 import time
 from collections import Counter
 from contextlib import suppress
@@ -33,8 +36,8 @@ _GRACE = 0.25
 """Seconds after which a connection without a request is idle."""
 _STALL_TIMEOUT = 1.0
 """Seconds in which a client reads nothing of its page, after which another request can replace it."""
-_RESET = struct.pack("ii", 1, 0)
-"""The value of SO_LINGER that drops a send buffer when the socket is closed."""
+_LONGEST_PAUSE = 0.05
+"""Seconds between two looks at a buffer that a client has not read."""
 _LINGER = 1.0
 """Seconds in which the rest of a refused request is read and dropped: a reset connection would lose the answer."""
 
@@ -53,17 +56,48 @@ class _Connection:
         self.lost = False
         """Whether the transport is closed."""
 
+    def unread(self) -> int:
+        """Return the bytes that the kernel has for the client, and that the client's kernel has not taken."""
+        if self.socket.fileno() < 0:
+            return 0
+        return int.from_bytes(fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+    def drop_at_close(self, drop: bool) -> None:
+        """Choose whether the kernel drops its buffer when the socket is closed, by whatever closes it.
+
+        Else what the client has not read stays in memory for minutes, and no limit counts it.
+        """
+        with suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", drop, 0))
+
 
 class _Protocol(asyncio.StreamReaderProtocol):
-    """Notes when the connection is closed."""
+    """Notes when the connection is closed, and leaves nothing behind."""
 
     def __init__(self, reader: asyncio.StreamReader, one: _Connection) -> None:
         super().__init__(reader)
         self._one = one
 
+    def eof_received(self) -> bool | None:
+        keeps_open = super().eof_received()
+        if not keeps_open and not self._one.unread():  # with TLS, the transport now closes the socket
+            self._one.drop_at_close(False)
+        return keeps_open
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._one.lost = True
         super().connection_lost(exc)
+
+
+async def _taken(one: _Connection, writer: asyncio.StreamWriter) -> None:
+    """Wait until the client's kernel has taken the whole answer, or the client has gone."""
+    if writer.can_write_eof():
+        writer.write_eof()
+    pause = 0.001
+    while not one.lost and (writer.transport.get_write_buffer_size() or one.unread()):
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    one.drop_at_close(False)
 
 
 class Endpoint:
@@ -150,12 +184,14 @@ class Endpoint:
             if opened is None:
                 return
             reader, writer = opened
+            one.drop_at_close(True)
             await self._converse(one, reader, writer)
             one.waits_since = time.monotonic()
-            writer.close()
-            # The end of the last answer may still be in the transport's buffer: a slow client has time to read it.
+            # The end of the last answer may still be in a buffer: a slow client has time to read it.
             try:
                 async with asyncio.timeout(self._limits.send):
+                    await _taken(one, writer)
+                    writer.close()
                     await writer.wait_closed()
             except TimeoutError:
                 self._counts.refused["timeout"] += 1
@@ -165,9 +201,6 @@ class Endpoint:
             if writer is None:
                 one.socket.close()
             elif not one.lost:
-                # asyncio cannot abort a transport that was closed with data in its buffer and then lost.
-                with suppress(OSError):
-                    one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 writer.transport.abort()
 
     async def _secure(self, one: _Connection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:

@@ -20,11 +20,9 @@ from kpod_metrics.web.answers import PLAIN, Answer
 from kpod_metrics.web.counts import Counts
 from kpod_metrics.web.endpoint import Endpoint
 from kpod_metrics.web.limits import MAX_HEAD, MAX_TARGET, Limits
-from tests.served import served
+from tests.served import WITHOUT_BUFFERS, orphans, served
 
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-WITHOUT_BUFFERS = {"0A", "06"}
-"""LISTEN and TIME_WAIT, in /proc/net/tcp (include/net/tcp_states.h)."""
 LAST = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
@@ -446,6 +444,27 @@ def test_readers_that_do_not_read_keep_no_scraper_out() -> None:
         # One of them was cut off for the first; that room was there for the others.
         assert found.counts.refused["timeout"] == 1
         assert found.answering == 4
+
+
+@pytest.mark.parametrize("asked", [b"GET /metrics HTTP/1.0\r\n\r\n", LAST, SCRAPE])
+@pytest.mark.parametrize("ends", [False, True])
+def test_answer_that_is_never_read_leaves_no_orphan(asked: bytes, ends: bool) -> None:
+    """A page that fits into the kernel's buffers: it waits there, and within the limit of connections, to be read."""
+    with target(Limits(send=0.5, idle=0.5), b"x" * 100_000) as found, ExitStack() as stack:
+        clients = [stack.enter_context(found.connect(small=True)) for _ in range(20)]
+        for client in clients:
+            client.sendall(asked)
+            if ends:
+                client.shutdown(socket.SHUT_WR)
+        for client in clients:
+            assert client.recv(10)
+        end = time.monotonic() + 20
+        while found.counts.connections and time.monotonic() < end:
+            assert orphans(found.address[1]) == 0
+            time.sleep(0.02)
+        assert (found.counts.connections, orphans(found.address[1])) == (0, 0)
+        for client in clients:
+            assert len(rest(client)) < 100_000
 
 
 def resident() -> int:

@@ -29,7 +29,7 @@ from kpod_metrics.web.endpoint import Endpoint
 from kpod_metrics.web.guard import Guard, Rate
 from kpod_metrics.web.limits import Limits
 from testkit.certificates import Certificates
-from tests.served import served
+from tests.served import orphans, served
 from tests.unit.imports import imported_by_an_agent
 
 
@@ -564,6 +564,36 @@ def test_broken_certificate_refuses_connections(place: Place, tmp_path: Path, ke
         assert ask(old)[0] == 200
         assert place.ask(None, keys.trusting())[0] == 200
         old.close()
+
+
+@pytest.mark.parametrize("then", ["waits", "ends", "is no TLS"])
+def test_tls_client_that_does_not_read_leaves_no_orphan(place: Place, keys: Keys, then: str) -> None:
+    """Not even if asyncio closes the socket itself, because of an end or of bytes that are not TLS."""
+    limits = Limits(send=0.5, idle=0.5)
+    with place.served({"tls_server_config": keys.pair}, limits, b"x" * 20_000), socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        raw.settimeout(20)
+        raw.connect(place.address)
+        sent, received = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = keys.trusting().wrap_bio(received, sent, server_hostname="127.0.0.1")
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                raw.sendall(sent.read())
+                received.write(raw.recv(65536))
+        tls.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        raw.sendall(sent.read())
+        assert raw.recv(10)
+        if then == "ends":
+            raw.shutdown(socket.SHUT_WR)
+        elif then == "is no TLS":
+            raw.sendall(b"no TLS" * 100)
+        end = time.monotonic() + 20
+        while place.counts.connections and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (place.counts.connections, orphans(place.address[1])) == (0, 0)
 
 
 def test_tls_is_not_switched_while_it_runs(place: Place, keys: Keys) -> None:
