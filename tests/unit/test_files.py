@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.files import KeptFiles, read_bytes, read_lines
+from kpod_metrics.files import RECORD_BYTES, KeptFiles, read_bytes, read_lines
 
 
 def descriptors() -> int:
@@ -80,3 +80,18 @@ def test_lines_up_to_a_limit(tmp_path: Path) -> None:
     assert read_lines(str(file), 1) == (b"", False)
     file.write_bytes(b"")
     assert read_lines(str(file), 5) == (b"", True)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_only_the_first_records(tmp_path: Path, kept: int) -> None:
+    file = tmp_path / "cgroup.procs"
+    lines = [b"%d\n" % number for number in range(100_000, 200_000)]
+    files = KeptFiles(kept)
+    fit = RECORD_BYTES // len(lines[0])
+    try:
+        for number in (fit, fit + 1, len(lines)):
+            file.write_bytes(b"".join(lines[:number]))
+            assert files.read(str(tmp_path), file.name, records=True) == b"".join(lines[: min(number, fit)])
+            assert files.read(str(tmp_path), file.name) == b"".join(lines[:number])
+    finally:
+        files.close()

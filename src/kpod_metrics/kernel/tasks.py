@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from kpod_metrics.errors import UnavailableError
@@ -13,6 +14,11 @@ _INITIAL = "pid:[4026531836]"
 """The PID namespace that has all processes: PROC_PID_INIT_INO, include/linux/proc_ns.h."""
 _KTHREADD = 2
 """A process in the machine's own namespaces; PID 1 may have its own."""
+
+
+KEPT = 512
+"""Records of one cgroup that are kept, at least: of the oldest threads. A pod can have 100,000 processes that have
+nothing in common: their records would take 40 MB."""
 
 
 class TaskNamespaces(NamedTuple):
@@ -81,7 +87,11 @@ class Tasks(OwnsBpfObject):
         found: dict[int, list[TaskNamespaces]] = {}
         host_network = 0
         for task in map(TaskNamespaces._make, layout.iter_unpack(written)):
-            found.setdefault(task.cgroup, []).append(task)
+            threads = found.setdefault(task.cgroup, [])
+            threads.append(task)
+            if len(threads) == 2 * KEPT:
+                threads.sort(key=attrgetter("started"))
+                del threads[KEPT:]
             if task.pid == _KTHREADD:
                 host_network = task.network_namespace
         return Snapshot(found, host_network)

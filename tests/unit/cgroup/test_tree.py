@@ -8,6 +8,7 @@ import pytest
 
 from kpod_metrics.cgroup import processes, tree
 from kpod_metrics.errors import RefusedError
+from kpod_metrics.files import RECORD_BYTES
 from tests.nesting import nest, unnest
 
 
@@ -248,8 +249,11 @@ def test_processes(tmp_path: Path) -> None:
     # 0 is a process of another pid namespace, that has no number here.
     procs.write_text("10\n0\n7\n")
     assert tree.Tree(str(tmp_path)).walk()[0].pids == (10, 7)
-    procs.write_text("".join(f"{pid}\n" for pid in range(1, 40_000)))
-    assert tree.Tree(str(tmp_path)).walk()[0].pids == tuple(range(1, 40_000))
+    procs.write_text("".join(f"{pid}\n" for pid in range(10_000, 19_000)))
+    assert tree.Tree(str(tmp_path)).walk()[0].pids == tuple(range(10_000, 19_000))
+    procs.write_text("".join(f"{pid}\n" for pid in range(10_000, 90_000)))
+    fit = RECORD_BYTES // len("10000\n")
+    assert tree.Tree(str(tmp_path)).walk()[0].pids == tuple(range(10_000, 10_000 + fit))
 
 
 def test_processes_of_a_threaded_cgroup_are_its_threads(tmp_path: Path) -> None:
