@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
+from kpod_metrics.limits import FEW
 from tests.reliability.tenants.declared import Attack
 from tests.reliability.tenants.inside import ip
 
@@ -43,6 +44,23 @@ class RenamedInterfaces(Attack):
         yield
 
 
+class RenamedWithLittleMemory(RenamedInterfaces):
+    name = "interfaces that are renamed, with little memory"
+    does = "The same, while the agent is near its memory limit (64 MiB)"
+    bound = "100 such series for each pod while the node has little room (`limits.FEW`)"
+    sizes = (120, 400, 800)
+    settings = ("--memory-limit", "64Mi")
+
+    def check(self, fight: Fight) -> None:
+        """It stays within this limit; the attacker has few series, and other pods have all of theirs."""
+        page = fight.node.whole_cycles(2)
+        names = {dict(labels)["interface"] for labels in page.find(TX, pod=fight.pod.name)}
+        assert len(names) <= 1 + FEW // 8
+        assert "other" in names
+        assert page.sum("kpod_series_overflow_total") == 0
+        assert fight.node.peak() <= 1.1 * (64 << 20)
+
+
 class InterfaceChurn(Attack):
     name = "interfaces that come and go"
     does = "A pod makes pairs of network interfaces with new names and deletes them, again and again"
@@ -66,4 +84,4 @@ class InterfaceChurn(Attack):
         assert not fight.node.whole_cycles(2).find(TX, pod=fight.pod.name)
 
 
-ATTACKS = (RenamedInterfaces, InterfaceChurn)
+ATTACKS = (RenamedInterfaces, RenamedWithLittleMemory, InterfaceChurn)
