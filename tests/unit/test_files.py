@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.files import RECORD_BYTES, KeptFiles, read_bytes, read_lines
+from kpod_metrics.files import RECORD_BYTES, KeptFiles, read_bytes, read_lines, read_short_lines
 
 
 def descriptors() -> int:
@@ -78,6 +78,9 @@ def test_lines_up_to_a_limit(tmp_path: Path) -> None:
     assert read_lines(str(file), len(content) - 1) == (content[: -len("99999\n")], False)
     assert read_lines(str(file), 5) == (b"0\n1\n", False)
     assert read_lines(str(file), 1) == (b"", False)
+    inode = file.stat().st_ino
+    assert read_short_lines(str(file), len(content)) == (content, True, inode)
+    assert read_short_lines(str(file), 5) == (b"0\n1\n", False, inode)
     file.write_bytes(b"")
     assert read_lines(str(file), 5) == (b"", True)
 
@@ -95,3 +98,10 @@ def test_only_the_first_records(tmp_path: Path, kept: int) -> None:
             assert files.read(str(tmp_path), file.name) == b"".join(lines[:number])
     finally:
         files.close()
+
+
+def test_short_lines_of_a_kernel_file() -> None:
+    """Its last read is known as such."""
+    inode = os.stat("/proc/self/net/dev").st_ino
+    content, complete, found = read_short_lines("/proc/self/net/dev", 1 << 20)
+    assert (content.count(b"\n"), complete, found) == (read_bytes("/proc/self/net/dev").count(b"\n"), True, inode)

@@ -12,10 +12,11 @@ import os
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
-from kpod_metrics.cgroup.keyed import lines_if_there
+from kpod_metrics.cgroup.keyed import is_absent
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
 from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_process import ProcessCollector
+from kpod_metrics.files import read_short_lines
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
 
@@ -74,6 +75,11 @@ class NetIface(ProcessCollector):
     description = "bytes, packets, errors, drops of network interfaces"
     question = Question.NETWORK
 
+    def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
+        super().__init__(environment, wanted)
+        self._inodes: dict[int, int] = {}
+        """The inode of /proc/PID/net/dev in each namespace that was read in the last cycle."""
+
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
         """Return one table."""
@@ -87,6 +93,8 @@ class NetIface(ProcessCollector):
         done: set[tuple[Identity, int]] = set()
         known: dict[Identity, set[int]] = {}
         room: dict[Identity, int] = {}
+        before, self._inodes = self._inodes, {}
+        others: set[int] = set()
 
         def namespaces(group: Group) -> Iterable[tuple[int, int]]:
             if tasks is None:
@@ -95,9 +103,19 @@ class NetIface(ProcessCollector):
             found = self.distinct(group, tasks, _network_namespace, of_pod, "network_namespaces")
             return [(namespace, task.pid) for namespace, task in found.items()]
 
-        def interfaces_of(pid: int, group: Group) -> dict[str, Interface]:
+        def interfaces_of(namespace: int, pid: int, group: Group) -> dict[str, Interface]:
             left = room.get(group.pod, MAX_BYTES)
-            content, complete = lines_if_there(f"{self.environment.proc_root}/{pid}/net/dev", left)
+            try:
+                content, complete, inode = read_short_lines(f"{self.environment.proc_root}/{pid}/net/dev", left)
+            except OSError as error:
+                if is_absent(error):
+                    return {}
+                raise
+            # The process may have ended after the namespaces were listed, and one of another pod have its number.
+            if before.get(namespace, inode) != inode or (tasks is None and namespace != inode):
+                others.add(group.id)
+                return {}
+            self._inodes[namespace] = inode
             room[group.pod] = left - len(content)
             if not complete:
                 self.exceeded(group.id, "interfaces")
@@ -108,13 +126,15 @@ class NetIface(ProcessCollector):
                 if namespace == host or (group.pod, namespace) in done:
                     continue
                 if not files.get(namespace):  # the last process may have just ended: try this one
-                    files[namespace] = interfaces_of(pid, group)
+                    files[namespace] = interfaces_of(namespace, pid, group)
                 for name, totals in files[namespace].items():
                     done.add((group.pod, namespace))
                     if name != "lo" or totals.rx_packets:
                         yield Row(TABLE, group.id, (name,), totals, namespace)
 
-        return self.each([group for group in groups if group.pids], read)
+        rows = self.each([group for group in groups if group.pids], read)
+        self.unread |= others
+        return rows
 
     def _inode(self, pid: int) -> int:
         return os.stat(f"{self.environment.proc_root}/{pid}/net/dev").st_ino

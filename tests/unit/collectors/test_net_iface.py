@@ -231,6 +231,32 @@ def test_processes_and_cgroups_that_are_gone(tree: Tree, namespaces: Namespaces)
     assert cycles.exported(OTHER.of_pod) == {}
 
 
+def test_process_whose_number_another_has_before_its_file_is_read(
+    tree: Tree, namespaces: Namespaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interfaces of another pod are not its own; its series stay until the next cycle."""
+    namespaces.join("pod", 10)
+    namespaces.join("other", 20)
+    namespaces.set("pod", net_dev(eth0=5))
+    namespaces.set("other", net_dev(eth0=1_000_000))
+    groups = [tree.group("a", 7, pids=[10]), tree.group("b", 8, OTHER, pids=[20])]
+    collector = NetIface(tree.environment)
+    cycles = Cycles(collector)
+    assert received(cycles.run(*groups)) == 5
+    with monkeypatch.context() as patch:
+        real = os.open
+
+        def opens(path: str, flags: int) -> int:
+            return real(path.replace("/10/net/dev", "/20/net/dev"), flags)
+
+        patch.setattr("kpod_metrics.files.os.open", opens)
+        assert received(cycles.run(*groups)) == 5
+        assert collector.unread == {7}
+    namespaces.set("pod", net_dev(eth0=7))
+    assert received(cycles.run(*groups)) == 7
+    assert collector.unread == set()
+
+
 def test_process_that_ends_before_its_file_is_read(
     tree: Tree, namespaces: Namespaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
