@@ -176,7 +176,7 @@ def _with_cpus(section: Section, options: Options) -> None:
                 for collector in whole.collectors
                 if (bpf := collector._loaded) is not None
                 for map_ in bpf.object.maps.values()
-                if map_.created
+                if map_.created and collector.environment.containers.is_counted_with(map_)
             ]
             for cpus in CPUS:
                 sizes = {"per CPU": 0.0, "metric": 0.0, "other": 0.0}

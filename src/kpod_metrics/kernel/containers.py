@@ -40,6 +40,10 @@ class Containers:
                 self._marked.clear()
                 self._removed.clear()
 
+    def is_counted_with(self, map_: Map) -> bool:
+        """Whether to report a map of an object: the shared one is reported with one object."""
+        return map_ not in self._maps[1:]
+
     def mark(self, levels: Mapping[int, int], present: Set[int], created: Iterable[int] = ()) -> None:
         """Set what is marked: by cgroup id, how many levels above a container it is.
 

@@ -90,6 +90,8 @@ class CumulativeMap:
         self._key, self.layout = source.key_layout, source.value_layout
         self._seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         """Every entry of the last read: the hash of its value, when the kernel created it, and its rows."""
+        self.failures = 0
+        """Updates that failed until the last read."""
         self._evicted_before = 0
         """Evictions at the last look for room."""
         self._deleted = 0
@@ -122,7 +124,7 @@ class CumulativeMap:
         seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         rows: list[Row] = []
         # Before the map: an entry that is created in between must not be missing from it.
-        births = self._counter.read().births
+        counts = self._counter.read()
         present = 0
         # Room for twice the entries of the last read: one call is then usually enough.
         room = max(64, 2 * len(self._seen))
@@ -140,8 +142,8 @@ class CumulativeMap:
                 entry = Entry(self._key.unpack(key), value, self.layout)
                 seen[key] = hashed, entry.epoch, tuple(rows_of(entry))
             rows += seen[key][2]
-        self.evictions = max(self.evictions, births - present - self._deleted)
-        self._seen = seen
+        self.evictions = max(self.evictions, counts.births - present - self._deleted)
+        self._seen, self.failures = seen, counts.failures
         return rows
 
     def _one_by_one(self) -> Iterable[tuple[bytes, bytes]]:

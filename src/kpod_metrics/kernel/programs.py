@@ -85,13 +85,13 @@ class Programs:
         """State of every map, with its failed updates if the programs count them."""
         found = []
         for map_ in self.object.maps.values():
-            if map_.created:
-                counter = self.counters.get(map_.of if map_.role == "hash" else map_.name)
-                failures = None if counter is None else counter.read().failures
-                health = MapHealth(map_.name, map_.memory_bytes(), failures)
+            if map_.created and (self._containers is None or self._containers.is_counted_with(map_)):
+                health = MapHealth(map_.name, map_.memory_bytes())
                 if reader := self.readers.get(map_.name):
                     health.entries, health.evictions = reader.entries, reader.evictions
-                    health.capacity = map_.max_entries
+                    health.capacity, health.update_errors = map_.max_entries, reader.failures
+                elif counter := self.counters.get(map_.of if map_.role == "hash" else map_.name):
+                    health.update_errors = counter.read().failures
                 found.append(health)
         return found
 

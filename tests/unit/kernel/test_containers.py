@@ -86,6 +86,8 @@ def test_all_maps_are_one_until_the_last_leaves() -> None:
     containers.mark({1: 0}, PRESENT)  # no programs are loaded
     first, second = joined(containers, FakeMap()), joined(containers, FakeMap())
     assert (first.shares, second.shares) == (None, first)
+    counted = [containers.is_counted_with(cast(Map, map_)) for map_ in (first, second, FakeMap())]
+    assert counted == [True, False, True]
     containers.mark({1: 0}, PRESENT)
     containers.leave(cast(Map, first))
     containers.mark({1: 0, 2: 0}, PRESENT)

@@ -444,3 +444,7 @@ def test_counts_are_summed_over_the_cpus(kernel: FakeMap) -> None:
     for key in range(5):
         kernel.set(key, 100, 1)
     assert counter_of(kernel).read() == MapCounts(failures=7, births=5)
+    reader = reader_of(kernel)
+    assert reader.failures == 0
+    read(reader)
+    assert reader.failures == 7
