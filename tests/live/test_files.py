@@ -603,8 +603,8 @@ def test_processes_before_it_do_not_hide_a_namespace(cgroup: MakeCgroup, childre
         assert {(row.owner, *row.labels) for row in rows} == {*links}
         snapshot = collector.snapshot()
         assert snapshot is not None
-        # The shell and its children are one, unless a process of another cgroup was started between two of them.
-        assert len(snapshot.by_cgroup[pod.id]) < 20
+        # The shell and its children are one, but where a process of another cgroup was started between two of them.
+        assert len(snapshot.by_cgroup[pod.id]) < 20 + number // 4
     assert not list(environment.exceeded.rows())
 
 
