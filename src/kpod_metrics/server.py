@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from kpod_metrics.errors import RefusedError
 from kpod_metrics.exposition.protobuf import PROTOBUF
 from kpod_metrics.exposition.text import OPENMETRICS, TEXT
 from kpod_metrics.web.address import host_port, listening
-from kpod_metrics.web.answers import PLAIN, Answer
+from kpod_metrics.web.answers import BUSY, PLAIN, Answer
 from kpod_metrics.web.endpoint import Endpoint
 from kpod_metrics.web.guard import Guard
 from kpod_metrics.web.limits import Limits
@@ -90,6 +91,8 @@ class Application:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._pages: Pages | None = None
+        self._for_people = ThreadPoolExecutor(1, "page")
+        """The thread for the landing page and the documentation: a scrape does not wait for them."""
         self._routes: dict[str, Callable[[Mapping[str, str]], Awaitable[Answer]]] = {
             **dict.fromkeys(PAGES, self._metrics),
             "/healthz": self._healthz,
@@ -105,9 +108,10 @@ class Application:
             return NOT_FOUND
         if method not in {"GET", "HEAD"}:
             return NOT_ALLOWED
-        if documentation:
-            return await asyncio.to_thread(self._docs, path.removeprefix("/docs"))
-        return await route(headers) if route is not None else await asyncio.to_thread(self._landing, query)
+        if route is not None:
+            return await route(headers)
+        answer, what = (self._docs, path.removeprefix("/docs")) if documentation else (self._landing, query)
+        return await asyncio.get_running_loop().run_in_executor(self._for_people, answer, what)
 
     async def probe(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
         """Answer a probe, without authentication: the status and the first line only."""
@@ -157,7 +161,7 @@ class Application:
             return Answer(400, PLAIN, f"{error}\n".encode(), headers)
         problems = self._agent.problems()
         body = self._pages.get(self._agent.recent.newest, problems, settings.node_name, pods, settings.cluster)
-        return Answer(200, _HTML, body, headers)
+        return BUSY if body is None else Answer(200, _HTML, body, headers)
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:

@@ -255,6 +255,34 @@ def test_landing_page_of_so_many_pods(running: Agent, query: str, status: int) -
     assert ask(running, f"/?{query}", "HEAD").status == status
 
 
+def test_few_landing_pages_are_rendered_in_a_second(running: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+    application = Application(running)
+
+    async def ask_for_many() -> list[int]:
+        answers = [await application("GET", f"/?pods={pods}", {}) for pods in (1, 2, 3, 4, 3, 5)]
+        assert {answer.counted for answer in answers if answer.status == 503} == {"requests"}
+        return [answer.status for answer in answers]
+
+    assert asyncio.run(ask_for_many()) == [200, 200, 200, 503, 200, 503]
+
+
+def test_scrapes_do_not_wait_for_pages_for_people(running: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    application = Application(running)
+    hold = threading.Event()
+    monkeypatch.setattr(application, "_docs", lambda below: hold.wait(60))
+
+    async def ask_for_both() -> int:
+        waiting = [asyncio.ensure_future(application("GET", "/docs/", {})) for _ in range(100)]
+        status = (await application("GET", "/metrics", {})).status
+        assert not any(task.done() for task in waiting)
+        hold.set()
+        await asyncio.gather(*waiting)
+        return status
+
+    assert asyncio.run(ask_for_both()) == 200
+
+
 def test_landing_page_is_not_imported_before_it_is_asked_for(tmp_path: Path) -> None:
     """Nor is what makes the documentation."""
     heavy = ("kpod_metrics.landing", "properdocs", "markdown", "jinja2")

@@ -228,7 +228,9 @@ def test_made_once_a_second_at_most(many: Node, monkeypatch: pytest.MonkeyPatch)
     pages = page.Pages(lambda: now)
 
     def get(compared: Comparison | None, *problems: str, limit: int = page.DEFAULT_PODS) -> bytes:
-        return pages.get(compared, problems, "n1", limit, "")
+        body = pages.get(compared, problems, "n1", limit, "")
+        assert body is not None
+        return body
 
     first = get(many.compared)
     assert first == page.render(many.compared, [], "n1")
@@ -237,7 +239,9 @@ def test_made_once_a_second_at_most(many: Node, monkeypatch: pytest.MonkeyPatch)
     assert get(many.compared, "broken") is not first
     assert b"broken" in get(many.compared, "broken")
     assert len(get(many.compared, limit=1)) < len(first) / 2
+    assert pages.get(many.compared, (), "n1", 2, "") is None
     again = get(many.compared)
+    assert again is first
     now = 101.0
     assert get(many.compared) is not again
     assert b"not over yet" in get(None)
