@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kpod_metrics.settings.declared import Limits
+from tests.forced import needs
 from tests.live.agents import eventually
 from tests.reliability.tenants.catalogue import ATTACKS
 from tests.reliability.tenants.declared import Attack
@@ -19,14 +21,16 @@ CYCLES = 5
 """Cycles of which the quickest is compared: others of this machine slow some down."""
 SPARE = 0.05
 """Seconds that the quickest cycle may take for the attacker alone."""
-MARKS = ((), (pytest.mark.slow,), (pytest.mark.slow,))
+MARKS = ((), (pytest.mark.slow,), (pytest.mark.long,))
 
 
 def sized(attacks: list[type[Attack]]) -> Iterator[object]:
     """Each of these attacks in each size."""
     for attack in attacks:
+        missing = bool(attack.device) and not Path(attack.device).exists()
+        own = [needs(*attack.needs), pytest.mark.skipif(missing, reason=f"needs {attack.device}")]
         for size, marks in zip(attack.sizes, MARKS, strict=True):
-            yield pytest.param(attack, size, id=f"{attack.__name__}-{size}", marks=marks)
+            yield pytest.param(attack, size, id=f"{attack.__name__}-{size}", marks=[*own, *marks])
 
 
 class Nodes:
@@ -74,6 +78,7 @@ ON_NODES = [attack for attack in ATTACKS if not attack.is_file]
 ON_FILES = [attack for attack in ATTACKS if attack.is_file]
 
 
+@pytest.mark.usefixtures("mount_namespaces")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("attack", "size"), list(sized(ON_NODES)))
 def test_attack(attack: type[Attack], size: int, nodes: Nodes, tell: Callable[..., None]) -> None:
@@ -132,6 +137,7 @@ def run(fight: Fight, attack: Attack) -> str:
     exceeded = fight.exceeded(page)
     assert {pod for pod, _ in exceeded} <= {fight.pod.name}
     assert not attack.limit or attack.unit or (fight.pod.name, attack.limit) in exceeded
+    assert fight.samples(page) <= Limits.pod_series_limit + 2 * fight.samples(page, of=steady.pod)
     assert peak <= 1.1 * MEMORY_LIMIT
     quickest, then = min(before.cycles.values()), min(during.cycles.values())
 

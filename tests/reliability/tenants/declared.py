@@ -35,6 +35,10 @@ class Attack:
     """Flags of the agent for this attack, beside the usual ones."""
     namespaces: ClassVar[tuple[str, ...]] = ("mount", "network")
     """Namespaces that the tenant has of its own, beside that of users."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Features of the kernel (`features.py`) without which the agent cannot keep to the bound."""
+    device: ClassVar[str] = ""
+    """A device that the attack needs."""
     alone: ClassVar[bool] = False
     """Whether it needs an agent that no attack was made on: some are slower to try again after several failures."""
     names_pods: ClassVar[bool] = True

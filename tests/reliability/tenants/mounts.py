@@ -138,12 +138,13 @@ class HungMounts(Attack):
     bound = f"one thread for a pod, four calls of a pod that hang, {MAX_STUCK} of all pods that hung before"
     at_bound = "the pod's mounts are read after those of all other pods, or not at all; those that hang have no series"
     limit = "hung_mounts"
+    device = "/dev/fuse"
     sizes = (10, 40, 150)
 
     def before(self, fight: Fight) -> None:
         """A device as every user may open it on most machines."""
         node = fight.pod.home / "fuse"
-        os.mknod(node, S_IFCHR | 0o666, Path("/dev/fuse").stat().st_rdev)
+        os.mknod(node, S_IFCHR | 0o666, Path(HungMounts.device).stat().st_rdev)
         node.chmod(0o666)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
@@ -161,6 +162,7 @@ class ForgedLog(Attack):
     does = "A pod has mounts and cgroups that cannot be read, with line feeds and escape sequences in their names"
     bound = "control characters of every message are escaped"
     at_bound = "nothing is lost"
+    device = "/dev/fuse"
     sizes = (1, 10, 40)
     before = HungMounts.before
 

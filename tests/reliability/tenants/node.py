@@ -309,9 +309,9 @@ class Fight:
         found = {(dict(labels)["pod"], dict(labels)["limit"]) for labels in page.find(METRIC)}
         return {(pod, limit) for pod, limit in found if int(pod.rpartition("-")[2]) >= self._first}
 
-    def samples(self, page: Page) -> int:
-        """Samples of the attacker's pod."""
-        return sum(dict(labels).get("pod") == self.pod.name for _, labels in page.samples)
+    def samples(self, page: Page, of: Pod | None = None) -> int:
+        """Samples of the attacker's pod, or of another one."""
+        return sum(dict(labels).get("pod") == (of or self.pod).name for _, labels in page.samples)
 
 
 DELEGATED = {"cgroup.procs", "cgroup.threads", "cgroup.subtree_control"}

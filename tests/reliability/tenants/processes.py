@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kpod_metrics.collectors.parts.per_process import MAX_NAMESPACES
+from kpod_metrics.features import TASK_ITERATOR
 from tests.reliability.tenants.declared import Attack
 from tests.reliability.tenants.inside import enter_new, mount, quiet_link, send_frames
 
@@ -25,6 +26,7 @@ class Decoys(Attack):
     does = "A pod starts many processes, and only then the one with the network that has traffic"
     bound = "the namespaces of all threads are listed by the kernel at once, not those of the first processes"
     at_bound = "nothing is lost"
+    needs = (TASK_ITERATOR,)
     sizes = (40, 200, 1_000)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
@@ -53,6 +55,7 @@ class EndedMainThread(Attack):
     does = "A pod has processes whose main thread has ended, so that `/proc/PID` shows no namespaces"
     bound = "the namespaces of all threads are listed by the kernel at once"
     at_bound = "nothing is lost"
+    needs = (TASK_ITERATOR,)
     sizes = (1, 40, 200)
 
     def before(self, fight: Fight) -> None:
@@ -82,6 +85,7 @@ class ManyNetworks(Attack):
     bound = f"{MAX_NAMESPACES} network namespaces of a pod, those of its oldest threads first"
     at_bound = "the interfaces of further namespaces are not read"
     limit = "network_namespaces"
+    needs = (TASK_ITERATOR,)
     sizes = (80, 150, 400)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
@@ -100,6 +104,7 @@ class ManyMountNamespaces(Attack):
     bound = f"{MAX_NAMESPACES} mount namespaces and root directories of a pod, those of its oldest threads first"
     at_bound = "the mounts of further namespaces are not read"
     limit = "mount_namespaces"
+    needs = (TASK_ITERATOR,)
     sizes = (80, 150, 400)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
