@@ -94,6 +94,9 @@ int BPF_PROG(cgroup_created, struct cgroup *cgroup, const char *path)
 	if (!record)
 		return 0;
 	mark_child(cgroup, record->path);
+	/* Its events are charged to the container that it is in, which could fill the ring. */
+	if (container_id(cgroup, cgroup->kn->id) != cgroup->kn->id)
+		return 0;
 	record->id = cgroup->kn->id;
 	record->levels = root_id ? levels_below_root(cgroup) : 0;
 	length = bpf_probe_read_kernel_str(record->path, PATH_SIZE, path);

@@ -30,6 +30,9 @@ def watching(ring_bytes: int = 0, root: str = "") -> Iterator[CgroupEvents]:
         events.close()
 
 
+Ours = Callable[[CgroupEvents], list[tuple[int, str]]]
+
+
 def lost(events: CgroupEvents) -> int | None:
     return next(map_.update_errors for map_ in events.maps() if map_.name == RING)
 
@@ -43,7 +46,7 @@ def make(path: Path) -> tuple[int, str]:
 
 
 @pytest.fixture
-def ours(cgroup: Callable[[str], Cgroup], cgroup_root: str) -> Callable[[CgroupEvents], list[tuple[int, str]]]:
+def ours(cgroup: Callable[[str], Cgroup], cgroup_root: str) -> Ours:
     """Take the news of this test's own cgroups, with absolute paths: others may make cgroups meanwhile."""
     prefix = str(cgroup("own").path)
 
@@ -57,9 +60,6 @@ def ours(cgroup: Callable[[str], Cgroup], cgroup_root: str) -> Callable[[CgroupE
 @pytest.fixture
 def parent(cgroup: Callable[[str], Cgroup]) -> Path:
     return cgroup("own/parent").path
-
-
-Ours = Callable[[CgroupEvents], list[tuple[int, str]]]
 
 
 def test_all_that_came_and_went_are_told_in_order(ours: Ours, parent: Path) -> None:
@@ -151,6 +151,26 @@ def test_what_a_full_ring_loses_is_counted(parent: Path, cgroup_root: str) -> No
         after = make(parent / "after")
         assert take(events) == [after]
         assert lost(events) == 200 - len(told)
+
+
+@pytest.mark.parametrize("number", [10, 1_000, 10_050])
+def test_container_cannot_fill_the_ring(ours: Ours, parent: Path, number: int) -> None:
+    """What it creates is its own; others are reported beside it."""
+    container = parent / "container"
+    container.mkdir()
+    with watching() as events:
+        (container / "deep").mkdir()
+        events.containers.mark({container.stat().st_ino: 0}, frozenset())
+        for at in range(number):
+            path = container / f"deep/{'x' * 200}{at}"
+            path.mkdir()
+            path.rmdir()
+        victim = make(parent / "victim")
+        assert [told for told in ours(events) if "/deep" not in told[1]] == [victim]
+        assert lost(events) == 0
+        events.containers.mark({}, {container.stat().st_ino})
+        again = make(container / "again")
+        assert ours(events) == [again]
 
 
 def own_ids(kind: str) -> set[int]:

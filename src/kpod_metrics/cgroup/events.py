@@ -19,7 +19,9 @@ class CgroupEvents(OwnsBpfObject):
     created between two calls of `take`, the newest are lost, and counted as `update_errors` of the ring. Half the size
     would be too small for 1,000 pods a minute and a cycle of 30 seconds (284,000 bytes).
 
-    Removed cgroups are not reported: a walk of the tree shows them, and the kernel does not use an id again.
+    A cgroup below a marked container is not reported, so that no container can fill the ring: its events are charged
+    to the container. Removed cgroups are not reported: a walk of the tree shows them, and the kernel does not use an id
+    again.
     """
 
     ring_bytes = 0
