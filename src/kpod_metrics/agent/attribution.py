@@ -18,6 +18,10 @@ from kpod_metrics.store import Store
 
 log = logging.getLogger(__name__)
 
+MAX_HELD = 1_000
+"""Rows of one cgroup that are held: twice as many as there are syscalls. A full kernel map evicts entries and creates
+them again, with a row for each life of an entry, for as long as no source knows the pod."""
+
 
 @dataclass
 class Ownerless:
@@ -27,9 +31,13 @@ class Ownerless:
     _held: dict[int, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
     """The last row of each counter, by cgroup id."""
 
-    def hold(self, row: Row) -> None:
-        """Hold a row until its owner is known."""
-        self._held.setdefault(row.owner, {})[row.table, row.labels, row.epoch] = row
+    def hold(self, row: Row, store: Store) -> None:
+        """Hold a row until its owner is known; the events of too many rows are unresolved at once."""
+        rows, key = self._held.setdefault(row.owner, {}), (row.table, row.labels, row.epoch)
+        if key in rows or len(rows) < MAX_HELD:
+            rows[key] = row
+        else:
+            self.unattributed[UNRESOLVED] += store.pass_over(row)
 
     def release(self, is_pending: Callable[[int], bool]) -> list[Row]:
         """Return the held rows whose owner is no longer pending."""
@@ -140,7 +148,7 @@ class Attribution:
                 if isinstance(owner, Identity):
                     store.put(row, owner)
                 elif owner == PENDING:
-                    reader.ownerless.hold(row)
+                    reader.ownerless.hold(row, store)
                 else:
                     reader.ownerless.unattributed[owner] += store.pass_over(row)
             except Exception as error:

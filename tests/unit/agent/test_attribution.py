@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kpod_metrics.agent.attribution import Attribution, Ownerless
+from kpod_metrics.agent.attribution import MAX_HELD, Attribution, Ownerless
 from kpod_metrics.cgroup.tree import Directory
 from kpod_metrics.metrics import Row
 from kpod_metrics.pods.finder import Finder
@@ -108,6 +108,21 @@ def test_each_cgroup_has_an_owner_or_a_reason(there: There) -> None:
     assert there.attribution.owner(ids[PENDING]) == B
     assert there.attribution.has_pod(B.of_pod)
     assert not there.attribution.has_pod(A)
+
+
+def test_rows_of_one_cgroup_are_held_up_to_a_limit(there: There) -> None:
+    waiting = there.make("a")
+    there.attribution.look()
+    of, reader = store(), Reads()
+    for epoch in range(1, MAX_HELD + 4):
+        for _ in range(2):
+            there.attribution.charge([Row(EVENTS, waiting, (), (1,), epoch)], of, reader)
+    assert reader.ownerless.pending(of) == MAX_HELD
+    assert reader.ownerless.unattributed[UNRESOLVED] == 3
+    there.names.owners["a"] = A
+    there.attribution.look()
+    there.attribution.charge(reader.ownerless.release(there.attribution.is_pending), of, reader)
+    assert totals(of) == {("kpod_events_total", "a"): MAX_HELD}
 
 
 def test_newer_cgroup_that_was_never_seen_is_unresolved(there: There) -> None:
