@@ -15,7 +15,7 @@ LIMITS = {
     "label_bytes": "bytes of these labels",
     "claims": "a second cgroup with the ids of a container that exists",
     "cgroups": "cgroups below one container or unit",
-    "map_entries": "entries in a kernel map",
+    "map_entries": "entries of cgroups in a container, in a kernel map that is nearly full",
     "mountinfo": "bytes of the tables of mounts (`/proc/PID/mountinfo`): 256 KiB, and 16 KiB per cycle on average",
     "file_systems": "file systems",
     "hung_mounts": "file systems that do not answer, and those that wait behind them",
