@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class SpoofedPath(Attack):
     name = "cgroups named like another pod's"
     does = "A user of the node makes cgroups below a unit of its own, named like a pod's, and works in them"
-    bound = "the path of a pod begins with the kubelet's own cgroup: the one that most pods are in"
+    bound = "a path counts as a pod's only in the kubelet's tree, which only root can create"
     at_bound = "other cgroups count as the host's; a second one with the ids of a container that exists is refused"
+    metric = "kpod_discovery_refused_claims_total"
     sizes = (1, 20, 200)
     unit = True
 
@@ -79,7 +80,7 @@ class MirrorAnnotation(Attack):
 class FakePods(Attack):
     name = "thousands of cgroups named like pods"
     does = "A user of the node makes thousands of cgroups below a unit of its own, named like pods of the kubelet"
-    bound = "the path of a pod begins with the kubelet's own cgroup; the limit of cgroups below one unit"
+    bound = "a path counts as a pod's only in the kubelet's tree; 1,000 cgroups below one unit"
     at_bound = "they count as the host's, and wait for no name"
     sizes = (1_000, 4_000, 10_050)
     unit = True
