@@ -254,7 +254,9 @@ def test_descriptors_of_a_process_whose_main_thread_has_ended(
 
     monkeypatch.setattr("kpod_metrics.collectors.parts.drm.read_if_there", read)
     drm = Drm(Environment())
-    assert drm._has_nodes((process.pid,)) == Path("/dev/dri").is_dir()
+    there = Group(7, "", (process.pid,), Identity("test", "there", ""))
+    assert drm._with_nodes([there]) == ({7} if Path("/dev/dri").is_dir() else set())
+    drm.close()
     assert drm._of_process(process.pid, _Share()) == []
     assert reads == [f"/proc/{thread}/fdinfo/9"]
 

@@ -139,6 +139,7 @@ class Gpu(FileCollector):
     def close(self) -> None:
         """Release the driver."""
         self._nvml.close()
+        self._drm.close()
         super().close()
 
 

@@ -44,7 +44,8 @@ def test_another_thread_stands_in_for_a_main_thread_that_ended(tmp_path: Path, e
     for thread in (5, 6, 7):
         (tmp_path / "5/task" / str(thread)).mkdir(parents=True)
         if thread not in ended:
-            (tmp_path / str(thread) / "root").mkdir(parents=True)
+            (tmp_path / str(thread)).mkdir(exist_ok=True)
+            (tmp_path / str(thread) / "root").symlink_to("/")
 
     def of(thread: int) -> str:
         if thread in ended:

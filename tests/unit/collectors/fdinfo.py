@@ -192,9 +192,11 @@ class Gpus:
         path = self._tree.proc / str(pid)
         if not path.exists():
             self._tree.process(pid)
-            (path / "root/dev").mkdir(parents=True)
+            root = self._tree.root / f"root-of-{pid}"
+            (root / "dev").mkdir(parents=True)
+            (path / "root").symlink_to(root)
             if dri:
-                (path / "root/dev/dri").mkdir()
+                (root / "dev/dri").mkdir()
         for folder in ("fd", "fdinfo"):
             shutil.rmtree(path / folder, ignore_errors=True)
             (path / folder).mkdir()

@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,22 @@ SIDECAR = POD._replace(container="sidecar")
 OTHER = POD._replace(pod="cart-1")
 SECOND = 10**9
 MEMORY, BUSY = "gpu_memory_used_bytes", "gpu_utilization_ratio"
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what a test leaves open: it has a thread."""
+    made: list[Drm] = []
+    real = Drm.__init__
+
+    def init(self: Drm, *arguments: Any) -> None:
+        made.append(self)
+        real(self, *arguments)
+
+    monkeypatch.setattr(Drm, "__init__", init)
+    yield
+    for drm in made:
+        drm.close()
 
 
 @pytest.fixture
@@ -294,6 +312,38 @@ def client(id_: int) -> str:
 
 def exceeded(tree: Tree) -> dict[int, object]:
     return {row.owner: row.values[0] for row in tree.environment.exceeded.rows() if row.labels == ("descriptors",)}
+
+
+def test_pod_whose_folder_of_nodes_never_answers(
+    tree: Tree, gpus: Gpus, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its root directory can be a file system of its own making. Other pods are read."""
+    gpus.add("renderD128", "0000:08:00.0", "amdgpu")
+    gpus.process(10, {"5": AMDGPU})
+    gpus.process(20, {"5": client(3)})
+    goes_on, asked = threading.Event(), []
+    real = os.open
+
+    def opens(path: str, flags: int) -> int:
+        if path.endswith("/10/root"):
+            asked.append(path)
+            goes_on.wait()
+        return real(path, flags)
+
+    monkeypatch.setattr("kpod_metrics.collectors.parts.drm.os.open", opens)
+    groups = [tree.group("a", 7, pids=[10]), tree.group("b", 8, OTHER, pids=[20])]
+    cycles = cycles_of(tree, clock)
+    try:
+        for _ in range(3):
+            cycles.run(*groups)
+            assert cycles.exported() == {}
+            assert cycles.exported(OTHER)[f"{MEMORY} 0000:08:00.0"] == 2068 << 10
+        assert len(asked) == 1
+    finally:
+        goes_on.set()
+    assert {(row.owner, *row.labels): row.values for row in tree.environment.exceeded.rows()} == {
+        (7, "hung_mounts"): (3,)
+    }
 
 
 def test_only_so_many_clients_of_a_pod(tree: Tree, gpus: Gpus, clock: Clock) -> None:

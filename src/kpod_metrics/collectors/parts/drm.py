@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from types import NoneType
 from typing import NamedTuple
 
 from kpod_metrics.cgroup import drm
 from kpod_metrics.cgroup.keyed import is_absent, read_if_there
+from kpod_metrics.cgroup.mounts import FileSystem, Point
 from kpod_metrics.cgroup.processes import alive
 from kpod_metrics.collectors.kit import Environment
+from kpod_metrics.collectors.parts.statvfs import Probe, Statvfs
 from kpod_metrics.kernel.openat2 import open_below
 from kpod_metrics.pods.model import Group, Identity
 
@@ -27,6 +30,7 @@ MAX_PROCESSES, MAX_LISTED, MAX_READ = 1024, 8192, 256
 """Processes of a pod, descriptors that are listed and statistics that are read per cycle: 25 ms. A pod that trains on
 eight GPUs has some hundred processes with a hundred descriptors each, of which one or two are of a GPU."""
 
+_EXISTS = os.statvfs_result((0,) * 10)
 _WITHOUT_STATISTICS = frozenset({"nvidia"})
 """Drivers with render nodes but without client statistics; for nvidia, NVML has them."""
 
@@ -91,6 +95,9 @@ class Drm:
         self._cycle = 0
         self._descriptors: dict[int, _Descriptors] = {}
         self._shares: dict[Identity, _Share] = {}
+        self._lookups = Statvfs(_look)
+        self._seeing: set[int] = set()
+        """Groups whose processes can see DRM nodes."""
         self._before: dict[tuple[str, int], tuple[int, _Reading]] = {}
         """Cgroup and last read of each client, by device and client id."""
 
@@ -114,7 +121,7 @@ class Drm:
 
     def clients(self, group: Group) -> Iterable[tuple[Group, str, _Reading]]:
         """Yield the clients of a cgroup's processes, with their GPUs; raises OSError if they cannot be read."""
-        if not self._has_nodes(group.pids):
+        if group.id not in self._seeing:
             return
         share = self._shares.setdefault(group.pod, _Share())
         pids = group.pids[: share.processes]
@@ -129,23 +136,27 @@ class Drm:
         if share.over:
             self._exceeded.add(group.id, "descriptors", share.over)
 
-    def _has_nodes(self, pids: Sequence[int]) -> bool:
-        """Whether the first existing process can see DRM nodes: a container sees only those that it may use."""
-        for pid in pids[:MAX_PROCESSES]:
-            try:
-                root = os.open(f"{self._proc}/{alive(self._proc, pid)}/root", os.O_PATH | os.O_CLOEXEC)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            try:
-                os.close(open_below(root, "/dev/dri"))
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-            except OSError:
-                return True  # the path cannot be looked up (it contains a link): read the descriptors
-            finally:
-                os.close(root)
-            return True
-        return False
+    def _with_nodes(self, groups: Iterable[Group]) -> set[int]:
+        """Return the groups whose processes can see DRM nodes: a container sees only those that it may use.
+
+        The lookup of the path may never return, like statvfs() of a mount.
+        """
+        probes = []
+        for group in groups:
+            for pid in group.pids[:MAX_PROCESSES]:
+                try:
+                    root = f"{self._proc}/{alive(self._proc, pid)}/root"
+                except OSError:
+                    continue
+                probes.append(Probe(FileSystem(str(group.id), [Point("/dev/dri", 0)]), root, group))
+                break
+        self._lookups.read(probes)
+        for probe in probes:
+            if probe.answer is None and self._lookups.is_suspect(probe.pod):
+                self._exceeded.add(probe.group.id, "hung_mounts")
+        # A path that cannot be looked up (it contains a link): the descriptors say whether there are clients.
+        absent = (NoneType, FileNotFoundError, NotADirectoryError, ProcessLookupError)
+        return {probe.group.id for probe in probes if not isinstance(probe.answer, absent)}
 
     def _of_process(self, pid: int, share: _Share) -> list[tuple[str, _Reading]]:
         folder = f"{self._proc}/{pid}/fd"
@@ -208,12 +219,27 @@ class Drm:
         """Begin a cycle: forget processes that ended."""
         self._cycle += 1
         self._shares = {}
+        self._seeing = self._with_nodes(groups)
         there = {pid for group in groups for pid in group.pids}
         self._descriptors = {pid: known for pid, known in self._descriptors.items() if pid in there}
+
+    def close(self) -> None:
+        """Stop the helper thread."""
+        self._lookups.close()
 
     def forget_all(self) -> None:
         """Forget everything: there is no GPU now."""
         self._descriptors, self._before = {}, {}
+
+
+def _look(root: str, point: str, mount: int, reached: Callable[[str], object]) -> os.statvfs_result:
+    """Raise OSError unless a path exists below a root directory."""
+    top = os.open(root, os.O_PATH | os.O_CLOEXEC)
+    try:
+        os.close(open_below(top, point))
+    finally:
+        os.close(top)
+    return _EXISTS
 
 
 def _node_descriptors(folder: str, room: int) -> tuple[list[str], int]:
