@@ -44,7 +44,7 @@ SKIPPED = ("symlink", "replaced", "hung", "refused")
 STUCK_OF_A_POD, STUCK_OF_A_POD_AT_MOST = 2, 4
 """Calls of a pod that hang: then its mounts that never answered wait; then all of them."""
 MAX_STUCK = 64
-"""Calls that hang, of all pods: then no suspect is read. A thread takes about 50 KiB."""
+"""Calls that hang, of all pods: then no suspect is read. A thread takes 20 KiB, and 16 KiB in the kernel."""
 SUSPECT_CYCLES = 20
 """Cycles for which a pod is a suspect after its last call that hung."""
 
