@@ -27,7 +27,7 @@ class DeepNest(Attack):
     bound = f"{MAX_DEPTH} levels below the root of the tree"
     at_bound = "deeper cgroups are not read; what their processes do is counted as unresolved"
     limit = "cgroups"
-    sizes = (100, 1_100, 3_000)
+    sizes = (100, 1_100, 1_500)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
         """One chain."""

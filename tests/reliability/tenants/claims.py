@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tests.reliability.tenants.node import Fight
 
 
+CALLS = "kpod_syscall_count_total"
+
+
 class SpoofedPath(Attack):
     name = "cgroups named like another pod's"
     does = "A user of the node makes cgroups below a unit of its own, named like a pod's, and works in them"
@@ -46,6 +49,20 @@ class SpoofedPath(Attack):
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         yield
+
+
+class InnerClaim(SpoofedPath):
+    name = "cgroups in a container named like another pod's"
+    does = "A pod with a delegated cgroup makes cgroups in it, named like another pod's, and works in them"
+    bound = "the outermost pod of a path, and the outermost container in it, own everything below"
+    at_bound = "they count as the pod's that made them"
+    limit = "claims"
+    metric = ""
+    unit = False
+
+    def check(self, fight: Fight) -> None:
+        """Its calls are its own."""
+        assert fight.node.whole_cycles().sum(CALLS, pod=fight.pod.name) == 1000 * fight.size
 
 
 class EmptyClaim(SpoofedPath):
@@ -98,4 +115,4 @@ class FakePods(Attack):
         yield
 
 
-ATTACKS = (SpoofedPath, EmptyClaim, MirrorAnnotation, FakePods)
+ATTACKS = (SpoofedPath, InnerClaim, EmptyClaim, MirrorAnnotation, FakePods)
