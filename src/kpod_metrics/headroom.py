@@ -18,10 +18,8 @@ STOP_OPEN, RESUME_OPEN = 0.75, 0.7
 at 64 MiB the 91 series of 120 pods."""
 CGROUP_BYTES = 5000
 """Cost of a cgroup without its series: measured, 185 MB with 265,000 series and 5,000 cgroups."""
-FIRST_BYTES = 8 << 20
-"""Additional cost of the first cycles and scrapes, mostly buffers for pages: measured, up to 7.5 MB. On a node with few
-pods it is less, so after LOOKS checks the cost is what is used beside the series."""
-LOOKS = 5
+FIRST_BYTES = 10 << 20
+"""Additional cost of the first cycles and scrapes, mostly buffers for pages: measured, up to 7.5 MB with 100 pods."""
 _REUSABLE = 0.9
 """If less than this share of the maximum ever needed is needed now, freed memory can be used again."""
 
@@ -48,7 +46,7 @@ class Headroom:
         self._set, self._root, self._proc = limit, cgroup_root, proc_root
         self._above: list[str] = []
         """The directories of the own cgroup and the cgroups above it."""
-        self._began = self._base = self._most_needed = self._looks = 0
+        self._began = self._most_needed = 0
         self.limit = 0
         """Bytes; 0: no limit."""
         self.cgroups = 0
@@ -71,8 +69,7 @@ class Headroom:
                 self._above.append(self._root + path.rstrip("/"))
                 path = path.rpartition("/")[0]
         self.look(0)
-        self._began, self._base = self.used, self.used + FIRST_BYTES
-        self._looks = 0
+        self._began = self.used
 
     def look(self, needed: int) -> Room:
         """Check the memory if the series need so much, some of which may never have been written."""
@@ -87,9 +84,6 @@ class Headroom:
             return self.room
         needed += CGROUP_BYTES * self.cgroups
         self._most_needed = max(self._most_needed, needed)
-        self._looks += 1
-        if self._looks > LOOKS:
-            self._base = min(self._base, max(self._began, self.used - needed))
         if self._is_above(needed, RESUME if self.room is Room.NONE else STOP):
             self.room = Room.NONE
         elif self._is_above(needed, RESUME_OPEN if self.room < Room.ALL else STOP_OPEN):
@@ -102,7 +96,9 @@ class Headroom:
         """Whether a share of the limit is in use, or will be."""
         bound = share * self.limit
         # The memory of ended series stays resident as free space in the heap, and new series can use it.
-        return self._base + needed > bound or (self.used > bound and needed >= _REUSABLE * self._most_needed)
+        return self._began + FIRST_BYTES + needed > bound or (
+            self.used > bound and needed >= _REUSABLE * self._most_needed
+        )
 
     def _limits(self) -> list[tuple[int, str]]:
         found = []

@@ -8,7 +8,6 @@ import pytest
 from kpod_metrics.headroom import (
     CGROUP_BYTES,
     FIRST_BYTES,
-    LOOKS,
     RESUME,
     RESUME_OPEN,
     STOP,
@@ -146,25 +145,6 @@ def test_series_that_were_not_written_yet_count(tree: Path) -> None:
     headroom.open()
     headroom.cgroups = 1 + ((round(STOP * 100) - 50) * MIB - FIRST_BYTES) // CGROUP_BYTES
     assert is_low(headroom)
-
-
-def test_what_the_first_cycles_need_is_known_after_them(tree: Path) -> None:
-    headroom = Headroom(0, str(tree))
-    headroom.open()
-    use(tree, "pod/agent", 79 * MIB)
-    for _ in range(LOOKS):
-        assert not is_low(headroom, 24 * MIB)
-    assert headroom._base == 50 * MIB + FIRST_BYTES
-    assert not is_low(headroom, 24 * MIB)
-    assert headroom._base == 55 * MIB
-    use(tree, "pod/agent", 81 * MIB)
-    assert not is_low(headroom, 30 * MIB)
-    # Not less than in the beginning: the other series may not be written yet.
-    assert headroom._base == 51 * MIB
-    use(tree, "pod/agent", 60 * MIB)
-    assert not is_low(headroom, 35 * MIB)
-    assert headroom._base == 50 * MIB
-    assert is_low(headroom, 35 * MIB + 1)
 
 
 def test_limit_of_the_setting_is_held_against_resident_memory(tree: Path) -> None:

@@ -46,10 +46,10 @@ class RenamedInterfaces(Attack):
 
 class RenamedWithLittleMemory(RenamedInterfaces):
     name = "interfaces that are renamed, with little memory"
-    does = "The same, while the agent is near its memory limit (64 MiB)"
+    does = "The same, while the agent is near its memory limit (72 MiB)"
     bound = "100 such series for each pod while the node has little room (`limits.FEW`)"
     sizes = (120, 400, 800)
-    settings = ("--memory-limit", "64Mi")
+    settings = ("--memory-limit", "72Mi")
 
     def check(self, fight: Fight) -> None:
         """It stays within this limit; the attacker has few series, and other pods have all of theirs."""
@@ -58,7 +58,7 @@ class RenamedWithLittleMemory(RenamedInterfaces):
         assert len(names) <= 1 + FEW // 8
         assert "other" in names
         assert page.sum("kpod_series_overflow_total") == 0
-        assert fight.node.peak() <= 1.1 * (64 << 20)
+        assert fight.node.peak() <= 1.1 * (72 << 20)
 
 
 class InterfaceChurn(Attack):
