@@ -90,6 +90,26 @@ def test_every_eviction_is_counted_also_of_entries_that_no_read_saw(cgroup: Make
         assert evictions_of(collector) == 2 * cgroups - deleted - reader.entries
 
 
+def test_events_between_the_read_and_the_deletion_of_an_entry_count(cgroup: MakeCgroup) -> None:
+    one = cgroup("one")
+
+    def call(times: int) -> None:
+        one.run(sys.executable, "-c", f"import os\nfor _ in range({times}): os.sched_rr_get_interval(0)")
+
+    with opened(Syscall(Environment(syscalls=(RARE,)))) as collector:
+        totals = Totals(collector)
+        counts = []
+        for _ in range(2):
+            call(7)
+            totals.read()
+            counts.append(totals.number(one, COUNT, RARE))
+            call(5)
+            collector.forget(lambda cgroup: True)
+            totals.add(collector.late_rows())
+            counts.append(totals.number(one, COUNT, RARE))
+        assert counts == [7, 12, 19, 24]
+
+
 DEPTHS = (1, 5, 12, 40)
 RAW = pytest.mark.parametrize("forced_off", [(), ("tp_btf",)], ids=["newest", "raw"])
 TCP_BYTES = 12_345

@@ -213,6 +213,7 @@ class Agent:
                 try:
                     state.collector.forget(self.attribution.is_gone)
                     state.collector.make_room(self.source.below)
+                    self.attribution.charge(state.collector.late_rows(), self._store, state)
                     # Not earlier: if the collector returned a row again, it would count as the first of its counter.
                     self._store.forget(state.collector.tables, self.attribution.is_gone, self.attribution.has_pod)
                 except Exception as error:

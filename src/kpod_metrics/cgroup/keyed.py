@@ -101,3 +101,10 @@ def by_device(data: bytes, *keys: bytes) -> dict[str, list[int]]:
             found[device] = numbers if before is None else [*map(max, before, numbers)]
         name, pairs = key, {}
     return found
+
+
+def without_controller(controller: str, controllers: bytes) -> str:
+    """Return why cgroups lack a controller, by the content of the root's cgroup.controllers; empty if they have it."""
+    if not controllers or controller.encode() in controllers.split():
+        return ""
+    return f"there is no {controller} controller in this cgroup v2 tree"

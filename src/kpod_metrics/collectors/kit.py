@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from kpod_metrics.bounds import Ledger
-from kpod_metrics.cgroup.keyed import read_if_there
+from kpod_metrics.cgroup.keyed import read_if_there, without_controller
 from kpod_metrics.columns import Column
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.features import BATCH, SOCKET_STORAGE, TASK_STORAGE, TASK_TABLE, TP_BTF, with_dependent, with_needed
@@ -150,6 +150,10 @@ class Collector(abc.ABC):
 
     def make_room(self, containers: Mapping[int, int]) -> None:  # noqa: B027
         """Make room in full tables. `containers` has the container of each cgroup below one, by id."""
+
+    def late_rows(self) -> Sequence[Row]:
+        """Return rows with events that happened between the last read and `forget` or `make_room`."""
+        return ()
 
     def close(self) -> None:  # noqa: B027
         """Free everything; also called after `open` failed."""
@@ -361,11 +365,13 @@ class BpfCollector(OwnsBpfObject, Collector):
         assert self._loaded is not None
         return self._loaded.readers[name]
 
+    def _readers(self) -> Iterable[CumulativeMap]:
+        """Return the readers of all metric maps; there are none if this machine lacks the controller."""
+        return self._loaded.readers.values() if self._loaded is not None else ()
+
     def collect(self, groups: Sequence[Group]) -> Iterable[Row]:
         """Return the rows of every entry of the metric maps."""
-        if self._loaded is None:  # this machine lacks the controller
-            return []
-        return [row for reader in self._loaded.readers.values() for row in reader.read(self.rows)]
+        return [row for reader in self._readers() for row in reader.read(self.rows)]
 
     @abc.abstractmethod
     def rows(self, entry: Entry) -> Iterable[Row]:
@@ -373,23 +379,19 @@ class BpfCollector(OwnsBpfObject, Collector):
 
     def forget(self, gone: Callable[[int], bool]) -> None:
         """Delete the entries of cgroups that are gone; a key's first field is its cgroup id."""
-        if self._loaded is not None:
-            for reader in self._loaded.readers.values():
-                reader.forget(lambda key: gone(key[0]))
+        for reader in self._readers():
+            reader.forget(lambda key: gone(key[0]))
 
     def make_room(self, containers: Mapping[int, int]) -> None:
         """Delete entries of the containers with most from crowded maps, and count them as over a limit."""
-        for reader in self._loaded.readers.values() if self._loaded is not None else ():
+        for reader in self._readers():
             if reader.is_crowded():
                 for container, entries in reader.make_room(containers).items():
                     self.exceeded(container, "map_entries", entries)
 
+    def late_rows(self) -> Sequence[Row]:
+        """Return the last rows of entries that were deleted."""
+        return [row for reader in self._readers() for row in reader.take_late()]
+
     def _controllers(self) -> bytes:
         return read_if_there(os.path.join(self.environment.cgroup_root, "cgroup.controllers"))
-
-
-def without_controller(controller: str, controllers: bytes) -> str:
-    """Return why cgroups lack a controller, by the content of the root's cgroup.controllers; empty if they have it."""
-    if not controllers or controller.encode() in controllers.split():
-        return ""
-    return f"there is no {controller} controller in this cgroup v2 tree"

@@ -39,6 +39,9 @@ _SAMPLE = ctypes.CFUNCTYPE(_I, _P, _P, _Z)
 _ITERATOR_BYTES = 1 << 15
 """Bytes that the kernel returns in one read at most (kernel/bpf/bpf_iter.c, eight pages)."""
 
+_NO_TAKE = {-errno.EINVAL, -errno.EOPNOTSUPP, -524}
+"""Results of kernels that cannot look up and delete in one step in this type of map (524 is ENOTSUPP)."""
+
 _RUN_STATISTICS = slice(192, 216)
 """Place of run_time_ns, run_cnt and recursion_misses in struct bpf_prog_info (include/uapi/linux/bpf.h)."""
 _XLATED_LENGTH = slice(20, 24)
@@ -70,6 +73,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map_lookup_elem": (_I, (_I, _P, _P)),
     "bpf_map_update_elem": (_I, (_I, _P, _P, _U64)),
     "bpf_map_delete_elem": (_I, (_I, _P)),
+    "bpf_map_lookup_and_delete_elem": (_I, (_I, _P, _P)),
     "bpf_map_get_next_key": (_I, (_I, _P, _P)),
     "bpf_map_lookup_batch": (_I, (_I, _P, _P, _P, _P, ctypes.POINTER(_U32), _P)),
     "bpf_program__name": (_S, (_P,)),
@@ -295,6 +299,21 @@ class Map(_Tagged):
             return False
         self._check(result, f"map {self.name}: delete")
         return True
+
+    def take(self, key: bytes) -> bytes | None:
+        """Delete a key; return its last value, None if it was not there.
+
+        One step since 5.14 (3e87f192b405, "bpf: Add lookup_and_delete_elem support to hashtab"), two before.
+        """
+        buffer = ctypes.create_string_buffer(self.value_size)
+        result = self._lib.so.bpf_map_lookup_and_delete_elem(self.fd, key, buffer)
+        if result == -errno.ENOENT:
+            return None
+        if result in _NO_TAKE:
+            value = self.lookup(key)
+            return value if self.delete(key) else None
+        self._check(result, f"map {self.name}: lookup and delete")
+        return buffer.raw
 
     def iterate(self) -> Iterator[bytes]:
         """Iterate over the keys one by one, for kernels without batch operations (before 5.6)."""

@@ -90,6 +90,8 @@ class CumulativeMap:
         self._key, self.layout = source.key_layout, source.value_layout
         self._seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         """Every entry of the last read: the hash of its value, when the kernel created it, and its rows."""
+        self._rows_of: Callable[[Entry], Iterable[Row]] = lambda entry: ()
+        self._late: list[Row] = []
         self.failures = 0
         """Updates that failed until the last read."""
         self._evicted_before = 0
@@ -121,6 +123,7 @@ class CumulativeMap:
 
         Two values with the same hash (1 in 2**64) count as the same until the entry changes again.
         """
+        self._rows_of = rows_of
         seen: dict[bytes, tuple[int, int, tuple[Row, ...]]] = {}
         rows: list[Row] = []
         # Before the map: an entry that is created in between must not be missing from it.
@@ -162,9 +165,18 @@ class CumulativeMap:
 
     def _delete(self, keys: Sequence[bytes]) -> int:
         for key in keys:
-            self._deleted += self.map.delete(key)  # the kernel may have evicted it meanwhile
+            value = self.map.take(key)
+            if value is not None:  # else the kernel evicted it meanwhile
+                self._deleted += 1
+                if hash(value) != self._seen[key][0]:
+                    self._late += self._rows_of(Entry(self._key.unpack(key), value, self.layout))
             del self._seen[key]
         return len(keys)
+
+    def take_late(self) -> list[Row]:
+        """Return the rows of deleted entries that had more events after the last read."""
+        late, self._late = self._late, []
+        return late
 
     def is_crowded(self) -> bool:
         """Whether the map is nearly full, or entries were evicted since the last call of this."""
@@ -175,8 +187,7 @@ class CumulativeMap:
         """Delete entries of cgroups below containers, of those with most first, until half of the map is free.
 
         `containers` has the container of each such cgroup: from now on programs charge its entry. Such entries are from
-        before the container was known. Return how many each container had. Call this after a read: an event between the
-        read and the deletion is lost, but to this container only.
+        before the container was known. Return how many each container had. Call this after a read.
         """
         held: dict[int, list[bytes]] = {}
         for key in self._seen:

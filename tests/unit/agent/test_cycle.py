@@ -318,3 +318,18 @@ def test_cycle_that_fails_is_counted_and_the_next_one_runs(tmp_path: Path, monke
     assert page[COUNT, "a"] >= 7
     assert page["kpod_collection_cycle_errors_total", ""] == 1
     assert PENDING not in {key for _, key in page}
+
+
+def test_events_between_a_read_and_the_end_of_a_cgroup_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Counting("one", EVENTS)
+    hub = opened(Hub(tmp_path, one))
+    a = hub.cgroup("a", A)
+    one.reads = [{a: 5}]
+    assert hub.cycle()[COUNT, "a"] == 5
+    late = [[Row(EVENTS, a, (), (7,))]]
+    monkeypatch.setattr(one, "late_rows", lambda: late.pop() if late else [])
+    assert hub.cycle()[COUNT, "a"] == 7
+    one.totals = {}
+    assert hub.cycle()[COUNT, "a"] == 7

@@ -71,8 +71,8 @@ class FakeMap:
             raise KernelError("lookup", self.lookup_error, [])
         return self.content.get(key)
 
-    def delete(self, key: bytes) -> bool:
-        return self.content.pop(key, None) is not None
+    def take(self, key: bytes) -> bytes | None:
+        return self.content.pop(key, None)
 
 
 class FakeCounts:
@@ -379,6 +379,17 @@ def test_forget_deletes_and_is_no_eviction(kernel: FakeMap) -> None:
     assert read(reader) == {1: (2, [0, 0]), 2: (5, [0, 0])}
 
 
+def test_events_between_the_read_and_the_deletion_are_in_late_rows(kernel: FakeMap) -> None:
+    reader = reader_of(kernel)
+    for key in (1, 2):
+        kernel.set(key, 100, 5)
+    read(reader)
+    kernel.set(1, 100, 9)
+    assert reader.forget(lambda _: True) == 2
+    assert [(row.owner, row.values[0]) for row in reader.take_late()] == [(1, 9)]
+    assert reader.take_late() == []
+
+
 def test_forget_of_what_the_kernel_evicted_meanwhile(kernel: FakeMap) -> None:
     reader = reader_of(kernel)
     kernel.set(1, 100, 5)
@@ -394,10 +405,10 @@ def test_forget_that_fails_forgets_nothing_undeleted(kernel: FakeMap, monkeypatc
     kernel.set(1, 100, 5)
     read(reader)
 
-    def refuse(_: bytes) -> bool:
+    def refuse(_: bytes) -> bytes | None:
         raise KernelError("delete", errno.EPERM, [])
 
-    monkeypatch.setattr(kernel, "delete", refuse)
+    monkeypatch.setattr(kernel, "take", refuse)
     with pytest.raises(KernelError):
         reader.forget(lambda _: True)
     assert reader.entries == 1

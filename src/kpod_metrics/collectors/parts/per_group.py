@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from kpod_metrics.cgroup.keyed import is_absent, read_if_there
-from kpod_metrics.collectors.kit import Collector, Environment, Signal, without_controller
+from kpod_metrics.cgroup.keyed import is_absent, read_if_there, without_controller
+from kpod_metrics.collectors.kit import Collector, Environment, Signal
 from kpod_metrics.files import KeptFiles
 from kpod_metrics.metrics import Metric
 from kpod_metrics.pods.model import Group
