@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from kpod_metrics.metrics import Label, Profile, Row, Scope, Table, counter
 
 LIMITS = {
-    "series": "series with labels of the pod's own choice (interfaces, devices, mounts)",
-    "label_bytes": "bytes of these labels",
+    "series": "series with labels of the pod's own choice (interfaces, devices, mounts): `pod_series_limit`, or 100 "
+    "while the agent has little room",
+    "label_bytes": "bytes of these labels: `pod_label_bytes_limit`",
     "claims": "a second cgroup with the ids of a container that exists",
     "cgroups": "cgroups below one container or unit",
     "map_entries": "entries of cgroups in a container, in a kernel map that is nearly full",
