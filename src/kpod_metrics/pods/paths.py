@@ -72,20 +72,23 @@ def place_of(path: str) -> Place | None:
     return None
 
 
-def identity_of_path(path: str, place: Place | None = None) -> Identity:
-    """Name a cgroup without Kubernetes: by the ids of its pod, if it is a pod's, else by its unit or its path."""
+def identity_of_path(path: str, place: Place | None = None, holder: str = "") -> Identity:
+    """Name a cgroup without Kubernetes: by the ids of its pod, if it is a pod's, else by its unit or its path.
+
+    `holder` is the path of its holder (see `Directory`), if that is above.
+    """
     if place is not None:
         return Identity("", place.uid, place.container[:_SHORT])
-    unit = _unit(path)
+    unit = _unit(path, holder)
     return Identity("system", clipped(unit), "") if unit else Identity("cgroup", clipped(path) or "/", "")
 
 
-def _unit(path: str) -> str:
+def _unit(path: str, holder: str) -> str:
     """Return the name of the innermost systemd unit of a path; "" if there is none.
 
     Unit names are unique below one service manager. Units of the system's manager have only slices above them. The
     manager of a user or of a container can have units with the same names: their names begin with the unit of the
-    manager (`user@1000.service/app.slice/x.service`).
+    manager (`user@1000.service/app.slice/x.service`), or with the slice that was given to another user.
     """
     parts = path.split("/")
     units = [at for at, part in enumerate(parts) if _UNIT.search(part)]
@@ -94,4 +97,6 @@ def _unit(path: str) -> str:
     begin = next((at for at, part in enumerate(parts) if not part.endswith(".slice")), units[-1])
     if begin < units[-1] and begin not in units:
         begin = 0  # the manager is in no unit: only the whole path is unique
+    if holder:
+        begin = min(begin, holder.count("/"))
     return "/".join(parts[min(begin, units[-1]) : units[-1] + 1])

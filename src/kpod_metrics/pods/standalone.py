@@ -66,8 +66,12 @@ class StandaloneNamer:
         self._held.update([d.id for d in directories if d.pids or d.id in active])
         above = _ancestors([d.path for d in directories])
         held = [d for d in directories if d.id in self._held or not (d.id in self._first or d.path in above)]
-        self._names = {d.path: self._names.get(d.path) or identity_of_path(d.path) for d in directories}
         holders = {d.id: d.path for d in directories if d.id == d.holder}
+        self._names = {
+            d.path: self._names.get(d.path)
+            or identity_of_path(d.path, holder="" if d.id == d.holder else holders.get(d.holder, ""))
+            for d in directories
+        }
         accounts = self._accounts(directories, held, holders)
         identities = {d.id: self._name(accounts[d.path]) for d in directories}
         outer = {*holders.values()}

@@ -288,3 +288,18 @@ def test_where_all_below_has_one_name(make: Make, tmp_path: Path) -> None:
         make(POD): 1,
         make(POD.rpartition("/")[0]): 2,
     }
+
+
+def test_units_in_a_slice_of_another_user_do_not_take_the_name_of_the_systems(make: Make, tmp_path: Path) -> None:
+    victim = make("system.slice/web.service", 1)
+    units = [make(f"theirs.slice/{name}.service", at) for at, name in enumerate(("decoy", "web"), 2)]
+    for path in ("theirs.slice", "theirs.slice/decoy.service", "theirs.slice/web.service"):
+        os.chown(tmp_path / path, 65534, 65534)
+    assert (
+        finder(tmp_path).refresh().identities.items()
+        >= {
+            victim: Identity("system", "web.service", ""),
+            units[0]: Identity("system", "theirs.slice/decoy.service", ""),
+            units[1]: Identity("system", "theirs.slice/web.service", ""),
+        }.items()
+    )
