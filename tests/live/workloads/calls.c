@@ -9,6 +9,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef CALL
+#define CALL SYS_ioprio_get
+#endif
+
 int main(int argc, char **argv)
 {
 	int procs = argc > 2 ? open(argv[2], O_WRONLY) : -1;
@@ -16,6 +20,6 @@ int main(int argc, char **argv)
 	if (write(procs, "0", 1) != 1)
 		return 1;
 	for (long n = atol(argv[1]); n > 0; n--)
-		syscall(SYS_ioprio_get, -1, -1);
+		syscall(CALL, -1, -1);
 	return 0;
 }

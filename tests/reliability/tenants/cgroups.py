@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kpod_metrics.cgroup.tree import MAX_CGROUPS, MAX_DEPTH, MAX_HELD, MAX_PATH_BYTES
 from tests.nesting import nest, unnest
 from tests.reliability.tenants.declared import Attack
-from tests.reliability.tenants.inside import IOPRIO_GET, syscall
+from tests.reliability.tenants.inside import RARE, syscall
 
 if TYPE_CHECKING:
     from tests.reliability.tenants.inside import Tenant
@@ -124,7 +124,7 @@ class BusyCgroups(Attack):
         def visit(_: int) -> None:
             for at in range(size):
                 tenant.enter(f"{tenant.cgroup}/{at}")
-                syscall(IOPRIO_GET, -1, -1)
+                syscall(RARE, 0)
                 tenant.pause(1e-5)
 
         [pid] = tenant.children(1, visit)

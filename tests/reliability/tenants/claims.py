@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tests.reliability.tenants.declared import Attack
-from tests.reliability.tenants.inside import IOPRIO_GET, syscall
+from tests.reliability.tenants.inside import RARE, syscall
 
 if TYPE_CHECKING:
     from tests.reliability.tenants.inside import Tenant
@@ -42,7 +42,7 @@ class SpoofedPath(Attack):
         def work(at: int) -> None:
             tenant.enter(folders[at])
             for _ in range(1000):
-                syscall(IOPRIO_GET, -1, -1)
+                syscall(RARE, 0)
 
         pids = tenant.children(size, work)
         yield

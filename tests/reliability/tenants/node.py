@@ -40,7 +40,7 @@ ERRORS = (
 """The agent's own metrics that no attack may raise."""
 SETTINGS = (
     *("--discovery", "kubernetes", "--node-name", NODE, "--poll-interval", "50ms", "--grace-period", "500ms"),
-    *("--collector-deadline", "5s", "--syscalls", "ioprio_get", "--collectors-syscall-enabled", "true"),
+    *("--collector-deadline", "5s", "--syscalls", "sched_get_priority_max", "--collectors-syscall-enabled", "true"),
     *("--memory-limit", str(MEMORY_LIMIT)),
 )
 
@@ -162,7 +162,7 @@ class Node:
         Path(cgroup_root, self.top).mkdir()
         stack.callback(clear, Path(cgroup_root, self.top))
         self.api = stack.enter_context(ApiServer(bookmark_interval=1.0))
-        self.calls = compile_workload("calls", folder, "-static")
+        self.calls = compile_workload("calls", folder, "-static", "-DCALL=SYS_sched_get_priority_max")
         self.log = folder / "agent.log"
         self.port = free_port()
         config = kubeconfig(folder / "kubeconfig", self.api.url)

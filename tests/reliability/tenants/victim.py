@@ -1,6 +1,6 @@
 """A pod beside an attack, all of whose events are known: `python -m tests.reliability.tenants.victim FOLDER`.
 
-It has a network and mounts of its own. For each line with a number it makes so many calls of ioprio_get, sleeps so
+It has a network and mounts of its own. For each line with a number it makes so many calls of the syscall RARE, sleeps so
 often, sends so many frames of 100 bytes on `v0` and so many TCP messages of 100 bytes, writes so many pages of 4 KiB
 to a tmpfs at FOLDER, and prints "done".
 """
@@ -12,7 +12,7 @@ import time
 
 from tests.reliability.tenants.inside import (
     FRAME,
-    IOPRIO_GET,
+    RARE,
     enter_new,
     ip,
     mount,
@@ -38,7 +38,7 @@ def main(folder: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         for _ in range(int(line)):
-            syscall(IOPRIO_GET, -1, -1)
+            syscall(RARE, 0)
             time.sleep(1e-5)
             sender.send(FRAME)
             client.sendall(b"x" * 100)
