@@ -20,6 +20,7 @@ from tests.reliability.conftest import LONG, SEED
 TIMES = 200 if LONG else 10
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_killed_at_random_moments(
     tmp_path: Path,

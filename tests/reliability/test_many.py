@@ -162,12 +162,17 @@ def make_events(owner: Cgroup, collector: str, on_disk: Path) -> None:
     owner.run(sys.executable, "-m", "tests.live.workloads", collector, "100", str(on_disk))
 
 
+QUICK = ("run_queue", "net_tcp")
+"""Those that are tried with every change: one whose state is of tasks, one whose state is of sockets."""
+
+
 def counting() -> Iterator[object]:
     """The collectors with a BPF program whose events can be made on every machine."""
     for name, kind in registered().items():
         if issubclass(kind, BpfCollector) and (events := events_of(name)):
             needed = {feature for event in events.values() for feature in event.needs}
-            yield pytest.param(kind, marks=needs(*sorted(needed)), id=name)
+            marks = [needs(*sorted(needed)), *([] if name in QUICK else [pytest.mark.slow])]
+            yield pytest.param(kind, marks=marks, id=name)
 
 
 ROOM, OWNERS = 16, 30

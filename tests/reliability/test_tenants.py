@@ -21,7 +21,6 @@ CYCLES = 5
 """Cycles of which the quickest is compared: others of this machine slow some down."""
 SPARE = 0.05
 """Seconds that the quickest cycle may take for the attacker alone."""
-MARKS = ((), (pytest.mark.slow,), (pytest.mark.long,))
 
 
 def sized(attacks: list[type[Attack]]) -> Iterator[object]:
@@ -29,7 +28,8 @@ def sized(attacks: list[type[Attack]]) -> Iterator[object]:
     for attack in attacks:
         missing = bool(attack.device) and not Path(attack.device).exists()
         own = [needs(*attack.needs), pytest.mark.skipif(missing, reason=f"needs {attack.device}")]
-        for size, marks in zip(attack.sizes, MARKS, strict=True):
+        first = [] if "quick" in vars(attack) else [pytest.mark.slow]
+        for size, marks in zip(attack.sizes, (first, [pytest.mark.slow], [pytest.mark.long]), strict=True):
             yield pytest.param(attack, size, id=f"{attack.__name__}-{size}", marks=[*own, *marks])
 
 
@@ -89,6 +89,8 @@ def test_attack(attack: type[Attack], size: int, nodes: Nodes, tell: Callable[..
     except BaseException:
         nodes.close()
         raise
+    if attack.alone:
+        nodes.close()
     tell("Tenants", attack.does, f"{size:,}", happened, attack.at_bound)
 
 

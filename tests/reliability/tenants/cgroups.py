@@ -27,6 +27,7 @@ class DeepNest(Attack):
     bound = f"{MAX_DEPTH} levels below the root of the tree"
     at_bound = "deeper cgroups are not read; what their processes do is counted as unresolved"
     limit = "cgroups"
+    quick = True
     sizes = (100, 1_100, 1_500)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
@@ -87,6 +88,7 @@ class ShortLived(Attack):
     does = "The owner of a delegated cgroup makes and removes cgroups, thousands in a second"
     bound = "if too many cgroups have ended, the pod with most of them makes room first"
     at_bound = "nothing is lost"
+    quick = True
     sizes = (2_000, 6_000, 14_000)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:

@@ -25,6 +25,7 @@ class SpoofedPath(Attack):
     bound = "a path counts as a pod's only in the kubelet's tree, which only root can create"
     at_bound = "other cgroups count as the host's; a second one with the ids of a container that exists is refused"
     metric = "kpod_discovery_refused_claims_total"
+    quick = True
     sizes = (1, 20, 200)
     unit = True
 

@@ -29,6 +29,8 @@ class Attack:
     """The value of the label `limit` that names the attacker; empty if the attacker is no pod."""
     metric: ClassVar[str] = ""
     """The agent's own metric, with its label, where there is no `limit`."""
+    quick: ClassVar[bool] = False
+    """Whether its smallest size is in `make test`."""
     sizes: ClassVar[tuple[int, int, int]]
     """Small for every run, and two that are larger."""
     settings: ClassVar[tuple[str, ...]] = ()
@@ -40,7 +42,7 @@ class Attack:
     device: ClassVar[str] = ""
     """A device that the attack needs."""
     alone: ClassVar[bool] = False
-    """Whether it needs an agent that no attack was made on: some are slower to try again after several failures."""
+    """Whether it has an agent for itself: after several failures, that takes longer to try again."""
     names_pods: ClassVar[bool] = True
     """Whether the agent can get the names of new pods during the attack."""
     is_file: ClassVar[bool] = False

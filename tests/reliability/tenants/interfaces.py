@@ -23,6 +23,7 @@ class RenamedInterfaces(Attack):
     bound = "`pod_series_limit` for all series of a pod with labels of its own choice"
     at_bound = "further interfaces are added up in the pod's own series `other`"
     limit = "series"
+    quick = True
     sizes = (260, 400, 600)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
@@ -66,6 +67,7 @@ class InterfaceChurn(Attack):
     does = "A pod makes pairs of network interfaces with new names and deletes them, again and again"
     bound = "the series of an interface end with it"
     at_bound = "nothing is lost: the last values are on one more page"
+    quick = True
     sizes = (40, 120, 400)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:

@@ -40,6 +40,7 @@ class Links(Attack):
     bound = "no path below `/proc/PID/root` is opened by its name alone, and no link in it is followed"
     at_bound = "the mount is skipped until its real path is read in the next cycle"
     metric = 'kpod_filesystem_mounts_skipped_total{reason="symlink"}'
+    quick = True
     sizes = (3, 30, 300)
 
     def before(self, fight: Fight) -> None:
@@ -117,6 +118,7 @@ class MountTable(Attack):
     bound = f"{TABLE_BYTES >> 10} KiB of the pod's mount tables, and {CYCLE_BYTES >> 10} KiB for each cycle on average"
     at_bound = "the mounts beyond are not read; a change is seen some cycles later"
     limit = "mountinfo"
+    quick = True
     sizes = (1_100, 1_850, 7_400)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
@@ -139,6 +141,7 @@ class HungMounts(Attack):
     at_bound = "the pod's mounts are read after those of all other pods, or not at all; those that hang have no series"
     limit = "hung_mounts"
     device = "/dev/fuse"
+    quick = True
     sizes = (10, 40, 150)
 
     def before(self, fight: Fight) -> None:
@@ -163,6 +166,7 @@ class ForgedLog(Attack):
     bound = "control characters of every message are escaped"
     at_bound = "nothing is lost"
     device = "/dev/fuse"
+    quick = True
     sizes = (1, 10, 40)
     before = HungMounts.before
 

@@ -117,6 +117,7 @@ class GzipBomb(HostileServer):
     bound = f"{MAX_OBJECT >> 20} MiB of a pod, {MAX_ENVELOPE >> 20} MiB of a list beside its pods, both decoded"
     at_bound = "the answer is refused; the pods stay as they were"
     metric = CONNECTED
+    quick = True
     sizes = (100, 400, 800)
     headers: ClassVar = {"Content-Encoding": "gzip"}
 
@@ -186,6 +187,7 @@ class YamlAnchors(Attack):
         f"no anchors and aliases; {MAX_BYTES >> 20} MiB, {MAX_NODES:,} keys and values, {MAX_DEPTH} levels of a file"
     )
     at_bound = "the agent ends with status 2 and one line"
+    quick = True
     sizes = (5, 9, 30)
     is_file = True
 

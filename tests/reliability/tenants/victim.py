@@ -1,6 +1,6 @@
 """A pod beside an attack, all of whose events are known: `python -m tests.reliability.tenants.victim FOLDER`.
 
-It has a network and mounts of its own. For each line with a number it makes so many calls of the syscall RARE, sleeps so
+It has a network and mounts of its own. For each line with a number it makes so many calls of RARE, sleeps so
 often, sends so many frames of 100 bytes on `v0` and so many TCP messages of 100 bytes, writes so many pages of 4 KiB
 to a tmpfs at FOLDER, and prints "done".
 """

@@ -79,7 +79,7 @@ def tls(**given: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[", "line 1 is not YAML"),
+        ("a: ]", "line 1 is not YAML"),
         ("a: b: SECRET", "line 1 is not YAML"),
         ("- 1", "the file: a list is not accepted; accepted: keys and values"),
         (
