@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WATCHES = """
 import subprocess, sys, time
 from pathlib import Path
@@ -38,6 +40,7 @@ with ApiServer() as server:
 """
 
 
+@pytest.mark.slow
 def test_keepalive_finds_it_and_the_watch_goes_on_later(tmp_path: Path) -> None:
     """The watch is silent for an hour: only the kernel's keepalive can tell."""
     command = ("unshare", "-n", sys.executable, "-c", WATCHES, str(tmp_path / "kubeconfig"))

@@ -179,7 +179,7 @@ def test_a_fault_that_nobody_foresaw_is_told_and_keeps_the_last_snapshot(
         eventually(lambda: page().find("kpod_pressure_io_waiting_seconds_total", pod="idle"))
         assert agent.problems() == []
         kinds = {dict(labels)["what"]: value for labels, value in page().find("kpod_discovery_forgotten_total").items()}
-        assert kinds == {"deletion": 0, "pod": 0, "cgroup": 0, "waiting": 0, "outside": 0}
+        assert kinds == {"deletion": 0, "pod": 0, "excess": 0, "cgroup": 0, "waiting": 0, "outside": 0}
         broken["now"] = True
         failed = "kpod_collection_cycle_errors_total" if fault == "cycle" else "kpod_discovery_errors_total"
         said = (

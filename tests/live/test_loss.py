@@ -156,6 +156,7 @@ def test_a_failed_and_a_late_read_lose_nothing(
 
 
 @proves(COUNT, ERRORS)
+@pytest.mark.slow
 def test_a_collector_that_reads_seldom_has_the_last_events_of_who_is_gone(
     tmp_path: Path,
     cgroup: Callable[[str], Cgroup],

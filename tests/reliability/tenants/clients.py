@@ -24,7 +24,6 @@ class DeafClients(Attack):
     bound = "128 KiB in the kernel for a connection, and `web_max_connections`"
     at_bound = "the connection is reset after 30 s, or for a new one"
     metric = 'kpod_http_refused_total{reason="connections"}'
-    quick = True
     sizes = (140, 256, 500)
     namespaces = ("mount",)
 

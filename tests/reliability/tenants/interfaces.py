@@ -67,7 +67,6 @@ class InterfaceChurn(Attack):
     does = "A pod makes pairs of network interfaces with new names and deletes them, again and again"
     bound = "the series of an interface end with it"
     at_bound = "nothing is lost: the last values are on one more page"
-    quick = True
     sizes = (40, 120, 400)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:

@@ -117,7 +117,6 @@ class GzipBomb(HostileServer):
     bound = f"{MAX_OBJECT >> 20} MiB of a pod, {MAX_ENVELOPE >> 20} MiB of a list beside its pods, both decoded"
     at_bound = "the answer is refused; the pods stay as they were"
     metric = CONNECTED
-    quick = True
     sizes = (100, 400, 800)
     headers: ClassVar = {"Content-Encoding": "gzip"}
 

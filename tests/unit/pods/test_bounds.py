@@ -126,6 +126,7 @@ def test_coding_that_was_not_requested(serve: Serve, coding: str) -> None:
         (bomb(b"x", 1) + b"y", "the response has bytes after the end of its gzip data"),
         (b"no gzip", "the response is not gzip, although its Content-Encoding is"),
     ],
+    ids=["short", "long", "other"],  # the data have the time in them, and all workers must have the same names
 )
 def test_data_that_are_not_gzip(serve: Serve, data: bytes, said: str) -> None:
     made = serve(lambda _: response(data, content_encoding="gzip"))
