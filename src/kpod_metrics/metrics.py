@@ -225,12 +225,13 @@ def series_per_container(
 ) -> int:
     """Series that a pod of one container, with one device, interface and mount, has.
 
-    `native` counts a histogram as one series; `optional` adds those that not every container has.
+    `native` counts a histogram as one series; `optional` adds those that not every container has. Sparse series are
+    not counted: most containers never have them.
     """
     return sum(
         metric.series(native=native) * table.children()
         for table in tables
-        if table.scope is not Scope.AGENT
+        if table.scope is not Scope.AGENT and not table.sparse
         for metric in table.metrics
         if metric in wanted and (optional or not metric.optional)
     )

@@ -830,12 +830,12 @@ def test_mounts_of_tenants_that_hang_cost_their_pods_only(
 
 
 MANY_MOUNTS = """
-mount --make-rprivate / && mount -t tmpfs -o size=4m none /mnt && mkdir /mnt/here && mount -t tmpfs none /mnt/here
-mkdir /mnt/here/a /mnt/last
-for doubled in $(seq $0); do mount --rbind /mnt/here /mnt/here/a && mount --make-rprivate /mnt/here; done
-mount -t tmpfs -o size=7m none /mnt/last
+mount --make-rprivate / && mount -t tmpfs -o size=4m none /tmp && mkdir /tmp/here && mount -t tmpfs none /tmp/here
+mkdir /tmp/here/a /tmp/last
+for doubled in $(seq $0); do mount --rbind /tmp/here /tmp/here/a && mount --make-rprivate /tmp/here; done
+mount -t tmpfs -o size=7m none /tmp/last
 echo ready
-while read line; do mount -t tmpfs -o size=1m none /mnt/last && umount /mnt/last; echo done; done
+while read line; do mount -t tmpfs -o size=1m none /tmp/last && umount /tmp/last; echo done; done
 """
 """The loop doubles the mounts. Then the table changes with each line."""
 
@@ -871,7 +871,7 @@ def test_table_of_mounts_of_a_tenant_costs_others_nothing(
             totals = Totals(collector).read([group(tenant), group(victim)])
             assert totals.number(victim, "kpod_fs_capacity_bytes", place) == cycle + 1 << 20
             assert totals.number(victim, "kpod_fs_capacity_bytes", f"{tmp_path}/root") == 4 << 20
-            assert totals.number(tenant, "kpod_fs_capacity_bytes", "/mnt/here") > 0
+            assert totals.number(tenant, "kpod_fs_capacity_bytes", "/tmp/here") > 0
             assert answer(process, f"umount {place}") == "done"
     theirs = [size for pid, size in read if pid == str(hostile.pid)]
     named = {(row.owner, *row.labels) for row in environment.exceeded.rows()}
