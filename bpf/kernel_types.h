@@ -110,6 +110,7 @@ struct task_struct {
 	int pid;
 	int tgid;
 	__u64 start_time;
+	__u64 start_boottime;
 	struct css_set *cgroups;
 	struct sched_info sched_info;
 	struct signal_struct *signal;

@@ -11,7 +11,7 @@ struct task_namespaces {
 	__u32 network_namespace;
 	__u32 run;           /* the run of the iterator that wrote the record */
 	__u64 cgroup;        /* in the v2 hierarchy */
-	__u64 started;       /* nanoseconds since boot */
+	__u64 started;       /* nanoseconds since boot, as in /proc/PID/stat */
 	__u64 mount_changes; /* changes when a mount is added or removed */
 	__u64 root_mount;    /* addresses: together they identify a root directory */
 	__u64 root_directory;
@@ -57,7 +57,7 @@ int read_task(struct bpf_iter__task *ctx)
 	new.network_namespace = task->nsproxy->net_ns->ns.inum;
 	new.run = ctx->meta->session_id;
 	new.cgroup = task->cgroups->dfl_cgrp->kn->id;
-	new.started = task->start_time;
+	new.started = task->start_boottime;
 	new.mount_changes = task->nsproxy->mnt_ns->event;
 	new.root_mount = (__u64)task->fs->root.mnt;
 	new.root_directory = (__u64)task->fs->root.dentry;

@@ -14,13 +14,16 @@ RECORD_BYTES = 64 << 10
 Without the task iterator collectors read 32 of them, those for GPUs 1,024."""
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, folder: int | None = None) -> bytes:
     """Return the content of a kernel file with few system calls (open() makes seven); raises OSError.
+
+    A relative path is below the open `folder`.
+
 
     Reads until the end of the file: a short read is not the end, because a seq_file stops before a record that does
     not fit.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         # Joined once: a process can make its mountinfo tens of megabytes long.
         return b"".join(iter(partial(os.read, fd, _ROOM), b""))
@@ -40,14 +43,15 @@ def read_lines(path: str, limit: int) -> tuple[bytes, bool]:
         os.close(fd)
 
 
-def read_short_lines(path: str, limit: int) -> tuple[bytes, bool, int]:
-    """Return the same of a file whose lines have less than 512 bytes, and its inode; in as many system calls.
+def read_short_lines(path: str, limit: int, folder: int | None = None) -> tuple[bytes, bool]:
+    """Return the same of a file whose lines have less than 512 bytes, with one system call less.
 
-    A read that leaves so much of a page is the last one (fs/seq_file.c, seq_read_iter() fills its buffer).
+    A read that leaves so much of a page is the last one (fs/seq_file.c, seq_read_iter() fills its buffer). A relative
+    path is below the open `folder`.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
-        return *_lines(fd, limit, last=_PAGE - 512), os.fstat(fd).st_ino
+        return _lines(fd, limit, last=_PAGE - 512)
     finally:
         os.close(fd)
 

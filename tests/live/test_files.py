@@ -179,6 +179,49 @@ def test_namespace_of_which_each_container_has_a_process(
         assert read(second) == [15]
 
 
+def start_with_number(number: int, *command: str) -> subprocess.Popen[bytes]:
+    """Start a process that gets a number which is free; others may take it first."""
+    for _ in range(2_000):
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(number - 1))
+        process = subprocess.Popen(command)
+        if process.pid == number:
+            return process
+        process.kill()
+        process.wait()
+    raise AssertionError(f"no process got the number {number}")
+
+
+@needs(TASK_ITERATOR)
+@pytest.mark.parametrize("read_before", [False, True], ids=["new", "read before"])
+def test_interfaces_of_a_process_that_took_a_number(
+    cgroup: MakeCgroup, children: Children, monkeypatch: pytest.MonkeyPatch, read_before: bool
+) -> None:
+    """A pod's process ends after the namespaces were listed, and one of another pod has its number."""
+    if not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK):
+        pytest.skip("/proc/sys/kernel/ns_last_pid: numbers of processes cannot be chosen here")
+    victim = cgroup("victim")
+    process = victim.start("unshare", "-n", "sh", "-c", "ip link add v0 type veth peer name v1; exec sleep 1000")
+    children.append(process)
+    eventually(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+    collector = NetIface(Environment())
+    with opened(collector):
+        members = group(victim)
+        if read_before:
+            assert {row.labels for row in collector.collect([members])} == {("v0",), ("v1",)}
+        snapshot = collector.snapshot()
+        process.kill()
+        process.wait()
+        script = "ip link add t0 type veth peer name t1; exec sleep 1000"
+        children.append(start_with_number(process.pid, "unshare", "-n", "sh", "-c", script))
+        eventually(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(collector, "snapshot", lambda: snapshot)
+            assert list(collector.collect([members])) == []
+        assert collector.unread == {victim.id}
+        assert list(collector.collect([members])) == []
+        assert collector.unread == set()
+
+
 @pytest.mark.usefixtures("mount_namespaces")
 @pytest.mark.parametrize("threaded", [False, True], ids=["one cgroup", "threaded"])
 def test_process_whose_main_thread_has_ended(

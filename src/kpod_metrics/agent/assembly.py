@@ -21,8 +21,8 @@ from kpod_metrics.pods.standalone import StandaloneNamer
 from kpod_metrics.selector import parse as parse_selector
 from kpod_metrics.settings import Settings
 
-READERS = 6
-"""Readers of cgroup files that keep file descriptors: the tree walk and the file collectors."""
+READERS = 7
+"""Readers that keep file descriptors: the tree walk, the file collectors, and `net_iface` for folders of threads."""
 MAX_KEPT = 10_000
 SPARE_FILES = 512
 """File descriptors for everything else: connections, maps, programs."""

@@ -8,6 +8,7 @@ If the kernel cannot list the namespaces of all processes at once, a namespace i
 /proc/PID/ns/net, it can be read without the right to trace the process, which PID 1 can refuse even to root.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
@@ -16,7 +17,9 @@ from kpod_metrics.cgroup.keyed import is_absent
 from kpod_metrics.cgroup.net_dev import Interface, interfaces
 from kpod_metrics.collectors.kit import Environment, Question
 from kpod_metrics.collectors.parts.per_process import ProcessCollector
+from kpod_metrics.collectors.parts.threads import ThreadFolders
 from kpod_metrics.files import read_short_lines
+from kpod_metrics.kernel.tasks import TaskNamespaces
 from kpod_metrics.metrics import Label, Metric, Row, Scope, Table, counter
 from kpod_metrics.pods.model import Group, Identity
 
@@ -77,8 +80,7 @@ class NetIface(ProcessCollector):
 
     def __init__(self, environment: Environment, wanted: frozenset[Metric] | None = None) -> None:
         super().__init__(environment, wanted)
-        self._inodes: dict[int, int] = {}
-        """The inode of /proc/PID/net/dev in each namespace that was read in the last cycle."""
+        self._folders = ThreadFolders(environment.proc_root, environment.kept_files)
 
     @classmethod
     def declare(cls, environment: Environment) -> tuple[Table, ...]:
@@ -93,48 +95,54 @@ class NetIface(ProcessCollector):
         done: set[tuple[Identity, int]] = set()
         known: dict[Identity, set[int]] = {}
         room: dict[Identity, int] = {}
-        before, self._inodes = self._inodes, {}
-        others: set[int] = set()
+        late: set[int] = set()
+        self._folders.begin()
 
-        def namespaces(group: Group) -> Iterable[tuple[int, int]]:
+        def namespaces(group: Group) -> Iterable[tuple[int, int | TaskNamespaces]]:
             if tasks is None:
                 return self.distinct_in_proc(group.pids, self._inode).items()
             of_pod = known.setdefault(group.pod, set())
-            found = self.distinct(group, tasks, _network_namespace, of_pod, "network_namespaces")
-            return [(namespace, task.pid) for namespace, task in found.items()]
+            return self.distinct(group, tasks, _network_namespace, of_pod, "network_namespaces").items()
 
-        def interfaces_of(namespace: int, pid: int, group: Group) -> dict[str, Interface]:
+        def interfaces_of(namespace: int, thread: int | TaskNamespaces, group: Group) -> dict[str, Interface]:
             left = room.get(group.pod, MAX_BYTES)
+            # The thread may have ended after the namespaces were listed, and one of another pod have its number.
             try:
-                content, complete, inode = read_short_lines(f"{self.environment.proc_root}/{pid}/net/dev", left)
+                if isinstance(thread, TaskNamespaces):
+                    content, complete = self._folders.read_short_lines(thread, "net/dev", left)
+                else:
+                    content, complete = read_short_lines(f"{self.environment.proc_root}/{thread}/net/dev", left)
+                    if self._inode(thread) != namespace:
+                        raise ProcessLookupError(errno.ESRCH, "another process has its number")
             except OSError as error:
                 if is_absent(error):
+                    late.add(group.id)
                     return {}
                 raise
-            # The process may have ended after the namespaces were listed, and one of another pod have its number.
-            if before.get(namespace, inode) != inode or (tasks is None and namespace != inode):
-                others.add(group.id)
-                return {}
-            self._inodes[namespace] = inode
             room[group.pod] = left - len(content)
             if not complete:
                 self.exceeded(group.id, "interfaces")
             return interfaces(content)
 
         def read(group: Group) -> Iterable[Row]:
-            for namespace, pid in namespaces(group):
+            for namespace, thread in namespaces(group):
                 if namespace == host or (group.pod, namespace) in done:
                     continue
                 if not files.get(namespace):  # the last process may have just ended: try this one
-                    files[namespace] = interfaces_of(namespace, pid, group)
+                    files[namespace] = interfaces_of(namespace, thread, group)
                 for name, totals in files[namespace].items():
                     done.add((group.pod, namespace))
                     if name != "lo" or totals.rx_packets:
                         yield Row(TABLE, group.id, (name,), totals, namespace)
 
         rows = self.each([group for group in groups if group.pids], read)
-        self.unread |= others
+        self.unread |= late
         return rows
+
+    def close(self) -> None:
+        """Close the open folders."""
+        self._folders.close()
+        super().close()
 
     def _inode(self, pid: int) -> int:
         return os.stat(f"{self.environment.proc_root}/{pid}/net/dev").st_ino

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from kpod_metrics.errors import UnavailableError
 from kpod_metrics.kernel.programs import OBJECTS, MapHealth, OwnsBpfObject, ProgramHealth, Programs
 
-_INITIAL = "pid:[4026531836]"
-"""The PID namespace that has all processes: PROC_PID_INIT_INO, include/linux/proc_ns.h."""
+_INITIAL = {"pid": "pid:[4026531836]", "time": "time:[4026531834]"}
+"""The PID namespace that has all processes, and that of the time since boot: include/linux/proc_ns.h."""
 _KTHREADD = 2
 """A process in the machine's own namespaces; PID 1 may have its own."""
 
@@ -31,6 +31,7 @@ class TaskNamespaces(NamedTuple):
     run: int
     cgroup: int
     started: int
+    """Nanoseconds since boot."""
     mount_changes: int
     """Changes when a mount is added to its namespace or removed."""
     root_mount: int
@@ -67,14 +68,20 @@ class Tasks(OwnsBpfObject):
         self._where = (objects, sys_root, proc_root)
 
     def open(self) -> None:
-        """Load; raises UnavailableError without this iterator, or in a PID namespace that does not have all."""
+        """Load; raises UnavailableError without this iterator, or if numbers or times of threads differ from /proc."""
         _, _, proc_root = self._where
-        try:
-            namespace = os.readlink(f"{proc_root}/self/ns/pid")
-        except OSError as error:
-            raise UnavailableError(f"{proc_root}/self/ns/pid: {error.strerror}") from None
-        if namespace != _INITIAL:
-            raise UnavailableError(f"{namespace} is not the machine's PID namespace")
+        for kind, initial in _INITIAL.items():
+            link = f"{proc_root}/self/ns/{kind}"
+            try:
+                namespace = os.readlink(link)
+            except FileNotFoundError:
+                if kind == "time":
+                    continue  # a kernel without time namespaces
+                raise UnavailableError(f"{link}: no such file") from None
+            except OSError as error:
+                raise UnavailableError(f"{link}: {error.strerror}") from None
+            if namespace != initial:
+                raise UnavailableError(f"{namespace} is not the machine's {kind} namespace")
         self._loaded = loaded = Programs("tasks", *self._where)
         loaded.object.load()
         loaded.links.append(loaded.object.programs["read_task"].attach())

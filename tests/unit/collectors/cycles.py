@@ -84,9 +84,9 @@ def refuse(monkeypatch: pytest.MonkeyPatch, part: str, error: type[OSError] = Pe
     real = os.open
     number = {PermissionError: errno.EACCES, FileNotFoundError: errno.ENOENT}[error]
 
-    def opens(path: str, flags: int) -> int:
+    def opens(path: str, flags: int, *, dir_fd: int | None = None) -> int:
         if part in path:
             raise OSError(number, os.strerror(number), path)
-        return real(path, flags)
+        return real(path, flags, dir_fd=dir_fd)
 
     monkeypatch.setattr("kpod_metrics.files.os.open", opens)

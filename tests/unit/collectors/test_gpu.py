@@ -324,11 +324,11 @@ def test_pod_whose_folder_of_nodes_never_answers(
     goes_on, asked = threading.Event(), []
     real = os.open
 
-    def opens(path: str, flags: int) -> int:
+    def opens(path: str, flags: int, *, dir_fd: int | None = None) -> int:
         if path.endswith("/10/root"):
             asked.append(path)
             goes_on.wait()
-        return real(path, flags)
+        return real(path, flags, dir_fd=dir_fd)
 
     monkeypatch.setattr("kpod_metrics.collectors.parts.drm.os.open", opens)
     groups = [tree.group("a", 7, pids=[10]), tree.group("b", 8, OTHER, pids=[20])]

@@ -244,14 +244,19 @@ def test_process_whose_number_another_has_before_its_file_is_read(
     cycles = Cycles(collector)
     assert received(cycles.run(*groups)) == 5
     with monkeypatch.context() as patch:
-        real = os.open
+        of_pod, real = Path(tree.proc, "10/net/dev"), os.open
 
-        def opens(path: str, flags: int) -> int:
-            return real(path.replace("/10/net/dev", "/20/net/dev"), flags)
+        def opens(path: str, flags: int, *, dir_fd: int | None = None) -> int:
+            if path == str(of_pod):
+                of_pod.unlink()
+                os.link(Path(tree.proc, "20/net/dev"), of_pod)
+            return real(path, flags, dir_fd=dir_fd)
 
         patch.setattr("kpod_metrics.files.os.open", opens)
         assert received(cycles.run(*groups)) == 5
         assert collector.unread == {7}
+    of_pod.unlink()
+    os.link(tree.root / "net-pod", of_pod)
     namespaces.set("pod", net_dev(eth0=7))
     assert received(cycles.run(*groups)) == 7
     assert collector.unread == set()
