@@ -196,6 +196,7 @@ def main() -> int:
     recorder = Recorder()
     chosen = Path("arguments").read_text().split() if Path("arguments").exists() else []
     options = ["-v", "-p", "no:cacheprovider", "--color=no", "--durations=10", "-o", "timeout=300"]
+    options += ["-m", "not (one_kernel or slow or long)"]
     here = [*TESTS, *(WITH_PROMETHEUS if Path(COMPILED, "prometheus").exists() else ())]
     result["status"] = int(pytest.main([*options, *(chosen or here)], [recorder]))
     result["tests"] = recorder.tests

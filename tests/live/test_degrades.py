@@ -88,7 +88,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("refusal", ["EPERM", pytest.param("ENOSYS", marks=pytest.mark.one_kernel)])
 def test_without_openat2_no_file_system_of_a_pod_is_looked_at(
     running: Callable[..., tuple[str, str]], refusal: str
 ) -> None:

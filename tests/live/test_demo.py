@@ -83,6 +83,7 @@ def _there(one: Effect, workloads: Workloads) -> bool:
     return not one.controller or one.controller in workloads.controllers
 
 
+@pytest.mark.one_kernel
 @pytest.mark.parametrize(("work", "one"), SIGNALS)
 def test_workload_moves_its_signal_and_the_sleeper_does_not(work: Workload, one: Effect, growth: Growth) -> None:
     needed = one.controller or work.needs

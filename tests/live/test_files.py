@@ -629,7 +629,7 @@ exec unshare -n sh -c 'ip link add v0 type veth peer name v1; echo ready; exec s
 
 
 @needs(TASK_ITERATOR)
-@pytest.mark.parametrize("number", [1, 40, 400])
+@pytest.mark.parametrize("number", [1, *(pytest.param(number, marks=pytest.mark.one_kernel) for number in (40, 400))])
 def test_processes_before_it_do_not_hide_a_namespace(cgroup: MakeCgroup, children: Children, number: int) -> None:
     """They cost nothing either: threads with nothing new have no record."""
     pod, victim = cgroup("pod"), cgroup("victim")
@@ -685,7 +685,7 @@ read line
 
 
 @needs(TASK_ITERATOR)
-@pytest.mark.parametrize("number", [1, 63, 100])
+@pytest.mark.parametrize("number", [1, *(pytest.param(number, marks=pytest.mark.one_kernel) for number in (63, 100))])
 def test_namespaces_that_are_created_later_do_not_displace_the_first(
     cgroup: MakeCgroup, children: Children, number: int
 ) -> None:
@@ -825,7 +825,7 @@ def test_agent_can_end_while_a_file_system_hangs(cgroup: MakeCgroup, children: C
 
 @needs_fuse
 @pytest.mark.usefixtures("mount_namespaces")
-@pytest.mark.parametrize("number", [1, 3, 10])
+@pytest.mark.parametrize("number", [1, *(pytest.param(number, marks=pytest.mark.one_kernel) for number in (3, 10))])
 def test_mounts_of_tenants_that_hang_cost_their_pods_only(
     cgroup: MakeCgroup, children: Children, tmp_path: Path, number: int
 ) -> None:
@@ -884,7 +884,14 @@ while read line; do mount -t tmpfs -o size=1m none /tmp/last && umount /tmp/last
 
 
 @pytest.mark.usefixtures("mount_namespaces")
-@pytest.mark.parametrize("doubled", [2, 10, 14], ids=["4 mounts", "1,000 mounts", "16,000 mounts"])
+@pytest.mark.parametrize(
+    "doubled",
+    [
+        pytest.param(2, id="4 mounts"),
+        pytest.param(10, id="1,000 mounts", marks=pytest.mark.one_kernel),
+        pytest.param(14, id="16,000 mounts", marks=pytest.mark.one_kernel),
+    ],
+)
 def test_table_of_mounts_of_a_tenant_costs_others_nothing(
     cgroup: MakeCgroup, children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doubled: int
 ) -> None:

@@ -99,8 +99,12 @@ def agent(*arguments: str, code: str = "", before: tuple[str, ...] = ()) -> Iter
 
 
 EXPECTED = [
-    ("--profile=minimal", set()),
-    ("--profile=standard", {rights.CAP_PERFMON, rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
+    pytest.param("--profile=minimal", set(), marks=pytest.mark.one_kernel),
+    pytest.param(
+        "--profile=standard",
+        {rights.CAP_PERFMON, rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH},
+        marks=pytest.mark.one_kernel,
+    ),
     ("--profile=comprehensive", {rights.CAP_PERFMON, rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
     ("--collectors-filesystem-enabled=off", {rights.CAP_PERFMON}),
     ("--collectors-page-faults-enabled=off", {rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
