@@ -88,7 +88,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("refusal", ["EPERM", pytest.param("ENOSYS", marks=pytest.mark.one_kernel)])
+@pytest.mark.one_kernel
+@pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS"])
 def test_without_openat2_no_file_system_of_a_pod_is_looked_at(
     running: Callable[..., tuple[str, str]], refusal: str
 ) -> None:
@@ -113,6 +114,7 @@ def test_without_btf_kernel_programs_are_off_and_files_are_read(running: Callabl
 
 
 @pytest.mark.usefixtures("mount_namespaces")
+@pytest.mark.one_kernel
 def test_check_says_that_btf_is_missing() -> None:
     command = ["unshare", "--mount", "sh", "-ec", f'{HIDE_BTF}\nexec "$@"', "sh", *AGENT, "check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -130,6 +132,7 @@ def test_a_small_limit_of_locked_memory_is_raised() -> None:
         assert re.search(rf"^ok\s+{collector} ", done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.one_kernel
 def test_without_btf_and_nothing_left_to_collect() -> None:
     status, lines = outcome([*RUN, "--profile", "custom", "--collectors-run-queue-enabled", "true"], HIDE_BTF)
     assert status == 1
@@ -144,6 +147,7 @@ def test_without_bpf_capabilities_files_are_read(running: Callable[..., tuple[st
     assert re.search(r"collector oom is off: .*EPERM", ready)
 
 
+@pytest.mark.one_kernel
 def test_check_says_what_is_missing() -> None:
     done = subprocess.run([*DROP, *AGENT, "check"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -153,6 +157,7 @@ def test_check_says_what_is_missing() -> None:
 
 
 @pytest.mark.usefixtures("mount_namespaces")
+@pytest.mark.one_kernel
 def test_where_processes_are_hidden_check_says_what_run_refuses() -> None:
     alone = ["unshare", "--pid", "--fork", "--mount-proc"]
     status, lines = outcome([*alone, *RUN, "--profile", "minimal"])
@@ -166,6 +171,7 @@ def test_where_processes_are_hidden_check_says_what_run_refuses() -> None:
     assert refused == f"kpod-metrics: {said}"
 
 
+@pytest.mark.one_kernel
 def test_without_root() -> None:
     """All is imported before the process becomes nobody: the interpreter may be where nobody can read."""
     code = """
@@ -181,6 +187,7 @@ def test_without_root() -> None:
 
 
 @pytest.mark.usefixtures("mount_namespaces")
+@pytest.mark.one_kernel
 def test_without_cgroup2() -> None:
     status, lines = outcome(RUN, HIDE_CGROUP2)
     assert status == 1
@@ -240,6 +247,7 @@ def test_verifier_is_quoted(tmp_path: Path) -> None:
     assert re.search(r"task_leaves|R\d", said)
 
 
+@pytest.mark.one_kernel
 def test_a_collector_that_raises_takes_nothing_down(
     monkeypatch: pytest.MonkeyPatch, cgroup_root: str, tell: Callable[..., None]
 ) -> None:
@@ -273,6 +281,7 @@ def test_a_collector_that_raises_takes_nothing_down(
     tell("Faults", "A collector raises an error in each cycle", 2, happened, "its own metrics")
 
 
+@pytest.mark.one_kernel
 @pytest.mark.parametrize("fault", ["the read fails", "a row is refused", "the cycle fails"])
 def test_counters_are_there_after_a_fault(
     monkeypatch: pytest.MonkeyPatch, cgroup: Callable[[str], Cgroup], fault: str
@@ -348,6 +357,7 @@ def test_a_hook_that_is_refused_is_told_in_a_metric_and_takes_nothing_down(monke
         agent.stop()
 
 
+@pytest.mark.one_kernel
 def test_a_slow_collector_delays_no_other(monkeypatch: pytest.MonkeyPatch, tell: Callable[..., None]) -> None:
     """One that hangs: its cycle ends at the deadline, the next ones do not wait for it, and its rows are not lost."""
     from kpod_metrics import agent as agents

@@ -106,8 +106,12 @@ EXPECTED = [
         marks=pytest.mark.one_kernel,
     ),
     ("--profile=comprehensive", {rights.CAP_PERFMON, rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
-    ("--collectors-filesystem-enabled=off", {rights.CAP_PERFMON}),
-    ("--collectors-page-faults-enabled=off", {rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH}),
+    pytest.param("--collectors-filesystem-enabled=off", {rights.CAP_PERFMON}, marks=pytest.mark.one_kernel),
+    pytest.param(
+        "--collectors-page-faults-enabled=off",
+        {rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH},
+        marks=pytest.mark.one_kernel,
+    ),
 ]
 
 
