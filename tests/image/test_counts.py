@@ -42,7 +42,7 @@ def switched(agent: Agent, three: list[Container], seconds: float = 0.5) -> None
     after, true_after = counted()
     grown = [now - then for then, now in zip(before, after, strict=True)]
     assert grown == [*(now - then for then, now in zip(true_before, true_after, strict=True)), 0]
-    assert min(grown[:2]) > 5
+    assert min(grown[:2]) > 0
 
 
 @pytest.mark.parametrize("profile", ["minimal", "standard", "comprehensive"])
