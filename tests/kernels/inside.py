@@ -156,8 +156,8 @@ class Recorder:
     def _keep(self, name: str, outcome: str, why: str = "", proves: Sequence[object] = ()) -> None:
         self.tests[name] = {"outcome": outcome, "seconds": 0.0, "why": why, "proves": list(proves)}
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
             proves = [[list(mark.args), mark.kwargs.get("within", "")] for mark in item.iter_markers("proves")]
             self._keep(item.nodeid, "not run", proves=proves)
 
