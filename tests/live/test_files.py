@@ -844,7 +844,10 @@ def test_mounts_of_tenants_that_hang_cost_their_pods_only(
             os.makedirs(f"{folder}/{below}")
         command = (sys.executable, str(WORKLOADS / "hanging_overlays.py"), node, folder, "10")
         daemons = [piped(tenant, children, *command) for tenant in tenants]
-        assert [answer(daemon) for daemon in daemons] == ["mounted"] * number
+        answers = [answer(daemon) for daemon in daemons]
+        if "refused" in answers:
+            pytest.skip("this kernel refuses overlays to users without rights")
+        assert answers == ["mounted"] * number
         environment = Environment()
         # On a busy machine a thread waits for a while before its first call.
         with opened(Filesystem(environment, timeout=4 * TIMEOUT)) as collector:

@@ -4,7 +4,7 @@ Arguments: a FUSE device that all may open, a folder, and the number of overlays
 and for each number `overlay/N` and `disk`. After a line on standard input the daemon answers nothing more. FUSE asks
 nothing of its daemon for a user of another namespace, but overlayfs looks paths up with the rights of its mounter:
 from then on, each lookup of a path below an overlay hangs. `overlay/N/sub` is a mount of `disk` for even numbers, so of
-a file system that others have too, and a tmpfs for odd ones.
+a file system that others have too, and a tmpfs for odd ones. A kernel may refuse overlays to such a user.
 
 The protocol is include/uapi/linux/fuse.h.
 """
@@ -83,7 +83,11 @@ def main(node: str, folder: str, number: int) -> None:
     threading.Thread(target=serve, args=(device, silent), daemon=True).start()
     for at in range(number):
         overlay = f"{folder}/overlay/{at}"
-        mount("overlay", "o", overlay, f"lowerdir={folder}/fuse:{folder}/lower")
+        try:
+            mount("overlay", "o", overlay, f"lowerdir={folder}/fuse:{folder}/lower")
+        except PermissionError:
+            print("refused", flush=True)
+            return
         if at % 2:
             mount("tmpfs", "t", f"{overlay}/sub", "size=4m")
         else:
