@@ -488,6 +488,7 @@ _OF_SYSCALLS = Selection(PODS | {"syscall": "$syscall"}, CONTAINER)
 _BY_SYSCALL = Selection(PODS | {"syscall": "$syscall"}, ())
 _OF_NETWORK = Selection(PODS, ("namespace", "pod"), top=20)
 _OF_AGENT = Selection(AGENT, ("instance",))
+_PODS_OF_AGENT = Selection(AGENT, ("namespace", "pod"), top=20)
 
 _RUNQUEUE, _RTT = "kpod_cpu_runqueue_latency_seconds", "kpod_net_tcp_rtt_seconds"
 _AGAIN, _SEGMENTS = "kpod_net_tcp_retransmits_total", "kpod_net_tcp_segments_sent_total"
@@ -727,6 +728,7 @@ BOARDS = (
                     events(_OF_AGENT, "Evictions from kernel maps", "kpod_bpf_map_evictions_total"),
                     events(_OF_AGENT, "Missed runs of kernel programs", "kpod_bpf_program_missed_runs_total"),
                     events(_OF_AGENT, "Updates above the series limit", "kpod_series_overflow_total"),
+                    events(_PODS_OF_AGENT, "Limits that pods went over", "kpod_pod_limit_exceeded_total"),
                     events(_OF_AGENT, "Failed and late reads", "kpod_collector_errors_total"),
                     share(_OF_AGENT, "Fill level of kernel maps", "kpod_bpf_map_entries", ["kpod_bpf_map_capacity"]),
                     lines(_OF_AGENT, "Events without a pod", "kpod_unattributed_events_total"),
