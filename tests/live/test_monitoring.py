@@ -100,6 +100,7 @@ class OfPods(Workloads):
         self._start("fills", "unshare", "--mount", "sh", "-ec", FULL)
         nobody = str(free_port())
         self._start("refused", self._compiled("tcp_peer"), "refused", "127.0.0.1", nobody, "400")
+        self._start("refused", "unshare", "--mount", "sh", "-ec", MANY_MOUNTS)
         done = self._folder / "done"
         done.write_bytes(bytes(4096))
         failing = self._start("fails", self._compiled("syscall"), str(done), "one", FSYNC, "2000")
@@ -155,6 +156,12 @@ SLOW_WRITES = textwrap.dedent("""
     for _ in range(60): os.read(end, 4096)
     time.sleep(600)
 """)
+MANY_MOUNTS = """
+mount -t tmpfs -o size=1m none /mnt
+for doubled in 1 2 3 4 5 6 7 8 9 10 11 12; do mkdir /mnt/$doubled; mount --rbind /mnt /mnt/$doubled; done
+sleep 600
+"""
+"""4,096 lines of mountinfo: above a pod's limit."""
 FULL = "mount -t tmpfs -o size=1m none /mnt; head -c 2000000 /dev/zero > /mnt/full || sleep 600"
 FSYNC = {"x86_64": "74", "aarch64": "82"}[os.uname().machine]
 
