@@ -59,6 +59,7 @@ def faulting(
     return start
 
 
+@pytest.mark.slow
 def test_trees_without_end_blind_nobody(
     tmp_path: Path,
     cgroup: Callable[[str], Cgroup],

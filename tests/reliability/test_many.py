@@ -162,8 +162,8 @@ def make_events(owner: Cgroup, collector: str, on_disk: Path) -> None:
     owner.run(sys.executable, "-m", "tests.live.workloads", collector, "100", str(on_disk))
 
 
-QUICK = ("run_queue", "net_tcp")
-"""Those that are tried with every change: one whose state is of tasks, one whose state is of sockets."""
+QUICK = ("run_queue",)
+"""Those that are tried with every change."""
 
 
 def counting() -> Iterator[object]:

@@ -210,7 +210,7 @@ SHAPES: list[Callable[[random.Random, float], float]] = [
 
 def test_mean_quantile_error_of_many_distributions() -> None:
     errors = []
-    for seed in range(300):
+    for seed in range(90):
         generator = random.Random(seed)
         scale = 10 ** generator.uniform(-4, 0)
         shape = SHAPES[seed % len(SHAPES)]
@@ -219,7 +219,7 @@ def test_mean_quantile_error_of_many_distributions() -> None:
         for q in (0.5, 0.9, 0.99):
             true = exact(observed, q)
             errors.append(abs(quantile(buckets, q) / true - 1))
-    assert len(errors) == 900
+    assert len(errors) == 270
     # The clamp to 10 s piles observations up in the middle of a bucket, which no estimate can see.
     assert max(errors) <= FACTOR - 1
     assert sum(errors) / len(errors) <= 0.015

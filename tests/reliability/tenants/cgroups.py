@@ -88,7 +88,6 @@ class ShortLived(Attack):
     does = "The owner of a delegated cgroup makes and removes cgroups, thousands in a second"
     bound = "if too many cgroups have ended, the pod with most of them makes room first"
     at_bound = "nothing is lost"
-    quick = True
     sizes = (2_000, 6_000, 14_000)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:

@@ -118,7 +118,6 @@ class MountTable(Attack):
     bound = f"{TABLE_BYTES >> 10} KiB of the pod's mount tables, and {CYCLE_BYTES >> 10} KiB for each cycle on average"
     at_bound = "the mounts beyond are not read; a change is seen some cycles later"
     limit = "mountinfo"
-    quick = True
     sizes = (1_100, 1_850, 7_400)
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
@@ -166,7 +165,6 @@ class ForgedLog(Attack):
     bound = "control characters of every message are escaped"
     at_bound = "nothing is lost"
     device = "/dev/fuse"
-    quick = True
     sizes = (1, 10, 40)
     before = HungMounts.before
 

@@ -56,7 +56,6 @@ class EndedMainThread(Attack):
     bound = "the namespaces of all threads are listed by the kernel at once"
     at_bound = "nothing is lost"
     needs = (TASK_ITERATOR,)
-    quick = True
     sizes = (1, 40, 200)
 
     def before(self, fight: Fight) -> None:

@@ -27,7 +27,16 @@ def loaded(**flags: str) -> Settings:
 
 @pytest.mark.parametrize(
     ("limit", "kept"),
-    [(100, 0), (511, 0), (512, 0), (518, 1), (1024, 85), (65536, 10_000), (resource.RLIM_INFINITY, 10_000)],
+    [
+        (100, 0),
+        (511, 0),
+        (512, 0),
+        (519, 1),
+        (1024, 73),
+        (65536, 9_289),
+        (1 << 20, 10_000),
+        (resource.RLIM_INFINITY, 10_000),
+    ],
 )
 def test_files_are_kept_open_as_the_limit_allows(monkeypatch: pytest.MonkeyPatch, limit: int, kept: int) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda of: {resource.RLIMIT_NOFILE: (limit, -1)}[of])
