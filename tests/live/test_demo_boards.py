@@ -18,6 +18,7 @@ _OTLP = "the demo pushes nothing"
 _STATISTICS = "kernel.bpf_stats_enabled is off, as it costs something"
 NOT_IN_DEMO = {
     "agent: Losses / Dropped OTLP points": _OTLP,
+    "agent: Losses / Limits that pods went over": "no pod of the demo goes over a limit of its own",
     "agent: All other metrics / OTLP points sent": _OTLP,
     "agent: All other metrics / Size of the OTLP queue": _OTLP,
     "agent: All other metrics / CPU time of BPF programs": _STATISTICS,
