@@ -916,7 +916,9 @@ def test_table_of_mounts_of_a_tenant_costs_others_nothing(
 
     monkeypatch.setattr(mount_tables, "lines_if_there", counted)
     environment = Environment()
-    with opened(Filesystem(environment)) as collector:
+    filesystem = Filesystem(environment)
+    with opened(filesystem) as collector:
+        knows_changes = environment.tasks.is_open(filesystem)
         for cycle in range(8):
             assert answer(hostile, "") == "done"
             place = f"{tmp_path}/later"
@@ -934,7 +936,8 @@ def test_table_of_mounts_of_a_tenant_costs_others_nothing(
     else:
         assert sum(theirs) <= TABLE_BYTES
         assert len(theirs) == 1 + 7 // (1 + theirs[0] // CYCLE_BYTES)
-        assert named == {(tenant.id, "mountinfo")}
+        # Without the kernel's counter of changes nothing says that a later read would have been different.
+        assert named == ({(tenant.id, "mountinfo")} if knows_changes or length > TABLE_BYTES else set())
 
 
 WHAT = ("capacity", "usage", "available")
