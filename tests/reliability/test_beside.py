@@ -1,5 +1,6 @@
 """Others on the same node and hooks, a clock that is set, a file system that hangs, requests that are none."""
 
+import os
 import random
 import re
 import shutil
@@ -213,6 +214,15 @@ REQUESTS = (
 _ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
+def sockets(pid: int) -> int:
+    """Return how many sockets a process has open; its other descriptors grow with the cgroups of the machine."""
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += os.readlink(descriptor).startswith("socket:")
+    return found
+
+
 @needs(PERF_EVENT)  # every collector is to be up
 @pytest.mark.timeout(600)
 def test_requests_that_are_none(tmp_path: Path, tell: Callable[..., None]) -> None:
@@ -222,6 +232,7 @@ def test_requests_that_are_none(tmp_path: Path, tell: Callable[..., None]) -> No
     log = tmp_path / "agent.log"
     statuses: dict[bytes, int] = {}
     with fast_agent(log, "--poll-interval", "1s") as (agent, port):
+        before = sockets(agent.pid)
         for _ in range(count):
             answer = b""
             with (
@@ -239,8 +250,7 @@ def test_requests_that_are_none(tmp_path: Path, tell: Callable[..., None]) -> No
                 statuses[match[1]] = statuses.get(match[1], 0) + 1
         page = cycles_later(port)
         assert set(page.find("kpod_collector_up").values()) == {1}
-        fds = page.sum("process_open_fds")
-        assert fds < 300
+        eventually(lambda: sockets(agent.pid) <= before)
         assert agent.poll() is None
     assert statuses.keys() <= {b"200", b"400", b"404", b"405", b"408", b"413", b"414", b"431", b"503", b"505"}, statuses
     assert len(statuses) > 2
