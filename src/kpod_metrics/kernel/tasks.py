@@ -1,5 +1,6 @@
 """The namespaces of all threads in one pass, from `bpf/tasks.bpf.c`."""
 
+import errno
 import os
 import threading
 import time
@@ -74,11 +75,9 @@ class Tasks(OwnsBpfObject):
             link = f"{proc_root}/self/ns/{kind}"
             try:
                 namespace = os.readlink(link)
-            except FileNotFoundError:
-                if kind == "time":
-                    continue  # a kernel without time namespaces
-                raise UnavailableError(f"{link}: no such file") from None
             except OSError as error:
+                if kind == "time" and error.errno == errno.ENOENT:
+                    continue  # a kernel without time namespaces
                 raise UnavailableError(f"{link}: {error.strerror}") from None
             if namespace != initial:
                 raise UnavailableError(f"{namespace} is not the machine's {kind} namespace")
