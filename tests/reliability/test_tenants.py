@@ -15,7 +15,8 @@ from tests.forced import needs
 from tests.live.agents import eventually
 from tests.reliability.tenants.catalogue import ATTACKS
 from tests.reliability.tenants.declared import Attack
-from tests.reliability.tenants.node import CALLS, MEMORY_LIMIT, Fight, Node, Pod, Sampler, Victim
+from tests.reliability.tenants.inside import CALLS
+from tests.reliability.tenants.node import MEMORY_LIMIT, Fight, Node, Pod, Sampler, Victim
 
 CYCLES = 5
 """Cycles of which the quickest is compared: others of this machine slow some down."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kpod_metrics.cgroup.tree import MAX_CGROUPS, MAX_DEPTH, MAX_HELD, MAX_PATH_BYTES
 from tests.nesting import nest, unnest
 from tests.reliability.tenants.declared import Attack
-from tests.reliability.tenants.inside import RARE, syscall
+from tests.reliability.tenants.inside import CALLS, RARE, end, syscall
 
 if TYPE_CHECKING:
     from tests.reliability.tenants.inside import Tenant
     from tests.reliability.tenants.node import Fight
 
-CALLS = "kpod_syscall_count_total"
 SKIPPED = "kpod_discovery_skipped_cgroups"
 
 
@@ -29,39 +27,30 @@ class DeepNest(Attack):
     limit = "cgroups"
     quick = True
     sizes = (100, 1_100, 1_500)
+    directory: ClassVar = "d"
+    reason: ClassVar = "depth"
 
     def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
         """One chain."""
         yield
-        nest(tenant.cgroup, ["d"] * size)
+        nest(tenant.cgroup, [self.directory] * size)
         yield
-        unnest(tenant.cgroup, "d")
+        unnest(tenant.cgroup, self.directory)
         yield
 
     def check(self, fight: Fight) -> None:
         """The walk says what it skips."""
-        assert fight.node.whole_cycles().sum(SKIPPED, reason="depth") >= 1
+        assert fight.node.whole_cycles().sum(SKIPPED, reason=self.reason) >= 1
 
 
-class LongNames(Attack):
+class LongNames(DeepNest):
     name = "cgroups with long names"
     does = "The owner of a delegated cgroup nests cgroups whose names have 255 bytes"
     bound = f"{MAX_PATH_BYTES:,} bytes of a cgroup's path"
     at_bound = "cgroups with longer paths are not read; what their processes do is counted as unresolved"
-    limit = "cgroups"
     sizes = (20, 40, 60)
-
-    def inside(self, tenant: Tenant, size: int) -> Iterator[None]:
-        """One chain."""
-        yield
-        nest(tenant.cgroup, ["x" * 255] * size)
-        yield
-        unnest(tenant.cgroup, "x" * 255)
-        yield
-
-    def check(self, fight: Fight) -> None:
-        """The walk says what it skips."""
-        assert fight.node.whole_cycles().sum(SKIPPED, reason="path") >= 1
+    directory = "x" * 255
+    reason = "path"
 
 
 class ManyCgroups(Attack):
@@ -130,14 +119,14 @@ class BusyCgroups(Attack):
 
         [pid] = tenant.children(1, visit)
         yield
-        os.kill(pid, signal.SIGKILL)
+        end([pid])
         yield
 
     def check(self, fight: Fight) -> None:
         """Nothing is lost."""
         page = fight.node.whole_cycles()
         assert page.sum("kpod_bpf_map_evictions_total") == 0
-        assert page.sum("kpod_syscall_count_total", pod=fight.pod.name) == fight.size
+        assert page.sum(CALLS, pod=fight.pod.name) == fight.size
 
 
 class BusyUnit(BusyCgroups):

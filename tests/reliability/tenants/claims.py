@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tests.reliability.tenants.declared import Attack
-from tests.reliability.tenants.inside import RARE, syscall
+from tests.reliability.tenants.inside import CALLS, RARE, end, syscall
 
 if TYPE_CHECKING:
     from tests.reliability.tenants.inside import Tenant
     from tests.reliability.tenants.node import Fight
-
-
-CALLS = "kpod_syscall_count_total"
 
 
 class SpoofedPath(Attack):
@@ -47,8 +43,7 @@ class SpoofedPath(Attack):
 
         pids = tenant.children(size, work)
         yield
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        end(pids)
         yield
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -19,6 +20,8 @@ CLONE_NEW = {"user": 0x10000000, "mount": 0x20000, "network": 0x40000000}
 
 RARE = {"x86_64": 146, "aarch64": 125}[os.uname().machine]
 """sched_get_priority_max, a syscall that no library makes by itself, and no other test."""
+CALLS = "kpod_syscall_count_total"
+"""The metric that counts them."""
 FRAME = (b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5").ljust(100, b"\0")
 """To all, of an experimental protocol that nothing answers."""
 
@@ -34,6 +37,12 @@ def _checked(result: int, what: str) -> None:
 def syscall(*numbers: int) -> None:
     """Make a syscall, whatever it returns."""
     _libc.syscall(*numbers)
+
+
+def end(pids: Iterable[int]) -> None:
+    """Kill processes."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def send_frames(interface: str, number: int) -> None:

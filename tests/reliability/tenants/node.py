@@ -21,7 +21,7 @@ from tests.live.harness import Cgroup, compile_workload, switches
 from tests.live.piped import answer
 from tests.nesting import clear
 from tests.reliability.agents import SWITCHES
-from tests.reliability.tenants.inside import NOBODY
+from tests.reliability.tenants.inside import CALLS, NOBODY
 from tests.unit.pods.conftest import kubeconfig
 
 NODE = "node-1"
@@ -31,7 +31,6 @@ METRIC = "kpod_pod_limit_exceeded_total"
 STAMP = "kpod_last_cycle_timestamp_seconds"
 READ = {"x86_64": "0", "aarch64": "63"}[os.uname().machine]
 """The number of read()."""
-CALLS = "kpod_syscall_count_total"
 UPDATES = "kpod_bpf_map_update_errors_total"
 ERRORS = (
     *("kpod_collection_cycle_errors_total", "kpod_discovery_errors_total", "kpod_collector_errors_total"),

@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING
 from kpod_metrics.collectors.parts.per_process import MAX_NAMESPACES
 from kpod_metrics.features import TASK_ITERATOR
 from tests.reliability.tenants.declared import Attack
-from tests.reliability.tenants.inside import enter_new, mount, quiet_link, send_frames
+from tests.reliability.tenants.inside import end, enter_new, mount, quiet_link, send_frames
 
 if TYPE_CHECKING:
     from tests.reliability.tenants.inside import Tenant
     from tests.reliability.tenants.node import Fight
 
 TX = "kpod_net_iface_tx_packets_total"
+
+
+def sent_by_hidden(fight: Fight) -> list[float]:
+    """The packets that the attacker's interface `hidden` sent."""
+    return list(fight.node.whole_cycles().find(TX, pod=fight.pod.name, interface="hidden").values())
 
 
 class Decoys(Attack):
@@ -41,13 +46,12 @@ class Decoys(Attack):
 
         pids += tenant.children(1, busy)
         yield
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        end(pids)
         yield
 
     def check(self, fight: Fight) -> None:
         """Its traffic is seen."""
-        assert list(fight.node.whole_cycles().find(TX, pod=fight.pod.name, interface="hidden").values()) == [123]
+        assert sent_by_hidden(fight) == [123]
 
 
 class EndedMainThread(Attack):
@@ -76,7 +80,7 @@ class EndedMainThread(Attack):
 
     def check(self, fight: Fight) -> None:
         """Its traffic is seen."""
-        assert list(fight.node.whole_cycles().find(TX, pod=fight.pod.name, interface="hidden").values()) == [77]
+        assert sent_by_hidden(fight) == [77]
 
 
 class ManyNetworks(Attack):
@@ -93,8 +97,7 @@ class ManyNetworks(Attack):
         yield
         pids = tenant.children(size, lambda _: enter_new("network"))
         yield
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        end(pids)
         yield
 
 
@@ -118,8 +121,7 @@ class ManyMountNamespaces(Attack):
 
         pids = tenant.children(size, mounted)
         yield
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        end(pids)
         yield
 
 
