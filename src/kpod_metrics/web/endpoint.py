@@ -173,8 +173,10 @@ class Endpoint:
                 self._counts.refused["connections"] += 1
                 assert oldest.task is not None
                 oldest.task.cancel()
+            # Not wait_for: up to Python 3.11 it can lose the cancellation that ends the endpoint (CPython issue 86296).
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._freed.wait(), _GRACE / 5)
+                async with asyncio.timeout(_GRACE / 5):
+                    await self._freed.wait()
 
     async def _serve(self, one: _Connection) -> None:
         """Answer one client until it has gone, then close its connection."""

@@ -485,6 +485,34 @@ def test_idle_connections_make_room_for_one_that_asks() -> None:
         assert statuses(rest(idle[-1])) == [200]
 
 
+@pytest.mark.parametrize("steps", range(12))
+def test_end_while_a_connection_makes_room(steps: int) -> None:
+    """So many steps of the loop after the only client has left: none of them loses the cancellation."""
+
+    async def answer(method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        raise AssertionError(target)
+
+    async def ended(listener: socket.socket) -> bool:
+        counts = Counts()
+        endpoint = Endpoint(listener, answer, counts, Limits(connections=1))
+        serving = asyncio.ensure_future(endpoint.run())
+        with socket.create_connection(listener.getsockname(), 20):
+            while counts.connections == 0:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=1)
+        await endpoint.close(1)
+        found = serving.done()
+        serving.cancel()
+        return found
+
+    with bind(("127.0.0.1", 0)) as listener:
+        assert asyncio.run(ended(listener))
+
+
 def test_idle_connections_of_one_address_do_not_cost_another_its_own() -> None:
     with target(Limits(connections=10)) as found, ExitStack() as stack:
         scraper = stack.enter_context(socket.create_connection(found.address, 20, ("127.0.0.2", 0)))
