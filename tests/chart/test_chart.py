@@ -29,8 +29,8 @@ def test_lint(chart: Chart) -> None:
         assert not done.returncode, done.stdout
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("version", [*(pytest.param(older, marks=pytest.mark.slow) for older in OLDER), NEWEST])
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [*OLDER, NEWEST])
 def test_every_scenario_is_valid_kubernetes(version: str, chart: Chart, tmp_path: Path) -> None:
     files = []
     for scenario in SCENARIOS:
@@ -499,6 +499,7 @@ IMMUTABLE = {
 }
 
 
+@pytest.mark.slow
 def test_upgrade_and_rollback_keep_names_and_selectors(chart: Chart, tmp_path: Path) -> None:
     """Another version of the chart, with every value changed: what cannot be changed in place is the same."""
     shutil.copytree(CHART, tmp_path / "chart")
@@ -522,6 +523,7 @@ def test_upgrade_and_rollback_keep_names_and_selectors(chart: Chart, tmp_path: P
             ]
 
 
+@pytest.mark.slow
 def test_uninstall_leaves_nothing(chart: Chart) -> None:
     """Helm removes what a release has, but for hooks that nothing deletes, kept resources and CRDs."""
     assert not (CHART / "crds").exists()

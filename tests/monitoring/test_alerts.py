@@ -30,7 +30,7 @@ def test_rules_are_well_formed(promtool: Path) -> None:
     assert run(promtool, "check", "rules", "--lint=all", "--lint-fatal", *RULES) == ""
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.timeout(310)
 def test_each_fires_alone(promtool: Path, tmp_path: Path) -> None:
     tests = [
@@ -41,7 +41,7 @@ def test_each_fires_alone(promtool: Path, tmp_path: Path) -> None:
     assert run(promtool, "test", "rules", write(tmp_path / "fires.yaml", tests)) == ""
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.timeout(310)
 def test_each_stays_silent(promtool: Path, tmp_path: Path) -> None:
     tests = [promtool_test(name, case, case.get("fires")) for name, cases in CASES.items() for case in cases["silent"]]

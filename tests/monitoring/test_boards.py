@@ -150,6 +150,7 @@ def everything(
         exporter.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.id)
 def test_panels_have_data(panel: Panel, everything: Prometheus) -> None:
     eventually(lambda: any(everything.has(asked(expression, "30s")) for expression in panel.expressions))

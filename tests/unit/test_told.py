@@ -31,7 +31,7 @@ def test_fine():
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_failures_at_once_and_skips_at_the_end(
     workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
