@@ -24,7 +24,7 @@ IMAGE_PACKAGES := buildah debootstrap git iproute2
 # To boot the kernels of the other architecture too.
 KERNEL_PACKAGES := $(EMULATOR_PACKAGES) qemu-system-arm
 
-.PHONY: help build run test test-slow test-long image test-image test-kernels check lock audit docs format generate accept bench clean
+.PHONY: help build run test test-live test-slow test-long image test-image test-kernels check lock audit docs format generate accept bench clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -51,6 +51,10 @@ test: build  ## run all tests on this kernel, without the slow ones; needs root
 	scripts/packages $(TEST_PACKAGES)
 	scripts/check --lint-only
 	$(SUDO) scripts/test $(ARGS)
+
+test-live: build  ## run the part of `make test` that needs a kernel
+	scripts/packages $(TEST_PACKAGES)
+	$(SUDO) scripts/test live $(ARGS)
 
 test-slow: build  ## run the slow tests: bench, demo on every panel, no descriptors or memory left, soak
 	scripts/packages $(TEST_PACKAGES)

@@ -40,14 +40,19 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture
 def environment(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
-    """For a reader's shell: what is in the environment's folder is on the path, `sudo` and helm are stand-ins."""
+    """For a reader's shell: what is in the environment's folder is on the path, `sudo` and helm are stand-ins.
+
+    What this run's own `make` hands on is not there.
+    """
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "sudo").write_text('#!/bin/sh\nexec "$@"\n')
     (programs / "helm").write_text(HELM)
     for program in programs.iterdir():
         program.chmod(0o755)
-    found = {name: value for name, value in os.environ.items() if not name.startswith(("KPOD_", "PYTEST"))}
+    found = {
+        name: value for name, value in os.environ.items() if not name.startswith(("KPOD_", "PYTEST", "MAKE", "ARGS"))
+    }
     path = f"{programs}:{REPOSITORY / '.venv' / 'bin'}:{os.environ['PATH']}"
     return found | {"PATH": path, "KPOD_POLL_INTERVAL": "500ms"}
 
