@@ -495,7 +495,7 @@ def test_end_while_a_connection_makes_room(steps: int) -> None:
     async def ended(listener: socket.socket) -> bool:
         counts = Counts()
         endpoint = Endpoint(listener, answer, counts, Limits(connections=1))
-        serving = asyncio.ensure_future(endpoint.run())
+        serving = asyncio.create_task(endpoint.run())
         with socket.create_connection(listener.getsockname(), 20):
             while counts.connections == 0:
                 await asyncio.sleep(0.001)
@@ -505,9 +505,7 @@ def test_end_while_a_connection_makes_room(steps: int) -> None:
         serving.cancel()
         await asyncio.wait({serving}, timeout=1)
         await endpoint.close(1)
-        found = serving.done()
-        serving.cancel()
-        return found
+        return serving.done()
 
     with bind(("127.0.0.1", 0)) as listener:
         assert asyncio.run(ended(listener))
