@@ -238,6 +238,10 @@ def test_close_ends_a_plugin_that_hangs(script: Plugin, made: Made) -> None:
     thread = threading.Thread(target=ask)
     thread.start()
     until((script.folder / "child").exists)
+    # A busy machine may run the plugin before the thread that started it knows its process.
+    credential = client._credential
+    assert isinstance(credential, plugin.PluginAuth)
+    until(lambda: credential._process is not None)
     client.abort()
     thread.join()
     assert "was killed by signal 9" in failures[0]
